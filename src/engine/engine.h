@@ -1,0 +1,92 @@
+/* engine/engine.h - the seam between machines and what executes the guest: interp, translate, KVM, null.
+ *
+ * Model: an engine is a constant table of functions. A vCPU is run by one host thread which calls run() again and again; everything
+ * else reaches a vCPU by kick() and interrupt(), from any thread. pull() and push() move the canonical state and are legal only while run() is
+ * not executing. New hardware features add state and capability bits, not methods.
+ * Invariants: engines reach devices only through spaces and struct dp_x86_bus; machines reach engines only through this file.
+ */
+#ifndef DP_ENGINE_H
+#define DP_ENGINE_H
+
+#include "event/event.h"
+#include "isa/x86/x86.h"
+#include "memory/memory.h"
+
+enum dp_exit_kind {
+    DP_EXIT_BUDGET,    /* budget used up */
+    DP_EXIT_KICK,      /* somebody called kick() */
+    DP_EXIT_HALT,      /* HLT with nothing pending: sleep until kick() or interrupt() */
+    DP_EXIT_WAIT_SIPI, /* likewise */
+    DP_EXIT_SHUTDOWN,  /* triple fault: exit.text holds the registers and the chain of exceptions */
+    DP_EXIT_BREAKPOINT,
+    DP_EXIT_ERROR,     /* the engine cannot go on: exit.text */
+};
+struct dp_exit { enum dp_exit_kind kind; uint64_t address; struct dp_buffer text; /* caller frees with dp_buffer_fini */ };
+
+/* What a processor is wired to, given by the machine; callbacks run in the vCPU's thread. */
+struct dp_x86_bus {
+    /* Local APIC. ack: the highest pending vector above the processor priority, moved to in-service, or -1. */
+    int (*interrupt_ack)(void *apic);
+    bool (*interrupt_pending)(void *apic);
+    uint64_t (*apic_read)(void *apic, uint64_t offset, unsigned size);  /* xAPIC page; also when apic_base was moved */
+    void (*apic_write)(void *apic, uint64_t offset, uint64_t value, unsigned size);
+    uint8_t (*tpr_read)(void *apic);
+    void (*tpr_write)(void *apic, uint8_t tpr);
+    /* x2APIC MSRs 0x800-0x8ff, IA32_APIC_BASE, IA32_TSC_DEADLINE; false: #GP(0). */
+    bool (*msr_read)(void *apic, uint32_t msr, uint64_t *value);
+    bool (*msr_write)(void *apic, uint32_t msr, uint64_t value);
+    void *apic;
+    /* Paravirtual clock MSRs 0x4b564d00, 0x4b564d01, 0x11, 0x12; false: #GP(0). */
+    bool (*pv_msr_write)(void *pv, unsigned cpu, uint32_t msr, uint64_t value);
+    void *pv;
+};
+
+enum dp_line {
+    DP_LINE_INTR,   /* the local APIC has, or no longer has, something to ack (level) */
+    DP_LINE_NMI, DP_LINE_SMI, DP_LINE_INIT, /* edges */
+    DP_LINE_SIPI,   /* edge; value = vector */
+    DP_LINE_RESET,
+};
+
+struct dp_engine_vm {                /* what an engine gets to know of its machine; lives as long as the engine's vm */
+    struct dp_space *memory, *ports;
+    struct dp_clock *clock;
+    struct dp_trace *trace;
+    const struct x86_cpuid_model *model;
+    unsigned cpu_count;
+};
+struct dp_engine_counters { uint64_t instructions, blocks_decoded, blocks_run, tlb_misses, exceptions, interrupts, io, mmio, code_invalidations; };
+
+struct dp_engine_state; /* the engine's own, per VM */
+struct dp_cpu;          /* the engine's own, per vCPU */
+
+struct dp_engine {
+    const char *name;       /* "interp" */
+    const char *summary;    /* one line for help and `doctor` */
+    /* 0, or -errno with why this host cannot (and what would help). */
+    int (*probe)(struct dp_error *e);
+    int (*vm_init)(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *e);
+    void (*vm_fini)(struct dp_engine_state *);
+    int (*cpu_init)(struct dp_engine_state *, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *e);
+    void (*cpu_fini)(struct dp_cpu *);
+    /* Executes until an exit, at most about budget instructions (0: no limit). Only the vCPU's own thread. */
+    void (*run)(struct dp_cpu *, uint64_t budget, struct dp_exit *exit);
+    void (*kick)(struct dp_cpu *);                                     /* any thread, signal-safe; run() returns soon, or at once the next time */
+    void (*interrupt)(struct dp_cpu *, enum dp_line line, unsigned value); /* any thread; wakes as kick does only when something changed */
+    void (*pull)(struct dp_cpu *, struct x86_state *out);
+    void (*push)(struct dp_cpu *, const struct x86_state *in);
+    int (*breakpoint)(struct dp_cpu *, uint64_t linear, bool set);     /* -ENOTSUP */
+    void (*counters)(struct dp_cpu *, struct dp_engine_counters *out);
+};
+
+/* engine/engines.c: the explicit list, best first. NULL-terminated. */
+extern const struct dp_engine *const dp_engines[];
+const struct dp_engine *dp_engine_find(const char *name);
+/* "auto": the first that can be used; *why gets one line for the start message ("KVM: /dev/kvm missing; using ..."). */
+const struct dp_engine *dp_engine_choose(const char *name, char *why, size_t why_size, struct dp_error *e);
+
+/* TSC of a VM: the clock's ns scaled to model->tsc_khz; engines add x86_state.tsc_offset. */
+static inline uint64_t dp_tsc_from_ns(uint64_t ns, uint32_t tsc_khz) { return (uint64_t)((unsigned __int128)ns * tsc_khz / 1000000); }
+static inline uint64_t dp_tsc_to_ns(uint64_t tsc, uint32_t tsc_khz) { return (uint64_t)(((unsigned __int128)tsc * 1000000 + tsc_khz - 1) / tsc_khz); }
+
+#endif

@@ -1,0 +1,114 @@
+/* isa/x86/x86.h - what the architecture does beyond single instructions: page walks, segmentation, events, CPUID, MSRs.
+ *
+ * Model: functions over a struct x86_ctx: the canonical state plus the caller's way to reach memory. No threads, no syscalls, no engine.
+ * A function that can fault returns 0, or -1 with ctx->fault filled and (as far as the manuals promise it) the state unchanged.
+ * Source: Intel SDM vol. 3 ch. 4-8, 10; AMD APM vol. 2 for SYSCALL/SYSRET and EFER.
+ */
+#ifndef DP_ISA_X86_X86_H
+#define DP_ISA_X86_X86_H
+
+#include "isa/x86/state.h"
+
+struct x86_fault { uint8_t vector; bool has_error; uint32_t error; uint64_t cr2; /* for #PF */ uint64_t dr6; /* bits for #DB */ };
+
+enum x86_access { X86_ACCESS_READ, X86_ACCESS_WRITE, X86_ACCESS_FETCH };
+/* Page-fault error code bits. */
+enum { X86_PF_P = 1, X86_PF_W = 2, X86_PF_U = 4, X86_PF_RSVD = 8, X86_PF_I = 16 };
+
+struct x86_ctx {
+    struct x86_state *s;
+    const struct x86_cpuid_model *model;
+    /* Linear access of 1-16 bytes (may cross pages). user: as CPL 3, else as a supervisor ("implicit", so SMAP ignores AC for implicit ones).
+     * Fill fault and return -1 when refused. */
+    int (*read)(struct x86_ctx *c, uint64_t linear, void *data, unsigned size, bool user);
+    int (*write)(struct x86_ctx *c, uint64_t linear, const void *data, unsigned size, bool user);
+    /* Checks that a later write of size bytes at linear cannot fault (for pushes of several words); NULL-able result in fault. */
+    int (*probe_write)(struct x86_ctx *c, uint64_t linear, unsigned size, bool user);
+    /* Physical 4- or 8-byte access for page walks; compare_exchange sets A/D bits atomically: returns false when it no longer holds old. */
+    uint64_t (*phys_load)(struct x86_ctx *c, uint64_t phys, unsigned size);
+    bool (*phys_compare_exchange)(struct x86_ctx *c, uint64_t phys, uint64_t old, uint64_t new_, unsigned size);
+    /* Translations may have changed: CR0/CR3/CR4/EFER writes call it (linear == ~0ull: everything). May be NULL. */
+    void (*flush)(struct x86_ctx *c, uint64_t linear, bool keep_global);
+    void *opaque;
+    struct x86_fault fault;
+};
+/* Fills fault, returns -1. */
+int x86_fault(struct x86_ctx *c, unsigned vector, bool has_error, uint32_t error);
+
+/* ---- mmu.c ---- */
+struct x86_translation {
+    uint64_t phys;       /* of the byte asked for */
+    uint64_t page_size;  /* 4 KiB, 2 or 4 MiB, 1 GiB; the whole linear space when paging is off counts as 4 KiB */
+    bool writable, user, executable, global, dirty; /* dirty: D is set, so a cached write entry is allowed */
+    uint8_t memory_type; /* PAT index */
+};
+/* Walks the tables as access of the given kind and privilege, with every check (P, R/W, U/S, NX, SMEP, SMAP, WP, reserved bits), setting A and D.
+ * smap_ac: RFLAGS.AC counts as set (explicit access with AC=1); implicit supervisor accesses pass false.
+ * Returns 0, or -1 with #PF (error code, cr2) or, for non-canonical addresses in long mode, #GP(0) / #SS(0) by the caller's choice of stack. */
+int x86_walk(struct x86_ctx *c, uint64_t linear, enum x86_access a, bool user, bool smap_ac, struct x86_translation *t);
+/* The same without side effects and checks, for debuggers. */
+bool x86_walk_debug(struct x86_ctx *c, uint64_t linear, uint64_t *phys);
+bool x86_canonical(const struct x86_state *s, uint64_t linear);
+
+/* ---- segment.c: loads and far transfers (SDM vol. 2 MOV, CALL, JMP, RET, IRET; vol. 3 ch. 5, 8) ---- */
+int x86_load_segment(struct x86_ctx *c, enum x86_seg_name seg, uint16_t selector); /* MOV/POP/LDS: every check; not CS */
+int x86_load_ldt(struct x86_ctx *c, uint16_t selector);
+int x86_load_tr(struct x86_ctx *c, uint16_t selector);
+/* operand_size 2, 4, 8. next_rip is the address of the following instruction (return address). On success s->r[X86_RIP] etc. are set. */
+int x86_far_jump(struct x86_ctx *c, uint16_t selector, uint64_t offset, unsigned operand_size, uint64_t next_rip);
+int x86_far_call(struct x86_ctx *c, uint16_t selector, uint64_t offset, unsigned operand_size, uint64_t next_rip);
+int x86_far_return(struct x86_ctx *c, unsigned operand_size, uint16_t release);
+int x86_iret(struct x86_ctx *c, unsigned operand_size, uint64_t next_rip);
+int x86_syscall(struct x86_ctx *c, uint64_t next_rip);
+int x86_sysret(struct x86_ctx *c, unsigned operand_size);
+int x86_sysenter(struct x86_ctx *c);
+int x86_sysexit(struct x86_ctx *c, unsigned operand_size);
+/* LAR, LSL, VERR, VERW: false leaves ZF clear. */
+bool x86_lar(struct x86_ctx *c, uint16_t selector, uint32_t *rights);
+bool x86_lsl(struct x86_ctx *c, uint16_t selector, uint32_t *limit);
+bool x86_verify(struct x86_ctx *c, uint16_t selector, bool write);
+/* I/O permission: port access of size bytes allowed by IOPL or the TSS bitmap; else #GP(0). */
+int x86_check_io(struct x86_ctx *c, uint16_t port, unsigned size);
+
+/* ---- event.c: interrupts, exceptions, task switches ---- */
+enum x86_event_kind { X86_EVENT_EXTERNAL, X86_EVENT_NMI, X86_EVENT_EXCEPTION, X86_EVENT_SOFTWARE /* INT n */, X86_EVENT_SOFTWARE_EXCEPTION /* INT3, INTO */, X86_EVENT_ICEBP };
+/* Delivers one event through IVT or IDT (gates, privilege and stack change, IST, task gates). rip to push is s->r[X86_RIP] for faults and external
+ * events, next_rip for software ones (given). Faults within are returned, not combined: x86_raise does that. */
+int x86_deliver(struct x86_ctx *c, unsigned vector, enum x86_event_kind kind, bool has_error, uint32_t error, uint64_t next_rip);
+/* Delivers an exception with everything that follows: CR2, DR6, RF, contributory faults -> #DF -> shutdown (run_state = X86_SHUTDOWN). Returns the number
+ * of nested faults (chain into trace). history (may be NULL) gets up to 4 faults for the triple-fault report. */
+unsigned x86_raise(struct x86_ctx *c, const struct x86_fault *f, enum x86_event_kind kind, uint64_t next_rip, struct x86_fault history[4]);
+int x86_task_switch(struct x86_ctx *c, uint16_t selector, enum { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_INT } why, bool has_error, uint32_t error, uint64_t next_rip);
+
+/* ---- control.c: control registers, debug registers, MSRs ---- */
+int x86_write_cr(struct x86_ctx *c, unsigned cr, uint64_t value); /* 0, 2, 3, 4, 8: reserved bits, mode rules, PAE PDPTEs, flushes */
+int x86_write_dr(struct x86_ctx *c, unsigned dr, uint64_t value);
+int x86_read_dr(struct x86_ctx *c, unsigned dr, uint64_t *value);
+int x86_xsetbv(struct x86_ctx *c, uint32_t index, uint64_t value);
+/* MSRs that are plain processor state. -1 with #GP(0) for unknown ones and bad values. TSC, local APIC and x2APIC MSRs are the engine's (it asks first). */
+int x86_rdmsr(struct x86_ctx *c, uint32_t msr, uint64_t *value);
+int x86_wrmsr(struct x86_ctx *c, uint32_t msr, uint64_t value);
+
+/* ---- cpuid.c ---- */
+#define X86_FEATURE(name, leaf, subleaf, reg, bit) X86_FEATURE_##name,
+enum x86_feature { X86_FEATURE_BASE,
+#include "isa/x86/feature.def"
+    X86_FEATURE_COUNT };
+#undef X86_FEATURE
+
+struct x86_cpuid_model {
+    char name[24];          /* "x86-64-v2" */
+    char vendor[13], brand[49];
+    uint8_t family, model, stepping;
+    uint64_t features[2];   /* bit per enum x86_feature */
+    uint32_t physical_bits, linear_bits;
+    uint32_t tsc_khz, apic_bus_khz;
+    uint32_t cpu_count;
+    bool hypervisor, kvm_clock; /* leaves 0x40000000.. */
+};
+int x86_cpuid_model(const char *name, struct x86_cpuid_model *m, struct dp_error *e) DP_MUST_CHECK; /* "x86-64-v2" (default), "x86-64-v1" */
+static inline bool x86_has(const struct x86_cpuid_model *m, enum x86_feature f) { return m->features[f / 64] >> (f % 64) & 1; }
+/* Leaves as this processor sees them now (OSXSAVE, APIC id and XSAVE size follow the state). */
+void x86_cpuid(const struct x86_cpuid_model *m, const struct x86_state *s, unsigned cpu_index, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+#endif
