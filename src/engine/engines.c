@@ -3,9 +3,7 @@
  * Model: an explicit array, best first. "auto" takes the first whose probe succeeds, never null, which runs nothing.
  * Engines of the design that this version does not have are named, so that the start message can say why they are not used.
  */
-#include "engine/engine.h"
-
-extern const struct dp_engine dp_engine_null;
+#include "engine/engines.h"
 
 const struct dp_engine *const dp_engines[] = {
     &dp_engine_null,

@@ -3,7 +3,7 @@
  * Model: a vCPU is a canonical state that never changes by itself. run() says the processor is halted, or that it was kicked; lines are
  * accepted and lead to nothing but the next run() returning.
  */
-#include "engine/engine.h"
+#include "engine/engines.h"
 
 #include <stdlib.h>
 
@@ -47,7 +47,6 @@ static void null_push(struct dp_cpu *c, const struct x86_state *in) { c->state =
 static int null_breakpoint(struct dp_cpu *c, uint64_t linear, bool set) { return -ENOTSUP; }
 static void null_counters(struct dp_cpu *c, struct dp_engine_counters *out) { *out = (struct dp_engine_counters){0}; }
 
-extern const struct dp_engine dp_engine_null;
 const struct dp_engine dp_engine_null = {
     .name = "null",
     .summary = "no processor at all; for tests of devices",
