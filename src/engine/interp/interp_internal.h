@@ -205,14 +205,14 @@ void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsig
 static inline struct itlb *interp_tlb(struct icpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (ITLB_SIZE - 1)]; }
 
 #define INTERP_MEMORY(bits)                                                                                                              \
-    static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
+    __attribute__((always_inline)) static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
     {                                                                                                                                    \
         const struct itlb *e = interp_tlb(c, linear);                                                                                    \
         if (DP_LIKELY((((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation) == e->read_tag))                                      \
             return *(volatile uint##bits##_t *)(uintptr_t)(linear + e->addend);                                                          \
         return (uint##bits##_t)interp_load_slow(c, o, linear, bits / 8);                                                                 \
     }                                                                                                                                    \
-    static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
+    __attribute__((always_inline)) static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
     {                                                                                                                                    \
         struct itlb *e = interp_tlb(c, linear);                                                                                          \
         uint64_t tag = ((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation;                                                       \
