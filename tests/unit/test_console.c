@@ -229,7 +229,7 @@ static void terminal(void **state)
 {
     int master, slave;
     assert_int_equal(openpty(&master, &slave, NULL, NULL, NULL), 0);
-    struct termios before, during, after;
+    struct termios before = {0}, during = {0}, after = {0};
     tcgetattr(slave, &before);
     pid_t pid = start(slave, slave, false);
     struct dp_buffer seen = {0};
@@ -273,7 +273,7 @@ static void emergency(void **state)
 {
     int master, slave;
     assert_int_equal(openpty(&master, &slave, NULL, NULL, NULL), 0);
-    struct termios before, after;
+    struct termios before = {0}, after = {0};
     tcgetattr(slave, &before);
     pid_t pid = fork();
     if (!pid) {
