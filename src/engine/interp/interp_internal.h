@@ -52,7 +52,6 @@ struct iop {
     uint16_t offset;            /* of the instruction from the block's start */
     uint8_t size;               /* operand size in bytes */
     uint8_t extra;              /* handler's own */
-    uint32_t cc_unused;
     int64_t disp;
     uint64_t amask;             /* address-size mask of the effective address */
     uint64_t imm;               /* immediate, branch target relative to the block's start, ... */
@@ -103,6 +102,7 @@ struct icpu {
     uint32_t lf_aux;
     uint32_t mode;
     uint32_t xm_unmasked;       /* MXCSR leaves exceptions unmasked: SSE arithmetic goes the precise way (fpu.c keeps this) */
+    const struct iop *link_from; /* a branch whose link is to be set to the block found next */
     struct itlb *tlb;           /* the current kind, or the empty one (alignment checks, data breakpoints) */
     uint64_t tlb_generation;    /* 1..4095, of all kinds */
     uint64_t segbase[8];        /* bases as address formation uses them: 0 for ES CS SS DS in 64-bit mode; [6] = 0 */
@@ -119,13 +119,12 @@ struct icpu {
 
     /* cold */
     struct itlb *tlb_kind[ITLB_KINDS], *tlb_empty;
-    const struct dp_x86_bus *bus_;
     struct dp_x86_bus bus;
-    struct dp_engine_vm *vm;
+    const struct dp_engine_vm *vm;
     struct dp_engine_state *engine;
     unsigned index;
     atomic_uint lines;          /* bit per enum dp_line */
-    atomic_uint sipi_vector;
+    atomic_uint sipi_vector, flush_request;
     uint32_t mxcsr_host;        /* the host's own MXCSR and x87 control word, restored on leaving run() */
     uint16_t fcw_host;
     struct icache *cache;
@@ -271,6 +270,39 @@ static inline void interp_set_arith(struct icpu *c, uint64_t f)
     unsigned zf = f >> 6 & 1, pf = f >> 2 & 1, sf = f >> 7 & 1, cf = f & 1, of = f >> 11 & 1, af = f >> 4 & 1;
     c->lf_result = !zf;
     c->lf_aux = cf << 31 | (cf ^ of) << 30 | (pf ^ zf) << 8 | af << 3 | sf;
+}
+
+/* ---- control flow ---- */
+/* The operation that returns to the run loop. */
+extern const struct iop interp_exit_op;
+static inline bool interp_block_valid(const struct iblock *b)
+{
+    return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
+           atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
+}
+static inline bool interp_must_leave(const struct icpu *c)
+{
+    return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
+}
+static inline const struct iop *interp_enter(struct icpu *c, struct iblock *b)
+{
+    c->block = b;
+    c->instructions += b->count;
+    return b->op;
+}
+static inline struct ijump *interp_jump_slot(struct icpu *c, uint64_t rip)
+{
+    return &c->jump[(rip ^ rip >> 13) & ((1u << IJUMP_BITS) - 1)];
+}
+/* Where r[RIP] now points, if that block is known and nothing wants the run loop; else the exit. Handlers end with
+ * INTERP_GO(c, interp_jump(c)). Only 64-bit and flat code is in the jump cache (elsewhere CS base and limit matter). */
+static inline const struct iop *interp_jump(struct icpu *c)
+{
+    uint64_t rip = c->s.r[X86_RIP];
+    const struct ijump *j = interp_jump_slot(c, rip);
+    if (DP_LIKELY(j->rip == rip && j->key == c->jump_key) && !interp_must_leave(c) && interp_block_valid(j->block))
+        return interp_enter(c, j->block);
+    return &interp_exit_op;
 }
 
 /* ---- between the files ---- */
