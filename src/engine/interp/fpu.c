@@ -65,6 +65,14 @@ void interp_fpu_leave(struct icpu *c)
     sse_host_set_mxcsr(c->mxcsr_host);
 }
 
+void fpu_store_raced(struct icpu *c, const struct iop *o)
+{
+    struct fpu_memory m;
+    fpu_reach(c, o, o->size, false, &m); /* stores change no address register */
+    interp_store_raced(c, o, m.host, o->size);
+    INTERP_NEXT(c, o);
+}
+
 /* ---- exact execution ---- */
 void x87_get_stack(const struct icpu *c, uint8_t st[8][16])
 {
@@ -101,7 +109,7 @@ struct x87_image {
     uint8_t rest[512 - 160];
 } __attribute__((aligned(16)));
 
-void x87_exact(struct icpu *c, const struct iop *o)
+static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop *o)
 {
     struct x86_fpu *f = &c->s.fpu;
     struct x87_image image;
@@ -144,8 +152,13 @@ void x87_exact(struct icpu *c, const struct iop *o)
     if (o->extra & X87_EXTRA_FLAGS)
         interp_set_arith(c, (flags >> 8 & 0xff) | (flags & 1 ? X86_OF : 0));
     if (o->size)
-        x87_note_memory(c, o, linear);
+        x87_note_memory(c, o, linear - c->segbase[o->seg]);
     else
         x87_note(c, o);
+}
+
+void x87_exact(struct icpu *c, const struct iop *o)
+{
+    run_exact(c, o);
     INTERP_NEXT(c, o);
 }

@@ -84,7 +84,7 @@ static uint64_t area_linear(struct icpu *c, const struct iop *o, unsigned size, 
     return linear;
 }
 
-SSE_HANDLER(fxsave)
+FPU_CALL_HANDLER(fxsave)
 {
     uint8_t area[AREA_LEGACY];
     uint64_t linear = area_linear(c, o, AREA_LEGACY, 16, true);
@@ -92,10 +92,9 @@ SSE_HANDLER(fxsave)
     put_mxcsr(c, area);
     put_xmm(c, o, area);
     interp_store_bytes(c, o, linear, area, AREA_XMM + 16 * xmm_count(o)); /* what follows is not touched */
-    INTERP_NEXT(c, o);
 }
 
-SSE_HANDLER(fxrstor)
+FPU_CALL_HANDLER(fxrstor)
 {
     uint8_t area[AREA_LEGACY];
     interp_load_bytes(c, o, area_linear(c, o, AREA_LEGACY, 16, false), area, sizeof area);
@@ -104,7 +103,6 @@ SSE_HANDLER(fxrstor)
     get_x87(c, o, area);
     sse_set_mxcsr(c, dp_ld32(area + AREA_MXCSR));
     get_xmm(c, o, area);
-    INTERP_NEXT(c, o);
 }
 
 /* States the instruction is about: asked for in EDX:EAX and enabled. */
@@ -113,7 +111,7 @@ static uint64_t requested(const struct icpu *c)
     return (c->s.r[X86_RDX] << 32 | (uint32_t)c->s.r[X86_RAX]) & c->s.xcr0 & STATES;
 }
 
-SSE_HANDLER(xsave)
+FPU_CALL_HANDLER(xsave)
 {
     uint8_t area[AREA_XSAVE];
     uint64_t linear = area_linear(c, o, AREA_XSAVE, 64, true), states = requested(c);
@@ -126,10 +124,9 @@ SSE_HANDLER(xsave)
     }
     dp_st64(area + AREA_HEADER, dp_ld64(area + AREA_HEADER) | states);
     interp_store_bytes(c, o, linear, area, AREA_HEADER + 8);
-    INTERP_NEXT(c, o);
 }
 
-SSE_HANDLER(xrstor)
+FPU_CALL_HANDLER(xrstor)
 {
     uint8_t area[AREA_XSAVE];
     interp_load_bytes(c, o, area_linear(c, o, AREA_XSAVE, 64, false), area, sizeof area);
@@ -152,7 +149,6 @@ SSE_HANDLER(xrstor)
             memset(area + AREA_XMM, 0, 256);
         get_xmm(c, o, area);
     }
-    INTERP_NEXT(c, o);
 }
 
 SSE_HANDLER(ldmxcsr)
