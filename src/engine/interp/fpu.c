@@ -134,9 +134,9 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
 
     unsigned opcode = o->imm >> 8 & 7, modrm = o->imm & 0xff;
     const char *kernel = modrm >= 0xc0 ? x87_register_kernel + (opcode << 6 | (modrm & 63)) * 4 : x87_memory_kernel + (opcode << 3 | (modrm >> 3 & 7)) * 4;
-    uint64_t flags = (interp_flags(c) & 0xff) << 8;
+    uint64_t flags = (interp_flags(c) & 0xff) << 8 | interp_of(c); /* AH for SAHF; AL makes OF by an addition */
     /* FXRSTOR and FXSAVE do not raise pending exceptions, nor does FNINIT. */
-    __asm__ volatile("sahf\n\tfxrstor64 %[image]\n\tcall *%[kernel]\n\tfxsave64 %[image]\n\tfninit\n\tlahf\n\tseto %%al"
+    __asm__ volatile("addb $0x7f, %%al\n\tsahf\n\tfxrstor64 %[image]\n\tcall *%[kernel]\n\tfxsave64 %[image]\n\tfninit\n\tlahf\n\tseto %%al"
                      : "+a"(flags), [image] "+m"(image), "+m"(memory)
                      : [kernel] "r"(kernel), "D"(memory)
                      : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
