@@ -23,9 +23,9 @@
 /* ---- handlers with a memory operand ----
  * Each has a twin, NAME_slow, compiled from the same body. The fast one handles the TLB hit and otherwise starts the instruction over in its twin, as a
  * tail call; so it calls nothing, needs no stack frame, and keeps its values in registers. */
-#define TWIN(NAME, BODY)                                                                                                                 \
-    static __attribute__((noinline, cold)) void NAME##_slow(struct icpu *c, const struct iop *o) { enum { fast = 0 }; BODY }             \
-    static void NAME(struct icpu *c, const struct iop *o) { enum { fast = 1 }; BODY }
+#define TWIN(NAME, ...)                                                                                                                  \
+    static __attribute__((noinline, cold)) void NAME##_slow(struct icpu *c, const struct iop *o) { enum { fast = 0 }; __VA_ARGS__ }      \
+    static void NAME(struct icpu *c, const struct iop *o) { enum { fast = 1 }; __VA_ARGS__ }
 #define TAG(linear, bits) ((((linear) + bits / 8 - 1) & ~0xfffull) | c->tlb_generation)
 /* v = the operand at address, which is linear already when flat, else o's memory operand. */
 #define LOAD_AT(NAME, bits, v, flat, address)                                                                                            \
