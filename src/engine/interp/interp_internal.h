@@ -152,11 +152,11 @@ struct icpu {
 #define INTERP_TAIL 0
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) __attribute__((musttail)) return (o)->fn(c, o)
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); __attribute__((musttail)) return go_->fn(c, go_); } while (0)
 #endif
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) return (o)->fn(c, o) /* gcc -O2 makes this a jump */
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); return go_->fn(c, go_); } while (0) /* gcc -O2 makes this a jump */
 #endif
 #else
 #define INTERP_TAIL 0
