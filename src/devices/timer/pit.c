@@ -1,7 +1,8 @@
 /* pit.c - see pit.h. Times are in ticks of 1193182 Hz since VM time 0.
  *
  * A counter holds the count in use (`active`), the count written last (`reload`), the tick `start` at which the count in use was loaded (one
- * tick after what caused it, as the chip loads on the next clock pulse), and, while its gate stops it, how far it had got (`held`).
+ * tick after what caused it, as the chip loads on the next clock pulse), and, while its gate stops it, how far it had got (`held`; in mode 1:
+ * whether OUT was low when triggered).
  */
 #include "devices/timer/pit.h"
 
@@ -111,7 +112,7 @@ static bool out(const struct counter *c, uint64_t t)
     case 0:
         return c->loaded && e >= n;
     case 1:
-        return !c->counting || (int64_t)(t - c->start) < 0 || e >= n;
+        return !c->counting || ((int64_t)(t - c->start) < 0 ? !c->held : e >= n);
     case 2:
         return !c->counting || n == 1 || e % n != n - 1;
     case 3:
@@ -165,17 +166,19 @@ static void set_gate(struct counter *c, bool level, uint64_t t)
     switch (MODE(c)) {
     case 0:
     case 4:
-        if (level) {
+        if (level)
             c->start = t - c->held;
-        } else {
+        else
             c->held = elapsed(c, t);
-        }
         c->counting = level;
         break;
     case 1:
     case 5:
-        if (level)
+        if (level) {
+            bool low = !out(c, t);
             start(c, t);
+            c->held = low; /* a shot triggered again stays low until it is loaded */
+        }
         break;
     default:
         if (level) {
