@@ -2,7 +2,12 @@
 #include "devices/firmware/pm.h"
 #include "tests/device/conformance.h"
 
-struct pm_world { struct conformance_world base; struct dp_device *pm; bool sci; unsigned offs, resets; };
+struct pm_world {
+    struct conformance_world base;
+    struct dp_device *pm;
+    bool sci;
+    unsigned offs, resets;
+};
 
 static void set_sci(void *opaque, unsigned n, bool level) { ((struct pm_world *)opaque)->sci = level; }
 static void request(void *opaque, enum dp_vm_request r, int status)
@@ -33,10 +38,18 @@ static void teardown(struct pm_world *w)
     conformance_world_fini(&w->base);
 }
 
-#define WORLD(timer32) struct pm_world w; setup(&w, timer32)
+#define WORLD(timer32)                                                                                                                     \
+    struct pm_world w;                                                                                                                     \
+    setup(&w, timer32)
 
-static uint32_t in(struct pm_world *w, unsigned offset, unsigned size) { return dp_space_load(w->base.env.ports, DP_ACPI_PM_BASE + offset, size); }
-static void out(struct pm_world *w, unsigned offset, uint32_t v, unsigned size) { dp_space_store(w->base.env.ports, DP_ACPI_PM_BASE + offset, v, size); }
+static uint32_t in(struct pm_world *w, unsigned offset, unsigned size)
+{
+    return dp_space_load(w->base.env.ports, DP_ACPI_PM_BASE + offset, size);
+}
+static void out(struct pm_world *w, unsigned offset, uint32_t v, unsigned size)
+{
+    dp_space_store(w->base.env.ports, DP_ACPI_PM_BASE + offset, v, size);
+}
 
 static void events(void **state)
 {
@@ -103,7 +116,10 @@ static void sleep_and_reset(void **state)
     teardown(&w);
 }
 
-static uint64_t tick_ns(uint64_t tick) { return (uint64_t)(((unsigned __int128)tick * 1000000000 + DP_ACPI_PM_TIMER_HZ - 1) / DP_ACPI_PM_TIMER_HZ); }
+static uint64_t tick_ns(uint64_t tick)
+{
+    return (uint64_t)(((unsigned __int128)tick * 1000000000 + DP_ACPI_PM_TIMER_HZ - 1) / DP_ACPI_PM_TIMER_HZ);
+}
 static void go(struct pm_world *w, uint64_t ns) { dp_clock_advance(w->base.env.clock, ns - dp_clock_now(w->base.env.clock)); }
 
 static void timer(void **state)
@@ -159,7 +175,10 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(events), cmocka_unit_test(sleep_and_reset), cmocka_unit_test(timer), cmocka_unit_test(conformance),
+        cmocka_unit_test(events),
+        cmocka_unit_test(sleep_and_reset),
+        cmocka_unit_test(timer),
+        cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("acpi_pm", tests, NULL, NULL);
 }

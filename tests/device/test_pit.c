@@ -2,7 +2,12 @@
 #include "devices/timer/pit.h"
 #include "tests/device/conformance.h"
 
-struct pit_world { struct conformance_world base; struct dp_device *pit; bool line; unsigned rises; };
+struct pit_world {
+    struct conformance_world base;
+    struct dp_device *pit;
+    bool line;
+    unsigned rises;
+};
 
 static void set_line(void *opaque, unsigned n, bool level)
 {
@@ -30,7 +35,9 @@ static void teardown(struct pit_world *w)
     conformance_world_fini(&w->base);
 }
 
-#define WORLD struct pit_world w; setup(&w)
+#define WORLD                                                                                                                              \
+    struct pit_world w;                                                                                                                    \
+    setup(&w)
 
 static void out8(struct pit_world *w, unsigned port, uint8_t v) { dp_space_store(w->base.env.ports, port, v, 1); }
 static uint8_t in8(struct pit_world *w, unsigned port) { return dp_space_load(w->base.env.ports, port, 1); }
@@ -397,9 +404,9 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mode0), cmocka_unit_test(mode1), cmocka_unit_test(mode2), cmocka_unit_test(mode3), cmocka_unit_test(mode4),
-        cmocka_unit_test(mode5), cmocka_unit_test(reading), cmocka_unit_test(port61), cmocka_unit_test(interrupts),
-        cmocka_unit_test(conformance),
+        cmocka_unit_test(mode0),      cmocka_unit_test(mode1),       cmocka_unit_test(mode2),   cmocka_unit_test(mode3),
+        cmocka_unit_test(mode4),      cmocka_unit_test(mode5),       cmocka_unit_test(reading), cmocka_unit_test(port61),
+        cmocka_unit_test(interrupts), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("pit", tests, NULL, NULL);
 }

@@ -7,7 +7,11 @@
 #define MS 1000000ull
 #define S 1000000000ull
 
-struct rtc_world { struct conformance_world base; struct dp_device *rtc; bool line; };
+struct rtc_world {
+    struct conformance_world base;
+    struct dp_device *rtc;
+    bool line;
+};
 
 static void set_line(void *opaque, unsigned n, bool level) { ((struct rtc_world *)opaque)->line = level; }
 
@@ -32,7 +36,9 @@ static void teardown(struct rtc_world *w)
     conformance_world_fini(&w->base);
 }
 
-#define WORLD struct rtc_world w; setup(&w)
+#define WORLD                                                                                                                              \
+    struct rtc_world w;                                                                                                                    \
+    setup(&w)
 
 static uint8_t get(struct rtc_world *w, uint8_t reg)
 {
@@ -82,11 +88,13 @@ static void time_and_formats(void **state)
     advance(&w, 59ull * 86400 * S + 13 * 3600 * S);
     expect_time(&w, "20000229 130100 3");
     put(&w, 0xb, 0x06); /* binary */
-    expect_time(&w, "14000" "21d 0d0100 3");
+    expect_time(&w, "14000"
+                    "21d 0d0100 3");
     put(&w, 0xb, 0x00); /* BCD, 12 hours */
     expect_time(&w, "20000229 810100 3");
     put(&w, 0xb, 0x04);
-    expect_time(&w, "14000" "21d 810100 3");
+    expect_time(&w, "14000"
+                    "21d 810100 3");
     put(&w, 0xb, 0x02);
     advance(&w, 86400 * S);
     expect_time(&w, "20000301 130100 4");
@@ -262,7 +270,10 @@ static void alarm(void **state)
 static void periodic(void **state)
 {
     WORLD;
-    static const struct { uint8_t rate; unsigned hz; } rates[] = {
+    static const struct {
+        uint8_t rate;
+        unsigned hz;
+    } rates[] = {
         {1, 256}, {2, 128}, {3, 8192}, {4, 4096}, {6, 1024}, {10, 64}, {15, 2},
     };
     for (unsigned i = 0; i < DP_ARRAY_LEN(rates); i++) {
@@ -345,8 +356,14 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(time_and_formats), cmocka_unit_test(setting), cmocka_unit_test(update_in_progress), cmocka_unit_test(update_interrupt),
-        cmocka_unit_test(alarm), cmocka_unit_test(periodic), cmocka_unit_test(nvram), cmocka_unit_test(conformance),
+        cmocka_unit_test(time_and_formats),
+        cmocka_unit_test(setting),
+        cmocka_unit_test(update_in_progress),
+        cmocka_unit_test(update_interrupt),
+        cmocka_unit_test(alarm),
+        cmocka_unit_test(periodic),
+        cmocka_unit_test(nvram),
+        cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("rtc", tests, NULL, NULL);
 }
