@@ -4,8 +4,10 @@
  * Engines of the design that this version does not have are named, so that the start message can say why they are not used.
  */
 #include "engine/engines.h"
+#include "engine/interp/interp.h"
 
 const struct dp_engine *const dp_engines[] = {
+    &dp_engine_interp,
     &dp_engine_null,
     NULL,
 };
