@@ -33,13 +33,13 @@ static unsigned rank(const struct chip *c, uint8_t bits)
     return 8;
 }
 
-/* The input that may interrupt now, -1 for none. */
+/* The input that may interrupt now, -1 for none: in the midst of its initialisation a chip is silent. */
 static int winner(const struct chip *c)
 {
     uint8_t isr = c->special_mask ? c->isr & ~c->imr : c->isr;
     unsigned want = rank(c, requests(c) & ~c->imr), busy = rank(c, isr);
     unsigned n = (c->first + want) & 7;
-    if (want == 8 || want > busy)
+    if (c->step || want == 8 || want > busy)
         return -1;
     /* Equal: already in service. A fully nested master lets its slave interrupt itself; with special mask the bit is masked anyway. */
     if (want == busy && !(c->fully_nested && n == CASCADE))
