@@ -125,7 +125,8 @@ bool cpu_generate_undefined(const struct cpu_forms *f, uint64_t seed, uint64_t i
 /* Lines "what: native X, engine Y" of everything that differs and is defined, into out; returns how many. The first line's "what" is the kind. */
 unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *native, const struct cpu_result *engine, struct dp_buffer *out);
 void cpu_describe(const struct cpu_case *c, struct dp_buffer *out); /* bytes, disassembly and inputs */
-/* Reads and writes of the snippet's nth instruction. */
+/* A count of zero leaves the flags alone: shifts, rotates, REP. */
+bool cpu_flags_may_stay(const struct x86_insn *i);
 bool cpu_decode_nth(const struct cpu_case *c, unsigned n, struct x86_insn *insn);
 
 #endif

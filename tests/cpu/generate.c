@@ -239,7 +239,7 @@ static void set_address(struct dp_random *r, struct cpu_case *c, unsigned reg, u
 
 static void random_segments(struct dp_random *r, struct cpu_case *c)
 {
-    static const uint8_t data_any[] = { LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_READONLY, LDT_CODE32, LDT_CONFORMING, LDT_DATA32_BASE };
+    static const uint8_t data_any[] = { LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_READONLY, LDT_CODE32, LDT_DATA32_BASE };
     static const uint8_t stack_any[] = { LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_DATA32_BASE };
     uint16_t *s = c->in.seg;
     if (c->mode == X86_MODE64) {
@@ -755,7 +755,9 @@ bool cpu_generate_sequence(const struct cpu_forms *fs, uint64_t seed, uint64_t i
             *c = before; /* would read what the manual leaves open */
             continue;
         }
-        tainted = (tainted & ~insn.row->flags_written) | insn.row->flags_undefined;
+        if (!cpu_flags_may_stay(&insn))
+            tainted &= ~insn.row->flags_written;
+        tainted |= insn.row->flags_undefined;
     }
     clip_code(c);
     return c->insn_count > 1;

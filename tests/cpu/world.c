@@ -12,7 +12,7 @@ const struct cpu_ldt_entry cpu_ldt[LDT_COUNT] = {
     [LDT_CODE_NOREAD] = { "code32 execute-only", 0, 0xfffff, 2, true, .read_exec_only = true, .pages = true },
     [LDT_CODE32] = { "code32", 0, 0xfffff, 2, true, .pages = true },
     [LDT_ABSENT] = { "absent", CPU_DATA - 0x4000, 0xffff, 0, true, .absent = true },
-    [LDT_CONFORMING] = { "conforming code32", 0, 0xfffff, 3, true, .pages = true },
+    [LDT_CONFORMING] = { "conforming code32, absent", 0, 0xfffff, 3, true, .pages = true, .absent = true }, /* Linux lets no other in */
     [LDT_CODE16_SHORT] = { "code16 limit 0xfff", CPU_CODE, 0xfff, 2, false },
     [LDT_CODE32_BASE] = { "code32 with base", CPU_CODE - 0x1000, 0xfffff, 2, true },
     [LDT_DATA32_BASE] = { "data32 with base", CPU_DATA - 0x100000, 0xfffff, 0, true, .pages = true },
