@@ -246,7 +246,9 @@ static int start_child(struct cpu_native *n, struct dp_error *e)
     fflush(NULL);
     n->child = fork();
     if (n->child == 0) {
-        close(a[1]), close(b[0]);
+        for (int fd = 3; fd < 256; fd++) /* another native side's pipe would never end while we hold it */
+            if (fd != a[0] && fd != b[1])
+                close(fd);
         child_main(n->batch, a[0], b[1]);
     }
     close(a[0]), close(b[1]);
