@@ -71,6 +71,7 @@ struct dp_device {
     char id[32];                              /* "serial0" */
     const struct dp_device_env *env;
     pthread_mutex_t lock;
+    bool initialised;                         /* private to device.c: fini is due */
 };
 
 /* Allocates, sets properties to their initial values. The caller then sets properties and wires and calls dp_device_init, which resets too. */

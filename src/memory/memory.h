@@ -18,8 +18,9 @@
 
 /* ---- register windows ---- */
 
-/* Called with no lock held; offset + size <= window size; size is 1, 2, 4 or 8 within [min, max] below: accesses
- * of other sizes are split or widened by dp_space_load/store (little-endian). */
+/* Called with no lock held; offset + size <= window size; size is 1, 2, 4 or 8 within [min, max] below and offset a multiple of it:
+ * other accesses are split or widened by dp_space_load/store (little-endian; a widened write has zeros beside the guest's bytes).
+ * A window without read gives all ones, one without write ignores. The window's size is a multiple of min_size. */
 struct dp_window_ops {
     const char *name;
     uint64_t (*read)(void *opaque, uint64_t offset, unsigned size);
@@ -38,7 +39,7 @@ struct dp_ram {
     _Atomic uint8_t *has_code;
     _Atomic uint32_t *code_generation;
     atomic_uint dirty_active;   /* bit per client */
-    _Atomic uint64_t *dirty[DP_DIRTY_CLIENTS]; /* bit per page, NULL when inactive */
+    _Atomic uint64_t *dirty[DP_DIRTY_CLIENTS]; /* bit per page; NULL before a client's first start */
 };
 
 /* -ENOMEM with advice when the host has not that much memory (checked against MemAvailable, because overcommit hides it). */

@@ -52,7 +52,6 @@ struct iop {
     uint16_t offset;            /* of the instruction from the block's start */
     uint8_t size;               /* operand size in bytes */
     uint8_t extra;              /* handler's own */
-    uint32_t cc_unused;
     int64_t disp;
     uint64_t amask;             /* address-size mask of the effective address */
     uint64_t imm;               /* immediate, branch target relative to the block's start, ... */
@@ -74,9 +73,11 @@ struct iblock {
 };
 
 struct itlb { uint64_t read_tag; _Atomic uint64_t write_tag; uint64_t addend; uint64_t fetch_tag; };
+struct itlb_cold { _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
 struct ijump { uint64_t rip; uint64_t key; struct iblock *block; };
 
-enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_KINDS };
+enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_EMPTY /* never filled: every access is slow */, ITLB_KINDS };
+#define ILARGE_BITS 12 /* filter of regions that have entries from large pages */
 
 /* icpu.mode bits: everything lowering depends on. */
 enum {
@@ -95,6 +96,9 @@ enum {
     IMODE_CR0_NE = 1 << 21,
 };
 
+/* icpu.attention */
+enum { IATT_KICK = 1, IATT_LINES = 2, IATT_FLUSH = 4 };
+
 struct icpu {
     struct x86_state s;         /* r[RIP], arithmetic flags: see above; mxcsr and x87 status: call interp_fpu_save first */
     /* Lazy flags: ZF = result == 0; SF = result bit 63 ^ aux bit 0; PF = parity of the low byte of result ^ aux >> 8;
@@ -102,6 +106,8 @@ struct icpu {
     uint64_t lf_result;
     uint32_t lf_aux;
     uint32_t mode;
+    uint32_t xm_unmasked;       /* MXCSR leaves exceptions unmasked: SSE arithmetic goes the precise way (fpu.c keeps this) */
+    const struct iop *link_from; /* a branch whose link is to be set to the block found next */
     struct itlb *tlb;           /* the current kind, or the empty one (alignment checks, data breakpoints) */
     uint64_t tlb_generation;    /* 1..4095, of all kinds */
     uint64_t segbase[8];        /* bases as address formation uses them: 0 for ES CS SS DS in 64-bit mode; [6] = 0 */
@@ -112,15 +118,21 @@ struct icpu {
     uint64_t instructions;
     uint64_t instruction_limit;
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
-    const struct iop *fault_op; /* set by interp_fault: whose address the event gets */
+    uint16_t fault_offset, fault_length; /* of the instruction that left by interp_fault */
     jmp_buf leave;
     struct x86_ctx ctx;         /* over s; fault is here */
 
     /* cold */
-    struct itlb *tlb_kind[ITLB_KINDS], *tlb_empty;
-    const struct dp_x86_bus *bus_;
+    struct itlb *tlb_all;       /* ITLB_KINDS * ITLB_SIZE */
+    struct itlb_cold *tlb_cold; /* parallel to tlb_all */
+    uint64_t large_filter[(1 << ILARGE_BITS) / 64];
+    uint32_t flushes;
+    uint64_t watch_dr6;         /* data breakpoints hit by the running instruction */
+    bool watching;              /* DR7 enables data breakpoints */
+    bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
+    unsigned shutdown_faults;   /* entries of history that led to the triple fault */
     struct dp_x86_bus bus;
-    struct dp_engine_vm *vm;
+    const struct dp_engine_vm *vm;
     struct dp_engine_state *engine;
     unsigned index;
     atomic_uint lines;          /* bit per enum dp_line */
@@ -140,11 +152,11 @@ struct icpu {
 #define INTERP_TAIL 0
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) __attribute__((musttail)) return (o)->fn(c, o)
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); __attribute__((musttail)) return go_->fn(c, go_); } while (0)
 #endif
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) return (o)->fn(c, o) /* gcc -O2 makes this a jump */
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); return go_->fn(c, go_); } while (0) /* gcc -O2 makes this a jump */
 #endif
 #else
 #define INTERP_TAIL 0
@@ -193,14 +205,14 @@ void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsig
 static inline struct itlb *interp_tlb(struct icpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (ITLB_SIZE - 1)]; }
 
 #define INTERP_MEMORY(bits)                                                                                                              \
-    static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
+    __attribute__((always_inline)) static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
     {                                                                                                                                    \
         const struct itlb *e = interp_tlb(c, linear);                                                                                    \
         if (DP_LIKELY((((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation) == e->read_tag))                                      \
             return *(volatile uint##bits##_t *)(uintptr_t)(linear + e->addend);                                                          \
         return (uint##bits##_t)interp_load_slow(c, o, linear, bits / 8);                                                                 \
     }                                                                                                                                    \
-    static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
+    __attribute__((always_inline)) static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
     {                                                                                                                                    \
         struct itlb *e = interp_tlb(c, linear);                                                                                          \
         uint64_t tag = ((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation;                                                       \
@@ -272,12 +284,75 @@ static inline void interp_set_arith(struct icpu *c, uint64_t f)
     c->lf_aux = cf << 31 | (cf ^ of) << 30 | (pf ^ zf) << 8 | af << 3 | sf;
 }
 
+/* ---- control flow ---- */
+/* The operation that returns to the run loop. */
+extern const struct iop interp_exit_op;
+static inline bool interp_block_valid(const struct iblock *b)
+{
+    return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
+           atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
+}
+static inline bool interp_must_leave(const struct icpu *c)
+{
+    return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
+}
+static inline const struct iop *interp_enter(struct icpu *c, struct iblock *b)
+{
+    c->block = b;
+    c->instructions += b->count;
+    return b->op;
+}
+static inline struct ijump *interp_jump_slot(struct icpu *c, uint64_t rip)
+{
+    return &c->jump[(rip ^ rip >> 13) & ((1u << IJUMP_BITS) - 1)];
+}
+/* Where r[RIP] now points, if that block is known and nothing wants the run loop; else the exit. Handlers end with
+ * INTERP_GO(c, interp_jump(c)). Only 64-bit and flat code is in the jump cache (elsewhere CS base and limit matter). */
+static inline const struct iop *interp_jump(struct icpu *c)
+{
+    uint64_t rip = c->s.r[X86_RIP];
+    const struct ijump *j = interp_jump_slot(c, rip);
+    if (DP_LIKELY(j->rip == rip && j->key == c->jump_key) && !interp_must_leave(c) && interp_block_valid(j->block))
+        return interp_enter(c, j->block);
+    return &interp_exit_op;
+}
+
 /* ---- between the files ---- */
 /* Registers, arithmetic flags and the FPU into their canonical places, RIP = that of o (call before isa functions that look at or print s). */
 void interp_sync_out(struct icpu *c);
 void interp_sync_in(struct icpu *c);      /* after isa functions changed s (flags, segments, control registers): recomputes mode and bases */
+void interp_update_mode(struct icpu *c);  /* the cheap part of sync_in: after RFLAGS.AC/TF, CR0, segments, MXCSR masks changed in place */
+int interp_memory_init(struct icpu *c, struct dp_error *e);
+void interp_memory_fini(struct icpu *c);
+/* Poisons write tags for a page of code; any thread. */
+void interp_code_marked(struct icpu *c, struct dp_ram *r, uint64_t page);
+/* Fills the entry for a fetch. 0, or -1 with c->ctx.fault. */
+int interp_fetch_fill(struct icpu *c, uint64_t linear);
+/* The entry of the supervisor or user kind a fetch goes through. */
+static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
+{
+    unsigned kind = (c->mode >> IMODE_CPL_SHIFT & 3) == 3 ? ITLB_USER : ITLB_SUPER;
+    return &c->tlb_all[kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1))];
+}
+/* The current block holds bytes that were just written: what follows in it must be decoded anew. */
+void interp_check_own_block(struct icpu *c, const struct iop *o);
 void interp_flush_tlb(struct icpu *c);
 void interp_flush_page(struct icpu *c, uint64_t linear);
+
+/* block.c */
+int interp_cache_init(struct icpu *c, struct dp_error *e);
+void interp_cache_fini(struct icpu *c);
+/* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
+struct iblock *interp_find_block(struct icpu *c);
+
+/* integer.c: pushes and pops through the current stack, any width */
+void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
+uint64_t interp_peek(struct icpu *c, const struct iop *o, unsigned skip, unsigned size);
+void interp_release(struct icpu *c, uint64_t bytes);
+void interp_lower_end(struct icpu *c, struct iop *o, unsigned bytes, unsigned page_offset);
+
+uint64_t interp_tsc(const struct icpu *c); /* the guest's */
+static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMODE_CPL_SHIFT & 3; }
 
 /* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when
  * the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
@@ -288,6 +363,8 @@ bool interp_lower_sse(struct icpu *c, const struct x86_insn *i, struct iop *o, b
 bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 /* Handlers that only fault. */
 iop_fn interp_op_ud, interp_op_nm, interp_op_gp0;
+iop_fn interp_op_refetch; /* back to the run loop at this instruction: the block under it is stale */
+void interp_ctx_init(struct icpu *c);
 
 /* fpu.c: the host's FPU becomes the guest's on entering run() and goes back on leaving. save brings s.mxcsr and s.fpu up to date (status flags that
  * accumulated in the host's registers); load does the reverse after s changed. */

@@ -1,0 +1,515 @@
+/* engine/interp/interp.c - the interpreter as an engine: life cycle, run loop, events between blocks.
+ *
+ * Model: run() alternates between looking at what wants attention (kicks, interrupt lines, traps), finding the block at RIP and entering it. Blocks
+ * chain to each other without coming back until something sets attention, the budget ends, or the next block is unknown.
+ * Every fault of an instruction leaves its handler by longjmp to here, where it becomes an event (x86_raise).
+ * Threads: run, pull, push belong to the processor's thread; kick and interrupt touch atomics only.
+ * Source: priorities of events: Intel SDM vol. 3, table 6-2.
+ */
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/interp/interp.h"
+#include "engine/interp/interp_internal.h"
+
+struct dp_engine_state {
+    struct dp_engine_vm vm;
+    struct icpu *cpu[256];
+    bool barrier; /* membarrier is registered */
+};
+struct dp_cpu { struct icpu c; };
+
+/* ---- leaving an instruction ---- */
+
+static void leave(struct icpu *c, const struct iop *o)
+{
+    c->fault_offset = o->offset;
+    c->fault_length = o->length;
+    longjmp(c->leave, 1);
+}
+void interp_fault(struct icpu *c, const struct iop *o, unsigned vector)
+{
+    x86_fault(&c->ctx, vector, false, 0);
+    leave(c, o);
+    __builtin_unreachable();
+}
+void interp_fault_code(struct icpu *c, const struct iop *o, unsigned vector, uint32_t error)
+{
+    x86_fault(&c->ctx, vector, true, error);
+    leave(c, o);
+    __builtin_unreachable();
+}
+void interp_fault_ctx(struct icpu *c, const struct iop *o)
+{
+    leave(c, o);
+    __builtin_unreachable();
+}
+
+/* ---- mode ---- */
+
+static bool flat_data(const struct x86_seg *g)
+{
+    return !g->base && g->limit == 0xffffffffu && !(g->attr & (X86_ATTR_UNUSABLE | 8 | 4)) && (g->attr & 2);
+}
+
+void interp_update_mode(struct icpu *c)
+{
+    const struct x86_state *s = &c->s;
+    bool pe = x86_protected(s), v86 = pe && x86_v86(s), code64 = x86_code64(s);
+    unsigned cpl = x86_cpl(s);
+    enum x86_mode code = code64 ? X86_MODE64 : s->seg[X86_CS].attr & X86_ATTR_DB ? X86_MODE32 : X86_MODE16;
+    enum x86_mode stack = code64 ? X86_MODE64 : s->seg[X86_SS].attr & X86_ATTR_DB ? X86_MODE32 : X86_MODE16;
+    uint32_t m = code | stack << IMODE_STACK_SHIFT | cpl << IMODE_CPL_SHIFT;
+    if (pe)
+        m |= IMODE_PE;
+    if (v86)
+        m |= IMODE_V86;
+    if (x86_long_mode(s))
+        m |= IMODE_LMA;
+    if (code == X86_MODE32 && pe && !v86 && !s->seg[X86_CS].base && s->seg[X86_CS].limit == 0xffffffffu && flat_data(&s->seg[X86_DS]) &&
+        flat_data(&s->seg[X86_ES]) && flat_data(&s->seg[X86_SS]))
+        m |= IMODE_FLAT;
+    if (s->cr0 & (X86_CR0_EM | X86_CR0_TS))
+        m |= IMODE_X87_NM;
+    if ((s->cr0 & X86_CR0_MP) && (s->cr0 & X86_CR0_TS))
+        m |= IMODE_WAIT_NM;
+    if (s->cr0 & X86_CR0_EM)
+        m |= IMODE_MMX_UD | IMODE_SSE_UD;
+    if (!(s->cr4 & X86_CR4_OSFXSR))
+        m |= IMODE_SSE_UD;
+    if (s->cr0 & X86_CR0_TS)
+        m |= IMODE_SSE_NM;
+    if (s->cr0 & X86_CR0_NE)
+        m |= IMODE_CR0_NE;
+    if (s->cr4 & X86_CR4_UMIP)
+        m |= IMODE_UMIP;
+    if (s->cr4 & X86_CR4_OSXSAVE)
+        m |= IMODE_OSXSAVE;
+    if (s->cr4 & X86_CR4_FSGSBASE)
+        m |= IMODE_FSGSBASE;
+    if (s->cr4 & X86_CR4_TSD)
+        m |= IMODE_TSD;
+    if (s->cr4 & X86_CR4_PCE)
+        m |= IMODE_PCE;
+    c->mode = m;
+    c->jump_key = (uint64_t)m << 32 | c->flushes;
+    for (unsigned i = 0; i < X86_SEGS; i++)
+        c->segbase[i] = code64 && i != X86_FS && i != X86_GS ? 0 : s->seg[i].base;
+    c->align_check = cpl == 3 && (s->cr0 & X86_CR0_AM) && (s->rflags & X86_AC);
+    c->watching = (s->dr[7] & 0xff) != 0;
+    unsigned kind = cpl == 3 ? ITLB_USER : (s->rflags & X86_AC) ? ITLB_SUPER_AC : ITLB_SUPER;
+    if (c->align_check || c->watching)
+        kind = ITLB_EMPTY;
+    c->tlb = c->tlb_all + kind * ITLB_SIZE;
+}
+
+void interp_sync_out(struct icpu *c)
+{
+    c->s.rflags = interp_flags(c);
+    interp_fpu_save(c);
+}
+void interp_sync_in(struct icpu *c)
+{
+    interp_set_arith(c, c->s.rflags);
+    interp_update_mode(c);
+}
+
+uint64_t interp_tsc(const struct icpu *c)
+{
+    return dp_tsc_from_ns(dp_clock_now(c->vm->clock), c->vm->model->tsc_khz) + (uint64_t)c->s.tsc_offset;
+}
+
+/* ---- events ---- */
+
+/* c->ctx.fault becomes an exception at s.r[RIP]. */
+static void raise_fault(struct icpu *c, enum x86_event_kind kind)
+{
+    struct x86_fault f = c->ctx.fault;
+    c->counters.exceptions++;
+    c->s.rflags = interp_flags(c);
+    DP_TRACE(c->vm->trace, DP_TRACE_EXCEPTION, "cpu%u: exception %u error 0x%x at 0x%llx, cr2 0x%llx", c->index, f.vector, f.error,
+             (unsigned long long)c->s.r[X86_RIP], (unsigned long long)f.cr2);
+    unsigned nested = x86_raise(&c->ctx, &f, kind, c->s.r[X86_RIP], c->history);
+    if (c->s.run_state == X86_SHUTDOWN)
+        c->shutdown_faults = DP_MIN(nested + 1, 4u);
+    interp_sync_in(c);
+}
+static void deliver(struct icpu *c, unsigned vector, enum x86_event_kind kind)
+{
+    c->counters.interrupts++;
+    c->s.rflags = interp_flags(c);
+    DP_TRACE(c->vm->trace, DP_TRACE_IRQ, "cpu%u: vector %u at 0x%llx", c->index, vector, (unsigned long long)c->s.r[X86_RIP]);
+    if (x86_deliver(&c->ctx, vector, kind, false, 0, c->s.r[X86_RIP]))
+        raise_fault(c, X86_EVENT_EXCEPTION);
+    else
+        interp_sync_in(c);
+}
+
+static void do_init(struct icpu *c)
+{
+    x86_state_on_init(&c->s, c->index == 0);
+    interp_fpu_load(c);
+    interp_flush_tlb(c);
+    interp_sync_in(c);
+}
+
+/* Lines and kicks. True: run() returns with the exit filled. */
+static bool attend(struct icpu *c, struct dp_exit *exit)
+{
+    unsigned why = atomic_exchange(&c->attention, 0);
+    if (why & IATT_FLUSH)
+        interp_flush_tlb(c);
+    if (why & IATT_KICK) {
+        exit->kind = DP_EXIT_KICK;
+        return true;
+    }
+    return false;
+}
+
+static bool interrupts_open(const struct icpu *c) { return (c->s.rflags & X86_IF) != 0; }
+
+/* Takes what is pending in order of priority; at an instruction boundary without shadow. */
+static void take_events(struct icpu *c)
+{
+    unsigned lines = atomic_load(&c->lines);
+    if (DP_LIKELY(!lines))
+        return;
+    if (lines & 1u << DP_LINE_INIT) {
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_INIT));
+        do_init(c);
+    }
+    if (lines & 1u << DP_LINE_SIPI) {
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SIPI));
+        if (c->s.run_state == X86_WAIT_SIPI) {
+            x86_state_start_ap(&c->s, (uint8_t)atomic_load(&c->sipi_vector));
+            interp_flush_tlb(c);
+            interp_sync_in(c);
+        }
+    }
+    if (c->s.run_state == X86_WAIT_SIPI)
+        return;
+    if ((lines & 1u << DP_LINE_NMI) && !c->s.nmi_blocked) {
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_NMI));
+        c->s.run_state = X86_RUNNING;
+        deliver(c, X86_NMI, X86_EVENT_NMI);
+        c->s.nmi_blocked = true;
+        return;
+    }
+    if ((lines & 1u << DP_LINE_INTR) && interrupts_open(c) && c->bus.interrupt_ack) {
+        int vector = c->bus.interrupt_ack(c->bus.apic);
+        if (vector >= 0) {
+            c->s.run_state = X86_RUNNING;
+            deliver(c, (unsigned)vector, X86_EVENT_EXTERNAL);
+        }
+    }
+}
+
+/* ---- debugging traps: instructions one by one ---- */
+
+static bool breakpoint_here(struct icpu *c)
+{
+    uint64_t linear = c->s.r[X86_RIP] + ((c->mode & IMODE_CODE) == X86_MODE64 ? 0 : c->s.seg[X86_CS].base);
+    uint64_t hits = 0;
+    for (unsigned i = 0; i < 4; i++)
+        if ((c->s.dr[7] >> (2 * i) & 3) && !(c->s.dr[7] >> (16 + 4 * i) & 15) && c->s.dr[i] == linear)
+            hits |= 1ull << i;
+    if (!hits || (c->s.rflags & X86_RF))
+        return false;
+    x86_fault(&c->ctx, X86_DB, false, 0);
+    c->ctx.fault.dr6 = hits;
+    return true;
+}
+
+static void execute(struct icpu *c, struct iblock *b)
+{
+    const struct iop *o = interp_enter(c, b);
+#if INTERP_TAIL
+    o->fn(c, o);
+#else
+    for (c->next = o; c->next;)
+        c->next->fn(c, c->next);
+#endif
+}
+
+/* One instruction, then the traps that follow it. */
+static void step(struct icpu *c)
+{
+    bool tf = c->s.rflags & X86_TF, rf = c->s.rflags & X86_RF;
+    c->s.sti_shadow = c->s.movss_shadow = false;
+    if (c->watching && breakpoint_here(c)) {
+        raise_fault(c, X86_EVENT_EXCEPTION);
+        return;
+    }
+    c->mode |= IMODE_ONE;
+    c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
+    uint64_t limit = c->instruction_limit;
+    c->instruction_limit = 0; /* no chaining */
+    c->watch_dr6 = 0;
+    struct iblock *b = interp_find_block(c);
+    if (!b) {
+        c->instruction_limit = limit;
+        interp_update_mode(c);
+        raise_fault(c, X86_EVENT_EXCEPTION);
+        return;
+    }
+    /* A fault leaves to run(), which puts the limit back. */
+    execute(c, b);
+    c->instruction_limit = limit;
+    c->link_from = NULL;
+    if (rf)
+        c->s.rflags &= ~(uint64_t)X86_RF;
+    interp_update_mode(c);
+    if ((tf || c->watch_dr6) && c->s.run_state != X86_SHUTDOWN) {
+        x86_fault(&c->ctx, X86_DB, false, 0);
+        c->ctx.fault.dr6 = c->watch_dr6 | (tf ? 1u << 14 : 0);
+        raise_fault(c, X86_EVENT_EXCEPTION);
+    }
+}
+
+/* ---- the run loop ---- */
+
+static const char *vector_name(unsigned v)
+{
+    static const char *const names[] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP", "#PF", "15", "#MF", "#AC", "#MC", "#XM" };
+    return v < DP_ARRAY_LEN(names) ? names[v] : "?";
+}
+static void report_shutdown(struct icpu *c, struct dp_exit *exit)
+{
+    interp_sync_out(c);
+    exit->kind = DP_EXIT_SHUTDOWN;
+    exit->address = c->s.r[X86_RIP];
+    dp_buffer_printf(&exit->text, "cpu%u: triple fault:", c->index);
+    for (unsigned i = 0; i < c->shutdown_faults; i++) {
+        const struct x86_fault *f = &c->history[i];
+        dp_buffer_printf(&exit->text, "%s %s", i ? " ->" : "", vector_name(f->vector));
+        if (f->has_error)
+            dp_buffer_printf(&exit->text, "(0x%x)", f->error);
+        if (f->vector == X86_PF_)
+            dp_buffer_printf(&exit->text, " at 0x%llx", (unsigned long long)f->cr2);
+    }
+    dp_buffer_printf(&exit->text, " -> shutdown\n");
+    x86_state_print(&c->s, &exit->text);
+}
+
+/* The fault that longjmp brought: instructions of the block that did not run are taken off the count. */
+static void after_fault(struct icpu *c)
+{
+    const struct iblock *b = c->block;
+    for (unsigned i = b ? b->count : 0; i-- > 0 && b->op[i].offset >= c->fault_offset;)
+        c->instructions--;
+    c->s.r[X86_RIP] += c->fault_offset;
+    if ((c->mode & IMODE_CODE) != X86_MODE64)
+        c->s.r[X86_RIP] &= 0xffffffffull;
+    interp_update_mode(c);
+    raise_fault(c, X86_EVENT_EXCEPTION);
+}
+
+static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
+{
+    if (setjmp(c->leave)) {
+        c->instruction_limit = limit;
+        after_fault(c);
+    }
+    for (;;) {
+        if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed)) && attend(c, exit))
+            return;
+        if (!(c->s.sti_shadow | c->s.movss_shadow))
+            take_events(c);
+        if (DP_UNLIKELY(c->s.run_state != X86_RUNNING)) {
+            if (c->s.run_state == X86_SHUTDOWN) {
+                report_shutdown(c, exit);
+                return;
+            }
+            exit->kind = c->s.run_state == X86_HALTED ? DP_EXIT_HALT : DP_EXIT_WAIT_SIPI;
+            return;
+        }
+        if (DP_UNLIKELY(c->instructions >= limit)) {
+            exit->kind = DP_EXIT_BUDGET;
+            return;
+        }
+        if (DP_UNLIKELY((c->s.rflags & (X86_TF | X86_RF)) || c->s.sti_shadow || c->s.movss_shadow || c->watching)) {
+            step(c);
+            continue;
+        }
+        c->counters.blocks_run++;
+        struct iblock *b = interp_find_block(c);
+        if (DP_UNLIKELY(!b)) {
+            raise_fault(c, X86_EVENT_EXCEPTION);
+            continue;
+        }
+        execute(c, b);
+    }
+}
+
+static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit)
+{
+    struct icpu *c = &cpu->c;
+    *exit = (struct dp_exit){ 0 };
+    uint64_t limit = budget ? c->instructions + budget : ~0ull;
+    c->instruction_limit = limit;
+    interp_fpu_enter(c);
+    loop(c, limit, exit);
+    interp_fpu_leave(c);
+    exit->address = c->s.r[X86_RIP];
+}
+
+static void interp_kick(struct dp_cpu *cpu) { atomic_fetch_or(&cpu->c.attention, IATT_KICK); }
+
+static void interp_interrupt(struct dp_cpu *cpu, enum dp_line line, unsigned value)
+{
+    struct icpu *c = &cpu->c;
+    if (line == DP_LINE_INTR && !value) {
+        atomic_fetch_and(&c->lines, ~(1u << line));
+        return;
+    }
+    if (line == DP_LINE_SIPI)
+        atomic_store(&c->sipi_vector, value);
+    if (!(atomic_fetch_or(&c->lines, 1u << line) & 1u << line))
+        atomic_fetch_or(&c->attention, IATT_LINES);
+}
+
+static void interp_pull(struct dp_cpu *cpu, struct x86_state *out)
+{
+    struct icpu *c = &cpu->c;
+    c->s.rflags = interp_flags(c);
+    *out = c->s;
+    unsigned lines = atomic_load(&c->lines);
+    out->nmi_pending = lines >> DP_LINE_NMI & 1;
+    out->init_pending = lines >> DP_LINE_INIT & 1;
+    out->sipi_pending = lines >> DP_LINE_SIPI & 1;
+    out->sipi_vector = (uint8_t)atomic_load(&c->sipi_vector);
+}
+
+static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
+{
+    struct icpu *c = &cpu->c;
+    c->s = *in;
+    c->s.r[X86_ZERO] = 0;
+    atomic_store(&c->sipi_vector, in->sipi_vector);
+    /* INTR stays: it is the local APIC's level. */
+    atomic_fetch_and(&c->lines, 1u << DP_LINE_INTR);
+    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI);
+    c->block = NULL;
+    c->link_from = NULL;
+    interp_flush_tlb(c);
+    interp_sync_in(c);
+}
+
+static void interp_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
+{
+    *out = cpu->c.counters;
+    out->instructions = cpu->c.instructions;
+}
+
+/* ---- memory changes ---- */
+
+static void all_flush(struct dp_engine_state *e)
+{
+    for (unsigned i = 0; i < e->vm.cpu_count; i++)
+        if (e->cpu[i])
+            atomic_fetch_or(&e->cpu[i]->attention, IATT_FLUSH);
+}
+static void on_changed(void *opaque, struct dp_space *s) { (void)s; all_flush(opaque); }
+static void on_dirty_cleared(void *opaque, struct dp_ram *r) { (void)r; all_flush(opaque); }
+static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page)
+{
+    struct dp_engine_state *e = opaque;
+    for (unsigned i = 0; i < e->vm.cpu_count; i++)
+        if (e->cpu[i])
+            interp_code_marked(e->cpu[i], r, page);
+    if (e->vm.cpu_count > 1)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+/* ---- life ---- */
+
+static int interp_probe(struct dp_error *e)
+{
+#if defined(__x86_64__)
+    (void)e;
+    return 0;
+#else
+    return dp_error_set(e, -ENOTSUP, "the interpreter runs guest floating point on the host's own units and needs an x86-64 host");
+#endif
+}
+
+static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *err)
+{
+    struct dp_engine_state *e = calloc(1, sizeof(*e));
+    if (!e || vm->cpu_count > DP_ARRAY_LEN(e->cpu)) {
+        free(e);
+        return e ? dp_error_set(err, -EINVAL, "the interpreter has at most 256 processors; ask for fewer with --cpus")
+                 : dp_error_set(err, -ENOMEM, "no memory for the interpreter");
+    }
+    e->vm = *vm;
+    if (vm->cpu_count > 1 && syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0)) {
+        free(e);
+        return dp_error_set(err, -ENOTSUP, "this host refuses membarrier(), which several processors need; use --cpus 1");
+    }
+    struct dp_listener l = { on_changed, on_code_marked, on_dirty_cleared, e };
+    int r = dp_space_listen(vm->memory, &l);
+    if (r) {
+        free(e);
+        return dp_error_set(err, r, "cannot listen to memory changes");
+    }
+    *out = e;
+    return 0;
+}
+static void interp_vm_fini(struct dp_engine_state *e)
+{
+    dp_space_unlisten(e->vm.memory, e);
+    free(e);
+}
+static void interp_cpu_fini(struct dp_cpu *cpu)
+{
+    struct icpu *c = &cpu->c;
+    if (c->engine)
+        c->engine->cpu[c->index] = NULL;
+    interp_cache_fini(c);
+    interp_memory_fini(c);
+    free(cpu);
+}
+static int interp_cpu_init(struct dp_engine_state *e, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *err)
+{
+    struct dp_cpu *cpu = aligned_alloc(64, DP_ALIGN_UP(sizeof(*cpu), (size_t)64));
+    if (!cpu)
+        return dp_error_set(err, -ENOMEM, "no memory for processor %u", index);
+    memset(cpu, 0, sizeof(*cpu));
+    struct icpu *c = &cpu->c;
+    c->vm = &e->vm;
+    c->index = index;
+    if (bus)
+        c->bus = *bus;
+    int r = interp_memory_init(c, err);
+    if (!r)
+        r = interp_cache_init(c, err);
+    if (r) {
+        interp_cpu_fini(cpu);
+        return r;
+    }
+    interp_ctx_init(c);
+    x86_state_reset(&c->s, index == 0);
+    interp_sync_in(c);
+    c->engine = e;
+    e->cpu[index] = c;
+    *out = cpu;
+    return 0;
+}
+
+const struct dp_engine dp_engine_interp = {
+    .name = "interp",
+    .summary = "interpreter: runs everywhere, for checking and for what no faster engine can run",
+    .probe = interp_probe,
+    .vm_init = interp_vm_init,
+    .vm_fini = interp_vm_fini,
+    .cpu_init = interp_cpu_init,
+    .cpu_fini = interp_cpu_fini,
+    .run = interp_run,
+    .kick = interp_kick,
+    .interrupt = interp_interrupt,
+    .pull = interp_pull,
+    .push = interp_push_state,
+    .counters = interp_counters,
+};

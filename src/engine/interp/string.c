@@ -1,0 +1,333 @@
+/* engine/interp/string.c - string instructions, ports, REP.
+ *
+ * Model: one handler per instruction; `extra` tells REP. A repeated instruction runs in this handler until rCX is 0, a fault, or until something
+ * wants the run loop: then RIP stays on the instruction, whose registers hold the progress, as the architecture has it. MOVS and STOS go page by page
+ * at memory speed when both sides are plain RAM and the direction is up.
+ * Source: Intel SDM vol. 2 (MOVS, STOS, REP); vol. 1 ch. 7.3.9.3 (fast string operation may be interrupted at any iteration boundary).
+ */
+#include "engine/interp/interp_internal.h"
+
+enum { REP_NONE, REP, REP_NE };
+
+static uint64_t counter_mask(const struct iop *o) { return o->amask; }
+static uint64_t get_count(const struct icpu *c, const struct iop *o) { return c->s.r[X86_RCX] & counter_mask(o); }
+static void set_address_reg(struct icpu *c, const struct iop *o, unsigned reg, uint64_t v)
+{
+    uint64_t mask = o->amask;
+    if (mask == 0xffff)
+        c->s.r[reg] = (c->s.r[reg] & ~0xffffull) | (v & 0xffff);
+    else
+        c->s.r[reg] = v & mask;
+}
+static int64_t step_of(const struct icpu *c, const struct iop *o) { return c->s.rflags & X86_DF ? -(int64_t)o->size : o->size; }
+
+/* Linear address of [rSI] (in o->seg) or ES:[rDI]. */
+static uint64_t at_si(struct icpu *c, const struct iop *o)
+{
+    uint64_t offset = c->s.r[X86_RSI] & o->amask;
+    if (DP_LIKELY(!o->slow_segment))
+        return offset + c->segbase[o->seg];
+    struct iop a = *o;
+    a.base = X86_RSI;
+    a.index = X86_ZERO;
+    a.disp = 0;
+    return interp_linear_slow(c, &a, o->size, false);
+}
+static uint64_t at_di(struct icpu *c, const struct iop *o, bool write)
+{
+    uint64_t offset = c->s.r[X86_RDI] & o->amask;
+    if ((c->mode & IMODE_CODE) == X86_MODE64 || ((c->mode & IMODE_FLAT) && o->amask == 0xffffffffull))
+        return offset;
+    struct iop a = *o;
+    a.base = X86_RDI;
+    a.index = X86_ZERO;
+    a.disp = 0;
+    a.seg = X86_ES;
+    return interp_linear_slow(c, &a, o->size, write);
+}
+static uint64_t load(struct icpu *c, const struct iop *o, uint64_t linear)
+{
+    switch (o->size) {
+    case 1: return interp_load8(c, o, linear);
+    case 2: return interp_load16(c, o, linear);
+    case 4: return interp_load32(c, o, linear);
+    default: return interp_load64(c, o, linear);
+    }
+}
+static void store(struct icpu *c, const struct iop *o, uint64_t linear, uint64_t v)
+{
+    switch (o->size) {
+    case 1: interp_store8(c, o, linear, (uint8_t)v); break;
+    case 2: interp_store16(c, o, linear, (uint16_t)v); break;
+    case 4: interp_store32(c, o, linear, (uint32_t)v); break;
+    default: interp_store64(c, o, linear, v);
+    }
+}
+
+/* After an iteration of a repeated instruction: is there another? Leaves RIP on the instruction when the run loop is wanted. */
+enum more { DONE, AGAIN, LEAVE };
+static enum more next_iteration(struct icpu *c, const struct iop *o, uint64_t done)
+{
+    uint64_t left = get_count(c, o) - done;
+    set_address_reg(c, o, X86_RCX, left);
+    if (!left)
+        return DONE;
+    /* Traps (TF, breakpoints) come after each iteration; instruction_limit is 0 then, as when stepping. */
+    if (interp_must_leave(c) || !interp_block_valid(c->block))
+        return LEAVE;
+    return AGAIN;
+}
+#define REPEAT(c, o, done)                                                                                                               \
+    switch (o->extra ? next_iteration(c, o, done) : DONE) {                                                                              \
+    case AGAIN: continue;                                                                                                                \
+    case LEAVE:                                                                                                                          \
+        c->s.r[X86_RIP] = interp_rip(c, o);                                                                                              \
+        INTERP_GO(c, &interp_exit_op);                                                                                                   \
+    case DONE: break;                                                                                                                    \
+    }                                                                                                                                    \
+    break
+/* A REP with rCX = 0 does nothing. */
+#define SKIP_EMPTY(c, o)                                                                                                                 \
+    do {                                                                                                                                 \
+        if (o->extra && !get_count(c, o)) {                                                                                              \
+            if (o->amask == 0xffffffffull)                                                                                               \
+                c->s.r[X86_RCX] = 0; /* a 32-bit count of 0 clears the upper half, as processors do */                                   \
+            INTERP_NEXT(c, o);                                                                                                           \
+        }                                                                                                                                \
+    } while (0)
+
+/* Host pointer of a run of at most want bytes within the page of linear that can be read (written) at once; NULL when there is none. */
+static uint8_t *run_of(struct icpu *c, uint64_t linear, bool write, uint64_t *want)
+{
+    const struct itlb *e = interp_tlb(c, linear);
+    uint64_t tag = (linear & ~0xfffull) | c->tlb_generation;
+    if (tag != (write ? atomic_load_explicit(&e->write_tag, memory_order_relaxed) : e->read_tag))
+        return NULL;
+    *want = DP_MIN(*want, DP_PAGE_SIZE - (linear & 0xfff));
+    return (uint8_t *)(uintptr_t)(linear + e->addend);
+}
+/* The write tag went away during a run: report the bytes. */
+static void run_written(struct icpu *c, const struct iop *o, uint64_t linear, uint8_t *host, uint64_t bytes)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    if (DP_UNLIKELY(((linear & ~0xfffull) | c->tlb_generation) != atomic_load_explicit(&interp_tlb(c, linear)->write_tag, memory_order_relaxed)))
+        interp_store_raced(c, o, (uint64_t)(uintptr_t)host, (unsigned)bytes);
+}
+
+static void MOVS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint64_t from = at_si(c, o), to = at_di(c, o, true), done = 1, bytes = 0;
+        int64_t step = step_of(c, o);
+        if (o->extra && step > 0 && !o->slow_segment) {
+            bytes = get_count(c, o);
+            bytes = DP_MIN(bytes, 4096ull / o->size) * o->size;
+            uint8_t *d = run_of(c, to, true, &bytes), *s = d ? run_of(c, from, false, &bytes) : NULL;
+            bytes &= ~(uint64_t)(o->size - 1);
+            /* Overlapping upwards: bytes just written are read again, so runs are limited to the distance. */
+            if (s && d > s && (uint64_t)(d - s) < bytes)
+                bytes = (uint64_t)(d - s) & ~(uint64_t)(o->size - 1);
+            if (s && bytes) {
+                memmove(d, s, bytes);
+                run_written(c, o, to, d, bytes);
+                done = bytes / o->size;
+                step = (int64_t)bytes;
+            } else {
+                bytes = 0;
+            }
+        }
+        if (!bytes)
+            store(c, o, to, load(c, o, from));
+        set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + (uint64_t)step);
+        set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step);
+        REPEAT(c, o, done);
+    }
+    INTERP_NEXT(c, o);
+}
+
+static void STOS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint64_t to = at_di(c, o, true), done = 1, bytes = 0, v = c->s.r[X86_RAX];
+        int64_t step = step_of(c, o);
+        if (o->extra && step > 0 && !o->slow_segment) {
+            bytes = get_count(c, o);
+            bytes = DP_MIN(bytes, 4096ull / o->size) * o->size;
+            uint8_t *d = run_of(c, to, true, &bytes);
+            bytes &= ~(uint64_t)(o->size - 1);
+            if (d && bytes) {
+                if (o->size == 1 || (v & dp_mask_bytes(o->size)) == 0) {
+                    memset(d, (int)(v & 0xff), bytes);
+                } else {
+                    for (uint64_t i = 0; i < bytes; i += o->size)
+                        memcpy(d + i, &v, o->size);
+                }
+                run_written(c, o, to, d, bytes);
+                done = bytes / o->size;
+                step = (int64_t)bytes;
+            } else {
+                bytes = 0;
+            }
+        }
+        if (!bytes)
+            store(c, o, to, v);
+        set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step);
+        REPEAT(c, o, done);
+    }
+    INTERP_NEXT(c, o);
+}
+
+static void LODS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint64_t v = load(c, o, at_si(c, o));
+        if (o->size >= 4)
+            c->s.r[X86_RAX] = v;
+        else
+            memcpy(&c->s.r[X86_RAX], &v, o->size);
+        set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + (uint64_t)step_of(c, o));
+        REPEAT(c, o, 1);
+    }
+    INTERP_NEXT(c, o);
+}
+
+static void set_compare(struct icpu *c, unsigned size, uint64_t x, uint64_t y)
+{
+    unsigned bits = size * 8, up = 64 - bits;
+    uint64_t r = x - y, borrow = (~x & y) | ((~x | y) & r);
+    c->lf_result = (uint64_t)((int64_t)(r << up) >> up);
+    c->lf_aux = ((uint32_t)((borrow << up) >> 32) & 0xc0000000u) | ((uint32_t)borrow & 8);
+}
+/* REPE and REPNE go on while ZF is as they say. */
+static bool condition_holds(const struct icpu *c, const struct iop *o) { return interp_zf(c) == (o->extra == REP); }
+
+static void CMPS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint64_t x = load(c, o, at_si(c, o)), y = load(c, o, at_di(c, o, false)), step = (uint64_t)step_of(c, o);
+        set_compare(c, o->size, x, y);
+        set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + step);
+        set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + step);
+        if (o->extra && !condition_holds(c, o)) {
+            set_address_reg(c, o, X86_RCX, get_count(c, o) - 1);
+            break;
+        }
+        REPEAT(c, o, 1);
+    }
+    INTERP_NEXT(c, o);
+}
+
+static void SCAS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint64_t y = load(c, o, at_di(c, o, false));
+        set_compare(c, o->size, c->s.r[X86_RAX] & dp_mask_bytes(o->size), y);
+        set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step_of(c, o));
+        if (o->extra && !condition_holds(c, o)) {
+            set_address_reg(c, o, X86_RCX, get_count(c, o) - 1);
+            break;
+        }
+        REPEAT(c, o, 1);
+    }
+    INTERP_NEXT(c, o);
+}
+
+/* ---- ports ---- */
+
+static void check_port(struct icpu *c, const struct iop *o, uint16_t port, unsigned size)
+{
+    if (DP_UNLIKELY((c->mode & IMODE_PE) && ((c->mode & IMODE_V86) || interp_cpl(c) > (c->s.rflags >> 12 & 3)))) {
+        c->s.rflags = interp_flags(c);
+        if (x86_check_io(&c->ctx, port, size))
+            interp_fault_ctx(c, o);
+    }
+    c->counters.io++;
+}
+/* The port: immediate (b = 1) or DX. */
+static uint16_t port_of(const struct icpu *c, const struct iop *o) { return o->b ? (uint16_t)o->imm : (uint16_t)c->s.r[X86_RDX]; }
+static void IN(struct icpu *c, const struct iop *o)
+{
+    check_port(c, o, port_of(c, o), o->size);
+    uint64_t v = dp_space_load(c->vm->ports, port_of(c, o), o->size);
+    if (o->size == 4)
+        c->s.r[X86_RAX] = (uint32_t)v;
+    else
+        memcpy(&c->s.r[X86_RAX], &v, o->size);
+    INTERP_NEXT(c, o);
+}
+static void OUT(struct icpu *c, const struct iop *o)
+{
+    check_port(c, o, port_of(c, o), o->size);
+    dp_space_store(c->vm->ports, port_of(c, o), c->s.r[X86_RAX] & dp_mask_bytes(o->size), o->size);
+    INTERP_NEXT(c, o);
+}
+static void INS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint16_t port = (uint16_t)c->s.r[X86_RDX];
+        check_port(c, o, port, o->size);
+        uint64_t to = at_di(c, o, true);
+        /* The write must not fault once the device has been read. */
+        if (c->ctx.probe_write(&c->ctx, to, o->size, interp_cpl(c) == 3))
+            interp_fault_ctx(c, o);
+        store(c, o, to, dp_space_load(c->vm->ports, port, o->size));
+        set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step_of(c, o));
+        REPEAT(c, o, 1);
+    }
+    INTERP_NEXT(c, o);
+}
+static void OUTS(struct icpu *c, const struct iop *o)
+{
+    SKIP_EMPTY(c, o);
+    for (;;) {
+        uint16_t port = (uint16_t)c->s.r[X86_RDX];
+        check_port(c, o, port, o->size);
+        dp_space_store(c->vm->ports, port, load(c, o, at_si(c, o)), o->size);
+        set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + (uint64_t)step_of(c, o));
+        REPEAT(c, o, 1);
+    }
+    INTERP_NEXT(c, o);
+}
+
+bool interp_lower_string(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn)
+{
+    (void)need_insn;
+    unsigned element = 0;
+    for (unsigned k = 0; k < i->operand_count; k++)
+        if (i->operand[k].kind == X86_MEM || (k == 0 && i->operand[k].kind == X86_REG))
+            element = i->operand[k].size;
+    o->extra = i->repne ? REP_NE : i->rep ? REP : REP_NONE;
+    iop_fn *fn;
+    switch (i->op) {
+    case X86_OP_MOVS: fn = MOVS; break;
+    case X86_OP_STOS: fn = STOS; break;
+    case X86_OP_LODS: fn = LODS; break;
+    case X86_OP_CMPS: fn = CMPS; break;
+    case X86_OP_SCAS: fn = SCAS; break;
+    case X86_OP_INS: fn = INS; break;
+    case X86_OP_OUTS: fn = OUTS; break;
+    case X86_OP_IN:
+    case X86_OP_OUT: {
+        const struct x86_operand *data = &i->operand[i->op == X86_OP_IN ? 0 : 1], *port = &i->operand[i->op == X86_OP_IN ? 1 : 0];
+        o->size = data->size;
+        o->b = port->kind == X86_IMM;
+        o->imm = i->imm & 0xff;
+        o->extra = 0;
+        o->fn = i->op == X86_OP_IN ? IN : OUT;
+        return true;
+    }
+    default: o->extra = 0; return false;
+    }
+    o->size = (uint8_t)element;
+    o->fn = fn;
+    /* rSI's segment; DS unless overridden. The decoder's seg is that of its one memory operand. */
+    o->seg = i->seg_override < X86_SEGS ? i->seg_override : X86_DS;
+    o->slow_segment = (c->mode & IMODE_CODE) != X86_MODE64 && (!(c->mode & IMODE_FLAT) || o->seg >= X86_FS || i->address_size != 4);
+    return true;
+}
