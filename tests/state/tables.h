@@ -4,10 +4,16 @@
 #ifndef DP_TESTS_TABLES_H
 #define DP_TESTS_TABLES_H
 
-#include "devices/device.h"
+#include "devices/firmware/pm.h"
+#include "devices/intc/ioapic.h"
+#include "devices/intc/lapic.h"
+#include "devices/intc/pic.h"
+#include "devices/timer/pit.h"
+#include "devices/timer/rtc.h"
 #include "tests/state/sample.h"
 
 static const struct dp_device_class *const state_classes[] = {
+    &dp_lapic_class, &dp_ioapic_class, &dp_pic_class, &dp_pit_class, &dp_rtc_class, &dp_acpi_pm_class,
     NULL, /* ends the list */
 };
 
