@@ -65,6 +65,14 @@ void interp_fpu_leave(struct icpu *c)
     sse_host_set_mxcsr(c->mxcsr_host);
 }
 
+void fpu_store_raced(struct icpu *c, const struct iop *o)
+{
+    struct fpu_memory m;
+    fpu_reach(c, o, o->size, false, &m); /* stores change no address register */
+    interp_store_raced(c, o, m.host, o->size);
+    INTERP_NEXT(c, o);
+}
+
 /* ---- exact execution ---- */
 void x87_get_stack(const struct icpu *c, uint8_t st[8][16])
 {
@@ -101,7 +109,7 @@ struct x87_image {
     uint8_t rest[512 - 160];
 } __attribute__((aligned(16)));
 
-void x87_exact(struct icpu *c, const struct iop *o)
+static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop *o)
 {
     struct x86_fpu *f = &c->s.fpu;
     struct x87_image image;
@@ -126,9 +134,9 @@ void x87_exact(struct icpu *c, const struct iop *o)
 
     unsigned opcode = o->imm >> 8 & 7, modrm = o->imm & 0xff;
     const char *kernel = modrm >= 0xc0 ? x87_register_kernel + (opcode << 6 | (modrm & 63)) * 4 : x87_memory_kernel + (opcode << 3 | (modrm >> 3 & 7)) * 4;
-    uint64_t flags = (interp_flags(c) & 0xff) << 8;
+    uint64_t flags = (interp_flags(c) & 0xff) << 8 | interp_of(c); /* AH for SAHF; AL makes OF by an addition */
     /* FXRSTOR and FXSAVE do not raise pending exceptions, nor does FNINIT. */
-    __asm__ volatile("sahf\n\tfxrstor64 %[image]\n\tcall *%[kernel]\n\tfxsave64 %[image]\n\tfninit\n\tlahf\n\tseto %%al"
+    __asm__ volatile("addb $0x7f, %%al\n\tsahf\n\tfxrstor64 %[image]\n\tcall *%[kernel]\n\tfxsave64 %[image]\n\tfninit\n\tlahf\n\tseto %%al"
                      : "+a"(flags), [image] "+m"(image), "+m"(memory)
                      : [kernel] "r"(kernel), "D"(memory)
                      : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
@@ -144,8 +152,13 @@ void x87_exact(struct icpu *c, const struct iop *o)
     if (o->extra & X87_EXTRA_FLAGS)
         interp_set_arith(c, (flags >> 8 & 0xff) | (flags & 1 ? X86_OF : 0));
     if (o->size)
-        x87_note_memory(c, o, linear);
+        x87_note_memory(c, o, linear - c->segbase[o->seg]);
     else
         x87_note(c, o);
+}
+
+void x87_exact(struct icpu *c, const struct iop *o)
+{
+    run_exact(c, o);
     INTERP_NEXT(c, o);
 }

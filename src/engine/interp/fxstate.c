@@ -1,6 +1,7 @@
 /* engine/interp/fxstate.c - FXSAVE and XSAVE families, LDMXCSR, STMXCSR.
  *
- * Model: states x87 (0) and SSE (1) in the standard format; both count as always in use, so XSAVEOPT saves what it is asked for. The save forms
+ * Model: states x87 (0) and SSE (1) in the standard format. The x87 state counts as in use unless it is the initial one, SSE always, as AMD's
+ * processors have it; XSAVEOPT only leaves out states not in use. The save forms
  * read the area, change what they own and write it back whole, so that a fault changes nothing.
  * As AMD's processors do, the last instruction and operand pointers are saved as zeros unless an unmasked x87 exception is pending.
  * Source: Intel SDM vol. 1 ch. 10.5, 13.4-13.8; AMD APM vol. 2 11.4.
@@ -12,7 +13,7 @@ enum { AREA_MXCSR = 24, AREA_MXCSR_MASK = 28, AREA_ST = 32, AREA_XMM = 160, AREA
 enum { STATE_X87 = 1, STATE_SSE = 2, STATES = STATE_X87 | STATE_SSE };
 
 /* o->extra */
-enum { LAYOUT_REX_W = 1, LAYOUT_XMM16 = 2 };
+enum { LAYOUT_REX_W = 1, LAYOUT_XMM16 = 2, SAVE_USED = 4 };
 
 static void put_x87(const struct icpu *c, const struct iop *o, uint8_t *area)
 {
@@ -84,7 +85,7 @@ static uint64_t area_linear(struct icpu *c, const struct iop *o, unsigned size, 
     return linear;
 }
 
-SSE_HANDLER(fxsave)
+FPU_CALL_HANDLER(fxsave)
 {
     uint8_t area[AREA_LEGACY];
     uint64_t linear = area_linear(c, o, AREA_LEGACY, 16, true);
@@ -92,10 +93,9 @@ SSE_HANDLER(fxsave)
     put_mxcsr(c, area);
     put_xmm(c, o, area);
     interp_store_bytes(c, o, linear, area, AREA_XMM + 16 * xmm_count(o)); /* what follows is not touched */
-    INTERP_NEXT(c, o);
 }
 
-SSE_HANDLER(fxrstor)
+FPU_CALL_HANDLER(fxrstor)
 {
     uint8_t area[AREA_LEGACY];
     interp_load_bytes(c, o, area_linear(c, o, AREA_LEGACY, 16, false), area, sizeof area);
@@ -104,7 +104,14 @@ SSE_HANDLER(fxrstor)
     get_x87(c, o, area);
     sse_set_mxcsr(c, dp_ld32(area + AREA_MXCSR));
     get_xmm(c, o, area);
-    INTERP_NEXT(c, o);
+}
+
+static uint64_t in_use(const struct icpu *c)
+{
+    const struct x86_fpu *f = &c->s.fpu;
+    static const uint8_t zero[8][16];
+    bool initial = f->fcw == X87_FCW_INIT && !f->fsw && !f->ftw && !f->fop && !f->fip && !f->fdp && !memcmp(f->st, zero, sizeof zero);
+    return initial ? STATE_SSE : STATES;
 }
 
 /* States the instruction is about: asked for in EDX:EAX and enabled. */
@@ -113,23 +120,23 @@ static uint64_t requested(const struct icpu *c)
     return (c->s.r[X86_RDX] << 32 | (uint32_t)c->s.r[X86_RAX]) & c->s.xcr0 & STATES;
 }
 
-SSE_HANDLER(xsave)
+FPU_CALL_HANDLER(xsave)
 {
     uint8_t area[AREA_XSAVE];
     uint64_t linear = area_linear(c, o, AREA_XSAVE, 64, true), states = requested(c);
     interp_load_bytes(c, o, linear, area, sizeof area);
-    if (states & STATE_X87)
+    uint64_t used = states & in_use(c), written = o->extra & SAVE_USED ? used : states;
+    if (written & STATE_X87)
         put_x87(c, o, area);
     if (states & STATE_SSE) {
         put_mxcsr(c, area);
         put_xmm(c, o, area);
     }
-    dp_st64(area + AREA_HEADER, dp_ld64(area + AREA_HEADER) | states);
+    dp_st64(area + AREA_HEADER, (dp_ld64(area + AREA_HEADER) & ~states) | used);
     interp_store_bytes(c, o, linear, area, AREA_HEADER + 8);
-    INTERP_NEXT(c, o);
 }
 
-SSE_HANDLER(xrstor)
+FPU_CALL_HANDLER(xrstor)
 {
     uint8_t area[AREA_XSAVE];
     interp_load_bytes(c, o, area_linear(c, o, AREA_XSAVE, 64, false), area, sizeof area);
@@ -152,7 +159,6 @@ SSE_HANDLER(xrstor)
             memset(area + AREA_XMM, 0, 256);
         get_xmm(c, o, area);
     }
-    INTERP_NEXT(c, o);
 }
 
 SSE_HANDLER(ldmxcsr)
@@ -183,7 +189,7 @@ bool sse_lower_state(struct icpu *c, const struct x86_insn *i, struct iop *o)
     case X86_OP_XRSTOR: o->fn = xrstor; x = true; break;
     default: return false;
     }
-    o->extra = (i->rex_w ? LAYOUT_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? LAYOUT_XMM16 : 0);
+    o->extra = (i->rex_w ? LAYOUT_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? LAYOUT_XMM16 : 0) | (i->op == X86_OP_XSAVEOPT ? SAVE_USED : 0);
     if (x && !(c->mode & IMODE_OSXSAVE))
         o->fn = interp_op_ud;
     else if (c->mode & (x ? IMODE_SSE_NM : IMODE_X87_NM)) /* EM matters to the FX forms only */

@@ -65,54 +65,116 @@ static inline void mmx_put64(struct icpu *c, unsigned n, uint64_t v)
 }
 static inline void mmx_put(struct icpu *c, unsigned n, __m128i v) { mmx_put64(c, n, (uint64_t)_mm_cvtsi128_si64(v)); }
 
-/* ---- memory ---- */
-/* TLB misses and odd pages; apart so that the handlers' locals stay in registers. */
-__m128i sse_load_slow(struct icpu *c, const struct iop *o, uint64_t linear) __attribute__((noinline));
-void sse_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, __m128i v) __attribute__((noinline));
-
+/* ---- memory, the long way: every check, any page; may fault ---- */
 static inline __m128i sse_load(struct icpu *c, const struct iop *o, bool align)
 {
     uint64_t linear = interp_linear(c, o, 16, false);
-    if (align && DP_UNLIKELY(linear & 15))
+    __m128i v;
+    if (align && linear & 15)
         interp_fault_code(c, o, X86_GP, 0);
-    const struct itlb *e = interp_tlb(c, linear);
-    if (DP_LIKELY((((linear + 15) & ~0xfffull) | c->tlb_generation) == e->read_tag))
-        return _mm_loadu_si128((const __m128i *)(uintptr_t)(linear + e->addend));
-    return sse_load_slow(c, o, linear);
+    interp_load_bytes(c, o, linear, &v, 16);
+    return v;
 }
 static inline void sse_store(struct icpu *c, const struct iop *o, __m128i v, bool align)
 {
     uint64_t linear = interp_linear(c, o, 16, true);
-    if (align && DP_UNLIKELY(linear & 15))
+    if (align && linear & 15)
         interp_fault_code(c, o, X86_GP, 0);
-    struct itlb *e = interp_tlb(c, linear);
-    uint64_t tag = ((linear + 15) & ~0xfffull) | c->tlb_generation;
-    if (DP_UNLIKELY(tag != atomic_load_explicit(&e->write_tag, memory_order_relaxed))) {
-        sse_store_slow(c, o, linear, v);
-        return;
-    }
-    uint64_t host = linear + e->addend;
-    _mm_storeu_si128((__m128i *)(uintptr_t)host, v);
-    atomic_signal_fence(memory_order_seq_cst); /* as in interp_store64 */
-    if (DP_UNLIKELY(tag != atomic_load_explicit(&e->write_tag, memory_order_relaxed)))
-        interp_store_raced(c, o, host, 16);
+    interp_store_bytes(c, o, linear, &v, 16);
 }
 static inline uint64_t sse_load64(struct icpu *c, const struct iop *o) { return interp_load64(c, o, interp_linear(c, o, 8, false)); }
 static inline uint32_t sse_load32(struct icpu *c, const struct iop *o) { return interp_load32(c, o, interp_linear(c, o, 4, false)); }
 static inline uint16_t sse_load16(struct icpu *c, const struct iop *o) { return interp_load16(c, o, interp_linear(c, o, 2, false)); }
 
-/* Source operands by width: A16 aligned, U16 not, then the low 8, 4 or 2 bytes with zeros above. */
+/* Source operands by width: A16 aligned, U16 not, then the low 8, 4 or 2 bytes with zeros above. LOAD is the long way, READ from a host address. */
 #define SSE_LOAD_A16(c, o) sse_load(c, o, true)
 #define SSE_LOAD_U16(c, o) sse_load(c, o, false)
 #define SSE_LOAD_8(c, o) _mm_cvtsi64_si128((long long)sse_load64(c, o))
 #define SSE_LOAD_4(c, o) _mm_cvtsi32_si128((int)sse_load32(c, o))
 #define SSE_LOAD_2(c, o) _mm_cvtsi32_si128(sse_load16(c, o))
+#define SSE_READ_A16(p) _mm_loadu_si128((const __m128i *)(p))
+#define SSE_READ_U16(p) _mm_loadu_si128((const __m128i *)(p))
+#define SSE_READ_8(p) _mm_cvtsi64_si128((long long)dp_ld64(p))
+#define SSE_READ_4(p) _mm_cvtsi32_si128((int)dp_ld32(p))
+#define SSE_READ_2(p) _mm_cvtsi32_si128(dp_ld16(p))
+#define SSE_BYTES_A16 16, true
+#define SSE_BYTES_U16 16, false
+#define SSE_BYTES_8 8, false
+#define SSE_BYTES_4 4, false
+#define SSE_BYTES_2 2, false
 
-/* ---- handlers ---- */
+/* ---- handlers ----
+ * An operation is an inline function of the source operand: void op(c, o, s). A memory form has a fast handler, which touches no stack, and a
+ * slow twin for everything unusual (TLB miss, misalignment, segment checks, MMIO, pending or unmasked exceptions). */
 #define SSE_HANDLER(name) static void name(struct icpu *c, const struct iop *o)
+#define SSE_OPERATION(name) static inline __attribute__((always_inline)) void name(struct icpu *c, const struct iop *o, __m128i s)
 /* d = d op s and d = op s. volatile: MXCSR is an input and an output the compiler does not see. */
 #define SSE_OP2(insn, d, s) __asm__ volatile(insn " %1, %0" : "+x"(d) : "x"(s))
 #define SSE_OP1(insn, d, s) __asm__ volatile(insn " %1, %0" : "=x"(d) : "x"(s))
+
+#define SSE_FORM_R(name, operation, source)                                                                                              \
+    SSE_HANDLER(name)                                                                                                                    \
+    {                                                                                                                                    \
+        operation(c, o, source);                                                                                                         \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }
+#define SSE_FORM_M(name, operation, width)                                                                                               \
+    FPU_COLD_HANDLER(name##_slow) { operation(c, o, SSE_LOAD_##width(c, o)); }                                                           \
+    SSE_HANDLER(name)                                                                                                                    \
+    {                                                                                                                                    \
+        struct fpu_memory m;                                                                                                             \
+        if (!fpu_fast_read(c, o, SSE_BYTES_##width, &m))                                                                                 \
+            return name##_slow(c, o);                                                                                                    \
+        operation(c, o, SSE_READ_##width(fpu_host(&m)));                                                                                 \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }
+
+/* Stores of a value, 16, 8 or 4 bytes (o->size): the long way's expression uses v. */
+#define SSE_FORM_STORE(name, type, value, bytes, align, long_way)                                                                        \
+    FPU_COLD_HANDLER(name##_slow)                                                                                                        \
+    {                                                                                                                                    \
+        type v = value;                                                                                                                  \
+        long_way;                                                                                                                        \
+    }                                                                                                                                    \
+    SSE_HANDLER(name)                                                                                                                    \
+    {                                                                                                                                    \
+        struct fpu_memory m;                                                                                                             \
+        if (!fpu_fast_write(c, o, bytes, align, &m))                                                                                     \
+            return name##_slow(c, o);                                                                                                    \
+        type v = value;                                                                                                                  \
+        memcpy(fpu_host(&m), &v, bytes);                                                                                                 \
+        if (fpu_raced(&m))                                                                                                               \
+            return fpu_store_raced(c, o);                                                                                                \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }
+
+/* MMX: the same with the check for pending x87 exceptions and the change of the x87 state around. */
+#define MMX_FORM_R(name, operation, source)                                                                                              \
+    SSE_HANDLER(name)                                                                                                                    \
+    {                                                                                                                                    \
+        mmx_begin(c, o);                                                                                                                 \
+        mmx_use(c);                                                                                                                      \
+        operation(c, o, source);                                                                                                         \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }
+#define MMX_FORM_M(name, operation, width)                                                                                               \
+    FPU_COLD_HANDLER(name##_slow)                                                                                                        \
+    {                                                                                                                                    \
+        mmx_begin(c, o);                                                                                                                 \
+        __m128i s = SSE_LOAD_##width(c, o);                                                                                              \
+        mmx_use(c);                                                                                                                      \
+        operation(c, o, s);                                                                                                              \
+    }                                                                                                                                    \
+    SSE_HANDLER(name)                                                                                                                    \
+    {                                                                                                                                    \
+        struct fpu_memory m;                                                                                                             \
+        if (!fpu_fast_read(c, o, SSE_BYTES_##width, &m) || DP_UNLIKELY(c->s.fpu.fsw & X87_ES))                                           \
+            return name##_slow(c, o);                                                                                                    \
+        __m128i s = SSE_READ_##width(fpu_host(&m));                                                                                      \
+        mmx_use(c);                                                                                                                      \
+        operation(c, o, s);                                                                                                              \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }
 
 /* ---- SIMD exceptions ---- */
 /* Runs an operation (a handler's work without the dispatch) while the guest has exceptions unmasked: raises #XM, nothing but the
@@ -120,18 +182,35 @@ static inline uint16_t sse_load16(struct icpu *c, const struct iop *o) { return 
 typedef void sse_work(struct icpu *c, const struct iop *o);
 void sse_precise(struct icpu *c, const struct iop *o, sse_work *work) DP_COLD;
 
-/* The handler over such work. */
-#define SSE_FP_HANDLER(name)                                                                                                             \
-    static inline void name##_work(struct icpu *c, const struct iop *o);                                                                 \
-    static void name(struct icpu *c, const struct iop *o)                                                                                \
+/* Handlers of operations that can raise them: the slow twin takes the precise way when need be. */
+#define SSE_FP_SLOW(name, operation, source)                                                                                             \
+    static DP_COLD void name##_do(struct icpu *c, const struct iop *o) { operation(c, o, source); }                                              \
+    FPU_COLD_HANDLER(name##_slow)                                                                                                        \
+    {                                                                                                                                    \
+        if (c->xm_unmasked)                                                                                                              \
+            sse_precise(c, o, name##_do);                                                                                                \
+        else                                                                                                                             \
+            name##_do(c, o);                                                                                                             \
+    }
+#define SSE_FP_FORM_R(name, operation, source)                                                                                           \
+    SSE_FP_SLOW(name, operation, source)                                                                                                 \
+    SSE_HANDLER(name)                                                                                                                    \
     {                                                                                                                                    \
         if (DP_UNLIKELY(c->xm_unmasked))                                                                                                 \
-            sse_precise(c, o, name##_work);                                                                                              \
-        else                                                                                                                             \
-            name##_work(c, o);                                                                                                           \
+            return name##_slow(c, o);                                                                                                    \
+        operation(c, o, source);                                                                                                         \
         INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
-    static inline void name##_work(struct icpu *c, const struct iop *o)
+    }
+#define SSE_FP_FORM_M(name, operation, width)                                                                                            \
+    SSE_FP_SLOW(name, operation, SSE_LOAD_##width(c, o))                                                                                 \
+    SSE_HANDLER(name)                                                                                                                    \
+    {                                                                                                                                    \
+        struct fpu_memory m;                                                                                                             \
+        if (!fpu_fast_read(c, o, SSE_BYTES_##width, &m) || DP_UNLIKELY(c->xm_unmasked))                                                  \
+            return name##_slow(c, o);                                                                                                    \
+        operation(c, o, SSE_READ_##width(fpu_host(&m)));                                                                                 \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }
 
 /* ---- MXCSR ---- */
 static inline uint32_t sse_host_mxcsr(void) { return _mm_getcsr(); }

@@ -25,7 +25,7 @@ enum {
 struct x87_value { uint8_t byte[10]; };
 
 static inline unsigned x87_top(const struct icpu *c) { return c->s.fpu.fsw >> 11 & 7; }
-static inline unsigned x87_phys(const struct icpu *c, unsigned i) { return (c->s.fpu.fsw >> 11) + i & 7; }
+static inline unsigned x87_phys(const struct icpu *c, unsigned i) { return ((c->s.fpu.fsw >> 11) + i) & 7; }
 static inline struct x87_value *x87_st(struct icpu *c, unsigned i) { return (struct x87_value *)c->s.fpu.st[x87_phys(c, i)]; }
 static inline bool x87_full(const struct icpu *c, unsigned i) { return c->s.fpu.ftw >> x87_phys(c, i) & 1; }
 static inline bool x87_masked(const struct icpu *c) { return (~c->s.fpu.fcw & X87_FLAGS) == 0; }
@@ -46,19 +46,60 @@ static inline void x87_wait(struct icpu *c, const struct iop *o)
     if (DP_UNLIKELY(c->s.fpu.fsw & X87_ES))
         interp_fault(c, o, X86_MF);
 }
-/* Last instruction (o->imm is its FOP) and memory operand. */
+/* Last instruction (o->imm is its FOP) and memory operand (which has a segment: see interp_lower_x87). */
 static inline void x87_note(struct icpu *c, const struct iop *o)
 {
     c->s.fpu.fop = (uint16_t)o->imm;
     c->s.fpu.fip = interp_rip(c, o);
     c->s.fpu.fcs = c->s.seg[X86_CS].sel;
 }
-static inline void x87_note_memory(struct icpu *c, const struct iop *o, uint64_t linear)
+static inline void x87_note_memory(struct icpu *c, const struct iop *o, uint64_t ea)
 {
     x87_note(c, o);
-    c->s.fpu.fdp = linear - c->segbase[o->seg];
-    c->s.fpu.fds = o->seg < X86_SEGS ? c->s.seg[o->seg].sel : 0;
+    c->s.fpu.fdp = ea;
+    c->s.fpu.fds = c->s.seg[o->seg].sel;
 }
+
+/* ---- the short way to memory (SSE too): plain RAM that the TLB knows, no segment to check, not across pages ---- */
+struct fpu_memory { uint64_t ea, host, tag; const struct itlb *entry; };
+static inline void *fpu_host(const struct fpu_memory *m) { return (void *)(uintptr_t)m->host; }
+static inline __attribute__((always_inline)) bool fpu_reach(struct icpu *c, const struct iop *o, unsigned size, bool align, struct fpu_memory *m)
+{
+    m->ea = interp_ea(c, o);
+    uint64_t linear = m->ea + c->segbase[o->seg];
+    m->entry = interp_tlb(c, linear);
+    m->tag = ((linear + size - 1) & ~0xfffull) | c->tlb_generation;
+    m->host = linear + m->entry->addend;
+    return !o->slow_segment && !(align && linear & (size - 1));
+}
+static inline __attribute__((always_inline)) bool fpu_fast_read(struct icpu *c, const struct iop *o, unsigned size, bool align, struct fpu_memory *m)
+{
+    return DP_LIKELY(fpu_reach(c, o, size, align, m) && m->tag == m->entry->read_tag);
+}
+/* After the store: if fpu_raced, the handler ends with fpu_store_raced. */
+static inline __attribute__((always_inline)) bool fpu_fast_write(struct icpu *c, const struct iop *o, unsigned size, bool align, struct fpu_memory *m)
+{
+    return DP_LIKELY(fpu_reach(c, o, size, align, m) && m->tag == atomic_load_explicit(&m->entry->write_tag, memory_order_relaxed));
+}
+static inline bool fpu_raced(const struct fpu_memory *m)
+{
+    atomic_signal_fence(memory_order_seq_cst); /* as in interp_store64 */
+    return DP_UNLIKELY(m->tag != atomic_load_explicit(&m->entry->write_tag, memory_order_relaxed));
+}
+/* A handler: reports the store of o->size bytes just made and goes on. */
+iop_fn fpu_store_raced DP_COLD;
+
+/* A handler whose locals need memory: its work must be a function of its own, or the compiler could not make the dispatch a jump. */
+#define FPU_CALL_HANDLER(name) FPU_CALL_HANDLER_AS(name, __attribute__((noinline)))
+#define FPU_COLD_HANDLER(name) FPU_CALL_HANDLER_AS(name, DP_COLD)
+#define FPU_CALL_HANDLER_AS(name, attributes)                                                                                            \
+    static attributes void name##_work(struct icpu *c, const struct iop *o);                                                             \
+    static attributes void name(struct icpu *c, const struct iop *o)                                                                     \
+    {                                                                                                                                    \
+        name##_work(c, o);                                                                                                               \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }                                                                                                                                    \
+    static void name##_work(struct icpu *c, const struct iop *o)
 
 /* Normalises a control and status word pair as the hardware does and brings the host's unit in line. */
 void x87_set_control(struct icpu *c, uint16_t fcw, uint16_t fsw);

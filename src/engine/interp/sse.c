@@ -1,27 +1,17 @@
-/* engine/interp/sse.c - lowering of SSE and MMX instructions, and the slow paths their files share.
+/* engine/interp/sse.c - lowering of SSE and MMX instructions.
  *
  * Model: see interp_sse.h. Whether the units may be used at all is part of the block's mode and decided here.
- * Source: Intel SDM vol. 3 table 2-? (CR0.EM, TS, CR4.OSFXSR), vol. 2 instruction headings.
+ * Source: Intel SDM vol. 3 2.5 (CR0.EM, CR0.TS, CR4.OSFXSR) and 13.1, vol. 2 instruction headings.
  */
 #include "engine/interp/interp_sse.h"
-
-__m128i sse_load_slow(struct icpu *c, const struct iop *o, uint64_t linear)
-{
-    __m128i v;
-    interp_load_bytes(c, o, linear, &v, 16);
-    return v;
-}
-
-void sse_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, __m128i v)
-{
-    interp_store_bytes(c, o, linear, &v, 16);
-}
 
 /* The register numbers, destination first (a store's and an extraction's source is b). The shape of the rest is the files' matter. */
 static void set_registers(const struct x86_insn *i, struct iop *o)
 {
     if (i->operand_count > 0 && i->operand[0].kind == X86_REG)
         o->a = i->operand[0].reg_class == X86_RC_MMX ? i->operand[0].reg & 7 : i->operand[0].reg;
+    if (i->operand_count > 0 && i->operand[0].kind == X86_MEM)
+        o->size = i->operand[0].size;
     if (i->operand_count > 1 && i->operand[1].kind == X86_REG)
         o->b = i->operand[1].reg_class == X86_RC_MMX ? i->operand[1].reg & 7 : i->operand[1].reg;
 }

@@ -22,105 +22,101 @@
     X(CVTDQ2PS, "cvtdq2ps", A16) X(CVTPS2DQ, "cvtps2dq", A16) X(CVTTPS2DQ, "cvttps2dq", A16)                                             \
     X(CVTDQ2PD, "cvtdq2pd", 8) X(CVTPD2DQ, "cvtpd2dq", A16) X(CVTTPD2DQ, "cvttpd2dq", A16)
 
-#define FP_BODY(name, suffix, source, op)                                                                                                \
-    SSE_FP_HANDLER(name##_##suffix)                                                                                                      \
+#define FP_FORMS(name, width, op)                                                                                                        \
+    SSE_OPERATION(name##_xmm)                                                                                                            \
     {                                                                                                                                    \
-        __m128i s = source;                                                                                                              \
         __m128i d = sse_get(c, o->a);                                                                                                    \
         op;                                                                                                                              \
         sse_put(c, o->a, d);                                                                                                             \
-    }
-#define BINARY(name, insn, width)                                                                                                        \
-    FP_BODY(name, xr, sse_get(c, o->b), SSE_OP2(insn, d, s))                                                                             \
-    FP_BODY(name, xm, SSE_LOAD_##width(c, o), SSE_OP2(insn, d, s))
-#define UNARY(name, insn, width)                                                                                                         \
-    FP_BODY(name, xr, sse_get(c, o->b), SSE_OP1(insn, d, s))                                                                             \
-    FP_BODY(name, xm, SSE_LOAD_##width(c, o), SSE_OP1(insn, d, s))
+    }                                                                                                                                    \
+    SSE_FP_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                               \
+    SSE_FP_FORM_M(name##_xm, name##_xmm, width)
+#define BINARY(name, insn, width) FP_FORMS(name, width, SSE_OP2(insn, d, s))
+#define UNARY(name, insn, width) FP_FORMS(name, width, SSE_OP1(insn, d, s))
 BINARY_OPS(BINARY)
 UNARY_OPS(UNARY)
 
 /* ---- comparisons into the flags ---- */
 #define COMPARE_OPS(X) X(COMISS, "comiss", 4) X(COMISD, "comisd", 8) X(UCOMISS, "ucomiss", 4) X(UCOMISD, "ucomisd", 8)
-#define COMPARE_BODY(name, insn, suffix, source)                                                                                         \
-    SSE_FP_HANDLER(name##_##suffix)                                                                                                      \
+#define COMPARE(name, insn, width)                                                                                                       \
+    SSE_OPERATION(name##_xmm)                                                                                                            \
     {                                                                                                                                    \
-        __m128i s = source, d = sse_get(c, o->a);                                                                                        \
         unsigned zf, pf, cf;                                                                                                             \
-        __asm__ volatile(insn " %4, %3" : "=@ccz"(zf), "=@ccp"(pf), "=@ccc"(cf) : "x"(d), "x"(s));                                       \
+        __asm__ volatile(insn " %4, %3" : "=@ccz"(zf), "=@ccp"(pf), "=@ccc"(cf) : "x"(sse_get(c, o->a)), "x"(s));                        \
         c->lf_result = !zf; /* OF, SF, AF are cleared; lf_aux as interp_set_arith would */                                               \
         c->lf_aux = cf << 31 | cf << 30 | (pf ^ zf) << 8;                                                                                \
-    }
-#define COMPARE(name, insn, width)                                                                                                       \
-    COMPARE_BODY(name, insn, xr, sse_get(c, o->b))                                                                                       \
-    COMPARE_BODY(name, insn, xm, SSE_LOAD_##width(c, o))
+    }                                                                                                                                    \
+    SSE_FP_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                               \
+    SSE_FP_FORM_M(name##_xm, name##_xmm, width)
 COMPARE_OPS(COMPARE)
 
 /* ---- conversions from and to general registers ---- */
 #define FROM_GPR_OPS(X) X(CVTSI2SS, "cvtsi2ss") X(CVTSI2SD, "cvtsi2sd")
-#define FROM_GPR_BODY(name, insn, suffix, type, source)                                                                                  \
-    SSE_FP_HANDLER(name##_##suffix)                                                                                                      \
+#define FROM_GPR_SIZE(name, insn, bits, width)                                                                                           \
+    SSE_OPERATION(name##_##bits)                                                                                                         \
     {                                                                                                                                    \
-        type s = (type)(source);                                                                                                         \
         __m128i d = sse_get(c, o->a);                                                                                                    \
-        __asm__ volatile(insn " %1, %0" : "+x"(d) : "r"(s));                                                                             \
+        __asm__ volatile(insn " %1, %0" : "+x"(d) : "r"((uint##bits##_t)_mm_cvtsi128_si64(s)));                                          \
         sse_put(c, o->a, d);                                                                                                             \
-    }
-#define FROM_GPR(name, insn)                                                                                                             \
-    FROM_GPR_BODY(name, insn "l", r32, uint32_t, c->s.r[o->b])                                                                           \
-    FROM_GPR_BODY(name, insn "q", r64, uint64_t, c->s.r[o->b])                                                                           \
-    FROM_GPR_BODY(name, insn "l", m32, uint32_t, sse_load32(c, o))                                                                       \
-    FROM_GPR_BODY(name, insn "q", m64, uint64_t, sse_load64(c, o))
+    }                                                                                                                                    \
+    SSE_FP_FORM_R(name##_r##bits, name##_##bits, _mm_cvtsi64_si128((long long)c->s.r[o->b]))                                             \
+    SSE_FP_FORM_M(name##_m##bits, name##_##bits, width)
+#define FROM_GPR(name, insn) FROM_GPR_SIZE(name, insn "l", 32, 4) FROM_GPR_SIZE(name, insn "q", 64, 8)
 FROM_GPR_OPS(FROM_GPR)
 
 #define TO_GPR_OPS(X)                                                                                                                    \
     X(CVTSS2SI, "cvtss2si", 4) X(CVTTSS2SI, "cvttss2si", 4) X(CVTSD2SI, "cvtsd2si", 8) X(CVTTSD2SI, "cvttsd2si", 8)
-#define TO_GPR_BODY(name, insn, suffix, type, source)                                                                                    \
-    SSE_FP_HANDLER(name##_##suffix)                                                                                                      \
+#define TO_GPR_SIZE(name, insn, bits, width)                                                                                             \
+    SSE_OPERATION(name##_##bits)                                                                                                         \
     {                                                                                                                                    \
-        __m128i s = source;                                                                                                              \
-        type d;                                                                                                                          \
+        uint##bits##_t d;                                                                                                                \
         __asm__ volatile(insn " %1, %0" : "=r"(d) : "x"(s));                                                                             \
         c->s.r[o->a] = d;                                                                                                                \
-    }
-#define TO_GPR(name, insn, width)                                                                                                        \
-    TO_GPR_BODY(name, insn, r32, uint32_t, sse_get(c, o->b))                                                                             \
-    TO_GPR_BODY(name, insn, r64, uint64_t, sse_get(c, o->b))                                                                             \
-    TO_GPR_BODY(name, insn, m32, uint32_t, SSE_LOAD_##width(c, o))                                                                       \
-    TO_GPR_BODY(name, insn, m64, uint64_t, SSE_LOAD_##width(c, o))
+    }                                                                                                                                    \
+    SSE_FP_FORM_R(name##_r##bits, name##_##bits, sse_get(c, o->b))                                                                       \
+    SSE_FP_FORM_M(name##_m##bits, name##_##bits, width)
+#define TO_GPR(name, insn, width) TO_GPR_SIZE(name, insn, 32, width) TO_GPR_SIZE(name, insn, 64, width)
 TO_GPR_OPS(TO_GPR)
 
 /* ---- conversions from and to MMX: by the packed XMM conversion of two elements, the others being zero (which converts exactly) ----
  * From memory CVTPI2PS and CVTPI2PD leave the x87 state alone. */
-#define MMX_SOURCE_BODY(name, suffix, prepare, source, op)                                                                               \
-    SSE_FP_HANDLER(name##_##suffix)                                                                                                      \
-    {                                                                                                                                    \
-        prepare;                                                                                                                         \
-        __m128i s = source, d = sse_get(c, o->a), t;                                                                                     \
-        op;                                                                                                                              \
-        sse_put(c, o->a, d);                                                                                                             \
-    }
-#define CVTPI2PS_OP SSE_OP1("cvtdq2ps", t, s); d = _mm_castpd_si128(_mm_move_sd(_mm_castsi128_pd(d), _mm_castsi128_pd(t)))
-#define CVTPI2PD_OP SSE_OP1("cvtdq2pd", t, s); d = t
-MMX_SOURCE_BODY(CVTPI2PS, xr, mmx_begin(c, o); mmx_use(c), mmx_get(c, o->b), CVTPI2PS_OP)
-MMX_SOURCE_BODY(CVTPI2PS, xm, , SSE_LOAD_8(c, o), CVTPI2PS_OP)
-MMX_SOURCE_BODY(CVTPI2PD, xr, mmx_begin(c, o); mmx_use(c), mmx_get(c, o->b), CVTPI2PD_OP)
-MMX_SOURCE_BODY(CVTPI2PD, xm, , SSE_LOAD_8(c, o), CVTPI2PD_OP)
+SSE_OPERATION(CVTPI2PS_xmm)
+{
+    __m128i t;
+    SSE_OP1("cvtdq2ps", t, s);
+    sse_put64(c, o->a, (uint64_t)_mm_cvtsi128_si64(t));
+}
+SSE_OPERATION(CVTPI2PD_xmm)
+{
+    __m128i t;
+    SSE_OP1("cvtdq2pd", t, s);
+    sse_put(c, o->a, t);
+}
+static inline __m128i mmx_source(struct icpu *c, const struct iop *o)
+{
+    mmx_begin(c, o);
+    mmx_use(c);
+    return mmx_get(c, o->b);
+}
+SSE_FP_FORM_R(CVTPI2PS_xr, CVTPI2PS_xmm, mmx_source(c, o))
+SSE_FP_FORM_M(CVTPI2PS_xm, CVTPI2PS_xmm, 8)
+SSE_FP_FORM_R(CVTPI2PD_xr, CVTPI2PD_xmm, mmx_source(c, o))
+SSE_FP_FORM_M(CVTPI2PD_xm, CVTPI2PD_xmm, 8)
 
 #define TO_MMX_OPS(X)                                                                                                                    \
     X(CVTPS2PI, "cvtps2dq", sse_get_low(c, o->b), 8) X(CVTTPS2PI, "cvttps2dq", sse_get_low(c, o->b), 8)                                  \
     X(CVTPD2PI, "cvtpd2dq", sse_get(c, o->b), A16) X(CVTTPD2PI, "cvttpd2dq", sse_get(c, o->b), A16)
-#define TO_MMX_BODY(name, insn, suffix, source)                                                                                          \
-    SSE_FP_HANDLER(name##_##suffix)                                                                                                      \
+#define TO_MMX(name, insn, source, width)                                                                                                \
+    SSE_OPERATION(name##_mmx)                                                                                                            \
     {                                                                                                                                    \
+        __m128i d;                                                                                                                       \
         mmx_begin(c, o);                                                                                                                 \
-        __m128i s = source, d;                                                                                                           \
         mmx_use(c);                                                                                                                      \
         SSE_OP1(insn, d, s);                                                                                                             \
         mmx_put(c, o->a, d);                                                                                                             \
-    }
-#define TO_MMX(name, insn, source, width)                                                                                                \
-    TO_MMX_BODY(name, insn, mr, source)                                                                                                  \
-    TO_MMX_BODY(name, insn, mm, SSE_LOAD_##width(c, o))
+    }                                                                                                                                    \
+    SSE_FP_FORM_R(name##_mr, name##_mmx, source)                                                                                         \
+    SSE_FP_FORM_M(name##_mm, name##_mmx, width)
 TO_MMX_OPS(TO_MMX)
 
 /* ---- unmasked exceptions ---- */

@@ -9,7 +9,7 @@
 #include "engine/interp/interp_sse.h"
 
 #define KERNEL_SIZE 8
-/* text uses \i as the immediate. */
+/* insn uses sse_i as the immediate. */
 #define KERNELS(name, insn, count)                                                                                                       \
     extern const char sse_kernel_##name[] __attribute__((visibility("hidden")));                                                         \
     __asm__(".pushsection .text\n .p2align 5\n sse_kernel_" #name ":\n .set sse_i, 0\n .rept " #count "\n .p2align 3, 0xcc\n " insn        \
@@ -48,81 +48,49 @@ static inline __m128i kernel_call(uint64_t kernel, __m128i d, __m128i s)
     return x0;
 }
 
-#define BODY(define, name, suffix, source)                                                                                               \
-    define(name##_##suffix)                                                                                                              \
-    {                                                                                                                                    \
-        __m128i s = source;                                                                                                              \
-        sse_put(c, o->a, kernel_call(o->imm, sse_get(c, o->a), s));                                                                      \
-        BODY_END_##define                                                                                                                \
-    }
-#define BODY_END_SSE_HANDLER INTERP_NEXT(c, o);
-#define BODY_END_SSE_FP_HANDLER
-#define PERMUTE(name, insn, count, width)                                                                                                \
-    BODY(SSE_HANDLER, name, xr, sse_get(c, o->b))                                                                                        \
-    BODY(SSE_HANDLER, name, xm, SSE_LOAD_##width(c, o))
-#define FP(name, insn, count, width)                                                                                                     \
-    BODY(SSE_FP_HANDLER, name, xr, sse_get(c, o->b))                                                                                     \
-    BODY(SSE_FP_HANDLER, name, xm, SSE_LOAD_##width(c, o))
-/* The permutations do the same with the operands, only the kernel differs. */
-PERMUTE(permute, , , A16)
-FP_OPS(FP)
+SSE_OPERATION(call_xmm) { sse_put(c, o->a, kernel_call(o->imm, sse_get(c, o->a), s)); }
+
+/* All the permutations do the same with their operands, only the kernel differs. */
+SSE_FORM_R(permute_xr, call_xmm, sse_get(c, o->b))
+SSE_FORM_M(permute_xm, call_xmm, A16)
 static const struct sse_forms permute_forms = { permute_xr, permute_xm, NULL, NULL };
-
+/* So do those with SIMD exceptions, by width. */
+SSE_FP_FORM_R(fp_xr, call_xmm, sse_get(c, o->b))
+SSE_FP_FORM_M(fp_xm_A16, call_xmm, A16)
+SSE_FP_FORM_M(fp_xm_8, call_xmm, 8)
+SSE_FP_FORM_M(fp_xm_4, call_xmm, 4)
 /* The memory form loads one float and takes no element number: the loaded one is element 0 (imm bits 7:6 reduced by lowering). */
-BODY(SSE_HANDLER, INSERTPS, xm, SSE_LOAD_4(c, o))
-
-SSE_HANDLER(shift_bytes)
-{
-    sse_put(c, o->a, kernel_call(o->imm, sse_get(c, o->a), _mm_setzero_si128()));
-    INTERP_NEXT(c, o);
-}
+SSE_FORM_M(INSERTPS_xm, call_xmm, 4)
+SSE_FORM_R(shift_bytes, call_xmm, _mm_setzero_si128())
 
 /* MMX: PALIGNR of 8 bytes is a shift of destination:source; PSHUFW is PSHUFLW of the low half. */
-#define MMX_BODY(name, source, op)                                                                                                       \
-    SSE_HANDLER(name)                                                                                                                    \
-    {                                                                                                                                    \
-        mmx_begin(c, o);                                                                                                                 \
-        __m128i s = source;                                                                                                              \
-        mmx_use(c);                                                                                                                      \
-        mmx_put(c, o->a, op);                                                                                                            \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
-MMX_BODY(PALIGNR_mr, mmx_get(c, o->b), kernel_call(o->imm, _mm_unpacklo_epi64(s, mmx_get(c, o->a)), s))
-MMX_BODY(PALIGNR_mm, SSE_LOAD_8(c, o), kernel_call(o->imm, _mm_unpacklo_epi64(s, mmx_get(c, o->a)), s))
-MMX_BODY(PSHUFW_mr, mmx_get(c, o->b), kernel_call(o->imm, s, s))
-MMX_BODY(PSHUFW_mm, SSE_LOAD_8(c, o), kernel_call(o->imm, s, s))
+SSE_OPERATION(PALIGNR_mmx) { mmx_put(c, o->a, kernel_call(o->imm, _mm_unpacklo_epi64(s, mmx_get(c, o->a)), s)); }
+SSE_OPERATION(PSHUFW_mmx) { mmx_put(c, o->a, kernel_call(o->imm, s, s)); }
+MMX_FORM_R(PALIGNR_mr, PALIGNR_mmx, mmx_get(c, o->b))
+MMX_FORM_M(PALIGNR_mm, PALIGNR_mmx, 8)
+MMX_FORM_R(PSHUFW_mr, PSHUFW_mmx, mmx_get(c, o->b))
+MMX_FORM_M(PSHUFW_mm, PSHUFW_mmx, 8)
 
 /* ---- string comparisons ---- */
-struct pcmp { __m128i mask; uint64_t index; unsigned cf, zf, sf, of; };
-static inline void pcmp_call(const struct icpu *c, uint64_t kernel, __m128i d, __m128i s, struct pcmp *p)
+struct pcmp { __m128i mask; uint64_t index; };
+static inline struct pcmp pcmp_call(struct icpu *c, const struct iop *o, __m128i s)
 {
-    register __m128i x0 __asm__("xmm0") = d;
+    register __m128i x0 __asm__("xmm0") = sse_get(c, o->a);
     register __m128i x1 __asm__("xmm1") = s;
     uint64_t rcx = 0; /* the mask forms leave it alone */
+    bool cf, zf, sf, of;
     __asm__ volatile("call *%6"
-                     : "+x"(x0), "+c"(rcx), "=@ccc"(p->cf), "=@ccz"(p->zf), "=@ccs"(p->sf), "=@cco"(p->of)
-                     : "r"(kernel), "x"(x1), "a"(c->s.r[X86_RAX]), "d"(c->s.r[X86_RDX]));
-    p->mask = x0;
-    p->index = rcx;
+                     : "+x"(x0), "+c"(rcx), "=@ccc"(cf), "=@ccz"(zf), "=@ccs"(sf), "=@cco"(of)
+                     : "r"(o->imm), "x"(x1), "a"(c->s.r[X86_RAX]), "d"(c->s.r[X86_RDX]));
+    interp_set_arith(c, (cf ? X86_CF : 0) | (zf ? X86_ZF : 0) | (sf ? X86_SF : 0) | (of ? X86_OF : 0));
+    return (struct pcmp){ x0, rcx };
 }
-static inline void pcmp_flags(struct icpu *c, const struct pcmp *p)
-{
-    interp_set_arith(c, (p->cf ? X86_CF : 0) | (p->zf ? X86_ZF : 0) | (p->sf ? X86_SF : 0) | (p->of ? X86_OF : 0));
-}
-#define PCMP_BODY(name, source, result)                                                                                                  \
-    SSE_HANDLER(name)                                                                                                                    \
-    {                                                                                                                                    \
-        __m128i s = source;                                                                                                              \
-        struct pcmp p;                                                                                                                   \
-        pcmp_call(c, o->imm, sse_get(c, o->a), s, &p);                                                                                   \
-        result;                                                                                                                          \
-        pcmp_flags(c, &p);                                                                                                               \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
-PCMP_BODY(pcmp_index_xr, sse_get(c, o->b), c->s.r[X86_RCX] = p.index)
-PCMP_BODY(pcmp_index_xm, SSE_LOAD_U16(c, o), c->s.r[X86_RCX] = p.index)
-PCMP_BODY(pcmp_mask_xr, sse_get(c, o->b), sse_put(c, 0, p.mask))
-PCMP_BODY(pcmp_mask_xm, SSE_LOAD_U16(c, o), sse_put(c, 0, p.mask))
+SSE_OPERATION(pcmp_index) { c->s.r[X86_RCX] = pcmp_call(c, o, s).index; }
+SSE_OPERATION(pcmp_mask) { sse_put(c, 0, pcmp_call(c, o, s).mask); }
+SSE_FORM_R(pcmp_index_xr, pcmp_index, sse_get(c, o->b))
+SSE_FORM_M(pcmp_index_xm, pcmp_index, U16)
+SSE_FORM_R(pcmp_mask_xr, pcmp_mask, sse_get(c, o->b))
+SSE_FORM_M(pcmp_mask_xm, pcmp_mask, U16)
 static const struct sse_forms pcmp_index_forms = { pcmp_index_xr, pcmp_index_xm, NULL, NULL };
 static const struct sse_forms pcmp_mask_forms = { pcmp_mask_xr, pcmp_mask_xm, NULL, NULL };
 
@@ -226,8 +194,8 @@ static bool lower_insert(const struct x86_insn *i, struct iop *o)
     return true;
 }
 
-#define FORMS_XMM(name, ...) static const struct sse_forms name##_forms = { name##_xr, name##_xm, NULL, NULL };
-FP_OPS(FORMS_XMM)
+#define FORMS_FP(name, insn, count, width) static const struct sse_forms name##_forms = { fp_xr, fp_xm_##width, NULL, NULL };
+FP_OPS(FORMS_FP)
 
 #define CASE_PERMUTE(name, insn, count, width)                                                                                           \
     case X86_OP_##name: return lower_kernel(i, o, sse_kernel_##name, imm & (count - 1), &permute_forms);

@@ -62,29 +62,24 @@
     X(PSRLW, "psrlw") X(PSRLD, "psrld") X(PSRLQ, "psrlq")
 
 /* ---- XMM forms ---- */
-#define XMM_BODY(name, suffix, source, op)                                                                                               \
-    SSE_HANDLER(name##_##suffix)                                                                                                         \
+#define XMM_OPERATION(name, op)                                                                                                          \
+    SSE_OPERATION(name##_xmm)                                                                                                            \
     {                                                                                                                                    \
-        __m128i s = source;                                                                                                              \
         __m128i d = sse_get(c, o->a);                                                                                                    \
         op;                                                                                                                              \
         sse_put(c, o->a, d);                                                                                                             \
-        INTERP_NEXT(c, o);                                                                                                               \
     }
-#define XMM_BINARY(name, insn)                                                                                                           \
-    XMM_BODY(name, xr, sse_get(c, o->b), SSE_OP2(insn, d, s))                                                                            \
-    XMM_BODY(name, xm, SSE_LOAD_A16(c, o), SSE_OP2(insn, d, s))
-#define XMM_SCALAR(name, insn)                                                                                                           \
-    XMM_BODY(name, xr, sse_get(c, o->b), SSE_OP2(insn, d, s))                                                                            \
-    XMM_BODY(name, xm, SSE_LOAD_4(c, o), SSE_OP2(insn, d, s))
-#define XMM_UNARY(name, insn, width)                                                                                                     \
-    XMM_BODY(name, xr, sse_get(c, o->b), SSE_OP1(insn, d, s))                                                                            \
-    XMM_BODY(name, xm, SSE_LOAD_##width(c, o), SSE_OP1(insn, d, s))
-#define XMM_UNARY_A16(name, insn) XMM_UNARY(name, insn, A16)
+#define XMM_FORMS(name, width, op)                                                                                                       \
+    XMM_OPERATION(name, op)                                                                                                              \
+    SSE_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                                  \
+    SSE_FORM_M(name##_xm, name##_xmm, width)
 #define WITH_XMM0(insn, d, s) __asm__ volatile(insn " %%xmm0, %1, %0" : "+x"(d) : "x"(s), "Yz"(mask))
-#define XMM_XMM0(name, insn)                                                                                                             \
-    XMM_BODY(name, xr, sse_get(c, o->b), __m128i mask = sse_get(c, 0); WITH_XMM0(insn, d, s))                                            \
-    XMM_BODY(name, xm, SSE_LOAD_A16(c, o), __m128i mask = sse_get(c, 0); WITH_XMM0(insn, d, s))
+
+#define XMM_BINARY(name, insn) XMM_FORMS(name, A16, SSE_OP2(insn, d, s))
+#define XMM_SCALAR(name, insn) XMM_FORMS(name, 4, SSE_OP2(insn, d, s))
+#define XMM_UNARY(name, insn, width) XMM_FORMS(name, width, SSE_OP1(insn, d, s))
+#define XMM_UNARY_A16(name, insn) XMM_UNARY(name, insn, A16)
+#define XMM_XMM0(name, insn) XMM_FORMS(name, A16, __m128i mask = sse_get(c, 0); WITH_XMM0(insn, d, s))
 #define XMM_UNPACK_HIGH(name, insn, low) XMM_BINARY(name, insn)
 
 PLAIN_OPS(XMM_BINARY)
@@ -100,25 +95,20 @@ XMM0_OPS(XMM_XMM0)
 XMM_BINARY(PSHUFB, "pshufb")
 
 /* ---- MMX forms ---- */
-#define MMX_BODY(name, suffix, source, op)                                                                                               \
-    SSE_HANDLER(name##_##suffix)                                                                                                         \
+#define MMX_FORMS(name, width, op)                                                                                                       \
+    SSE_OPERATION(name##_mmx)                                                                                                            \
     {                                                                                                                                    \
-        mmx_begin(c, o);                                                                                                                 \
-        __m128i s = source;                                                                                                              \
         __m128i d = mmx_get(c, o->a);                                                                                                    \
-        mmx_use(c);                                                                                                                      \
         op;                                                                                                                              \
         mmx_put(c, o->a, d);                                                                                                             \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
-#define MMX_BOTH(name, op, width)                                                                                                        \
-    MMX_BODY(name, mr, mmx_get(c, o->b), op)                                                                                             \
-    MMX_BODY(name, mm, SSE_LOAD_##width(c, o), op)
-#define MMX_PLAIN(name, insn) MMX_BOTH(name, SSE_OP2(insn, d, s), 8)
-#define MMX_CONCAT(name, insn) MMX_BOTH(name, d = _mm_unpacklo_epi64(d, s); SSE_OP2(insn, d, d), 8)
-#define MMX_UNPACK_HIGH(name, insn, low) MMX_BOTH(name, SSE_OP2(low, d, s); d = _mm_srli_si128(d, 8), 8)
-#define MMX_UNPACK_LOW(name, insn) MMX_BOTH(name, SSE_OP2(insn, d, s), 4)
-#define MMX_UNARY(name, insn) MMX_BOTH(name, SSE_OP1(insn, d, s), 8)
+    }                                                                                                                                    \
+    MMX_FORM_R(name##_mr, name##_mmx, mmx_get(c, o->b))                                                                                  \
+    MMX_FORM_M(name##_mm, name##_mmx, width)
+#define MMX_PLAIN(name, insn) MMX_FORMS(name, 8, SSE_OP2(insn, d, s))
+#define MMX_CONCAT(name, insn) MMX_FORMS(name, 8, d = _mm_unpacklo_epi64(d, s); SSE_OP2(insn, d, d))
+#define MMX_UNPACK_HIGH(name, insn, low) MMX_FORMS(name, 8, SSE_OP2(low, d, s); d = _mm_srli_si128(d, 8))
+#define MMX_UNPACK_LOW(name, insn) MMX_FORMS(name, 4, SSE_OP2(insn, d, s))
+#define MMX_UNARY(name, insn) MMX_FORMS(name, 8, SSE_OP1(insn, d, s))
 
 PLAIN_OPS(MMX_PLAIN)
 CONCAT_OPS(MMX_CONCAT)
@@ -127,45 +117,24 @@ UNPACK_LOW_OPS(MMX_UNPACK_LOW)
 SHIFT_OPS(MMX_PLAIN)
 UNARY_BOTH_OPS(MMX_UNARY)
 /* Indexes are 3 bits wide in the MMX form, 4 in the other. */
-MMX_BOTH(PSHUFB, s = _mm_and_si128(s, _mm_set1_epi8((char)0x87)); SSE_OP2("pshufb", d, s), 8)
+MMX_FORMS(PSHUFB, 8, s = _mm_and_si128(s, _mm_set1_epi8((char)0x87)); SSE_OP2("pshufb", d, s))
 
-/* ---- shifts by an immediate: the count is a register operand on the host (o->imm) ---- */
+/* ---- shifts by an immediate: the count is a register operand on the host ---- */
+#define SHIFT_COUNT _mm_cvtsi32_si128((int)o->imm)
 #define SHIFT_IMMEDIATE(name, insn)                                                                                                      \
-    SSE_HANDLER(name##_xi)                                                                                                               \
-    {                                                                                                                                    \
-        __m128i d = sse_get(c, o->a), s = _mm_cvtsi32_si128((int)o->imm);                                                                \
-        SSE_OP2(insn, d, s);                                                                                                             \
-        sse_put(c, o->a, d);                                                                                                             \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
-    SSE_HANDLER(name##_mi)                                                                                                               \
-    {                                                                                                                                    \
-        mmx_begin(c, o);                                                                                                                 \
-        mmx_use(c);                                                                                                                      \
-        __m128i d = mmx_get(c, o->a), s = _mm_cvtsi32_si128((int)o->imm);                                                                \
-        SSE_OP2(insn, d, s);                                                                                                             \
-        mmx_put(c, o->a, d);                                                                                                             \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
+    SSE_FORM_R(name##_xi, name##_xmm, SHIFT_COUNT)                                                                                       \
+    MMX_FORM_R(name##_mi, name##_mmx, SHIFT_COUNT)
 SHIFT_OPS(SHIFT_IMMEDIATE)
 
 /* ---- PTEST ---- */
-static inline void ptest(struct icpu *c, __m128i d, __m128i s)
+SSE_OPERATION(PTEST_xmm)
 {
     bool zf, cf;
-    __asm__("ptest %3, %2" : "=@ccz"(zf), "=@ccc"(cf) : "x"(d), "x"(s));
+    __asm__("ptest %3, %2" : "=@ccz"(zf), "=@ccc"(cf) : "x"(sse_get(c, o->a)), "x"(s));
     interp_set_arith(c, (zf ? X86_ZF : 0) | (cf ? X86_CF : 0));
 }
-SSE_HANDLER(PTEST_xr)
-{
-    ptest(c, sse_get(c, o->a), sse_get(c, o->b));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(PTEST_xm)
-{
-    ptest(c, sse_get(c, o->a), SSE_LOAD_A16(c, o));
-    INTERP_NEXT(c, o);
-}
+SSE_FORM_R(PTEST_xr, PTEST_xmm, sse_get(c, o->b))
+SSE_FORM_M(PTEST_xm, PTEST_xmm, A16)
 
 /* ---- lowering ---- */
 #define FORMS_BOTH(name, ...) static const struct sse_forms name##_forms = { name##_xr, name##_xm, name##_mr, name##_mm };

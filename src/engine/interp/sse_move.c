@@ -7,33 +7,27 @@
 #include "engine/interp/interp_sse.h"
 
 /* ---- whole registers ---- */
-SSE_HANDLER(copy128)
-{
-    sse_put(c, o->a, sse_get(c, o->b));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(load_aligned)
-{
-    sse_put(c, o->a, sse_load(c, o, true));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(load_unaligned)
-{
-    sse_put(c, o->a, sse_load(c, o, false));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(store_aligned)
-{
-    sse_store(c, o, sse_get(c, o->b), true);
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(store_unaligned)
-{
-    sse_store(c, o, sse_get(c, o->b), false);
-    INTERP_NEXT(c, o);
-}
+SSE_OPERATION(put128) { sse_put(c, o->a, s); }
+SSE_FORM_R(copy128, put128, sse_get(c, o->b))
+SSE_FORM_M(load_aligned, put128, A16)
+SSE_FORM_M(load_unaligned, put128, U16)
+SSE_FORM_STORE(store_aligned, __m128i, sse_get(c, o->b), 16, true, sse_store(c, o, v, true))
+SSE_FORM_STORE(store_unaligned, __m128i, sse_get(c, o->b), 16, false, sse_store(c, o, v, false))
 
-/* ---- 4 and 8 bytes; "zero" clears the rest of the register, "merge" keeps it. ---- */
+/* ---- 4 and 8 bytes; "zero" clears the rest of the register, the others keep it. ---- */
+static inline uint64_t low_half(__m128i s) { return (uint64_t)_mm_cvtsi128_si64(s); }
+SSE_OPERATION(put_low) { sse_put64(c, o->a, low_half(s)); }
+SSE_OPERATION(put_high) { dp_st64(c->s.vec[o->a] + 8, low_half(s)); }
+SSE_FORM_R(copy64_zero, put128, sse_get_low(c, o->b))
+SSE_FORM_M(load32_zero, put128, 4)
+SSE_FORM_M(load64_zero, put128, 8)
+SSE_FORM_M(load_low, put_low, 8)
+SSE_FORM_M(load_high, put_high, 8)
+#define STORE32(v) interp_store32(c, o, interp_linear(c, o, 4, true), v)
+#define STORE64(v) interp_store64(c, o, interp_linear(c, o, 8, true), v)
+SSE_FORM_STORE(store32, uint32_t, sse_get32(c, o->b), 4, false, STORE32(v))
+SSE_FORM_STORE(store64, uint64_t, sse_get64(c, o->b), 8, false, STORE64(v))
+SSE_FORM_STORE(store_high, uint64_t, dp_ld64(c->s.vec[o->b] + 8), 8, false, STORE64(v))
 SSE_HANDLER(merge32)
 {
     sse_put32(c, o->a, sse_get32(c, o->b));
@@ -42,46 +36,6 @@ SSE_HANDLER(merge32)
 SSE_HANDLER(merge64)
 {
     sse_put64(c, o->a, sse_get64(c, o->b));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(copy64_zero)
-{
-    sse_put(c, o->a, sse_get_low(c, o->b));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(load32_zero)
-{
-    sse_put(c, o->a, SSE_LOAD_4(c, o));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(load64_zero)
-{
-    sse_put(c, o->a, SSE_LOAD_8(c, o));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(load_low)
-{
-    sse_put64(c, o->a, sse_load64(c, o));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(load_high)
-{
-    dp_st64(c->s.vec[o->a] + 8, sse_load64(c, o));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(store32)
-{
-    interp_store32(c, o, interp_linear(c, o, 4, true), sse_get32(c, o->b));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(store64)
-{
-    interp_store64(c, o, interp_linear(c, o, 8, true), sse_get64(c, o->b));
-    INTERP_NEXT(c, o);
-}
-SSE_HANDLER(store_high)
-{
-    interp_store64(c, o, interp_linear(c, o, 8, true), dp_ld64(c->s.vec[o->b] + 8));
     INTERP_NEXT(c, o);
 }
 SSE_HANDLER(high_to_low)
@@ -133,27 +87,13 @@ SSE_HANDLER(pmovmskb)
 }
 
 /* ---- MMX ---- */
-SSE_HANDLER(mmx_copy)
-{
-    mmx_begin(c, o);
-    mmx_use(c);
-    mmx_put64(c, o->a, mmx_get64(c, o->b));
-    INTERP_NEXT(c, o);
-}
-#define MMX_LOAD(name, source)                                                                                                           \
-    SSE_HANDLER(name)                                                                                                                    \
-    {                                                                                                                                    \
-        mmx_begin(c, o);                                                                                                                 \
-        uint64_t v = source;                                                                                                             \
-        mmx_use(c);                                                                                                                      \
-        mmx_put64(c, o->a, v);                                                                                                           \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
-MMX_LOAD(mmx_load64, sse_load64(c, o))
-MMX_LOAD(mmx_load32, sse_load32(c, o))
-MMX_LOAD(mmx_from_gpr64, c->s.r[o->b])
-MMX_LOAD(mmx_from_gpr32, (uint32_t)c->s.r[o->b])
-MMX_LOAD(movdq2q, sse_get64(c, o->b))
+SSE_OPERATION(mmx_put_source) { mmx_put(c, o->a, s); }
+MMX_FORM_R(mmx_copy, mmx_put_source, mmx_get(c, o->b))
+MMX_FORM_M(mmx_load64, mmx_put_source, 8)
+MMX_FORM_M(mmx_load32, mmx_put_source, 4)
+MMX_FORM_R(mmx_from_gpr64, mmx_put_source, _mm_cvtsi64_si128((long long)c->s.r[o->b]))
+MMX_FORM_R(mmx_from_gpr32, mmx_put_source, _mm_cvtsi32_si128((int)c->s.r[o->b]))
+MMX_FORM_R(movdq2q, mmx_put_source, sse_get_low(c, o->b))
 #define MMX_READ(name, op)                                                                                                               \
     SSE_HANDLER(name)                                                                                                                    \
     {                                                                                                                                    \
@@ -162,8 +102,8 @@ MMX_LOAD(movdq2q, sse_get64(c, o->b))
         mmx_use(c);                                                                                                                      \
         INTERP_NEXT(c, o);                                                                                                               \
     }
-MMX_READ(mmx_store64, interp_store64(c, o, interp_linear(c, o, 8, true), mmx_get64(c, o->b)))
-MMX_READ(mmx_store32, interp_store32(c, o, interp_linear(c, o, 4, true), (uint32_t)mmx_get64(c, o->b)))
+MMX_READ(mmx_store64, STORE64(mmx_get64(c, o->b)))
+MMX_READ(mmx_store32, STORE32((uint32_t)mmx_get64(c, o->b)))
 MMX_READ(mmx_to_gpr64, c->s.r[o->a] = mmx_get64(c, o->b))
 MMX_READ(mmx_to_gpr32, c->s.r[o->a] = (uint32_t)mmx_get64(c, o->b))
 MMX_READ(movq2dq, sse_put(c, o->a, mmx_get(c, o->b)))

@@ -17,6 +17,9 @@
 #define FULL0 x87_full(c, 0)
 #define FULL0_B (x87_full(c, 0) && x87_full(c, o->b))
 #define ROOM (!x87_full(c, 7))
+#define READABLE(bits) fpu_fast_read(c, o, bits / 8, false, &m)
+#define WRITABLE(bits) fpu_fast_write(c, o, bits / 8, false, &m)
+#define GUEST(bits) (*(uint##bits##_t *)fpu_host(&m))
 
 static inline void set_cc(struct icpu *c, unsigned changed, uint16_t host_fsw)
 {
@@ -46,17 +49,15 @@ static inline void copy_value(struct x87_value *to, const struct x87_value *from
 #define ARITH_MEMORY(name, insn, bits)                                                                                                   \
     HANDLER(name)                                                                                                                        \
     {                                                                                                                                    \
-        FAST_IF(FULL0);                                                                                                                  \
-        uint64_t linear = interp_linear(c, o, bits / 8, false);                                                                          \
-        uint##bits##_t m = interp_load##bits(c, o, linear);                                                                              \
+        struct fpu_memory m;                                                                                                             \
+        FAST_IF(FULL0 && READABLE(bits));                                                                                                \
         struct x87_value *d = x87_st(c, 0);                                                                                              \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "+m"(*d) : "m"(m));                               \
+        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "+m"(*d) : "m"(GUEST(bits)));                     \
         set_cc(c, X87_C1, sw);                                                                                                           \
-        x87_note_memory(c, o, linear);                                                                                                   \
+        x87_note_memory(c, o, m.ea);                                                                                                     \
         INTERP_NEXT(c, o);                                                                                                               \
     }
-#define INTEGER_INSN(insn) "fi" insn
 #define ARITH(name, insn)                                                                                                                \
     ARITH_REGISTER(F##name##_0i, insn, 0, o->b, )                                                                                        \
     ARITH_REGISTER(F##name##_i0, insn, o->b, 0, )                                                                                        \
@@ -121,13 +122,12 @@ COMPARE_REGISTER(FUCOMPP, "fucompp", 2)
 #define COMPARE_MEMORY(name, insn, bits, pops)                                                                                           \
     HANDLER(name)                                                                                                                        \
     {                                                                                                                                    \
-        FAST_IF(FULL0);                                                                                                                  \
-        uint64_t linear = interp_linear(c, o, bits / 8, false);                                                                          \
-        uint##bits##_t m = interp_load##bits(c, o, linear);                                                                              \
+        struct fpu_memory m;                                                                                                             \
+        FAST_IF(FULL0 && READABLE(bits));                                                                                                \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0" : "=a"(sw) : "m"(*x87_st(c, 0)), "m"(m));                                 \
+        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0" : "=a"(sw) : "m"(*x87_st(c, 0)), "m"(GUEST(bits)));                       \
         set_cc(c, X87_CC, sw);                                                                                                           \
-        x87_note_memory(c, o, linear);                                                                                                   \
+        x87_note_memory(c, o, m.ea);                                                                                                     \
         if (pops)                                                                                                                        \
             x87_pop(c);                                                                                                                  \
         INTERP_NEXT(c, o);                                                                                                               \
@@ -176,14 +176,13 @@ COMPARE_FLAGS(FUCOMIP, "fucomip", 1)
 #define LOAD(name, insn, bits)                                                                                                           \
     HANDLER(name)                                                                                                                        \
     {                                                                                                                                    \
-        FAST_IF(ROOM);                                                                                                                   \
-        uint64_t linear = interp_linear(c, o, bits / 8, false);                                                                          \
-        uint##bits##_t m = interp_load##bits(c, o, linear);                                                                              \
+        struct fpu_memory m;                                                                                                             \
+        FAST_IF(ROOM && READABLE(bits));                                                                                                 \
         uint16_t sw;                                                                                                                     \
         x87_push(c);                                                                                                                     \
-        __asm__ volatile(insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "=m"(*x87_st(c, 0)) : "m"(m));                                  \
+        __asm__ volatile(insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "=m"(*x87_st(c, 0)) : "m"(GUEST(bits)));                        \
         set_cc(c, X87_C1, sw);                                                                                                           \
-        x87_note_memory(c, o, linear);                                                                                                   \
+        x87_note_memory(c, o, m.ea);                                                                                                     \
         INTERP_NEXT(c, o);                                                                                                               \
     }
 LOAD(FLD_m32, "flds", 32)
@@ -194,14 +193,12 @@ LOAD(FILD_m64, "fildll", 64)
 
 HANDLER(FLD_m80)
 {
-    FAST_IF(ROOM);
-    uint64_t linear = interp_linear(c, o, 10, false), low = interp_load64(c, o, linear);
-    uint16_t high = interp_load16(c, o, linear + 8);
+    struct fpu_memory m;
+    FAST_IF(ROOM && READABLE(80));
     x87_push(c);
-    dp_st64(x87_st(c, 0)->byte, low);
-    dp_st16(x87_st(c, 0)->byte + 8, high);
+    memcpy(x87_st(c, 0), fpu_host(&m), 10);
     set_cc(c, X87_C1, 0);
-    x87_note_memory(c, o, linear);
+    x87_note_memory(c, o, m.ea);
     INTERP_NEXT(c, o);
 }
 HANDLER(FLD_i)
@@ -232,16 +229,16 @@ CONSTANT_OPS(CONSTANT)
 #define STORE(name, insn, bits, pops)                                                                                                    \
     HANDLER(name)                                                                                                                        \
     {                                                                                                                                    \
-        FAST_IF(FULL0);                                                                                                                  \
-        uint64_t linear = interp_linear(c, o, bits / 8, true);                                                                           \
-        uint##bits##_t m;                                                                                                                \
+        struct fpu_memory m;                                                                                                             \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %2\n\t" insn " %1\n\tfnstsw %0" : "=a"(sw), "=m"(m) : "m"(*x87_st(c, 0)));                                \
-        interp_store##bits(c, o, linear, m);                                                                                             \
+        FAST_IF(FULL0 && WRITABLE(bits));                                                                                                \
+        __asm__ volatile("fldt %2\n\t" insn " %1\n\tfnstsw %0" : "=a"(sw), "=m"(GUEST(bits)) : "m"(*x87_st(c, 0)));                      \
         set_cc(c, X87_C1, sw);                                                                                                           \
-        x87_note_memory(c, o, linear);                                                                                                   \
+        x87_note_memory(c, o, m.ea);                                                                                                     \
         if (pops)                                                                                                                        \
             x87_pop(c);                                                                                                                  \
+        if (fpu_raced(&m))                                                                                                               \
+            return fpu_store_raced(c, o);                                                                                                \
         INTERP_NEXT(c, o);                                                                                                               \
     }
 STORE(FST_m32, "fstps", 32, 0)
@@ -259,18 +256,14 @@ STORE(FISTTP_m64, "fisttpll", 64, 1)
 
 HANDLER(FSTP_m80)
 {
-    FAST_IF(FULL0);
-    uint64_t linear = interp_linear(c, o, 10, true);
-    const struct x87_value *s = x87_st(c, 0);
-    if ((linear & 4095) > 4096 - 10) {
-        interp_store_bytes(c, o, linear, s, 10);
-    } else {
-        interp_store64(c, o, linear, dp_ld64(s->byte));
-        interp_store16(c, o, linear + 8, dp_ld16(s->byte + 8)); /* same page: what let the first one pass lets this one */
-    }
+    struct fpu_memory m;
+    FAST_IF(FULL0 && WRITABLE(80));
+    memcpy(fpu_host(&m), x87_st(c, 0), 10);
     set_cc(c, X87_C1, 0);
-    x87_note_memory(c, o, linear);
+    x87_note_memory(c, o, m.ea);
     x87_pop(c);
+    if (fpu_raced(&m))
+        return fpu_store_raced(c, o);
     INTERP_NEXT(c, o);
 }
 #define STORE_REGISTER(name, after)                                                                                                      \
@@ -404,6 +397,8 @@ bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, b
         unsigned sti = i->rm & 7; /* register forms: ST(i), implied ST(1) for FCOMPP and FUCOMPP by their ModRM too */
         o->size = memory ? memory->size : 0;
         o->extra = 0;
+        if (memory && o->seg >= X86_SEGS)
+            return false;
         if (memory && memory->access & X86_WRITE)
             o->extra |= X87_EXTRA_STORE;
         if (i->op == X86_OP_FCOMI || i->op == X86_OP_FCOMIP || i->op == X86_OP_FUCOMI || i->op == X86_OP_FUCOMIP)

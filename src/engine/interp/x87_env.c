@@ -151,7 +151,7 @@ static void unpack_env(struct icpu *c, unsigned operand_size, const uint8_t *e)
     x87_set_control(c, fcw, fsw);
 }
 
-HANDLER(fnstenv)
+FPU_CALL_HANDLER(fnstenv)
 {
     uint8_t e[ENV32];
     unsigned size = o->size == 2 ? ENV16 : ENV32;
@@ -159,18 +159,16 @@ HANDLER(fnstenv)
     pack_env(c, o->size, e);
     interp_store_bytes(c, o, linear, e, size);
     x87_set_control(c, c->s.fpu.fcw | X87_FLAGS, c->s.fpu.fsw);
-    INTERP_NEXT(c, o);
 }
-HANDLER(fldenv)
+FPU_CALL_HANDLER(fldenv)
 {
     uint8_t e[ENV32];
     unsigned size = o->size == 2 ? ENV16 : ENV32;
     x87_wait(c, o);
     interp_load_bytes(c, o, interp_linear(c, o, size, false), e, size);
     unpack_env(c, o->size, e);
-    INTERP_NEXT(c, o);
 }
-HANDLER(fnsave)
+FPU_CALL_HANDLER(fnsave)
 {
     uint8_t e[ENV32 + STACK], st[8][16];
     unsigned env = o->size == 2 ? ENV16 : ENV32;
@@ -181,9 +179,8 @@ HANDLER(fnsave)
         memcpy(e + env + 10 * i, st[i], 10);
     interp_store_bytes(c, o, linear, e, env + STACK);
     x87_init(c);
-    INTERP_NEXT(c, o);
 }
-HANDLER(frstor)
+FPU_CALL_HANDLER(frstor)
 {
     uint8_t e[ENV32 + STACK], st[8][16];
     unsigned env = o->size == 2 ? ENV16 : ENV32;
@@ -193,7 +190,6 @@ HANDLER(frstor)
     for (unsigned i = 0; i < 8; i++)
         memcpy(st[i], e + env + 10 * i, 10);
     x87_set_stack(c, st);
-    INTERP_NEXT(c, o);
 }
 
 bool x87_lower_env(const struct x86_insn *i, struct iop *o)

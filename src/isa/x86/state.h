@@ -71,6 +71,7 @@ struct x86_state {
     struct x86_seg seg[X86_SEGS], ldtr, tr;
     struct { uint64_t base; uint16_t limit; } gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, cr8; /* cr8 here mirrors the local APIC's TPR >> 4 */
+    uint64_t pdpte[4];          /* PAE paging outside long mode walks these, loaded with CR3 (SDM vol. 3 4.4.1) */
     uint64_t dr[8];
     uint64_t xcr0;
     uint32_t mxcsr;
@@ -102,6 +103,8 @@ struct x86_state {
 extern const struct dp_state_table x86_state_table;
 /* Power-on or INIT values (SDM vol. 3 table 10-1); bsp: runs at F000:FFF0, others wait for SIPI. */
 void x86_state_reset(struct x86_state *s, bool bsp);
+/* INIT: as reset, but x87, SSE, MTRRs, PAT, machine checks, time and other MSRs stay (SDM vol. 3 table 10-1), and so do CR0.CD and NW. */
+void x86_state_on_init(struct x86_state *s, bool bsp);
 /* SIPI: real mode at vector << 12. */
 void x86_state_start_ap(struct x86_state *s, uint8_t vector);
 /* One readable block: registers, segments, control registers. For triple faults and `doppel` debugging. */

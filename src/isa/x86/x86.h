@@ -31,6 +31,9 @@ struct x86_ctx {
     void (*flush)(struct x86_ctx *c, uint64_t linear, bool keep_global);
     void *opaque;
     struct x86_fault fault;
+    /* Set by this module around supervisor pushes and pops: the access is an explicit one, so EFLAGS.AC lifts SMAP for it. Everything else
+     * with user == false (descriptor tables, TSS, IDT) is implicit. Callbacks that ignore it are merely stricter than the manuals. */
+    bool explicit_access;
 };
 /* Fills fault, returns -1. */
 int x86_fault(struct x86_ctx *c, unsigned vector, bool has_error, uint32_t error);
@@ -39,7 +42,8 @@ int x86_fault(struct x86_ctx *c, unsigned vector, bool has_error, uint32_t error
 struct x86_translation {
     uint64_t phys;       /* of the byte asked for */
     uint64_t page_size;  /* 4 KiB, 2 or 4 MiB, 1 GiB; the whole linear space when paging is off counts as 4 KiB */
-    bool writable, user, executable, global, dirty; /* dirty: D is set, so a cached write entry is allowed */
+    bool writable, user, executable, global; /* what the tables say, all levels combined; CR0.WP, SMEP and SMAP are not in it */
+    bool dirty;          /* D is set, so a cached write entry is allowed */
     uint8_t memory_type; /* PAT index */
 };
 /* Walks the tables as access of the given kind and privilege, with every check (P, R/W, U/S, NX, SMEP, SMAP, WP, reserved bits), setting A and D.
@@ -63,7 +67,7 @@ int x86_syscall(struct x86_ctx *c, uint64_t next_rip);
 int x86_sysret(struct x86_ctx *c, unsigned operand_size);
 int x86_sysenter(struct x86_ctx *c);
 int x86_sysexit(struct x86_ctx *c, unsigned operand_size);
-/* LAR, LSL, VERR, VERW: false leaves ZF clear. */
+/* LAR, LSL, VERR, VERW: false leaves ZF clear; unless c->fault.vector is then not 0: reading the descriptor faulted, raise that. */
 bool x86_lar(struct x86_ctx *c, uint16_t selector, uint32_t *rights);
 bool x86_lsl(struct x86_ctx *c, uint16_t selector, uint32_t *limit);
 bool x86_verify(struct x86_ctx *c, uint16_t selector, bool write);
@@ -78,7 +82,10 @@ int x86_deliver(struct x86_ctx *c, unsigned vector, enum x86_event_kind kind, bo
 /* Delivers an exception with everything that follows: CR2, DR6, RF, contributory faults -> #DF -> shutdown (run_state = X86_SHUTDOWN). Returns the number
  * of nested faults (chain into trace). history (may be NULL) gets up to 4 faults for the triple-fault report. */
 unsigned x86_raise(struct x86_ctx *c, const struct x86_fault *f, enum x86_event_kind kind, uint64_t next_rip, struct x86_fault history[4]);
-int x86_task_switch(struct x86_ctx *c, uint16_t selector, enum { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_INT } why, bool has_error, uint32_t error, uint64_t next_rip);
+/* Switches to the task of a TSS selector whose privilege was checked; next_rip is saved in the old one. -1 before the switch leaves the state as it was;
+ * -1 after it (the manuals say so: bad segments of the new task, #DB of its T bit) faults in the new task's context. */
+enum x86_task_why { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_INT };
+int x86_task_switch(struct x86_ctx *c, uint16_t selector, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip);
 
 /* ---- control.c: control registers, debug registers, MSRs ---- */
 int x86_write_cr(struct x86_ctx *c, unsigned cr, uint64_t value); /* 0, 2, 3, 4, 8: reserved bits, mode rules, PAE PDPTEs, flushes */
