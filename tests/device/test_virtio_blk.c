@@ -69,7 +69,8 @@ static unsigned submit(struct rig *r, unsigned slot, uint32_t type, uint64_t sec
 {
     struct buffer v[64] = { { r->header + slot * 16, 16, false } };
     set_header(r, slot, type, sector);
-    memcpy(v + 1, data, count * sizeof(*data));
+    for (unsigned i = 0; i < count; i++)
+        v[i + 1] = data[i];
     v[count + 1] = (struct buffer){ r->status + slot, 1, true };
     unsigned head = ring_add(&r->d, 0, v, count + 2, indirect);
     ring_kick(&r->d, 0);
