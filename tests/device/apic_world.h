@@ -26,10 +26,18 @@ static inline void world_line(void *opaque, enum dp_lapic_line line, unsigned va
 {
     struct note *n = opaque;
     switch (line) {
-    case DP_LAPIC_INTR: atomic_store(&n->intr, value); break;
-    case DP_LAPIC_NMI: n->nmi++; break;
-    case DP_LAPIC_SMI: n->smi++; break;
-    case DP_LAPIC_INIT: n->init++; break;
+    case DP_LAPIC_INTR:
+        atomic_store(&n->intr, value);
+        break;
+    case DP_LAPIC_NMI:
+        n->nmi++;
+        break;
+    case DP_LAPIC_SMI:
+        n->smi++;
+        break;
+    case DP_LAPIC_INIT:
+        n->init++;
+        break;
     case DP_LAPIC_SIPI:
         n->sipi++;
         n->sipi_vector = value;
@@ -52,8 +60,13 @@ static inline void apic_world_init(struct apic_world *w, void (*adjust)(unsigned
     for (unsigned i = 0; i < WORLD_CPUS; i++) {
         w->note[i].world = w;
         struct dp_lapic_wires wires = {
-            .bus = &w->bus, .cpu = {world_line, &w->note[i]}, .id = i, .bsp = i == 0,
-            .tsc = world_tsc, .tsc_opaque = &w->note[i], .tsc_khz = WORLD_TSC_KHZ,
+            .bus = &w->bus,
+            .cpu = {world_line, &w->note[i]},
+            .id = i,
+            .bsp = i == 0,
+            .tsc = world_tsc,
+            .tsc_opaque = &w->note[i],
+            .tsc_khz = WORLD_TSC_KHZ,
         };
         if (adjust)
             adjust(i, &wires);

@@ -6,7 +6,10 @@
 #include "devices/intc/pic.h"
 #include "tests/device/apic_world.h"
 
-struct io_world { struct apic_world w; struct dp_device *io; };
+struct io_world {
+    struct apic_world w;
+    struct dp_device *io;
+};
 
 static struct dp_device *make_on(const struct dp_device_env *env, struct dp_apic_bus *bus)
 {
@@ -52,7 +55,9 @@ static void route(struct io_world *x, unsigned pin, uint8_t destination, uint32_
     io_write(x, 0x10 + 2 * pin, low);
 }
 
-#define WORLD struct io_world x; setup(&x)
+#define WORLD                                                                                                                              \
+    struct io_world x;                                                                                                                     \
+    setup(&x)
 #define REMOTE_IRR 0x4000u
 
 static void registers(void **state)
@@ -249,7 +254,11 @@ static void gsi_routing(void **state)
 /* ---- races: a level line goes up and down in one thread while a processor serves it ---- */
 
 #define RACE_ROUNDS 20000
-struct race { struct io_world *x; atomic_uint level, served; atomic_bool stop; };
+struct race {
+    struct io_world *x;
+    atomic_uint level, served;
+    atomic_bool stop;
+};
 
 static void *race_serve(void *opaque)
 {
@@ -332,9 +341,9 @@ static void hammer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers), cmocka_unit_test(edges), cmocka_unit_test(levels), cmocka_unit_test(directed_eoi),
+        cmocka_unit_test(registers),       cmocka_unit_test(edges),  cmocka_unit_test(levels),      cmocka_unit_test(directed_eoi),
         cmocka_unit_test(nobody_takes_it), cmocka_unit_test(paused), cmocka_unit_test(gsi_routing), cmocka_unit_test(races),
-        cmocka_unit_test(conformance), cmocka_unit_test(hammer),
+        cmocka_unit_test(conformance),     cmocka_unit_test(hammer),
     };
     return cmocka_run_group_tests_name("ioapic", tests, NULL, NULL);
 }

@@ -4,7 +4,9 @@
 #include "devices/intc/pic.h"
 #include "tests/device/apic_world.h"
 
-#define WORLD(adjust) struct apic_world w; apic_world_init(&w, adjust)
+#define WORLD(adjust)                                                                                                                      \
+    struct apic_world w;                                                                                                                   \
+    apic_world_init(&w, adjust)
 
 static void after_reset(void **state)
 {
@@ -406,7 +408,10 @@ static void timer_one_shot(void **state)
     expect(&w, 0, -1);
     advance(&w, 1);
     expect(&w, 0, 0xec);
-    static const struct { uint32_t value; unsigned by; } divide[] = {{0, 2}, {1, 4}, {2, 8}, {3, 16}, {8, 32}, {9, 64}, {0xa, 128}, {0xb, 1}};
+    static const struct {
+        uint32_t value;
+        unsigned by;
+    } divide[] = {{0, 2}, {1, 4}, {2, 8}, {3, 16}, {8, 32}, {9, 64}, {0xa, 128}, {0xb, 1}};
     for (unsigned i = 0; i < DP_ARRAY_LEN(divide); i++) {
         wr(d, 0x3e0, divide[i].value);
         wr(d, 0x380, 10);
@@ -540,9 +545,12 @@ static void timer_deadline(void **state)
 static void base_transitions(void **state)
 {
     enum { OFF = 0, EXTD = 0x400, XAPIC = 0x800, X2APIC = 0xc00 };
-    static const struct { unsigned from, to; bool legal; } step[] = {
-        {OFF, OFF, true}, {OFF, XAPIC, true}, {OFF, X2APIC, false}, {OFF, EXTD, false},
-        {XAPIC, OFF, true}, {XAPIC, XAPIC, true}, {XAPIC, X2APIC, true}, {XAPIC, EXTD, false},
+    static const struct {
+        unsigned from, to;
+        bool legal;
+    } step[] = {
+        {OFF, OFF, true},    {OFF, XAPIC, true},     {OFF, X2APIC, false},   {OFF, EXTD, false},
+        {XAPIC, OFF, true},  {XAPIC, XAPIC, true},   {XAPIC, X2APIC, true},  {XAPIC, EXTD, false},
         {X2APIC, OFF, true}, {X2APIC, XAPIC, false}, {X2APIC, X2APIC, true}, {X2APIC, EXTD, false},
     };
     for (unsigned i = 0; i < DP_ARRAY_LEN(step); i++) {
@@ -594,9 +602,10 @@ static void x2apic(void **state)
     /* Which of the 256 can be read, and written with zero and with ones. */
     for (uint32_t reg = 0; reg < 0x100; reg++) {
         bool array = reg >= 0x10 && reg < 0x28, lvt = reg >= 0x32 && reg < 0x38;
-        bool readable = array || lvt || reg == 2 || reg == 3 || reg == 8 || reg == 0xa || reg == 0xd || reg == 0xf || reg == 0x28 || reg == 0x30 ||
-                        reg == 0x38 || reg == 0x39 || reg == 0x3e;
-        bool writable = lvt || reg == 8 || reg == 0xb || reg == 0xf || reg == 0x28 || reg == 0x30 || reg == 0x38 || reg == 0x3e || reg == 0x3f;
+        bool readable = array || lvt || reg == 2 || reg == 3 || reg == 8 || reg == 0xa || reg == 0xd || reg == 0xf || reg == 0x28 ||
+                        reg == 0x30 || reg == 0x38 || reg == 0x39 || reg == 0x3e;
+        bool writable =
+            lvt || reg == 8 || reg == 0xb || reg == 0xf || reg == 0x28 || reg == 0x30 || reg == 0x38 || reg == 0x3e || reg == 0x3f;
         assert_int_equal(dp_lapic_msr_read(d, 0x800 + reg, &v), readable);
         assert_int_equal(dp_lapic_msr_write(d, 0x800 + reg, reg == 0xf ? 0x1ff : 0), writable);
         assert_false(dp_lapic_msr_write(d, 0x800 + reg, ~0ull));
@@ -720,7 +729,7 @@ static void saved_and_restored(void **state)
     dp_device_reset(d);
     assert_int_equal(w.note[0].intr, 0);
     assert_ok(dp_device_load(d, b.data, b.size, NULL, &e), e);
-    assert_int_equal(w.note[0].intr, 1); /* the line is driven again */
+    assert_int_equal(w.note[0].intr, 1);         /* the line is driven again */
     dp_apic_bus_msi(&w.bus, 0xfee00000, 0x0056); /* input is held while paused */
     dp_device_resume(d);
     expect(&w, 0, 0x56);
@@ -736,8 +745,16 @@ static void saved_and_restored(void **state)
 /* ---- races: three threads send, one processor serves; nothing may get lost ---- */
 
 #define RACE_MESSAGES 20000
-struct race { struct apic_world *w; atomic_uint served[3]; atomic_bool stop; unsigned me; };
-struct sender { struct race *race; unsigned n; };
+struct race {
+    struct apic_world *w;
+    atomic_uint served[3];
+    atomic_bool stop;
+    unsigned me;
+};
+struct sender {
+    struct race *race;
+    unsigned n;
+};
 
 static void *race_send(void *opaque)
 {
@@ -808,16 +825,33 @@ static uint64_t poke(struct dp_device *d, struct dp_random *r)
     if (msr == 0x1b)
         value = (value & 0xd00) | 0xfee00000;
     switch (pick % 12) {
-    case 0: case 1: return dp_lapic_read(d, pick >> 16 & 0x3ff, 1u << (pick >> 32 & 3));
-    case 2: case 3: dp_lapic_write(d, pick >> 16 & 0x3f0, value, 4); return 0;
-    case 4: return dp_lapic_msr_read(d, msr, &out) + out * 2;
-    case 5: return dp_lapic_msr_write(d, msr, value);
-    case 6: return dp_lapic_interrupt_ack(d);
-    case 7: dp_lapic_tpr_write(d, value); return 0;
-    case 8: dp_lapic_lint(d, value & 1, value & 2); return 0;
-    case 9: dp_lapic_write(d, 0xf0, 0x1ff, 4); return 0;
-    case 10: dp_lapic_write(d, 0x300, 0x44000 | (value & 0xff), 4); return 0;
-    default: return dp_lapic_interrupt_pending(d) | dp_lapic_tpr_read(d) << 1;
+    case 0:
+    case 1:
+        return dp_lapic_read(d, pick >> 16 & 0x3ff, 1u << (pick >> 32 & 3));
+    case 2:
+    case 3:
+        dp_lapic_write(d, pick >> 16 & 0x3f0, value, 4);
+        return 0;
+    case 4:
+        return dp_lapic_msr_read(d, msr, &out) + out * 2;
+    case 5:
+        return dp_lapic_msr_write(d, msr, value);
+    case 6:
+        return dp_lapic_interrupt_ack(d);
+    case 7:
+        dp_lapic_tpr_write(d, value);
+        return 0;
+    case 8:
+        dp_lapic_lint(d, value & 1, value & 2);
+        return 0;
+    case 9:
+        dp_lapic_write(d, 0xf0, 0x1ff, 4);
+        return 0;
+    case 10:
+        dp_lapic_write(d, 0x300, 0x44000 | (value & 0xff), 4);
+        return 0;
+    default:
+        return dp_lapic_interrupt_pending(d) | dp_lapic_tpr_read(d) << 1;
     }
 }
 
@@ -862,11 +896,25 @@ static void hammer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(after_reset), cmocka_unit_test(virtual_wire), cmocka_unit_test(priorities), cmocka_unit_test(destinations),
-        cmocka_unit_test(lowest_priority), cmocka_unit_test(signals), cmocka_unit_test(errors), cmocka_unit_test(local_vectors),
-        cmocka_unit_test(external_interrupts), cmocka_unit_test(timer_one_shot), cmocka_unit_test(timer_periodic),
-        cmocka_unit_test(timer_deadline), cmocka_unit_test(base_transitions), cmocka_unit_test(x2apic), cmocka_unit_test(access_sizes),
-        cmocka_unit_test(messages), cmocka_unit_test(saved_and_restored), cmocka_unit_test(races), cmocka_unit_test(conformance),
+        cmocka_unit_test(after_reset),
+        cmocka_unit_test(virtual_wire),
+        cmocka_unit_test(priorities),
+        cmocka_unit_test(destinations),
+        cmocka_unit_test(lowest_priority),
+        cmocka_unit_test(signals),
+        cmocka_unit_test(errors),
+        cmocka_unit_test(local_vectors),
+        cmocka_unit_test(external_interrupts),
+        cmocka_unit_test(timer_one_shot),
+        cmocka_unit_test(timer_periodic),
+        cmocka_unit_test(timer_deadline),
+        cmocka_unit_test(base_transitions),
+        cmocka_unit_test(x2apic),
+        cmocka_unit_test(access_sizes),
+        cmocka_unit_test(messages),
+        cmocka_unit_test(saved_and_restored),
+        cmocka_unit_test(races),
+        cmocka_unit_test(conformance),
         cmocka_unit_test(hammer),
     };
     return cmocka_run_group_tests_name("lapic", tests, NULL, NULL);

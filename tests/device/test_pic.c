@@ -3,7 +3,11 @@
 #include "devices/intc/pic.h"
 #include "tests/device/conformance.h"
 
-struct pic_world { struct conformance_world base; struct dp_device *pic; bool intr; };
+struct pic_world {
+    struct conformance_world base;
+    struct dp_device *pic;
+    bool intr;
+};
 
 static void set_intr(void *opaque, unsigned n, bool level) { ((struct pic_world *)opaque)->intr = level; }
 
@@ -44,7 +48,9 @@ static void teardown(struct pic_world *w)
     conformance_world_fini(&w->base);
 }
 
-#define WORLD struct pic_world w; setup(&w)
+#define WORLD                                                                                                                              \
+    struct pic_world w;                                                                                                                    \
+    setup(&w)
 
 static void raise_irq(struct pic_world *w, unsigned n) { dp_pic_input(w->pic, n, true); }
 static void lower_irq(struct pic_world *w, unsigned n) { dp_pic_input(w->pic, n, false); }
@@ -101,7 +107,7 @@ static void cascade(void **state)
     assert_int_equal(ack(&w), 0x2c);
     assert_int_equal(isr(&w, 0x20), 0x04);
     assert_int_equal(isr(&w, 0xa0), 0x10);
-    raise_irq(&w, 8);  /* higher in the slave, but the master is busy with input 2 */
+    raise_irq(&w, 8); /* higher in the slave, but the master is busy with input 2 */
     assert_false(w.intr);
     raise_irq(&w, 1);
     assert_int_equal(ack(&w), 0x21);
@@ -300,7 +306,12 @@ static void virtual_wire(void **state)
     struct dp_apic_bus bus = {0};
     struct dp_device *lapic = dp_device_alloc(&dp_lapic_class, "lapic", &w.base.env);
     const struct dp_lapic_wires wires = {
-        .bus = &bus, .cpu = {line, &cpu_line}, .bsp = true, .virtual_wire = true, .pic_ack = dp_pic_ack, .pic_opaque = w.pic,
+        .bus = &bus,
+        .cpu = {line, &cpu_line},
+        .bsp = true,
+        .virtual_wire = true,
+        .pic_ack = dp_pic_ack,
+        .pic_opaque = w.pic,
     };
     dp_lapic_wire(lapic, &wires);
     assert_ok(dp_device_init(lapic, &e), e);
@@ -347,8 +358,8 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(priorities), cmocka_unit_test(cascade), cmocka_unit_test(rotation), cmocka_unit_test(special_mask),
-        cmocka_unit_test(poll), cmocka_unit_test(spurious), cmocka_unit_test(levels), cmocka_unit_test(initialisation),
+        cmocka_unit_test(priorities),   cmocka_unit_test(cascade),     cmocka_unit_test(rotation), cmocka_unit_test(special_mask),
+        cmocka_unit_test(poll),         cmocka_unit_test(spurious),    cmocka_unit_test(levels),   cmocka_unit_test(initialisation),
         cmocka_unit_test(virtual_wire), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("pic", tests, NULL, NULL);
