@@ -106,13 +106,8 @@ struct icpu {
     uint64_t lf_result;
     uint32_t lf_aux;
     uint32_t mode;
-<<<<<<< HEAD
-    uint32_t xm_unmasked;       /* MXCSR leaves exceptions unmasked: SSE arithmetic goes the precise way (fpu.c keeps this) */
-    const struct iop *link_from; /* a branch whose link is to be set to the block found next */
-=======
     const struct iop *link_from; /* a branch whose link is to be set to the block found next */
     uint32_t xm_unmasked;       /* MXCSR leaves exceptions unmasked: SSE arithmetic goes the precise way (fpu.c keeps this) */
->>>>>>> main
     struct itlb *tlb;           /* the current kind, or the empty one (alignment checks, data breakpoints) */
     uint64_t tlb_generation;    /* 1..4095, of all kinds */
     uint64_t segbase[8];        /* bases as address formation uses them: 0 for ES CS SS DS in 64-bit mode; [6] = 0 */
