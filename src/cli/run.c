@@ -57,7 +57,6 @@ struct session {
     unsigned console_count;
     bool stdio_taken;
     int signal_fd;
-    bool json;
 };
 
 /* One line on stderr; a terminal in raw mode needs the carriage return. */
@@ -201,33 +200,51 @@ static int open_signals(struct session *s, struct dp_error *e)
     return dp_loop_watch(s->loop, s->signal_fd, EPOLLIN, on_signal, s) ? dp_error_set(e, -EIO, "cannot watch for signals") : 0;
 }
 
-static void print_json(const struct session *s, const char *result, int status, const char *reason)
+/* What is told at the end, taken while there is still a VM to ask. */
+struct summary {
+    const char *result, *engine, *protocol; /* constant strings; engine NULL: no VM was made */
+    char reason[500];
+    int status;
+    double seconds;
+    struct dp_engine_counters counters;
+    struct dp_buffer report;
+};
+
+static void summarize(struct session *s, struct summary *sum)
+{
+    const struct dp_vm_result *r = dp_vm_result(s->vm);
+    sum->result = dp_vm_end_name(r->end);
+    sum->status = r->status & 0xff;
+    snprintf(sum->reason, sizeof sum->reason, "%s", r->reason);
+    dp_buffer_append(&sum->report, r->report.data, r->report.size);
+    sum->engine = dp_vm_engine_name(s->vm);
+    sum->protocol = dp_vm_boot_protocol(s->vm);
+    sum->seconds = (double)dp_vm_uptime_ns(s->vm) / 1e9;
+    dp_vm_counters(s->vm, &sum->counters);
+}
+
+static void print_json(int fd, const struct summary *sum)
 {
     struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "result", json_object_new_string(result));
-    json_object_object_add(o, "status", json_object_new_int(status));
-    json_object_object_add(o, "reason", json_object_new_string(reason));
-    if (s->vm) {
-        struct dp_engine_counters c;
-        dp_vm_counters(s->vm, &c);
+    json_object_object_add(o, "version", json_object_new_string(DOPPEL_VERSION));
+    json_object_object_add(o, "result", json_object_new_string(sum->result));
+    json_object_object_add(o, "status", json_object_new_int(sum->status));
+    json_object_object_add(o, "reason", json_object_new_string(sum->reason));
+    if (sum->engine) {
+        const struct dp_engine_counters *c = &sum->counters;
+        const struct { const char *name; uint64_t value; } rows[] = {
+            {"instructions", c->instructions}, {"blocks_decoded", c->blocks_decoded}, {"blocks_run", c->blocks_run}, {"tlb_misses", c->tlb_misses},
+            {"exceptions", c->exceptions}, {"interrupts", c->interrupts}, {"io", c->io}, {"mmio", c->mmio}, {"code_invalidations", c->code_invalidations},
+        };
         struct json_object *counters = json_object_new_object();
-        json_object_object_add(o, "engine", json_object_new_string(dp_vm_engine_name(s->vm)));
-        json_object_object_add(o, "protocol", json_object_new_string(dp_vm_boot_protocol(s->vm)));
-        json_object_object_add(o, "seconds", json_object_new_double((double)dp_vm_uptime_ns(s->vm) / 1e9));
-#define COUNTER(name) json_object_object_add(counters, #name, json_object_new_int64((int64_t)c.name))
-        COUNTER(instructions);
-        COUNTER(blocks_decoded);
-        COUNTER(blocks_run);
-        COUNTER(tlb_misses);
-        COUNTER(exceptions);
-        COUNTER(interrupts);
-        COUNTER(io);
-        COUNTER(mmio);
-        COUNTER(code_invalidations);
-#undef COUNTER
+        for (size_t i = 0; i < DP_ARRAY_LEN(rows); i++)
+            json_object_object_add(counters, rows[i].name, json_object_new_int64((int64_t)rows[i].value));
+        json_object_object_add(o, "engine", json_object_new_string(sum->engine));
+        json_object_object_add(o, "protocol", json_object_new_string(sum->protocol));
+        json_object_object_add(o, "seconds", json_object_new_double(sum->seconds));
         json_object_object_add(o, "counters", counters);
     }
-    dprintf((int)s->o.json_fd, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+    dprintf(fd, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
     json_object_put(o);
 }
 
@@ -281,24 +298,12 @@ static void announce(const struct session *s)
         say("keys: C-a x ends, C-a c tells the status, C-a h helps, C-a a sends C-a");
 }
 
-static int finish(struct session *s)
-{
-    const struct dp_vm_result *r = dp_vm_result(s->vm);
-    if (r->end == DP_END_TRIPLE_FAULT || r->end == DP_END_ERROR || r->end == DP_END_TIMEOUT || r->end == DP_END_STOPPED)
-        say("%s", r->reason);
-    if (r->report.size)
-        fprintf(stderr, "%s%s", (const char *)r->report.data, r->report.data[r->report.size - 1] == '\n' ? "" : "\n");
-    if (s->json)
-        print_json(s, dp_vm_end_name(r->end), r->status, r->reason);
-    return r->status & 0xff;
-}
-
 static int run(int argc, char **argv)
 {
-    struct session s = {.signal_fd = -1, .o = {.cpus = 1, .json_fd = 0}};
+    struct session s = {.signal_fd = -1, .o = {.cpus = 1}};
+    struct summary sum = {.result = "error"};
     struct dp_error e = {0};
     struct cli_guard guard;
-    int status;
     switch (cli_parse(&cli_run, argc, argv, &s.o, &e)) {
     case CLI_HELP:
         cli_help(&cli_run, stdout);
@@ -307,9 +312,6 @@ static int run(int argc, char **argv)
         say("%s", e.text);
         return EXIT_STATUS_USAGE;
     }
-    s.json = s.o.json || s.o.json_fd;
-    if (!s.o.json_fd)
-        s.o.json_fd = STDERR_FILENO;
     s.trace.sink = trace_line;
     s.trace.opaque = &s;
 
@@ -320,24 +322,26 @@ static int run(int argc, char **argv)
         announce(&s);
         rc = dp_vm_start(s.vm, &e);
     }
-    if (!rc)
+    if (!rc) {
         dp_loop_run(s.loop);
+        summarize(&s, &sum);
+    } else {
+        sum.status = usage ? EXIT_STATUS_USAGE : EXIT_STATUS_ERROR;
+        snprintf(sum.reason, sizeof sum.reason, "%s", e.text);
+    }
 
-    /* Consoles are closed after the processors stopped, which flushes them, and before anything is said, which restores the terminal. */
-    for (unsigned i = 0; i < s.console_count; i++)
-        dp_console_attach(s.consoles[i], NULL);
+    /* Devices leave their consoles, consoles flush and restore the terminal, and only then something is said on it. */
+    dp_vm_destroy(s.vm);
     for (unsigned i = 0; i < s.console_count; i++)
         dp_console_close(s.consoles[i]);
     cli_guard_stop(&guard);
-    if (rc) {
-        status = usage ? EXIT_STATUS_USAGE : EXIT_STATUS_ERROR;
-        say("%s", e.text);
-        if (s.json)
-            print_json(&s, "error", status, e.text);
-    } else {
-        status = finish(&s);
-    }
-    dp_vm_destroy(s.vm);
+    if (strcmp(sum.result, "poweroff") && strcmp(sum.result, "exit"))
+        say("%s", sum.reason);
+    if (sum.report.size)
+        fprintf(stderr, "%.*s%s", (int)sum.report.size, (const char *)sum.report.data, sum.report.data[sum.report.size - 1] == '\n' ? "" : "\n");
+    dp_buffer_fini(&sum.report);
+    if (s.o.json || s.o.json_fd)
+        print_json(s.o.json_fd ? (int)s.o.json_fd : STDERR_FILENO, &sum);
     if (s.signal_fd >= 0) {
         dp_loop_unwatch(s.loop, s.signal_fd);
         close(s.signal_fd);
@@ -345,7 +349,7 @@ static int run(int argc, char **argv)
     dp_loop_destroy(s.loop);
     if (s.trace_file)
         fclose(s.trace_file);
-    return status;
+    return sum.status;
 }
 
 const struct cli_verb cli_run = {

@@ -164,6 +164,7 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
     dp_aml_res_io(&r, c->pm_event, 4);
     dp_aml_res_io(&r, c->pm_control, 2);
     dp_aml_res_io(&r, c->pm_timer, 4);
+    dp_aml_res_io(&r, c->gpe0, 4);
     for (unsigned i = 0; i < c->reserved_count; i++)
         dp_aml_res_io(&r, c->reserved[i].port, c->reserved[i].length);
     dp_aml_resources(a, &r);
@@ -227,9 +228,11 @@ static void fadt(struct dp_buffer *out, const struct dp_acpi_config *c, uint64_t
     dp_st32(p + 56, c->pm_event);
     dp_st32(p + 64, c->pm_control);
     dp_st32(p + 76, c->pm_timer);
-    p[88] = 4; /* lengths: PM1_EVT, PM1_CNT, PM_TMR */
+    dp_st32(p + 80, c->gpe0);
+    p[88] = 4; /* lengths: PM1_EVT, PM1_CNT, PM_TMR, GPE0 */
     p[89] = 2;
     p[91] = 4;
+    p[92] = 4;
     dp_st16(p + 96, 0xfff); /* no C2, no C3 */
     dp_st16(p + 98, 0xfff);
     p[108] = 0x32; /* the century's byte in the CMOS */
@@ -242,6 +245,7 @@ static void fadt(struct dp_buffer *out, const struct dp_acpi_config *c, uint64_t
     gas(p + 148, SPACE_IO, 32, 2, c->pm_event);
     gas(p + 172, SPACE_IO, 16, 2, c->pm_control);
     gas(p + 208, SPACE_IO, 32, 3, c->pm_timer);
+    gas(p + 220, SPACE_IO, 32, 1, c->gpe0);
     /* X_FIRMWARE_CTRL (132) stays 0: then the 32-bit field counts. */
     dp_buffer_append(out, p + HEADER, FADT_SIZE - HEADER);
     table_end(out, at);

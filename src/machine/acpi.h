@@ -16,7 +16,7 @@ struct dp_acpi_config {
     unsigned cpus;                        /* APIC ids are 0..cpus-1 */
     uint32_t lapic_base, ioapic_base;
     uint8_t ioapic_id, sci_gsi;
-    uint16_t pm_event, pm_control, pm_timer, reset_port; /* I/O ports; the timer counts 32 bits */
+    uint16_t pm_event, pm_control, pm_timer, gpe0, reset_port; /* I/O ports; the timer counts 32 bits, GPE0 has 4 bytes */
     uint8_t reset_value, s5_type;         /* SLP_TYP that powers off */
     uint64_t ecam_base;
     uint8_t pci_last_bus;

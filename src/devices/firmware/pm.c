@@ -166,9 +166,9 @@ static void write_reset(void *opaque, uint64_t offset, uint64_t value, unsigned 
         p->device.env->vm.request(p->device.env->vm.opaque, DP_VM_RESET, 0);
 }
 
-static const struct dp_window_ops ops = { .name = "acpi-pm", .read = read, .write = write, .min_size = 1, .max_size = 4 };
-static const struct dp_window_ops reset_ops = { .name = "reset", .read = read_reset, .write = write_reset, .min_size = 1, .max_size = 1 };
-static const struct dp_window_spec windows[] = { { "pm", DP_ACPI_PM_SIZE, &ops, true }, { "reset", 1, &reset_ops, true } };
+static const struct dp_window_ops ops = {.name = "acpi-pm", .read = read, .write = write, .min_size = 1, .max_size = 4};
+static const struct dp_window_ops reset_ops = {.name = "reset", .read = read_reset, .write = write_reset, .min_size = 1, .max_size = 1};
+static const struct dp_window_spec windows[] = {{"pm", DP_ACPI_PM_SIZE, &ops, true}, {"reset", 1, &reset_ops, true}};
 
 /* ---- life ---- */
 
@@ -182,7 +182,7 @@ static const struct dp_field fields[] = {
 static const struct dp_state_table state = DP_STATE_TABLE(struct pm_regs, "acpi-pm", fields);
 
 static const struct dp_property properties[] = {
-    { "timer32", "PM timer of 32 bits instead of 24", DP_PROP_BOOL, offsetof(struct pm, timer32), 1, 0, 1, NULL },
+    {"timer32", "PM timer of 32 bits instead of 24", DP_PROP_BOOL, offsetof(struct pm, timer32), 1, 0, 1, NULL},
 };
 
 void dp_acpi_pm_wire(struct dp_device *d, struct dp_irq sci) { ((struct pm *)d)->sci = sci; }

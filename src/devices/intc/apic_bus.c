@@ -45,8 +45,8 @@ static bool deliver(struct dp_lapic *l, const struct dp_apic_message *m)
     return lapic_signal(l, m->mode, m->vector);
 }
 
-/* Lowest priority: the smallest processor priority class among those that take interrupts. Equal ones take turns by vector, which spreads the
- * vectors and keeps each at one processor's cache, and needs no state. */
+/* Lowest priority: the smallest processor priority class among those that take interrupts. Equal ones take turns by vector, which spreads
+ * the vectors and keeps each at one processor's cache, and needs no state. */
 static unsigned send_lowest(struct dp_apic_bus *bus, const struct dp_apic_message *m, const struct dp_lapic *except)
 {
     struct dp_lapic *best = NULL;
@@ -83,7 +83,10 @@ void apic_bus_send_icr(struct dp_lapic *from, uint64_t icr, bool x2)
     bool level = icr & ICR_LEVEL;
     struct dp_apic_message m = {
         .destination = x2 ? (uint32_t)(icr >> 32) : (uint32_t)(icr >> 56),
-        .vector = ICR_VECTOR(icr), .mode = mode, .logical = icr & ICR_LOGICAL, .wide = x2,
+        .vector = ICR_VECTOR(icr),
+        .mode = mode,
+        .logical = icr & ICR_LOGICAL,
+        .wide = x2,
     };
     if (mode == DP_APIC_RESERVED || mode == DP_APIC_EXTINT)
         return;
@@ -128,7 +131,11 @@ void dp_apic_bus_msi(void *opaque, uint64_t address, uint32_t data)
         return;
     bool redirect = address & 1u << 3, level = data & 1u << 15;
     struct dp_apic_message m = {
-        .destination = address >> 12 & 0xff, .vector = (uint8_t)data, .mode = data >> 8 & 7, .logical = address & 1u << 2, .level = level,
+        .destination = address >> 12 & 0xff,
+        .vector = (uint8_t)data,
+        .mode = data >> 8 & 7,
+        .logical = address & 1u << 2,
+        .level = level,
     };
     if (level && !(data & 1u << 14))
         return; /* the end of a level; only its beginning interrupts */

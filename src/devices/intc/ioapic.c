@@ -13,10 +13,10 @@ enum { REG_ID, REG_VERSION, REG_ARBITRATION, REG_TABLE = 0x10 };
 #define RTE_WRITABLE 0xff0000000001afffull
 
 struct ioapic_regs {
-    uint32_t id;                  /* bits 27-24 */
+    uint32_t id; /* bits 27-24 */
     uint8_t select;
     uint64_t table[DP_IOAPIC_PINS];
-    uint32_t lines;               /* asserted inputs */
+    uint32_t lines; /* asserted inputs */
 };
 
 struct ioapic {
@@ -24,12 +24,16 @@ struct ioapic {
     struct ioapic_regs regs;
     struct dp_apic_bus *bus;
     uint8_t id;
-    uint32_t held;                /* edges that came while paused */
+    uint32_t held; /* edges that came while paused */
     bool running;
 };
 
 /* Messages decided under the lock. */
-struct outbox { unsigned count; uint8_t pin[DP_IOAPIC_PINS]; struct dp_apic_message message[DP_IOAPIC_PINS]; };
+struct outbox {
+    unsigned count;
+    uint8_t pin[DP_IOAPIC_PINS];
+    struct dp_apic_message message[DP_IOAPIC_PINS];
+};
 
 static bool waits_for_eoi(uint64_t rte)
 {
@@ -43,7 +47,11 @@ static void put(struct ioapic *a, struct outbox *o, unsigned pin)
         a->regs.table[pin] |= RTE_REMOTE_IRR;
     o->pin[o->count] = pin;
     o->message[o->count++] = (struct dp_apic_message){
-        .destination = rte >> 56, .vector = (uint8_t)rte, .mode = rte >> 8 & 7, .logical = rte & RTE_LOGICAL, .level = waits_for_eoi(rte),
+        .destination = rte >> 56,
+        .vector = (uint8_t)rte,
+        .mode = rte >> 8 & 7,
+        .logical = rte & RTE_LOGICAL,
+        .level = waits_for_eoi(rte),
     };
 }
 
@@ -60,7 +68,8 @@ static void send(struct ioapic *a, const struct outbox *o)
     for (unsigned i = 0; i < o->count; i++) {
         const struct dp_apic_message *m = &o->message[i];
         unsigned pin = o->pin[i];
-        DP_TRACE(a->device.env->trace, DP_TRACE_IRQ, "%s: pin %u sends vector 0x%02x to 0x%02x", a->device.id, pin, m->vector, m->destination);
+        DP_TRACE(a->device.env->trace, DP_TRACE_IRQ, "%s: pin %u sends vector 0x%02x to 0x%02x", a->device.id, pin, m->vector,
+                 m->destination);
         if ((a->bus ? dp_apic_bus_send(a->bus, m) : 0) || !m->level)
             continue;
         /* Nobody took it, so nobody will end it: the pin may try again when its line or entry changes. */
@@ -74,7 +83,7 @@ static void send(struct ioapic *a, const struct outbox *o)
 void dp_ioapic_input(void *opaque, unsigned n, bool level)
 {
     struct ioapic *a = opaque;
-    struct outbox o = { 0 };
+    struct outbox o = {0};
     if (n >= DP_IOAPIC_PINS)
         return;
     pthread_mutex_lock(&a->device.lock);
@@ -96,7 +105,7 @@ void dp_ioapic_input(void *opaque, unsigned n, bool level)
 static void end_of_interrupt(void *opaque, uint8_t vector)
 {
     struct ioapic *a = opaque;
-    struct outbox o = { 0 };
+    struct outbox o = {0};
     pthread_mutex_lock(&a->device.lock);
     for (unsigned i = 0; i < DP_IOAPIC_PINS; i++)
         if ((uint8_t)a->regs.table[i] == vector && (a->regs.table[i] & RTE_REMOTE_IRR)) {
@@ -153,7 +162,7 @@ static uint64_t read(void *opaque, uint64_t offset, unsigned size)
 static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
 {
     struct ioapic *a = opaque;
-    struct outbox o = { 0 };
+    struct outbox o = {0};
     if (offset == OFFSET_EOI) {
         end_of_interrupt(a, (uint8_t)value);
         return;
@@ -167,8 +176,8 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
     send(a, &o);
 }
 
-static const struct dp_window_ops ops = { .name = "ioapic", .read = read, .write = write, .min_size = 1, .max_size = 4 };
-static const struct dp_window_spec windows[] = { { "registers", 0x1000, &ops, false } };
+static const struct dp_window_ops ops = {.name = "ioapic", .read = read, .write = write, .min_size = 1, .max_size = 4};
+static const struct dp_window_spec windows[] = {{"registers", 0x1000, &ops, false}};
 
 static const struct dp_field fields[] = {
     DP_FIELD_U32(struct ioapic_regs, id, 1, 0, 0x0f000000),
@@ -222,7 +231,7 @@ static void pause_(struct dp_device *d)
 static void resume(struct dp_device *d)
 {
     struct ioapic *a = (struct ioapic *)d;
-    struct outbox o = { 0 };
+    struct outbox o = {0};
     pthread_mutex_lock(&d->lock);
     a->running = true;
     for (unsigned i = 0; i < DP_IOAPIC_PINS; i++) {

@@ -1,15 +1,34 @@
 /* lapic.c - registers and acceptance of interrupts; see lapic.h for the model.
  *
- * Where the processor's line comes from: `pending` is a function of atomics (IRR, PPR, extint), so any thread can compute it, and lapic_sync
- * tells the processor. Two threads may compute different answers and call in the wrong order; therefore each looks again after its call. The
- * last call made then carries a value that was still true after it was made, and whoever changes the truth later makes a later call.
+ * Where the processor's line comes from: `pending` is a function of atomics (IRR, PPR, extint), so any thread can compute it, and
+ * lapic_sync tells the processor. Two threads may compute different answers and call in the wrong order; therefore each looks again after
+ * its call. The last call made then carries a value that was still true after it was made, and whoever changes the truth later makes a
+ * later call.
  */
 #include "devices/intc/lapic_internal.h"
 
 enum {
-    REG_ID = 0x02, REG_VERSION = 0x03, REG_TPR = 0x08, REG_APR = 0x09, REG_PPR = 0x0a, REG_EOI = 0x0b, REG_RRD = 0x0c, REG_LDR = 0x0d,
-    REG_DFR = 0x0e, REG_SVR = 0x0f, REG_ISR = 0x10, REG_TMR = 0x18, REG_IRR = 0x20, REG_ESR = 0x28, REG_ICR = 0x30, REG_ICR2 = 0x31,
-    REG_LVT = 0x32, REG_INITIAL = 0x38, REG_CURRENT = 0x39, REG_DIVIDE = 0x3e, REG_SELF_IPI = 0x3f,
+    REG_ID = 0x02,
+    REG_VERSION = 0x03,
+    REG_TPR = 0x08,
+    REG_APR = 0x09,
+    REG_PPR = 0x0a,
+    REG_EOI = 0x0b,
+    REG_RRD = 0x0c,
+    REG_LDR = 0x0d,
+    REG_DFR = 0x0e,
+    REG_SVR = 0x0f,
+    REG_ISR = 0x10,
+    REG_TMR = 0x18,
+    REG_IRR = 0x20,
+    REG_ESR = 0x28,
+    REG_ICR = 0x30,
+    REG_ICR2 = 0x31,
+    REG_LVT = 0x32,
+    REG_INITIAL = 0x38,
+    REG_CURRENT = 0x39,
+    REG_DIVIDE = 0x3e,
+    REG_SELF_IPI = 0x3f,
 };
 
 #define VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24) /* bit 24: EOI broadcasts can be suppressed */
@@ -19,7 +38,7 @@ enum {
 #define MSR_X2APIC 0x800
 
 /* Writable bits. Delivery status (12) and remote IRR (14) read only; polarity (13) is kept but means nothing, see dp_lapic_lint. */
-static const uint32_t lvt_mask[LVT_COUNT] = { 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff };
+static const uint32_t lvt_mask[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff};
 #define LVT_READ_ONLY 0x5000u
 #define SVR_MASK 0x13ffu
 #define ICR_RESERVED 0xfff32000ull /* of the low half; in x2APIC mode they fault */
@@ -171,7 +190,10 @@ bool lapic_signal(struct dp_lapic *l, enum dp_apic_mode mode, uint8_t vector)
         return false;
     }
     DP_TRACE(l->device.env->trace, DP_TRACE_IRQ, "%s: %s", l->device.id,
-             line == DP_LAPIC_NMI ? "NMI" : line == DP_LAPIC_SMI ? "SMI" : line == DP_LAPIC_INIT ? "INIT" : "SIPI");
+             line == DP_LAPIC_NMI    ? "NMI"
+             : line == DP_LAPIC_SMI  ? "SMI"
+             : line == DP_LAPIC_INIT ? "INIT"
+                                     : "SIPI");
     if (l->wires.cpu.line)
         l->wires.cpu.line(l->wires.cpu.opaque, line, mode == DP_APIC_SIPI ? vector : 1);
     return true;
@@ -520,8 +542,8 @@ static bool write_register(struct dp_lapic *l, unsigned reg, bool x2, uint32_t v
 
 /* ---- the xAPIC page ---- */
 
-/* Registers are 32 bits wide at multiples of 16 (SDM 11.4.1). Smaller loads from them work on every processor we know of; the 12 bytes in between
- * read as zero; stores other than 32 (or the low half of 64) bits are undefined there and ignored here. */
+/* Registers are 32 bits wide at multiples of 16 (SDM 11.4.1). Smaller loads from them work on every processor we know of; the 12 bytes in
+ * between read as zero; stores other than 32 (or the low half of 64) bits are undefined there and ignored here. */
 uint64_t dp_lapic_read(void *apic, uint64_t offset, unsigned size)
 {
     struct dp_lapic *l = lapic_of(apic);
@@ -544,7 +566,8 @@ void dp_lapic_write(void *apic, uint64_t offset, uint64_t value, unsigned size)
     if (!lapic_on(l) || lapic_x2(l))
         return;
     if (offset >= 0x1000 || (offset & 0xf) || size < 4) {
-        dp_trace_guest(l->device.env->trace, "%s: ignored a store of %u bytes at offset 0x%llx", l->device.id, size, (unsigned long long)offset);
+        dp_trace_guest(l->device.env->trace, "%s: ignored a store of %u bytes at offset 0x%llx", l->device.id, size,
+                       (unsigned long long)offset);
         return;
     }
     if (!write_register(l, offset >> 4, false, (uint32_t)value))
@@ -698,7 +721,8 @@ static int check(const void *regs, struct dp_error *e)
     const struct dp_lapic_regs *r = regs;
     uint32_t low = (r->irr[0] | r->isr[0] | r->tmr[0]) & 0xffff;
     if (low)
-        return dp_error_set(e, -EINVAL, "lapic: the saved state holds a pending vector below 16, which no APIC accepts; the state is damaged");
+        return dp_error_set(e, -EINVAL,
+                            "lapic: the saved state holds a pending vector below 16, which no APIC accepts; the state is damaged");
     if ((r->apic_base & (BASE_EN | BASE_EXTD)) == BASE_EXTD)
         return dp_error_set(e, -EINVAL, "lapic: the saved IA32_APIC_BASE has EXTD without EN; the state is damaged");
     return 0;

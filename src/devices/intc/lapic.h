@@ -1,12 +1,11 @@
 /* devices/intc/lapic.h - the local APIC of one processor (xAPIC and x2APIC) and the bus that joins all of them.
  *
- * Model: one device per vCPU. IRR, TMR and whatever decides where a message goes are atomics in regs: any thread posts an interrupt without a
- * lock. ISR, TPR and the timer belong to the device's lock, which is never held while the processor, the PIC or another APIC is called. The
- * processor sees one level, DP_LAPIC_INTR: "interrupt_ack would return something".
- * Invariants: after any change the last value given to sink.line(DP_LAPIC_INTR) is the truth (lapic_sync in lapic.c says why).
- * A message that races with INIT or a software disable of its target counts as having arrived after it.
- * Source: Intel SDM vol. 3 ch. 11 (APIC; 10 in older editions): registers 11.4, messages 11.6, local sources 11.5, acceptance 11.8, MSI 11.11,
- * x2APIC 11.12.
+ * Model: one device per vCPU. IRR, TMR and whatever decides where a message goes are atomics in regs: any thread posts an interrupt without
+ * a lock. ISR, TPR and the timer belong to the device's lock, which is never held while the processor, the PIC or another APIC is called.
+ * The processor sees one level, DP_LAPIC_INTR: "interrupt_ack would return something". Invariants: after any change the last value given to
+ * sink.line(DP_LAPIC_INTR) is the truth (lapic_sync in lapic.c says why). A message that races with INIT or a software disable of its
+ * target counts as having arrived after it. Source: Intel SDM vol. 3 ch. 11 (APIC; 10 in older editions): registers 11.4, messages 11.6,
+ * local sources 11.5, acceptance 11.8, MSI 11.11, x2APIC 11.12.
  */
 #ifndef DP_LAPIC_H
 #define DP_LAPIC_H
@@ -32,13 +31,13 @@ struct dp_apic_bus;
 struct dp_lapic_wires {
     struct dp_apic_bus *bus;
     struct dp_lapic_cpu_sink cpu;
-    uint32_t id;               /* initial APIC id, unique on the bus; the processor's index for the fastest delivery */
+    uint32_t id; /* initial APIC id, unique on the bus; the processor's index for the fastest delivery */
     bool bsp;
     /* Come out of reset as firmware leaves the first processor (SDM 11.5.1, MP spec 3.6.2.2): software-enabled, LINT0 = ExtINT,
      * LINT1 = NMI. For machines that boot a kernel without firmware. */
     bool virtual_wire;
-    uint32_t physical_bits;    /* of guest-physical addresses, for IA32_APIC_BASE; 0 means 40 */
-    uint64_t bus_hz;           /* the timer's clock; 0 means 1 GHz, which CPUID leaf 0x40000010 tells */
+    uint32_t physical_bits; /* of guest-physical addresses, for IA32_APIC_BASE; 0 means 40 */
+    uint64_t bus_hz;        /* the timer's clock; 0 means 1 GHz, which CPUID leaf 0x40000010 tells */
     /* The processor's TSC now, and its rate. Any thread; called with the device's lock held, so it must not call back. */
     uint64_t (*tsc)(void *opaque);
     void *tsc_opaque;
@@ -59,7 +58,7 @@ int dp_lapic_interrupt_ack(void *apic);
 bool dp_lapic_interrupt_pending(void *apic); /* lock-free; any thread */
 uint64_t dp_lapic_read(void *apic, uint64_t offset, unsigned size);
 void dp_lapic_write(void *apic, uint64_t offset, uint64_t value, unsigned size);
-uint8_t dp_lapic_tpr_read(void *apic);       /* the 8-bit register: CR8 is its upper half */
+uint8_t dp_lapic_tpr_read(void *apic); /* the 8-bit register: CR8 is its upper half */
 void dp_lapic_tpr_write(void *apic, uint8_t tpr);
 /* 0x1b IA32_APIC_BASE, 0x6e0 IA32_TSC_DEADLINE, 0x800-0x8ff; false: #GP(0). */
 bool dp_lapic_msr_read(void *apic, uint32_t msr, uint64_t *value);
@@ -75,16 +74,23 @@ void dp_lapic_tsc_changed(struct dp_device *lapic);
 /* ---- the bus ---- */
 
 enum dp_apic_mode {
-    DP_APIC_FIXED, DP_APIC_LOWEST, DP_APIC_SMI, DP_APIC_RESERVED, DP_APIC_NMI, DP_APIC_INIT, DP_APIC_SIPI, DP_APIC_EXTINT,
+    DP_APIC_FIXED,
+    DP_APIC_LOWEST,
+    DP_APIC_SMI,
+    DP_APIC_RESERVED,
+    DP_APIC_NMI,
+    DP_APIC_INIT,
+    DP_APIC_SIPI,
+    DP_APIC_EXTINT,
 };
 
 struct dp_apic_message {
     uint32_t destination;
     uint8_t vector;
-    uint8_t mode;              /* enum dp_apic_mode */
+    uint8_t mode; /* enum dp_apic_mode */
     bool logical;
-    bool level;                /* trigger mode: sets the target's TMR bit, so that its EOI comes back */
-    bool wide;                 /* destination has 32 bits (sent by an x2APIC); else 8, where 0xff is everybody */
+    bool level; /* trigger mode: sets the target's TMR bit, so that its EOI comes back */
+    bool wide;  /* destination has 32 bits (sent by an x2APIC); else 8, where 0xff is everybody */
 };
 
 struct dp_lapic;

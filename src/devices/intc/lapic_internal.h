@@ -15,7 +15,7 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CO
 #define LVT_LEVEL (1u << 15)
 #define LVT_REMOTE_IRR (1u << 14)
 #define LVT_MODE(v) ((v) >> 8 & 7)
-#define LVT_VECTOR(v) ((v) & 0xff)
+#define LVT_VECTOR(v) ((v)&0xff)
 
 enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE };
 #define TIMER_MODE(v) ((v) >> 17 & 3)
@@ -27,17 +27,17 @@ enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE };
 /* Atomic: read or written without the lock, by senders in other threads. */
 struct dp_lapic_regs {
     _Atomic uint64_t apic_base;
-    _Atomic uint32_t id;             /* the xAPIC register; in x2APIC mode the wired id counts */
-    _Atomic uint32_t ldr, dfr, svr;  /* ldr: the xAPIC register */
+    _Atomic uint32_t id;            /* the xAPIC register; in x2APIC mode the wired id counts */
+    _Atomic uint32_t ldr, dfr, svr; /* ldr: the xAPIC register */
     _Atomic uint32_t irr[8], tmr[8];
     _Atomic uint32_t lvt[LVT_COUNT];
-    _Atomic uint32_t esr_pending;    /* collected since the last write of ESR */
-    uint32_t esr;                    /* what reading ESR gives */
+    _Atomic uint32_t esr_pending; /* collected since the last write of ESR */
+    uint32_t esr;                 /* what reading ESR gives */
     uint32_t isr[8];
-    _Atomic uint8_t tpr;             /* written under the lock */
-    uint64_t icr;                    /* x2APIC form; xAPIC destination in bits 63-56 */
-    bool lint[2];                    /* levels of the inputs */
-    _Atomic uint8_t extint_latched;  /* an ExtINT message waits for its INTA */
+    _Atomic uint8_t tpr;            /* written under the lock */
+    uint64_t icr;                   /* x2APIC form; xAPIC destination in bits 63-56 */
+    bool lint[2];                   /* levels of the inputs */
+    _Atomic uint8_t extint_latched; /* an ExtINT message waits for its INTA */
     /* Timer: counted down from timer_first since timer_start (ns), timer_periods times over from timer_initial since then. */
     bool timer_running;
     uint32_t timer_initial, timer_first, timer_divide;
@@ -50,14 +50,15 @@ struct dp_lapic {
     struct dp_lapic_wires wires;
     struct dp_lapic_regs regs;
     struct dp_timer timer;
-    _Atomic uint8_t ppr;             /* derived from tpr and isr */
-    atomic_bool extint;              /* derived: LINT0 or a message asks for an INTA cycle */
-    bool running;                    /* between resume and pause */
+    _Atomic uint8_t ppr; /* derived from tpr and isr */
+    atomic_bool extint;  /* derived: LINT0 or a message asks for an INTA cycle */
+    bool running;        /* between resume and pause */
 };
 
 static inline bool lapic_x2(const struct dp_lapic *l)
 {
-    return (atomic_load_explicit(&((struct dp_lapic *)l)->regs.apic_base, memory_order_relaxed) & (BASE_EN | BASE_EXTD)) == (BASE_EN | BASE_EXTD);
+    return (atomic_load_explicit(&((struct dp_lapic *)l)->regs.apic_base, memory_order_relaxed) & (BASE_EN | BASE_EXTD)) ==
+           (BASE_EN | BASE_EXTD);
 }
 static inline bool lapic_on(const struct dp_lapic *l)
 {

@@ -28,10 +28,7 @@ static uint64_t elapsed(const struct dp_lapic *l, uint64_t now)
     return (uint64_t)((u128)(now - l->regs.timer_start) * bus_hz(l) / 1000000000 >> divide_shift(l));
 }
 
-static uint64_t add_saturated(uint64_t a, u128 b)
-{
-    return b > UINT64_MAX - a ? UINT64_MAX : a + (uint64_t)b;
-}
+static uint64_t add_saturated(uint64_t a, u128 b) { return b > UINT64_MAX - a ? UINT64_MAX : a + (uint64_t)b; }
 
 /* When expiry number timer_periods is due. */
 static uint64_t expiry(const struct dp_lapic *l)

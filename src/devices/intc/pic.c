@@ -4,15 +4,17 @@
 #define CASCADE 2
 
 struct chip {
-    uint8_t irr;          /* edges latched; for level inputs `lines` counts */
+    uint8_t irr; /* edges latched; for level inputs `lines` counts */
     uint8_t lines, imr, isr, elcr;
-    uint8_t base;         /* vector of input 0 */
-    uint8_t first;        /* the input of highest priority */
-    uint8_t step;         /* next ICW at the odd port: 2, 3, 4; 0: initialised */
+    uint8_t base;  /* vector of input 0 */
+    uint8_t first; /* the input of highest priority */
+    uint8_t step;  /* next ICW at the odd port: 2, 3, 4; 0: initialised */
     bool has_icw4, single, read_isr, poll, special_mask, fully_nested, auto_eoi, rotate_auto;
 };
 
-struct pic_regs { struct chip chip[2]; };
+struct pic_regs {
+    struct chip chip[2];
+};
 
 struct pic {
     struct dp_device device;
@@ -20,7 +22,7 @@ struct pic {
     struct dp_irq intr;
 };
 
-static const uint8_t elcr_mask[2] = { 0xf8, 0xde }; /* timer, keyboard, cascade, clock and coprocessor are always edges */
+static const uint8_t elcr_mask[2] = {0xf8, 0xde}; /* timer, keyboard, cascade, clock and coprocessor are always edges */
 
 static uint8_t requests(const struct chip *c) { return (c->irr & ~c->elcr) | (c->lines & c->elcr); }
 
@@ -33,13 +35,13 @@ static unsigned rank(const struct chip *c, uint8_t bits)
     return 8;
 }
 
-/* The input that may interrupt now, -1 for none. */
+/* The input that may interrupt now, -1 for none: in the midst of its initialisation a chip is silent. */
 static int winner(const struct chip *c)
 {
     uint8_t isr = c->special_mask ? c->isr & ~c->imr : c->isr;
     unsigned want = rank(c, requests(c) & ~c->imr), busy = rank(c, isr);
     unsigned n = (c->first + want) & 7;
-    if (want == 8 || want > busy)
+    if (c->step || want == 8 || want > busy)
         return -1;
     /* Equal: already in service. A fully nested master lets its slave interrupt itself; with special mask the bit is masked anyway. */
     if (want == busy && !(c->fully_nested && n == CASCADE))
@@ -127,7 +129,7 @@ int dp_pic_ack(void *opaque)
 static void icw1(struct chip *c, uint8_t v)
 {
     uint8_t elcr = c->elcr, lines = c->lines;
-    *c = (struct chip){ .elcr = elcr, .lines = lines, .step = 2, .base = c->base };
+    *c = (struct chip){.elcr = elcr, .lines = lines, .step = 2, .base = c->base};
     c->has_icw4 = v & 1;
     c->single = v & 2;
 }
@@ -247,37 +249,29 @@ static void write_elcr(void *opaque, uint64_t offset, uint64_t value, unsigned s
     drive(p);
 }
 
-static const struct dp_window_ops master_ops = { .name = "pic", .read = read_master, .write = write_master, .min_size = 1, .max_size = 1 };
-static const struct dp_window_ops slave_ops = { .name = "pic2", .read = read_slave, .write = write_slave, .min_size = 1, .max_size = 1 };
-static const struct dp_window_ops elcr_ops = { .name = "elcr", .read = read_elcr, .write = write_elcr, .min_size = 1, .max_size = 1 };
+static const struct dp_window_ops master_ops = {.name = "pic", .read = read_master, .write = write_master, .min_size = 1, .max_size = 1};
+static const struct dp_window_ops slave_ops = {.name = "pic2", .read = read_slave, .write = write_slave, .min_size = 1, .max_size = 1};
+static const struct dp_window_ops elcr_ops = {.name = "elcr", .read = read_elcr, .write = write_elcr, .min_size = 1, .max_size = 1};
 static const struct dp_window_spec windows[] = {
-    { "master", 2, &master_ops, true },
-    { "slave", 2, &slave_ops, true },
-    { "elcr", 2, &elcr_ops, true },
+    {"master", 2, &master_ops, true},
+    {"slave", 2, &slave_ops, true},
+    {"elcr", 2, &elcr_ops, true},
 };
 
 /* ---- life ---- */
 
 static const struct dp_field chip_fields[] = {
-    DP_FIELD_U8(struct chip, irr, 1, 0, 0),
-    DP_FIELD_U8(struct chip, lines, 2, 0, 0),
-    DP_FIELD_U8(struct chip, imr, 3, 0, 0),
-    DP_FIELD_U8(struct chip, isr, 4, 0, 0),
-    DP_FIELD_U8(struct chip, elcr, 5, 0, 0xfe),
-    DP_FIELD_U8(struct chip, base, 6, 0, 0xf8),
-    DP_FIELD_U8(struct chip, first, 7, 0, 7),
-    DP_FIELD_U8(struct chip, step, 8, 0, 7),
-    DP_FIELD_BOOL(struct chip, has_icw4, 9, 0),
-    DP_FIELD_BOOL(struct chip, single, 10, 0),
-    DP_FIELD_BOOL(struct chip, read_isr, 11, 0),
-    DP_FIELD_BOOL(struct chip, poll, 12, 0),
-    DP_FIELD_BOOL(struct chip, special_mask, 13, 0),
-    DP_FIELD_BOOL(struct chip, fully_nested, 14, 0),
-    DP_FIELD_BOOL(struct chip, auto_eoi, 15, 0),
-    DP_FIELD_BOOL(struct chip, rotate_auto, 16, 0),
+    DP_FIELD_U8(struct chip, irr, 1, 0, 0),          DP_FIELD_U8(struct chip, lines, 2, 0, 0),
+    DP_FIELD_U8(struct chip, imr, 3, 0, 0),          DP_FIELD_U8(struct chip, isr, 4, 0, 0),
+    DP_FIELD_U8(struct chip, elcr, 5, 0, 0xfe),      DP_FIELD_U8(struct chip, base, 6, 0, 0xf8),
+    DP_FIELD_U8(struct chip, first, 7, 0, 7),        DP_FIELD_U8(struct chip, step, 8, 0, 7),
+    DP_FIELD_BOOL(struct chip, has_icw4, 9, 0),      DP_FIELD_BOOL(struct chip, single, 10, 0),
+    DP_FIELD_BOOL(struct chip, read_isr, 11, 0),     DP_FIELD_BOOL(struct chip, poll, 12, 0),
+    DP_FIELD_BOOL(struct chip, special_mask, 13, 0), DP_FIELD_BOOL(struct chip, fully_nested, 14, 0),
+    DP_FIELD_BOOL(struct chip, auto_eoi, 15, 0),     DP_FIELD_BOOL(struct chip, rotate_auto, 16, 0),
 };
 static const struct dp_state_table chip_table = DP_STATE_TABLE(struct chip, "8259", chip_fields);
-static const struct dp_field fields[] = { DP_FIELD_STRUCTS(struct pic_regs, chip, 1, &chip_table) };
+static const struct dp_field fields[] = {DP_FIELD_STRUCTS(struct pic_regs, chip, 1, &chip_table)};
 static const struct dp_state_table state = DP_STATE_TABLE(struct pic_regs, "pic", fields);
 
 void dp_pic_wire(struct dp_device *d, struct dp_irq intr) { ((struct pic *)d)->intr = intr; }

@@ -317,9 +317,6 @@ void dp_pci_function_post_load(struct dp_pci_function *f)
     pthread_mutex_unlock(f->lock);
     map_bars(f);
     drive_intx(f);
-    if (f->config_changed)
-        f->config_changed(f);
-    send_pending(f);
 }
 
 void dp_pci_function_reset(struct dp_pci_function *f)
@@ -329,4 +326,6 @@ void dp_pci_function_reset(struct dp_pci_function *f)
     memcpy(f->regs->config, f->initial, sizeof(f->initial));
     pthread_mutex_unlock(f->lock);
     dp_pci_function_post_load(f);
+    if (f->config_changed)
+        f->config_changed(f);
 }

@@ -78,7 +78,7 @@ bool dp_pci_msix_enabled(const struct dp_pci_function *f);
 void dp_pci_msix_send(struct dp_pci_function *f, unsigned vector);
 void dp_pci_intx(struct dp_pci_function *f, bool level);
 bool dp_pci_bus_master(const struct dp_pci_function *f);
-/* After load: remap BARs, re-drive INTx. */
+/* After load: remap BARs, re-drive INTx. Does not call config_changed. */
 void dp_pci_function_post_load(struct dp_pci_function *f);
 void dp_pci_function_reset(struct dp_pci_function *f); /* BARs, command, MSI-X back to power-on */
 /* One access to configuration space by either mechanism; size 1, 2 or 4 within the 4096 bytes. No lock held. */

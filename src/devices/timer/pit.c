@@ -1,7 +1,8 @@
 /* pit.c - see pit.h. Times are in ticks of 1193182 Hz since VM time 0.
  *
- * A counter holds the count in use (`active`), the count written last (`reload`), the tick `start` at which the count in use was loaded (one
- * tick after what caused it, as the chip loads on the next clock pulse), and, while its gate stops it, how far it had got (`held`).
+ * A counter holds the count in use (`active`), the count written last (`reload`), the tick `start` at which the count in use was loaded
+ * (one tick after what caused it, as the chip loads on the next clock pulse), and, while its gate stops it, how far it had got (`held`; in
+ * mode 1: whether OUT was low when triggered).
  */
 #include "devices/timer/pit.h"
 
@@ -11,15 +12,15 @@
 #define MODE(c) counter_mode[(c)->control >> 1 & 7]
 #define ACCESS(c) ((c)->control >> 4 & 3) /* 1 low byte, 2 high byte, 3 low then high */
 #define BCD(c) ((c)->control & 1)
-static const uint8_t counter_mode[8] = { 0, 1, 2, 3, 4, 5, 2, 3 };
+static const uint8_t counter_mode[8] = {0, 1, 2, 3, 4, 5, 2, 3};
 
 struct counter {
-    uint8_t control;          /* bits 5-0 of the control word */
+    uint8_t control; /* bits 5-0 of the control word */
     bool gate, loaded, counting;
-    bool pending;             /* reload is not yet active */
+    bool pending; /* reload is not yet active */
     uint16_t reload, active;
     uint64_t start, held;
-    uint64_t switch_at;       /* modes 2 and 3: when a pending count takes over */
+    uint64_t switch_at; /* modes 2 and 3: when a pending count takes over */
     bool count_latched, status_latched;
     uint16_t latch;
     uint8_t status;
@@ -29,8 +30,8 @@ struct counter {
 
 struct pit_regs {
     struct counter counter[3];
-    uint8_t port61;           /* bits 3-0 */
-    uint64_t edge;            /* tick of counter 0's next rising OUT; 0: none */
+    uint8_t port61; /* bits 3-0 */
+    uint64_t edge;  /* tick of counter 0's next rising OUT; 0: none */
 };
 
 struct pit {
@@ -111,7 +112,7 @@ static bool out(const struct counter *c, uint64_t t)
     case 0:
         return c->loaded && e >= n;
     case 1:
-        return !c->counting || (int64_t)(t - c->start) < 0 || e >= n;
+        return !c->counting || ((int64_t)(t - c->start) < 0 ? !c->held : e >= n);
     case 2:
         return !c->counting || n == 1 || e % n != n - 1;
     case 3:
@@ -165,17 +166,19 @@ static void set_gate(struct counter *c, bool level, uint64_t t)
     switch (MODE(c)) {
     case 0:
     case 4:
-        if (level) {
+        if (level)
             c->start = t - c->held;
-        } else {
+        else
             c->held = elapsed(c, t);
-        }
         c->counting = level;
         break;
     case 1:
     case 5:
-        if (level)
+        if (level) {
+            bool low = !out(c, t);
             start(c, t);
+            c->held = low; /* a shot triggered again stays low until it is loaded */
+        }
         break;
     default:
         if (level) {
@@ -291,7 +294,7 @@ static void write_control(struct pit *p, uint8_t v, uint64_t t)
         latch_count(c, t);
         return;
     }
-    *c = (struct counter){ .control = v & 0x3f, .gate = c->gate, .reload = c->reload, .active = c->active };
+    *c = (struct counter){.control = v & 0x3f, .gate = c->gate, .reload = c->reload, .active = c->active};
 }
 
 /* ---- the interrupt ---- */
@@ -405,29 +408,21 @@ static void write61(void *opaque, uint64_t offset, uint64_t value, unsigned size
     pthread_mutex_unlock(&p->device.lock);
 }
 
-static const struct dp_window_ops counter_ops = { .name = "pit", .read = read, .write = write, .min_size = 1, .max_size = 1 };
-static const struct dp_window_ops speaker_ops = { .name = "port61", .read = read61, .write = write61, .min_size = 1, .max_size = 1 };
-static const struct dp_window_spec windows[] = { { "counters", 4, &counter_ops, true }, { "speaker", 1, &speaker_ops, true } };
+static const struct dp_window_ops counter_ops = {.name = "pit", .read = read, .write = write, .min_size = 1, .max_size = 1};
+static const struct dp_window_ops speaker_ops = {.name = "port61", .read = read61, .write = write61, .min_size = 1, .max_size = 1};
+static const struct dp_window_spec windows[] = {{"counters", 4, &counter_ops, true}, {"speaker", 1, &speaker_ops, true}};
 
 /* ---- life ---- */
 
 static const struct dp_field counter_fields[] = {
-    DP_FIELD_U8(struct counter, control, 1, 0, 0x3f),
-    DP_FIELD_BOOL(struct counter, gate, 2, 0),
-    DP_FIELD_BOOL(struct counter, loaded, 3, 0),
-    DP_FIELD_BOOL(struct counter, counting, 4, 0),
-    DP_FIELD_BOOL(struct counter, pending, 5, 0),
-    DP_FIELD_U16(struct counter, reload, 6, 0, 0),
-    DP_FIELD_U16(struct counter, active, 7, 0, 0),
-    DP_FIELD_U64(struct counter, start, 8, 0, 0),
-    DP_FIELD_U64(struct counter, held, 9, 0, 0),
-    DP_FIELD_U64(struct counter, switch_at, 10, 0, 0),
-    DP_FIELD_BOOL(struct counter, count_latched, 11, 0),
-    DP_FIELD_BOOL(struct counter, status_latched, 12, 0),
-    DP_FIELD_U16(struct counter, latch, 13, 0, 0),
-    DP_FIELD_U8(struct counter, status, 14, 0, 0),
-    DP_FIELD_U8(struct counter, write_low, 15, 0, 0),
-    DP_FIELD_BOOL(struct counter, write_high, 16, 0),
+    DP_FIELD_U8(struct counter, control, 1, 0, 0x3f),    DP_FIELD_BOOL(struct counter, gate, 2, 0),
+    DP_FIELD_BOOL(struct counter, loaded, 3, 0),         DP_FIELD_BOOL(struct counter, counting, 4, 0),
+    DP_FIELD_BOOL(struct counter, pending, 5, 0),        DP_FIELD_U16(struct counter, reload, 6, 0, 0),
+    DP_FIELD_U16(struct counter, active, 7, 0, 0),       DP_FIELD_U64(struct counter, start, 8, 0, 0),
+    DP_FIELD_U64(struct counter, held, 9, 0, 0),         DP_FIELD_U64(struct counter, switch_at, 10, 0, 0),
+    DP_FIELD_BOOL(struct counter, count_latched, 11, 0), DP_FIELD_BOOL(struct counter, status_latched, 12, 0),
+    DP_FIELD_U16(struct counter, latch, 13, 0, 0),       DP_FIELD_U8(struct counter, status, 14, 0, 0),
+    DP_FIELD_U8(struct counter, write_low, 15, 0, 0),    DP_FIELD_BOOL(struct counter, write_high, 16, 0),
     DP_FIELD_BOOL(struct counter, read_high, 17, 0),
 };
 static const struct dp_state_table counter_table = DP_STATE_TABLE(struct counter, "8254", counter_fields);

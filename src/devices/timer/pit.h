@@ -2,9 +2,9 @@
  *
  * Model: three counters, none of which ticks: each is the tick at which its count was loaded, and reads follow from the VM clock. Counter 0
  * drives IRQ 0, counter 1 (memory refresh) is only readable, counter 2 has its gate and output in port 0x61.
- * OUT of counter 0 as an interrupt: in the periodic modes the line is lowered only just before it rises, so that a slow guest does not lose a
- * request to the second half of a square wave. Edges nearer than 20 us to each other fall together.
- * Source: Intel 8254 datasheet (231164); port 0x61: PIIX3 datasheet 2.5.1.
+ * OUT of counter 0 as an interrupt: in the periodic modes the line is lowered only just before it rises, so that a slow guest does not lose
+ * a request to the second half of a square wave. Edges nearer than 20 us to each other fall together. Source: Intel 8254 datasheet
+ * (231164); port 0x61: PIIX3 datasheet 2.5.1.
  */
 #ifndef DP_PIT_H
 #define DP_PIT_H

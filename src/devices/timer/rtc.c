@@ -2,8 +2,21 @@
 #include "devices/timer/rtc.h"
 
 enum {
-    REG_SECOND, REG_SECOND_ALARM, REG_MINUTE, REG_MINUTE_ALARM, REG_HOUR, REG_HOUR_ALARM, REG_WEEKDAY, REG_DAY, REG_MONTH, REG_YEAR,
-    REG_A, REG_B, REG_C, REG_D, REG_NVRAM,
+    REG_SECOND,
+    REG_SECOND_ALARM,
+    REG_MINUTE,
+    REG_MINUTE_ALARM,
+    REG_HOUR,
+    REG_HOUR_ALARM,
+    REG_WEEKDAY,
+    REG_DAY,
+    REG_MONTH,
+    REG_YEAR,
+    REG_A,
+    REG_B,
+    REG_C,
+    REG_D,
+    REG_NVRAM,
 };
 #define A_UIP 0x80
 #define B_SET 0x80
@@ -26,11 +39,11 @@ enum {
 #define UNIX_EPOCH 62167219200ull /* 1970-01-01 */
 
 struct rtc_regs {
-    uint8_t cmos[128];  /* alarms and NVRAM; the time's bytes count only while it stands */
+    uint8_t cmos[128]; /* alarms and NVRAM; the time's bytes count only while it stands */
     uint8_t index, a, b, c;
-    uint64_t offset;    /* seconds to add to the host's */
-    uint32_t phase;     /* ns to add: when in the host's second ours begins */
-    uint64_t checked;   /* VM time up to which flags were looked for */
+    uint64_t offset;  /* seconds to add to the host's */
+    uint32_t phase;   /* ns to add: when in the host's second ours begins */
+    uint64_t checked; /* VM time up to which flags were looked for */
 };
 
 struct rtc {
@@ -42,7 +55,9 @@ struct rtc {
     bool running;
 };
 
-struct calendar { unsigned second, minute, hour, weekday, day, month, year; };
+struct calendar {
+    unsigned second, minute, hour, weekday, day, month, year;
+};
 
 /* ---- calendar ---- */
 
@@ -51,7 +66,7 @@ static uint64_t days_before_year(uint64_t y) { return 365 * y + (y + 3) / 4 - (y
 
 static unsigned days_in_month(unsigned month, unsigned year)
 {
-    static const uint8_t days[12] = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
+    static const uint8_t days[12] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
     return days[month - 1] + (month == 2 && leap(year));
 }
 
@@ -62,7 +77,7 @@ static struct calendar to_calendar(uint64_t seconds)
         year--;
     while (days_before_year(year + 1) <= day)
         year++;
-    struct calendar c = { rest % 60, rest / 60 % 60, rest / 3600, (day + 6) % 7 + 1, 0, 1, year }; /* 0000-01-01 was a Saturday */
+    struct calendar c = {rest % 60, rest / 60 % 60, rest / 3600, (day + 6) % 7 + 1, 0, 1, year}; /* 0000-01-01 was a Saturday */
     unsigned in_year = day - days_before_year(year);
     while (in_year >= days_in_month(c.month, c.year))
         in_year -= days_in_month(c.month++, c.year);
@@ -110,7 +125,10 @@ static uint64_t vm_time_of(struct rtc *d, uint64_t chain)
     uint64_t zero = chain_at(d, 0);
     return chain > zero ? chain - zero : 0;
 }
-static uint64_t seconds_of(const struct rtc_regs *r, uint64_t chain) { return (UNIX_EPOCH + chain / SECOND_NS + r->offset) % TEN_MILLENNIA; }
+static uint64_t seconds_of(const struct rtc_regs *r, uint64_t chain)
+{
+    return (UNIX_EPOCH + chain / SECOND_NS + r->offset) % TEN_MILLENNIA;
+}
 
 static void put_fields(uint8_t b, uint8_t *cmos, uint64_t seconds)
 {
@@ -128,8 +146,11 @@ static void put_fields(uint8_t b, uint8_t *cmos, uint64_t seconds)
 static uint64_t get_fields(uint8_t b, const uint8_t *cmos)
 {
     struct calendar c = {
-        .second = decode(b, cmos[REG_SECOND]), .minute = decode(b, cmos[REG_MINUTE]), .hour = decode_hour(b, cmos[REG_HOUR]),
-        .day = decode(b, cmos[REG_DAY]), .month = decode(b, cmos[REG_MONTH]),
+        .second = decode(b, cmos[REG_SECOND]),
+        .minute = decode(b, cmos[REG_MINUTE]),
+        .hour = decode_hour(b, cmos[REG_HOUR]),
+        .day = decode(b, cmos[REG_DAY]),
+        .month = decode(b, cmos[REG_MONTH]),
         .year = decode(b, cmos[DP_RTC_CENTURY]) % 100 * 100 + decode(b, cmos[REG_YEAR]) % 100,
     };
     return from_calendar(&c);
@@ -347,8 +368,8 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
         drive(d);
 }
 
-static const struct dp_window_ops ops = { .name = "rtc", .read = read, .write = write, .min_size = 1, .max_size = 1 };
-static const struct dp_window_spec windows[] = { { "cmos", 2, &ops, true } };
+static const struct dp_window_ops ops = {.name = "rtc", .read = read, .write = write, .min_size = 1, .max_size = 1};
+static const struct dp_window_spec windows[] = {{"cmos", 2, &ops, true}};
 
 /* ---- life ---- */
 
@@ -400,8 +421,8 @@ void dp_rtc_set_memory(struct dp_device *d, uint64_t below_4g, uint64_t above_4g
     set_word(d, 0x15, DP_MIN(below_4g, 640u << 10) >> 10); /* KiB of base memory */
     set_word(d, 0x17, extended >> 10);                     /* KiB above 1 MiB, twice */
     set_word(d, 0x30, extended >> 10);
-    set_word(d, 0x34, above_16m >> 16);                    /* 64 KiB units above 16 MiB */
-    uint64_t units = DP_MIN(above_4g >> 16, 0xffffffu);    /* 64 KiB units above 4 GiB */
+    set_word(d, 0x34, above_16m >> 16);                 /* 64 KiB units above 16 MiB */
+    uint64_t units = DP_MIN(above_4g >> 16, 0xffffffu); /* 64 KiB units above 4 GiB */
     for (unsigned i = 0; i < 3; i++)
         dp_rtc_set_nvram(d, 0x5b + i, (uint8_t)(units >> i * 8));
 }

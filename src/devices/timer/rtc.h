@@ -1,10 +1,10 @@
 /* devices/timer/rtc.h - MC146818 real-time clock and CMOS memory.
  *
  * Model: the time is the clock's wall base plus VM time plus what the guest set; nothing ticks. Flags (update, alarm, periodic) are found
- * when somebody looks, and a host timer runs only for interrupts that are enabled. The update cycle ends exactly at the second: UIP is set in
- * the 2228 us before, in which the registers still read the old second.
- * A device reset is a power cycle with a fresh battery: host time, machine's NVRAM. The NMI mask (port 0x70 bit 7) means nothing.
- * Source: Motorola MC146818 datasheet; century byte at 0x32 as in ACPI's FADT.
+ * when somebody looks, and a host timer runs only for interrupts that are enabled. The update cycle ends exactly at the second: UIP is set
+ * in the 2228 us before, in which the registers still read the old second. A device reset is a power cycle with a fresh battery: host time,
+ * machine's NVRAM. The NMI mask (port 0x70 bit 7) means nothing. Source: Motorola MC146818 datasheet; century byte at 0x32 as in ACPI's
+ * FADT.
  */
 #ifndef DP_RTC_H
 #define DP_RTC_H

@@ -74,13 +74,18 @@ static void interrupt(void *transport, unsigned vector)
         dp_pci_msix_send(&a->function, vector);
 }
 
+static void update_dma(struct dp_virtio_pci *a)
+{
+    dp_virtio_lock(a->v);
+    dp_virtio_set_dma(a->v, dp_pci_bus_master(&a->function));
+    dp_virtio_unlock(a->v);
+}
+
 /* The driver changed the command register or MSI-X. */
 static void config_changed(struct dp_pci_function *f)
 {
     struct dp_virtio_pci *a = DP_CONTAINER_OF(f, struct dp_virtio_pci, function);
-    dp_virtio_lock(a->v);
-    dp_virtio_set_dma(a->v, dp_pci_bus_master(f));
-    dp_virtio_unlock(a->v);
+    update_dma(a);
     update_line(a);
 }
 
@@ -311,7 +316,13 @@ static void adapter_reset(struct dp_device *d)
 
 static void adapter_pause(struct dp_device *d) { dp_device_pause(adapter_of(d)->child); }
 static void adapter_resume(struct dp_device *d) { dp_device_resume(adapter_of(d)->child); }
-static void adapter_post_load(struct dp_device *d) { dp_pci_function_post_load(&adapter_of(d)->function); }
+
+/* The level of the line comes with the state; the child's load, which brings isr, drives it anew. */
+static void adapter_post_load(struct dp_device *d)
+{
+    update_dma(adapter_of(d));
+    dp_pci_function_post_load(&adapter_of(d)->function);
+}
 
 const struct dp_device_class dp_virtio_pci_class = {
     .name = "virtio-pci",

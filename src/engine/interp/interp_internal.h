@@ -106,8 +106,8 @@ struct icpu {
     uint64_t lf_result;
     uint32_t lf_aux;
     uint32_t mode;
-    const struct iop *link_from; /* a branch whose link is to be set to the block found next */
     uint32_t xm_unmasked;       /* MXCSR leaves exceptions unmasked: SSE arithmetic goes the precise way (fpu.c keeps this) */
+    const struct iop *link_from; /* a branch whose link is to be set to the block found next */
     struct itlb *tlb;           /* the current kind, or the empty one (alignment checks, data breakpoints) */
     uint64_t tlb_generation;    /* 1..4095, of all kinds */
     uint64_t segbase[8];        /* bases as address formation uses them: 0 for ES CS SS DS in 64-bit mode; [6] = 0 */
@@ -152,11 +152,11 @@ struct icpu {
 #define INTERP_TAIL 0
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) __attribute__((musttail)) return (o)->fn(c, o)
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); __attribute__((musttail)) return go_->fn(c, go_); } while (0)
 #endif
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) return (o)->fn(c, o) /* gcc -O2 makes this a jump */
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); return go_->fn(c, go_); } while (0) /* gcc -O2 makes this a jump */
 #endif
 #else
 #define INTERP_TAIL 0

@@ -77,9 +77,11 @@ int boot_linux_bzimage(struct boot *b, struct x86_state *cpu, const char **proto
     if (f->size < 0x206 || memcmp(f->data + BP_MAGIC, "HdrS", 4) || dp_ld16(f->data + BP_BOOT_FLAG) != 0xaa55)
         return 0;
 
+    if (f->size < BP_E820_TABLE)
+        return dp_error_set(e, -ENOEXEC, "kernel %s is truncated: %" PRIu64 " bytes hold no whole Linux header", f->name, f->size);
     uint8_t params[BP_SIZE] = {0};
-    /* The header ends where the jump at its start leads to; what a short file lacks reads as zero and is refused by version or size below. */
-    uint64_t header_end = DP_MIN(BP_MAGIC + (uint64_t)f->data[BP_JUMP_LENGTH], DP_MIN((uint64_t)BP_E820_TABLE, f->size));
+    /* The header ends where the jump at its start leads to. */
+    uint64_t header_end = DP_MIN(BP_MAGIC + (uint64_t)f->data[BP_JUMP_LENGTH], (uint64_t)BP_E820_TABLE);
     memcpy(params + BP_SETUP_SECTS, f->data + BP_SETUP_SECTS, header_end - BP_SETUP_SECTS);
 
     unsigned version = dp_ld16(params + BP_VERSION);
