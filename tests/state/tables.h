@@ -5,6 +5,7 @@
 #define DP_TESTS_TABLES_H
 
 #include "devices/device.h"
+#include "isa/x86/state.h"
 #include "tests/state/sample.h"
 
 static const struct dp_device_class *const state_classes[] = {
@@ -13,6 +14,7 @@ static const struct dp_device_class *const state_classes[] = {
 
 static const struct dp_state_table *const state_plain_tables[] = {
     &sample_table,
+    &x86_state_table,
 };
 
 static inline unsigned state_table_count(void) { return DP_ARRAY_LEN(state_plain_tables) + DP_ARRAY_LEN(state_classes) - 1; }
