@@ -1,8 +1,12 @@
 /* block/block.h - disk images, always asynchronous.
  *
- * Model: a request is embedded in its owner and completes exactly once, by its callback, in the loop's thread. Drain waits for all of a
- * block's requests. raw on a file or block device now; formats and the image graph come in front of the same interface.
+ * Model: a request is embedded in its owner and completes exactly once, by its callback, in the loop's thread (or in a thread that
+ * drains, which does the loop's work for that time). Drain waits for all of a block's requests. raw on a file or block device now;
+ * formats and the image graph come in front of the same interface.
+ * Size: a file whose length is no multiple of 512 gets its last sector padded with zeros, as in QEMU: it reads as zeros, and the first
+ * write to it makes the file whole. Bytes past the end of a file that shrank under us read as zeros, too.
  * Invariants: the format is what the user said or raw, never guessed from guest-written bytes. Requests outside the image fail with -EIO.
+ * A writable image is locked (OFD lock on the whole file), a readonly one is locked for sharing: nobody else's doppel or qemu writes it.
  */
 #ifndef DP_BLOCK_H
 #define DP_BLOCK_H
@@ -12,22 +16,43 @@
 #include "event/event.h"
 
 enum dp_block_op { DP_BLOCK_READ, DP_BLOCK_WRITE, DP_BLOCK_FLUSH, DP_BLOCK_DISCARD, DP_BLOCK_WRITE_ZEROES };
+/* How requests reach the host's kernel. AUTO: io_uring where the kernel and the container's seccomp filter allow it, else worker threads. */
+enum dp_block_io { DP_BLOCK_IO_AUTO, DP_BLOCK_IO_URING, DP_BLOCK_IO_THREADS };
+
 struct dp_block;
 struct dp_block_request {
     enum dp_block_op op;
-    uint64_t offset, size;         /* bytes */
-    struct iovec *iov; unsigned iov_count; /* lives until done */
+    bool unmap;                    /* WRITE_ZEROES may give the space back */
+    uint64_t offset, size;         /* bytes; a flush needs neither */
+    struct iovec *iov; unsigned iov_count; /* lives until done; no piece is empty, the lengths add up to size */
     void (*done)(struct dp_block_request *r, int result); /* 0 or negative errno; loop's thread */
     void *opaque;
-    struct dp_block_request *next; /* private */
-    struct dp_block *block;        /* private */
+    /* private to block/ */
+    struct dp_block_request *next;
+    struct dp_block *block;
+    uint64_t progress;             /* bytes done */
+    uint64_t iov_skip;             /* bytes done of iov[iov_at] */
+    unsigned iov_at;
+    int result;
+    uint8_t attempt, retries;      /* which way of zeroing; interrupted system calls */
 };
-struct dp_block_options { const char *path; bool readonly; const char *format; /* "raw" or NULL */ };
+
+struct dp_block_options {
+    const char *path;
+    bool readonly;
+    const char *format;            /* "raw" or NULL */
+    enum dp_block_io io;
+    struct dp_trace *trace;        /* may be NULL; outlives the block */
+};
+
+/* l may be NULL (tests, tools): then only dp_block_drain completes requests. */
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e) DP_MUST_CHECK;
-void dp_block_close(struct dp_block *b);   /* drains */
-uint64_t dp_block_size(const struct dp_block *b);
+void dp_block_close(struct dp_block *b);   /* drains; NULL is fine */
+uint64_t dp_block_size(const struct dp_block *b); /* multiple of 512 */
 bool dp_block_readonly(const struct dp_block *b);
+const char *dp_block_io_name(const struct dp_block *b); /* "io_uring" or "threads" */
 void dp_block_submit(struct dp_block *b, struct dp_block_request *r); /* any thread; a full host disk is -ENOSPC, reported once by trace */
-void dp_block_drain(struct dp_block *b);   /* any thread but the loop's own while it runs elsewhere; returns with nothing in flight */
+/* Any thread, with no lock held that a done callback takes; returns with nothing in flight and no callback running. */
+void dp_block_drain(struct dp_block *b);
 
 #endif

@@ -28,9 +28,13 @@ void dp_console_close(struct dp_console *c); /* restores the terminal; flushes w
 void dp_console_attach(struct dp_console *c, const struct dp_console_client *client); /* one client; copied; NULL detaches */
 size_t dp_console_write(struct dp_console *c, const uint8_t *data, size_t n);         /* any thread */
 void dp_console_kick(struct dp_console *c);                                            /* the client has room again; any thread */
+/* Output was lost (full disk, closed pipe): -errno and one line about the first time; 0 when all went well. Any thread. */
+int dp_console_error(struct dp_console *c, struct dp_error *e);
 /* memory back end */
 void dp_console_feed(struct dp_console *c, const void *data, size_t n);
 const struct dp_buffer *dp_console_output(struct dp_console *c);
+void dp_console_limit(struct dp_console *c, size_t more); /* takes only so many bytes from now on, for tests of back-pressure; calls writable */
+void dp_console_break(struct dp_console *c);              /* as C-a b does */
 /* Signal-safe: restores the terminal; for fatal signal handlers. */
 void dp_console_emergency_restore(struct dp_console *c);
 

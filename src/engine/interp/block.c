@@ -104,6 +104,8 @@ static bool is_x87(const struct x86_insn *i) { return i->row->flags & (X86_F_X87
 
 static bool feature_missing(const struct icpu *c, const struct x86_insn *i)
 {
+    if (i->op == X86_OP_TZCNT || i->op == X86_OP_LZCNT)
+        return false; /* without the feature the prefix means nothing: BSF, BSR */
     const uint64_t *have = c->vm->model->features;
     return (i->features & ~have[0]) || (i->row->feature && !(have[i->row->feature / 64] >> (i->row->feature % 64) & 1));
 }

@@ -20,6 +20,46 @@
 #define EACH_SIZE(M) M(8) M(16) M(32) M(64)
 #define EACH_WIDE(M) M(16) M(32) M(64)
 
+/* ---- handlers with a memory operand ----
+ * Each has a twin, NAME_slow, compiled from the same body. The fast one handles the TLB hit and otherwise starts the instruction over in its twin, as a
+ * tail call; so it calls nothing, needs no stack frame, and keeps its values in registers. */
+#define TWIN(NAME, ...)                                                                                                                  \
+    static __attribute__((noinline, cold)) void NAME##_slow(struct icpu *c, const struct iop *o) { enum { fast = 0 }; __VA_ARGS__ }      \
+    static void NAME(struct icpu *c, const struct iop *o) { enum { fast = 1 }; __VA_ARGS__ }
+#define TAG(linear, bits) ((((linear) + bits / 8 - 1) & ~0xfffull) | c->tlb_generation)
+/* v = the operand at address, which is linear already when flat, else o's memory operand. */
+#define LOAD_AT(NAME, bits, v, flat, address)                                                                                            \
+    uint##bits##_t v;                                                                                                                    \
+    if (fast) {                                                                                                                          \
+        if (!(flat) && DP_UNLIKELY(o->slow_segment))                                                                                     \
+            return NAME##_slow(c, o);                                                                                                    \
+        uint64_t at_ = (flat) ? (address) : interp_ea(c, o) + c->segbase[o->seg];                                                        \
+        const struct itlb *e_ = interp_tlb(c, at_);                                                                                      \
+        if (DP_UNLIKELY(TAG(at_, bits) != e_->read_tag))                                                                                 \
+            return NAME##_slow(c, o);                                                                                                    \
+        v = *(volatile uint##bits##_t *)(uintptr_t)(at_ + e_->addend);                                                                   \
+    } else {                                                                                                                             \
+        v = interp_load##bits(c, o, (flat) ? (address) : interp_linear(c, o, bits / 8, false));                                          \
+    }
+#define LOAD(NAME, bits, v) LOAD_AT(NAME, bits, v, 0, 0)
+#define STORE_AT(NAME, bits, v, flat, address)                                                                                           \
+    if (fast) {                                                                                                                          \
+        if (!(flat) && DP_UNLIKELY(o->slow_segment))                                                                                     \
+            return NAME##_slow(c, o);                                                                                                    \
+        uint64_t at_ = (flat) ? (address) : interp_ea(c, o) + c->segbase[o->seg], tag_ = TAG(at_, bits);                                 \
+        struct itlb *e_ = interp_tlb(c, at_);                                                                                            \
+        if (DP_UNLIKELY(tag_ != atomic_load_explicit(&e_->write_tag, memory_order_relaxed)))                                             \
+            return NAME##_slow(c, o);                                                                                                    \
+        *(volatile uint##bits##_t *)(uintptr_t)(at_ + e_->addend) = (v);                                                                 \
+        atomic_signal_fence(memory_order_seq_cst);                                                                                       \
+        /* Poisoned meanwhile: the twin stores the same value once more and reports it. */                                               \
+        if (DP_UNLIKELY(tag_ != atomic_load_explicit(&e_->write_tag, memory_order_relaxed)))                                             \
+            return NAME##_slow(c, o);                                                                                                    \
+    } else {                                                                                                                             \
+        interp_store##bits(c, o, (flat) ? (address) : interp_linear(c, o, bits / 8, true), (v));                                         \
+    }
+#define STORE(NAME, bits, v) STORE_AT(NAME, bits, v, 0, 0)
+
 /* ---- lazy flags ---- */
 #define AUX8(v) (((uint32_t)(v) << 24 & 0xc0000000u) | ((uint32_t)(v)&8))
 #define AUX16(v) (((uint32_t)(v) << 16 & 0xc0000000u) | ((uint32_t)(v)&8))
@@ -121,32 +161,29 @@ static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear,
             W##bits(o->a, r);                                                                                                            \
         INTERP_NEXT(c, o);                                                                                                               \
     }                                                                                                                                    \
-    static void NAME##_rm##bits(struct icpu *c, const struct iop *o)                                                                     \
-    {                                                                                                                                    \
-        uint##bits##_t y = interp_load##bits(c, o, interp_linear(c, o, bits / 8, false)), x = R##bits(o->a), r, k = interp_cf(c);        \
+    TWIN(NAME##_rm##bits,                                                                                                                \
+        LOAD(NAME##_rm##bits, bits, y)                                                                                                   \
+        uint##bits##_t x = R##bits(o->a), r, k = interp_cf(c);                                                                           \
         (void)k;                                                                                                                         \
         COMPUTE_##NAME;                                                                                                                  \
         FLAGS_##NAME(bits);                                                                                                              \
         if (write)                                                                                                                       \
             W##bits(o->a, r);                                                                                                            \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
+        INTERP_NEXT(c, o);)
 #define ALU_COMPARE(NAME, bits)                                                                                                          \
     ALU_READ(NAME, bits, false)                                                                                                          \
-    static void NAME##_mr##bits(struct icpu *c, const struct iop *o)                                                                     \
-    {                                                                                                                                    \
-        uint##bits##_t x = interp_load##bits(c, o, interp_linear(c, o, bits / 8, false)), y = R##bits(o->b), r;                          \
+    TWIN(NAME##_mr##bits,                                                                                                                \
+        LOAD(NAME##_mr##bits, bits, x)                                                                                                   \
+        uint##bits##_t y = R##bits(o->b), r;                                                                                             \
         COMPUTE_##NAME;                                                                                                                  \
         FLAGS_##NAME(bits);                                                                                                              \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
-    static void NAME##_mi##bits(struct icpu *c, const struct iop *o)                                                                     \
-    {                                                                                                                                    \
-        uint##bits##_t x = interp_load##bits(c, o, interp_linear(c, o, bits / 8, false)), y = (uint##bits##_t)o->imm, r;                 \
+        INTERP_NEXT(c, o);)                                                                                                              \
+    TWIN(NAME##_mi##bits,                                                                                                                \
+        LOAD(NAME##_mi##bits, bits, x)                                                                                                   \
+        uint##bits##_t y = (uint##bits##_t)o->imm, r;                                                                                    \
         COMPUTE_##NAME;                                                                                                                  \
         FLAGS_##NAME(bits);                                                                                                              \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
+        INTERP_NEXT(c, o);)
 #define ALU_MODIFY_FORM(NAME, form, bits, source, lock)                                                                                  \
     static void NAME##_##form##bits(struct icpu *c, const struct iop *o)                                                                 \
     {                                                                                                                                    \
@@ -189,32 +226,12 @@ static void zero_r32(struct icpu *c, const struct iop *o)
 #define MOV_SIZES(bits)                                                                                                                  \
     static void MOV_rr##bits(struct icpu *c, const struct iop *o) { W##bits(o->a, R##bits(o->b)); INTERP_NEXT(c, o); }                   \
     static void MOV_ri##bits(struct icpu *c, const struct iop *o) { W##bits(o->a, o->imm); INTERP_NEXT(c, o); }                          \
-    static void MOV_rm##bits(struct icpu *c, const struct iop *o)                                                                        \
-    {                                                                                                                                    \
-        W##bits(o->a, interp_load##bits(c, o, interp_linear(c, o, bits / 8, false)));                                                    \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
-    static void MOV_mr##bits(struct icpu *c, const struct iop *o)                                                                        \
-    {                                                                                                                                    \
-        interp_store##bits(c, o, interp_linear(c, o, bits / 8, true), R##bits(o->b));                                                    \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
-    static void MOV_mi##bits(struct icpu *c, const struct iop *o)                                                                        \
-    {                                                                                                                                    \
-        interp_store##bits(c, o, interp_linear(c, o, bits / 8, true), (uint##bits##_t)o->imm);                                           \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
+    TWIN(MOV_rm##bits, LOAD(MOV_rm##bits, bits, v) W##bits(o->a, v); INTERP_NEXT(c, o);)                                                 \
+    TWIN(MOV_mr##bits, STORE(MOV_mr##bits, bits, R##bits(o->b)) INTERP_NEXT(c, o);)                                                      \
+    TWIN(MOV_mi##bits, STORE(MOV_mi##bits, bits, (uint##bits##_t)o->imm) INTERP_NEXT(c, o);)                                             \
     /* [base + disp] in a segment of base 0: the usual case, without index and segment */                                                \
-    static void MOV_rs##bits(struct icpu *c, const struct iop *o)                                                                        \
-    {                                                                                                                                    \
-        W##bits(o->a, interp_load##bits(c, o, c->s.r[o->base] + (uint64_t)o->disp));                                                     \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
-    static void MOV_sr##bits(struct icpu *c, const struct iop *o)                                                                        \
-    {                                                                                                                                    \
-        interp_store##bits(c, o, c->s.r[o->base] + (uint64_t)o->disp, R##bits(o->b));                                                    \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }                                                                                                                                    \
+    TWIN(MOV_rs##bits, LOAD_AT(MOV_rs##bits, bits, v, 1, c->s.r[o->base] + (uint64_t)o->disp) W##bits(o->a, v); INTERP_NEXT(c, o);)      \
+    TWIN(MOV_sr##bits, STORE_AT(MOV_sr##bits, bits, R##bits(o->b), 1, c->s.r[o->base] + (uint64_t)o->disp) INTERP_NEXT(c, o);)           \
     static void XCHG_rr##bits(struct icpu *c, const struct iop *o)                                                                       \
     {                                                                                                                                    \
         uint##bits##_t x = R##bits(o->a), y = R##bits(o->b);                                                                             \
@@ -277,11 +294,7 @@ EACH_SIZE(MOV_SIZES)
 /* MOVZX, MOVSX: from 8, 16, 32 to 16, 32, 64. */
 #define EXTEND(NAME, from, to, conversion)                                                                                               \
     static void NAME##_r##from##_##to(struct icpu *c, const struct iop *o) { W##to(o->a, conversion R##from(o->b)); INTERP_NEXT(c, o); } \
-    static void NAME##_m##from##_##to(struct icpu *c, const struct iop *o)                                                               \
-    {                                                                                                                                    \
-        W##to(o->a, conversion interp_load##from(c, o, interp_linear(c, o, from / 8, false)));                                           \
-        INTERP_NEXT(c, o);                                                                                                               \
-    }
+    TWIN(NAME##_m##from##_##to, LOAD(NAME##_m##from##_##to, from, v) W##to(o->a, conversion v); INTERP_NEXT(c, o);)
 EXTEND(MOVZX, 8, 16, (uint8_t)) EXTEND(MOVZX, 8, 32, (uint8_t)) EXTEND(MOVZX, 16, 16, (uint16_t)) EXTEND(MOVZX, 16, 32, (uint16_t))
 EXTEND(MOVSX, 8, 16, (int16_t)(int8_t)) EXTEND(MOVSX, 8, 32, (int32_t)(int8_t)) EXTEND(MOVSX, 8, 64, (uint64_t)(int64_t)(int8_t))
 EXTEND(MOVSX, 16, 16, (int16_t)) EXTEND(MOVSX, 16, 32, (int32_t)(int16_t)) EXTEND(MOVSX, 16, 64, (uint64_t)(int64_t)(int16_t))
@@ -902,20 +915,16 @@ static inline void write_gpr(struct icpu *c, unsigned reg, uint64_t value, unsig
 }
 
 /* 64-bit mode, the usual size: straight. */
-static void PUSH_r64(struct icpu *c, const struct iop *o)
-{
+TWIN(PUSH_r64,
     uint64_t sp = c->s.r[X86_RSP] - 8;
-    interp_store64(c, o, sp, c->s.r[o->a]);
+    STORE_AT(PUSH_r64, 64, c->s.r[o->a], 1, sp)
     c->s.r[X86_RSP] = sp;
-    INTERP_NEXT(c, o);
-}
-static void POP_r64(struct icpu *c, const struct iop *o)
-{
-    uint64_t v = interp_load64(c, o, c->s.r[X86_RSP]);
+    INTERP_NEXT(c, o);)
+TWIN(POP_r64,
+    LOAD_AT(POP_r64, 64, v, 1, c->s.r[X86_RSP])
     c->s.r[X86_RSP] += 8;
     c->s.r[o->a] = v;
-    INTERP_NEXT(c, o);
-}
+    INTERP_NEXT(c, o);)
 static void PUSH_r(struct icpu *c, const struct iop *o) { interp_push(c, o, c->s.r[o->a], o->size); INTERP_NEXT(c, o); }
 static void PUSH_i(struct icpu *c, const struct iop *o) { interp_push(c, o, o->imm, o->size); INTERP_NEXT(c, o); }
 static uint64_t load_size(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
@@ -1031,13 +1040,11 @@ static inline void check_target(struct icpu *c, const struct iop *o, uint64_t ta
         interp_fault_code(c, o, X86_GP, 0);
     }
 }
-static void CALL_64(struct icpu *c, const struct iop *o)
-{
+TWIN(CALL_64,
     uint64_t sp = c->s.r[X86_RSP] - 8;
-    interp_store64(c, o, sp, interp_next_rip(c, o));
+    STORE_AT(CALL_64, 64, interp_next_rip(c, o), 1, sp)
     c->s.r[X86_RSP] = sp;
-    INTERP_GO(c, go_direct(c, o));
-}
+    INTERP_GO(c, go_direct(c, o));)
 static void CALL_rel(struct icpu *c, const struct iop *o)
 {
     check_target(c, o, (c->s.r[X86_RIP] + o->imm) & o->amask);
@@ -1080,14 +1087,15 @@ static void CALL_m(struct icpu *c, const struct iop *o)
     c->s.r[X86_RIP] = target;
     INTERP_GO(c, interp_jump(c));
 }
-static void RET_64(struct icpu *c, const struct iop *o)
-{
-    uint64_t target = interp_load64(c, o, c->s.r[X86_RSP]);
-    check_target(c, o, target);
+TWIN(RET_64,
+    LOAD_AT(RET_64, 64, target, 1, c->s.r[X86_RSP])
+    if (fast && DP_UNLIKELY((uint64_t)((int64_t)target >> 47) + 1 > 1))
+        return RET_64_slow(c, o); /* not canonical: faults there */
+    if (!fast)
+        check_target(c, o, target);
     c->s.r[X86_RSP] += 8 + o->imm;
     c->s.r[X86_RIP] = target;
-    INTERP_GO(c, interp_jump(c));
-}
+    INTERP_GO(c, interp_jump(c));)
 static void RET_n(struct icpu *c, const struct iop *o)
 {
     uint64_t target = interp_peek(c, o, 0, o->size);
@@ -1572,8 +1580,8 @@ bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *
     case X86_OP_BSF: return lower_rm(i, o, bsf_table);
     case X86_OP_BSR: return lower_rm(i, o, bsr_table);
     case X86_OP_POPCNT: return lower_rm(i, o, popcnt_table);
-    case X86_OP_LZCNT: return lower_rm(i, o, lzcnt_table);
-    case X86_OP_TZCNT: return lower_rm(i, o, tzcnt_table);
+    case X86_OP_LZCNT: return lower_rm(i, o, x86_has(c->vm->model, X86_FEATURE_LZCNT) ? lzcnt_table : bsr_table);
+    case X86_OP_TZCNT: return lower_rm(i, o, x86_has(c->vm->model, X86_FEATURE_BMI1) ? tzcnt_table : bsf_table);
     case X86_OP_CRC32: return lower_rm(i, o, crc32_table);
     case X86_OP_BSWAP:
         o->a = d->reg;

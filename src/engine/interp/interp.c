@@ -149,12 +149,7 @@ static void deliver(struct icpu *c, unsigned vector, enum x86_event_kind kind)
 
 static void do_init(struct icpu *c)
 {
-    uint64_t apic_base = c->s.apic_base, adjust = c->s.tsc_adjust;
-    int64_t offset = c->s.tsc_offset;
-    x86_state_reset(&c->s, c->index == 0);
-    c->s.apic_base = apic_base; /* INIT leaves these (SDM vol. 3, table 10-1) */
-    c->s.tsc_offset = offset;
-    c->s.tsc_adjust = adjust;
+    x86_state_on_init(&c->s, c->index == 0);
     interp_fpu_load(c);
     interp_flush_tlb(c);
     interp_sync_in(c);

@@ -106,6 +106,7 @@ struct icpu {
     uint64_t lf_result;
     uint32_t lf_aux;
     uint32_t mode;
+    uint32_t xm_unmasked;       /* MXCSR leaves exceptions unmasked: SSE arithmetic goes the precise way (fpu.c keeps this) */
     const struct iop *link_from; /* a branch whose link is to be set to the block found next */
     struct itlb *tlb;           /* the current kind, or the empty one (alignment checks, data breakpoints) */
     uint64_t tlb_generation;    /* 1..4095, of all kinds */
@@ -151,11 +152,11 @@ struct icpu {
 #define INTERP_TAIL 0
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) __attribute__((musttail)) return (o)->fn(c, o)
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); __attribute__((musttail)) return go_->fn(c, go_); } while (0)
 #endif
 #else
 #define INTERP_TAIL 1
-#define INTERP_GO(c, o) return (o)->fn(c, o) /* gcc -O2 makes this a jump */
+#define INTERP_GO(c, o) do { const struct iop *go_ = (o); return go_->fn(c, go_); } while (0) /* gcc -O2 makes this a jump */
 #endif
 #else
 #define INTERP_TAIL 0
@@ -204,14 +205,14 @@ void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsig
 static inline struct itlb *interp_tlb(struct icpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (ITLB_SIZE - 1)]; }
 
 #define INTERP_MEMORY(bits)                                                                                                              \
-    static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
+    __attribute__((always_inline)) static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
     {                                                                                                                                    \
         const struct itlb *e = interp_tlb(c, linear);                                                                                    \
         if (DP_LIKELY((((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation) == e->read_tag))                                      \
             return *(volatile uint##bits##_t *)(uintptr_t)(linear + e->addend);                                                          \
         return (uint##bits##_t)interp_load_slow(c, o, linear, bits / 8);                                                                 \
     }                                                                                                                                    \
-    static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
+    __attribute__((always_inline)) static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
     {                                                                                                                                    \
         struct itlb *e = interp_tlb(c, linear);                                                                                          \
         uint64_t tag = ((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation;                                                       \

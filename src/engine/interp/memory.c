@@ -306,7 +306,7 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
     interp_check_own_block(c, o);
 }
 
-/* A write through a tag that was poisoned meanwhile: only the host address is left, but its TLB entry still names the RAM. */
+/* A write through a tag that may have been poisoned meanwhile: only the host address is left, but a TLB entry still names the RAM. */
 static void mark_host(struct icpu *c, const uint8_t *host, uint64_t size)
 {
     for (unsigned i = 0; i < ITLB_SIZE * ITLB_EMPTY; i++) {
@@ -428,7 +428,8 @@ uint64_t interp_linear_slow(struct icpu *c, const struct iop *o, unsigned size, 
 /* Host address of one byte range within a page, or NULL with *mmio = phys when it is no plain RAM. -1 on a fault. */
 static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, bool user, uint8_t **host, uint64_t *phys, struct dp_range *r)
 {
-    unsigned kind = user ? ITLB_USER : ITLB_SUPER;
+    bool ac = !user && c->ctx.explicit_access && has_ac(c);
+    unsigned kind = user ? ITLB_USER : ac ? ITLB_SUPER_AC : ITLB_SUPER;
     const struct itlb *e = &c->tlb_all[kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1))];
     uint64_t tag = (linear & PAGE_MASK) | c->tlb_generation;
     if (tag == (access == X86_ACCESS_WRITE ? atomic_load_explicit(&e->write_tag, memory_order_relaxed) : e->read_tag)) {
@@ -437,7 +438,7 @@ static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, 
         return 0;
     }
     struct x86_translation t;
-    if (translate(c, linear, access, user, false, &t))
+    if (translate(c, linear, access, user, ac, &t))
         return -1;
     dp_space_find(c->vm->memory, t.phys, r);
     *phys = t.phys;
@@ -483,6 +484,17 @@ static int ctx_probe_write(struct x86_ctx *x, uint64_t linear, unsigned size, bo
     return (last ^ linear) & PAGE_MASK ? access_page(c, last, X86_ACCESS_WRITE, user, &host, &phys, &r) : 0;
 }
 
+/* Does a write tag for the page still stand? (Also true of the entry of the wrong kind: then it was not poisoned either.) */
+static bool write_tag_holds(const struct icpu *c, uint64_t linear, bool user)
+{
+    uint64_t tag = (linear & PAGE_MASK) | c->tlb_generation;
+    unsigned n = linear >> 12 & (ITLB_SIZE - 1);
+    if (user)
+        return atomic_load_explicit(&c->tlb_all[ITLB_USER * ITLB_SIZE + n].write_tag, memory_order_relaxed) == tag;
+    return atomic_load_explicit(&c->tlb_all[ITLB_SUPER * ITLB_SIZE + n].write_tag, memory_order_relaxed) == tag ||
+           atomic_load_explicit(&c->tlb_all[ITLB_SUPER_AC * ITLB_SIZE + n].write_tag, memory_order_relaxed) == tag;
+}
+
 static int ctx_write(struct x86_ctx *x, uint64_t linear, const void *data, unsigned size, bool user)
 {
     struct icpu *c = x->opaque;
@@ -506,8 +518,7 @@ static int ctx_write(struct x86_ctx *x, uint64_t linear, const void *data, unsig
                 dp_ram_mark_dirty(r.ram, (uint64_t)(host - r.ram->host), n);
             } else {
                 atomic_signal_fence(memory_order_seq_cst);
-                const struct itlb *e = &c->tlb_all[(user ? ITLB_USER : ITLB_SUPER) * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1))];
-                if (!atomic_load_explicit(&e->write_tag, memory_order_relaxed))
+                if (!write_tag_holds(c, linear, user))
                     mark_host(c, host, n);
             }
         }

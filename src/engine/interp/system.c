@@ -241,9 +241,9 @@ static void LAR(struct icpu *c, const struct iop *o)
 {
     uint16_t selector = selector_operand(c, o, 1);
     uint32_t v = 0;
-    c->ctx.fault.vector = 0xff;
+    c->ctx.fault.vector = 0;
     bool ok = x86_lar(&c->ctx, selector, &v);
-    if (!ok && c->ctx.fault.vector == X86_PF_)
+    if (!ok && c->ctx.fault.vector)
         interp_fault_ctx(c, o);
     set_zf(c, ok);
     if (ok)
@@ -254,9 +254,9 @@ static void LSL(struct icpu *c, const struct iop *o)
 {
     uint16_t selector = selector_operand(c, o, 1);
     uint32_t v = 0;
-    c->ctx.fault.vector = 0xff;
+    c->ctx.fault.vector = 0;
     bool ok = x86_lsl(&c->ctx, selector, &v);
-    if (!ok && c->ctx.fault.vector == X86_PF_)
+    if (!ok && c->ctx.fault.vector)
         interp_fault_ctx(c, o);
     set_zf(c, ok);
     if (ok)
@@ -266,9 +266,9 @@ static void LSL(struct icpu *c, const struct iop *o)
 static void VERIFY(struct icpu *c, const struct iop *o) /* extra: for writing */
 {
     uint16_t selector = selector_operand(c, o, 0);
-    c->ctx.fault.vector = 0xff;
+    c->ctx.fault.vector = 0;
     bool ok = x86_verify(&c->ctx, selector, o->extra);
-    if (!ok && c->ctx.fault.vector == X86_PF_)
+    if (!ok && c->ctx.fault.vector)
         interp_fault_ctx(c, o);
     set_zf(c, ok);
     INTERP_NEXT(c, o);

@@ -1,0 +1,28 @@
+# doppel's front door. The build is Meson's; this file is for those who type make.
+BUILD ?= build
+
+all build: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+	@ln -sf src/cli/doppel $(BUILD)/doppel
+
+$(BUILD)/build.ninja:
+	@scripts/install-deps
+	@meson setup $(BUILD) >/dev/null
+
+demo:
+	@./demo
+
+check:
+	@./check
+
+check-long:
+	@./check --long
+
+bench: build
+	@scripts/install-deps bench
+	@tests/bench/bench
+
+clean:
+	rm -rf build build-*
+
+.PHONY: all build demo check check-long bench clean

@@ -1,0 +1,190 @@
+/* block.c - the core of the block layer: opening, checking requests, completing them, draining.
+ *
+ * Model: see block.h. Engines put finished requests on a list and make event_fd readable; whoever collects (the loop's watch, or a
+ * drain) takes them off one by one and calls back with no lock held.
+ * Invariants: in_flight counts a request from submit until its callback has returned, so a drain that sees 0 has seen the last callback.
+ */
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "block/block_internal.h"
+
+void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal)
+{
+    pthread_mutex_lock(&b->lock);
+    r->next = NULL;
+    *b->finished_tail = r;
+    b->finished_tail = &r->next;
+    pthread_mutex_unlock(&b->lock);
+    if (!signal)
+        return;
+    /* Cannot fail for want of room before 2^64 - 1 completions; EINTR does not happen to an eventfd that does not block. */
+    ssize_t ignored = write(b->event_fd, &(uint64_t){1}, 8);
+    (void)ignored;
+}
+
+/* The guest sees an I/O error each time; the user is told once, with the reason that the guest cannot know. */
+static void tell(struct dp_block *b, const struct dp_block_request *r)
+{
+    static const char *const names[] = { "read", "write", "flush", "discard", "write zeroes" };
+    if (r->result == -ENOSPC || r->result == -EDQUOT) {
+        if (b->trace && !atomic_exchange(&b->told_full, true))
+            dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: no space left on the host; the guest gets I/O errors until you make room", b->path);
+    } else if (b->trace && !atomic_exchange(&b->told_error, true)) {
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: %s of %llu bytes at %llu failed: %s; the guest gets an I/O error (told once)", b->path,
+                      names[r->op], (unsigned long long)r->size, (unsigned long long)r->offset, strerror(-r->result));
+    }
+}
+
+static void collect(struct dp_block *b)
+{
+    uint64_t count;
+    ssize_t ignored = read(b->event_fd, &count, 8);
+    (void)ignored;
+    if (b->engine->reap)
+        b->engine->reap(b);
+    for (;;) {
+        pthread_mutex_lock(&b->lock);
+        struct dp_block_request *r = b->finished;
+        if (r && !(b->finished = r->next))
+            b->finished_tail = &b->finished;
+        pthread_mutex_unlock(&b->lock);
+        if (!r)
+            return;
+        if (r->result)
+            tell(b, r);
+        r->done(r, r->result); /* r may be gone now */
+        atomic_fetch_sub(&b->in_flight, 1);
+    }
+}
+
+static void event_ready(void *opaque, int fd, uint32_t events)
+{
+    collect(opaque);
+}
+
+void dp_block_drain(struct dp_block *b)
+{
+    while (atomic_load(&b->in_flight)) {
+        collect(b);
+        /* Another thread may have taken the event and be in the callback: look again soon even if nothing new comes. */
+        if (atomic_load(&b->in_flight))
+            poll(&(struct pollfd){ .fd = b->event_fd, .events = POLLIN }, 1, 2);
+    }
+}
+
+static int check(const struct dp_block *b, const struct dp_block_request *r)
+{
+    if (r->op == DP_BLOCK_FLUSH)
+        return 0;
+    if (r->offset > b->size || r->size > b->size - r->offset)
+        return -EIO;
+    if (r->op != DP_BLOCK_READ && b->readonly)
+        return -EROFS;
+    if (r->op == DP_BLOCK_READ || r->op == DP_BLOCK_WRITE) {
+        uint64_t left = r->size;
+        for (unsigned i = 0; i < r->iov_count; i++) {
+            if (!r->iov[i].iov_len || r->iov[i].iov_len > left)
+                return -EINVAL;
+            left -= r->iov[i].iov_len;
+        }
+        if (left)
+            return -EINVAL;
+    }
+    return 0;
+}
+
+void dp_block_submit(struct dp_block *b, struct dp_block_request *r)
+{
+    r->block = b;
+    r->next = NULL;
+    r->progress = r->iov_skip = 0;
+    r->iov_at = 0;
+    r->attempt = r->retries = 0;
+    atomic_fetch_add(&b->in_flight, 1);
+    r->result = check(b, r);
+    bool nothing = r->op != DP_BLOCK_FLUSH && !r->size;
+    if (r->op == DP_BLOCK_FLUSH && b->readonly)
+        nothing = true;
+    if (r->result || nothing)
+        dp_block_finish(b, r, true);
+    else
+        b->engine->submit(b, r);
+}
+
+static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error *e)
+{
+    if (io != DP_BLOCK_IO_THREADS) {
+        b->engine = &dp_block_uring;
+        int rc = b->engine->open(b, e);
+        if (!rc || io == DP_BLOCK_IO_URING)
+            return rc;
+        DP_TRACE(b->trace, DP_TRACE_BLOCK, "disk %s: no io_uring here (%s), using threads", b->path, strerror(-rc));
+    }
+    b->engine = &dp_block_threads;
+    return b->engine->open(b, e);
+}
+
+int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
+{
+    if (o->format && strcmp(o->format, "raw"))
+        return dp_error_set(e, -EINVAL, "disk %s: format '%s' is not supported; convert the image with: qemu-img convert -O raw %s NEW.img",
+                            o->path, o->format, o->path);
+    struct dp_block *b = calloc(1, sizeof(*b));
+    if (!b)
+        return dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
+    b->loop = l;
+    b->trace = o->trace;
+    b->readonly = o->readonly;
+    b->fd = b->event_fd = -1;
+    b->finished_tail = &b->finished;
+    pthread_mutex_init(&b->lock, NULL);
+
+    int rc = 0;
+    if (!(b->path = strdup(o->path)))
+        rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
+    else if (!(rc = dp_raw_open(b, e))) {
+        if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+            rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
+        else
+            rc = open_engine(b, o->io, e);
+    }
+    if (!rc && l && (rc = dp_loop_watch(l, b->event_fd, EPOLLIN, event_ready, b))) {
+        dp_error_set(e, rc, "disk %s: cannot watch for completions: %s", b->path, strerror(-rc));
+        b->engine->close(b);
+    }
+    if (!rc) {
+        *out = b;
+        return 0;
+    }
+    if (b->event_fd >= 0)
+        close(b->event_fd);
+    if (b->fd >= 0)
+        close(b->fd);
+    pthread_mutex_destroy(&b->lock);
+    free(b->path);
+    free(b);
+    return rc;
+}
+
+void dp_block_close(struct dp_block *b)
+{
+    if (!b)
+        return;
+    dp_block_drain(b);
+    if (b->loop)
+        dp_loop_unwatch(b->loop, b->event_fd);
+    b->engine->close(b);
+    close(b->event_fd);
+    close(b->fd); /* gives up the lock */
+    pthread_mutex_destroy(&b->lock);
+    free(b->path);
+    free(b);
+}
+
+uint64_t dp_block_size(const struct dp_block *b) { return b->size; }
+bool dp_block_readonly(const struct dp_block *b) { return b->readonly; }
+const char *dp_block_io_name(const struct dp_block *b) { return b->engine->name; }

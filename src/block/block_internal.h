@@ -1,0 +1,61 @@
+/* block_internal.h - between the block core, the raw file and the io engines.
+ *
+ * A request is carried out in steps, each one system call. raw.c says which step is next and digests its result; an engine (io_uring.c,
+ * io_threads.c) only carries steps out. So short transfers, end of file and fall-backs are dealt with in one place.
+ */
+#ifndef DP_BLOCK_INTERNAL_H
+#define DP_BLOCK_INTERNAL_H
+
+#include <pthread.h>
+
+#include "block/block.h"
+
+#define DP_BLOCK_SECTOR 512u
+
+enum dp_block_call { DP_CALL_READ, DP_CALL_WRITE, DP_CALL_READV, DP_CALL_WRITEV, DP_CALL_DATASYNC, DP_CALL_FALLOCATE };
+struct dp_block_step {
+    enum dp_block_call call;
+    void *data;                /* READ, WRITE */
+    const struct iovec *iov;   /* READV, WRITEV: inside the request's own array */
+    unsigned iov_count;
+    int mode;                  /* FALLOCATE */
+    uint64_t offset, size;
+};
+
+struct dp_block_engine {
+    const char *name;
+    int (*open)(struct dp_block *b, struct dp_error *e);
+    void (*close)(struct dp_block *b);                              /* nothing is in flight */
+    void (*submit)(struct dp_block *b, struct dp_block_request *r); /* any thread */
+    void (*reap)(struct dp_block *b);                               /* moves what the kernel finished to the finished list; may be NULL */
+};
+extern const struct dp_block_engine dp_block_uring, dp_block_threads;
+
+struct dp_block {
+    struct dp_loop *loop;
+    struct dp_trace *trace;
+    char *path;
+    int fd;
+    bool readonly;
+    uint64_t size;
+    const struct dp_block_engine *engine;
+    void *engine_data;
+    int event_fd;                   /* readable when something finished */
+    atomic_uint in_flight;          /* submitted, callback not returned */
+    atomic_bool told_full, told_error;
+    pthread_mutex_t lock;           /* the finished list */
+    struct dp_block_request *finished, **finished_tail;
+};
+
+/* block.c: the request is over, with r->result. Any thread; signal is false within reap, whose caller looks at the list anyway. */
+void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal);
+
+/* raw.c */
+int dp_raw_open(struct dp_block *b, struct dp_error *e) DP_MUST_CHECK; /* path and readonly are set: opens, locks, measures */
+void dp_raw_step(struct dp_block *b, const struct dp_block_request *r, struct dp_block_step *s);
+/* Takes the result of a step (count or negative errno). True: the request is over; false: it has another step. */
+bool dp_raw_result(struct dp_block *b, struct dp_block_request *r, const struct dp_block_step *s, int64_t result);
+/* Carries a step out here and now; gives what dp_raw_result takes. */
+int64_t dp_raw_call(struct dp_block *b, const struct dp_block_step *s);
+
+#endif

@@ -1,0 +1,193 @@
+/* raw.c - a raw image: a regular file or a block device of the host.
+ *
+ * Model: byte n of the disk is byte n of the file. Here are the rules for opening one (kind of file, lock, size) and the small state
+ * machine that turns a request into system calls: a read or write goes on after a short transfer, a read past the end of the file gives
+ * zeros, zeroing tries the cheap ways first (see `attempt`).
+ * Source: fallocate(2), fcntl(2) "Open file description locks", ioctl_list BLKGETSIZE64.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "block/block_internal.h"
+
+#define TRANSFER_MAX (1u << 30) /* bytes in one plain read or write: a result must fit an int */
+#define RETRIES_MAX 100
+
+/* Only read from; iovecs and SQEs want a pointer without const. */
+static const uint8_t zeros[65536];
+
+/* ---- opening ---- */
+
+static int lock_file(struct dp_block *b, struct dp_error *e)
+{
+    struct flock range = { .l_type = b->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+    if (!fcntl(b->fd, F_OFD_SETLK, &range))
+        return 0;
+    if (errno == EAGAIN || errno == EACCES)
+        return dp_error_set(e, -EBUSY, "disk %s is in use by another virtual machine%s; stop that one first, or give each its own copy", b->path,
+                            b->readonly ? ", which writes to it" : "");
+    /* A file system without locks (some network ones): usable, but the user should know that nothing guards the image. */
+    if (b->trace)
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: cannot be locked (%s); make sure nobody else uses it", b->path, strerror(errno));
+    return 0;
+}
+
+int dp_raw_open(struct dp_block *b, struct dp_error *e)
+{
+    /* O_NONBLOCK: opening a FIFO must not hang. It goes away below because io_uring takes it to mean "fail rather than wait". */
+    b->fd = open(b->path, (b->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (b->fd < 0) {
+        int code = -errno;
+        if (!b->readonly && (code == -EACCES || code == -EROFS || code == -EPERM))
+            return dp_error_set(e, code, "disk %s cannot be written: %s; change its permissions, or add ,ro to open it read-only", b->path, strerror(-code));
+        if (code == -ENOENT)
+            return dp_error_set(e, code, "disk %s does not exist; make an empty one with: truncate -s 4G %s", b->path, b->path);
+        if (code == -EISDIR)
+            return dp_error_set(e, code, "disk %s is a directory; name an image file or a block device", b->path);
+        return dp_error_set(e, code, "disk %s cannot be opened: %s", b->path, strerror(-code));
+    }
+    struct stat st;
+    if (fstat(b->fd, &st) || fcntl(b->fd, F_SETFL, fcntl(b->fd, F_GETFL) & ~O_NONBLOCK))
+        return dp_error_set(e, -errno, "disk %s cannot be examined: %s", b->path, strerror(errno));
+    uint64_t length = 0;
+    if (S_ISREG(st.st_mode))
+        length = st.st_size;
+    else if (!S_ISBLK(st.st_mode))
+        return dp_error_set(e, -EINVAL, "disk %s is neither a regular file nor a block device; name an image file", b->path);
+    else if (ioctl(b->fd, BLKGETSIZE64, &length))
+        return dp_error_set(e, -errno, "disk %s: cannot find out its size: %s", b->path, strerror(errno));
+    if (!length)
+        return dp_error_set(e, -EINVAL, "disk %s is empty; give it a size with: truncate -s 4G %s", b->path, b->path);
+    if (length > INT64_MAX - DP_BLOCK_SECTOR)
+        return dp_error_set(e, -EFBIG, "disk %s is too large", b->path);
+    b->size = DP_ALIGN_UP(length, DP_BLOCK_SECTOR);
+    return lock_file(b, e);
+}
+
+/* ---- steps ---- */
+
+/* Ways to zero a range, tried in this order. A guest that allows unmapping starts with PUNCH. */
+enum { ZERO_RANGE, ZERO_PUNCH, ZERO_WRITE };
+
+static int zero_way(const struct dp_block_request *r) { return r->attempt + (r->unmap ? ZERO_PUNCH : ZERO_RANGE); }
+
+static void transfer_step(const struct dp_block_request *r, struct dp_block_step *s)
+{
+    bool read = r->op == DP_BLOCK_READ;
+    const struct iovec *v = &r->iov[r->iov_at];
+    s->offset = r->offset + r->progress;
+    if (r->iov_skip || v->iov_len > TRANSFER_MAX) { /* in the middle of a piece: finish that one by itself, so that the array needs no copy */
+        s->call = read ? DP_CALL_READ : DP_CALL_WRITE;
+        s->data = (uint8_t *)v->iov_base + r->iov_skip;
+        s->size = DP_MIN(v->iov_len - r->iov_skip, TRANSFER_MAX);
+        return;
+    }
+    s->call = read ? DP_CALL_READV : DP_CALL_WRITEV;
+    s->iov = v;
+    s->size = 0;
+    unsigned n = 0;
+    while (r->iov_at + n < r->iov_count && n < IOV_MAX && s->size + v[n].iov_len <= TRANSFER_MAX)
+        s->size += v[n++].iov_len;
+    s->iov_count = n;
+}
+
+void dp_raw_step(struct dp_block *b, const struct dp_block_request *r, struct dp_block_step *s)
+{
+    *s = (struct dp_block_step){ .offset = r->offset + r->progress, .size = r->size - r->progress };
+    switch (r->op) {
+    case DP_BLOCK_READ:
+    case DP_BLOCK_WRITE:
+        transfer_step(r, s);
+        break;
+    case DP_BLOCK_FLUSH:
+        s->call = DP_CALL_DATASYNC;
+        break;
+    case DP_BLOCK_DISCARD:
+        s->call = DP_CALL_FALLOCATE;
+        s->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        break;
+    case DP_BLOCK_WRITE_ZEROES:
+        s->call = DP_CALL_FALLOCATE;
+        if (zero_way(r) == ZERO_RANGE)
+            s->mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+        else if (zero_way(r) == ZERO_PUNCH)
+            s->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        else {
+            s->call = DP_CALL_WRITE;
+            s->data = (void *)zeros;
+            s->size = DP_MIN(s->size, sizeof(zeros));
+        }
+        break;
+    }
+}
+
+static void advance(struct dp_block_request *r, uint64_t n)
+{
+    r->progress += n;
+    while (r->iov_at < r->iov_count && n >= r->iov[r->iov_at].iov_len - r->iov_skip) {
+        n -= r->iov[r->iov_at].iov_len - r->iov_skip;
+        r->iov_skip = 0;
+        r->iov_at++;
+    }
+    r->iov_skip += n;
+}
+
+static void zero_rest(struct dp_block_request *r)
+{
+    for (; r->iov_at < r->iov_count; r->iov_at++, r->iov_skip = 0)
+        memset((uint8_t *)r->iov[r->iov_at].iov_base + r->iov_skip, 0, r->iov[r->iov_at].iov_len - r->iov_skip);
+    r->progress = r->size;
+}
+
+static bool over(struct dp_block_request *r, int result)
+{
+    r->result = result;
+    return true;
+}
+
+bool dp_raw_result(struct dp_block *b, struct dp_block_request *r, const struct dp_block_step *s, int64_t result)
+{
+    /* ECANCELED: io_uring ends what a thread submitted when that thread (a vCPU) exits; another thread does it again. */
+    if (result == -EINTR || result == -EAGAIN || result == -ECANCELED)
+        return ++r->retries > RETRIES_MAX ? over(r, -EIO) : false;
+    if (s->call == DP_CALL_FALLOCATE) {
+        bool unsupported = result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL || result == -ENODEV;
+        if (unsupported && r->op == DP_BLOCK_DISCARD)
+            return over(r, 0); /* discard is a hint: keeping the data is right, too */
+        if (unsupported) {
+            r->attempt++;
+            return false;
+        }
+        return over(r, result < 0 ? (int)result : 0);
+    }
+    if (result < 0 || s->call == DP_CALL_DATASYNC)
+        return over(r, (int)result);
+    if (r->op == DP_BLOCK_WRITE_ZEROES)
+        r->progress += result;
+    else if (result)
+        advance(r, result);
+    else if (r->op == DP_BLOCK_READ)
+        zero_rest(r);
+    if (!result && r->op != DP_BLOCK_READ)
+        return over(r, -EIO); /* a write that writes nothing and says no reason */
+    return r->progress == r->size ? over(r, 0) : false;
+}
+
+int64_t dp_raw_call(struct dp_block *b, const struct dp_block_step *s)
+{
+    ssize_t n = -1;
+    switch (s->call) {
+    case DP_CALL_READ: n = pread(b->fd, s->data, s->size, s->offset); break;
+    case DP_CALL_WRITE: n = pwrite(b->fd, s->data, s->size, s->offset); break;
+    case DP_CALL_READV: n = preadv(b->fd, s->iov, s->iov_count, s->offset); break;
+    case DP_CALL_WRITEV: n = pwritev(b->fd, s->iov, s->iov_count, s->offset); break;
+    case DP_CALL_DATASYNC: n = fdatasync(b->fd); break;
+    case DP_CALL_FALLOCATE: n = fallocate(b->fd, s->mode, s->offset, s->size); break;
+    }
+    return n < 0 ? -errno : n;
+}

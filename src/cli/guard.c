@@ -1,0 +1,61 @@
+/* cli/guard.c - see guard.h. */
+#include "cli/guard.h"
+
+#include <fcntl.h>
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+static void __attribute__((noreturn)) watch_over(int fd, const struct termios *saved)
+{
+    char c;
+    ssize_t n;
+    sigset_t all;
+    /* Signals from the keyboard are for doppel; SIGTTOU would stop a background process that sets the terminal. */
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    prctl(PR_SET_NAME, "doppel-tty");
+    do
+        n = read(fd, &c, 1);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        tcsetattr(STDIN_FILENO, TCSADRAIN, saved);
+    _exit(0);
+}
+
+void cli_guard_start(struct cli_guard *g)
+{
+    struct termios saved;
+    int ends[2];
+    g->pid = -1;
+    g->fd = -1;
+    if (tcgetattr(STDIN_FILENO, &saved) || pipe2(ends, O_CLOEXEC))
+        return;
+    g->pid = fork();
+    if (!g->pid) {
+        close(ends[1]);
+        /* A reader of our output must not wait for this child. */
+        close(STDOUT_FILENO);
+        close(STDERR_FILENO);
+        watch_over(ends[0], &saved);
+    }
+    close(ends[0]);
+    if (g->pid < 0)
+        close(ends[1]);
+    else
+        g->fd = ends[1];
+}
+
+void cli_guard_stop(struct cli_guard *g)
+{
+    if (g->pid < 0)
+        return;
+    ssize_t n = write(g->fd, "q", 1); /* should it be gone, there is nothing left to tell */
+    (void)n;
+    close(g->fd);
+    while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+}

@@ -1,0 +1,52 @@
+/* cli/options.h - command-line options as one table per verb: parsing, help, suggestions and completion all read it.
+ *
+ * Model: a row says name, letter, argument, kind and where in the verb's struct the value goes. Strings point into argv.
+ */
+#ifndef DP_CLI_OPTIONS_H
+#define DP_CLI_OPTIONS_H
+
+#include "base/base.h"
+
+enum cli_kind {
+    CLI_FLAG,     /* bool */
+    CLI_STRING,   /* const char * */
+    CLI_OPTIONAL, /* const char *: "--name" gives "", "--name=VALUE" gives VALUE */
+    CLI_SIZE,     /* uint64_t bytes, within min..max */
+    CLI_UINT,     /* uint64_t within min..max */
+    CLI_SECONDS,  /* uint64_t milliseconds, from a decimal number of seconds */
+    CLI_LIST,     /* struct cli_list: may be repeated */
+};
+
+enum { CLI_LIST_MAX = 32 };
+struct cli_list { const char *value[CLI_LIST_MAX]; unsigned count; };
+
+struct cli_option {
+    const char *name;     /* without the dashes */
+    char letter;          /* 0: none */
+    const char *argument; /* for the help: "SIZE"; NULL for flags */
+    enum cli_kind kind;
+    uint32_t offset;
+    uint64_t min, max;    /* max 0: any */
+    const char *choices;  /* "a|b|c": CLI_STRING takes only these; NULL: anything */
+    const char *help;
+};
+
+struct cli_verb {
+    const char *name, *summary, *usage, *examples;
+    const struct cli_option *options;
+    unsigned option_count;
+    int (*run)(int argc, char **argv);
+};
+
+enum { CLI_OK = 0, CLI_HELP = 1, CLI_USAGE = 2 };
+/* Fills values. CLI_HELP: help was asked for; CLI_USAGE: e->text says what is wrong. */
+int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, struct dp_error *e);
+void cli_help(const struct cli_verb *verb, FILE *to);
+/* The name among count that is nearest to text, or NULL when none is near. */
+const char *cli_nearest(const char *text, const char *const *names, unsigned count);
+
+extern const struct cli_verb cli_run, cli_doctor;
+
+enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
+
+#endif

@@ -1,0 +1,366 @@
+/* cli/run.c - `doppel run`: makes one VM from options, lends it this terminal, runs it to its end, passes on its status.
+ *
+ * Exit status: the guest's own (isa-debug-exit, the power-off latch), 124 time limit, 125 doppel's error, 2 usage, 128+n after signal n.
+ * The main thread runs the event loop; signals that end the program are blocked everywhere and read from a signalfd there, so an end by signal
+ * is an ordinary end: processors stopped, disks flushed, terminal restored.
+ */
+#include "cli/options.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <json.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "cli/guard.h"
+#include "console/console.h"
+#include "vm/vm.h"
+
+struct run_options {
+    const char *kernel, *append, *engine, *cpu, *trace, *virtio_console;
+    struct cli_list initrd, disk, serial;
+    uint64_t memory, cpus, timeout_ms, json_fd;
+    bool no_reboot, json, no_rng;
+};
+
+#define FIELD(member) offsetof(struct run_options, member)
+static const struct cli_option options[] = {
+    {"kernel", 'k', "FILE", CLI_STRING, FIELD(kernel), .help = "what to boot: Linux bzImage or vmlinux, Multiboot 1, ELF with a PVH note"},
+    {"initrd", 'i', "FILE", CLI_LIST, FIELD(initrd), .max = DP_VM_INITRDS, .help = "initial RAM disk; again: concatenated (Linux) or further modules"},
+    {"append", 'a', "STRING", CLI_STRING, FIELD(append), .help = "kernel command line (Linux, PVH: \"console=ttyS0\" if not given)"},
+    {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
+    {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
+    {"disk", 'd', "FILE[,format=raw][,ro]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS, .help = "a virtio disk (vda, vdb ...); a comma in the name is written twice"},
+    {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
+    {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v2|x86-64-v1", .help = "processor the guest sees: x86-64-v2 or x86-64-v1 (x86-64-v2)"},
+    {"timeout", 't', "SECONDS", CLI_SECONDS, FIELD(timeout_ms), .help = "end after this time with status 124"},
+    {"serial", 's', "stdio|none|file:PATH", CLI_LIST, FIELD(serial), .max = DP_VM_SERIALS, .help = "first serial port (stdio); again: a second one"},
+    {"virtio-console", 0, "[=stdio|none|file:PATH]", CLI_OPTIONAL, FIELD(virtio_console), .help = "add a virtio console, hvc0 (none)"},
+    {"no-rng", 0, NULL, CLI_FLAG, FIELD(no_rng), .help = "no virtio entropy device"},
+    {"no-reboot", 0, NULL, CLI_FLAG, FIELD(no_reboot), .help = "end when the guest resets the machine"},
+    {"trace", 0, "CATEGORIES[,file=PATH]", CLI_STRING, FIELD(trace), .help = "say what happens inside: cpu, irq, pci, virtio, boot ... or all"},
+    {"json", 0, NULL, CLI_FLAG, FIELD(json), .help = "at the end one JSON object on stderr: result, status, reason, counters"},
+    {"json-fd", 0, "N", CLI_UINT, FIELD(json_fd), .max = 65535, .help = "the same to this file descriptor"},
+};
+
+struct session {
+    struct run_options o;
+    struct dp_loop *loop;
+    struct dp_trace trace;
+    FILE *trace_file;
+    struct dp_vm *vm;
+    struct dp_console *consoles[DP_VM_SERIALS + 1];
+    unsigned console_count;
+    bool stdio_taken;
+    int signal_fd;
+};
+
+/* One line on stderr; a terminal in raw mode needs the carriage return. */
+static void say(const char *format, ...) DP_PRINTF(1, 2);
+static void say(const char *format, ...)
+{
+    char text[1000];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    fprintf(stderr, "doppel: %s%s", text, isatty(STDERR_FILENO) ? "\r\n" : "\n");
+}
+
+static void trace_line(void *opaque, const char *line)
+{
+    struct session *s = opaque;
+    if (s->trace_file)
+        fprintf(s->trace_file, "%s\n", line);
+    else
+        fprintf(stderr, "%s%s", line, isatty(STDERR_FILENO) ? "\r\n" : "\n");
+}
+
+/* ---- values with parts ---- */
+
+/* "FILE[,format=raw][,ro]" into d; what d->path points to is the caller's to free. */
+static int parse_disk(const char *text, struct dp_vm_disk *d, struct dp_error *e)
+{
+    char *path = strdup(text), *to = path;
+    const char *p = text;
+    if (!path)
+        return dp_error_set(e, -ENOMEM, "no memory");
+    for (; *p && (*p != ',' || p[1] == ','); p++) {
+        *to++ = *p;
+        p += *p == ',';
+    }
+    *to = 0;
+    *d = (struct dp_vm_disk){.path = path};
+    while (*p == ',') {
+        size_t n = strcspn(++p, ",");
+        if (n == 2 && !strncmp(p, "ro", n))
+            d->readonly = true;
+        else if (n == 10 && !strncmp(p, "format=raw", n))
+            d->format = "raw";
+        else if (n > 7 && !strncmp(p, "format=", 7))
+            return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: only raw is", text, (int)DP_MIN(n - 7, (size_t)40), p + 7);
+        else
+            return dp_error_set(e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw and ro (a comma in a file's name is written twice)",
+                                text, (int)DP_MIN(n, (size_t)40), p);
+        p += n;
+    }
+    return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
+}
+
+static int parse_trace(struct session *s, struct dp_error *e)
+{
+    unsigned mask;
+    char *categories = strdup(s->o.trace);
+    if (!categories)
+        return dp_error_set(e, -ENOMEM, "no memory");
+    char *file = strstr(categories, ",file=");
+    if (file) {
+        *file = 0;
+        file += strlen(",file=");
+    }
+    int rc = dp_trace_parse(categories, &mask, e);
+    if (rc)
+        dp_error_prefix(e, rc, "--trace");
+    if (!rc && file && !(s->trace_file = fopen(file, "we")))
+        rc = dp_error_set(e, -errno, "--trace: file %s: %s", file, strerror(errno));
+    if (!rc)
+        atomic_store(&s->trace.mask, mask);
+    if (s->trace_file)
+        setvbuf(s->trace_file, NULL, _IOLBF, 0);
+    free(categories);
+    return rc;
+}
+
+static void quit_escape(void *opaque) { dp_vm_stop(((struct session *)opaque)->vm, 0, "ended from the console (C-a x)"); }
+
+static void status_escape(void *opaque, struct dp_buffer *out)
+{
+    static const char *const phase[] = {"new", "paused", "running", "stopped"};
+    struct session *s = opaque;
+    struct dp_engine_counters c;
+    dp_vm_counters(s->vm, &c);
+    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts", phase[dp_vm_phase(s->vm)],
+                     dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9, c.instructions, c.interrupts);
+}
+
+/* "stdio", "none" or "file:PATH": *out is NULL for none. */
+static int open_console(struct session *s, const char *option, const char *where, struct dp_console **out, struct dp_error *e)
+{
+    int rc = 0;
+    *out = NULL;
+    if (!strcmp(where, "stdio")) {
+        const struct dp_console_escapes escapes = {quit_escape, status_escape, s};
+        if (s->stdio_taken)
+            return dp_error_set(e, -EINVAL, "--%s stdio: another console is there already: use file:PATH or none", option);
+        s->stdio_taken = true;
+        rc = dp_console_open_stdio(s->loop, &escapes, out, e);
+    } else if (!strncmp(where, "file:", 5) && where[5]) {
+        rc = dp_console_open_file(s->loop, where + 5, out, e);
+    } else if (strcmp(where, "none")) {
+        return dp_error_set(e, -EINVAL, "--%s %s: give stdio, none or file:PATH", option, where);
+    }
+    if (rc)
+        return dp_error_prefix(e, rc, "--%s %s", option, where);
+    if (*out)
+        s->consoles[s->console_count++] = *out;
+    return 0;
+}
+
+/* ---- signals and the end ---- */
+
+static void on_signal(void *opaque, int fd, uint32_t events)
+{
+    struct session *s = opaque;
+    struct signalfd_siginfo info;
+    char reason[64];
+    if (read(fd, &info, sizeof info) != sizeof info)
+        return;
+    snprintf(reason, sizeof reason, "ended by signal %u (SIG%s)", info.ssi_signo, sigabbrev_np((int)info.ssi_signo));
+    dp_vm_stop(s->vm, 128 + (int)info.ssi_signo, reason);
+}
+
+static void on_ended(void *opaque) { dp_loop_stop(((struct session *)opaque)->loop); }
+
+static int open_signals(struct session *s, struct dp_error *e)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    signal(SIGPIPE, SIG_IGN); /* a reader of our output may go away */
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (s->signal_fd < 0)
+        return dp_error_set(e, -errno, "cannot receive signals: %s", strerror(errno));
+    return dp_loop_watch(s->loop, s->signal_fd, EPOLLIN, on_signal, s) ? dp_error_set(e, -EIO, "cannot watch for signals") : 0;
+}
+
+/* What is told at the end, taken while there is still a VM to ask. */
+struct summary {
+    const char *result, *engine, *protocol; /* constant strings; engine NULL: no VM was made */
+    char reason[500];
+    int status;
+    double seconds;
+    struct dp_engine_counters counters;
+    struct dp_buffer report;
+};
+
+static void summarize(struct session *s, struct summary *sum)
+{
+    const struct dp_vm_result *r = dp_vm_result(s->vm);
+    sum->result = dp_vm_end_name(r->end);
+    sum->status = r->status & 0xff;
+    snprintf(sum->reason, sizeof sum->reason, "%s", r->reason);
+    dp_buffer_append(&sum->report, r->report.data, r->report.size);
+    sum->engine = dp_vm_engine_name(s->vm);
+    sum->protocol = dp_vm_boot_protocol(s->vm);
+    sum->seconds = (double)dp_vm_uptime_ns(s->vm) / 1e9;
+    dp_vm_counters(s->vm, &sum->counters);
+}
+
+static void print_json(int fd, const struct summary *sum)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "version", json_object_new_string(DOPPEL_VERSION));
+    json_object_object_add(o, "result", json_object_new_string(sum->result));
+    json_object_object_add(o, "status", json_object_new_int(sum->status));
+    json_object_object_add(o, "reason", json_object_new_string(sum->reason));
+    if (sum->engine) {
+        const struct dp_engine_counters *c = &sum->counters;
+        const struct { const char *name; uint64_t value; } rows[] = {
+            {"instructions", c->instructions}, {"blocks_decoded", c->blocks_decoded}, {"blocks_run", c->blocks_run}, {"tlb_misses", c->tlb_misses},
+            {"exceptions", c->exceptions}, {"interrupts", c->interrupts}, {"io", c->io}, {"mmio", c->mmio}, {"code_invalidations", c->code_invalidations},
+        };
+        struct json_object *counters = json_object_new_object();
+        for (size_t i = 0; i < DP_ARRAY_LEN(rows); i++)
+            json_object_object_add(counters, rows[i].name, json_object_new_int64((int64_t)rows[i].value));
+        json_object_object_add(o, "engine", json_object_new_string(sum->engine));
+        json_object_object_add(o, "protocol", json_object_new_string(sum->protocol));
+        json_object_object_add(o, "seconds", json_object_new_double(sum->seconds));
+        json_object_object_add(o, "counters", counters);
+    }
+    dprintf(fd, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+    json_object_put(o);
+}
+
+/* ---- the verb ---- */
+
+/* Options into a VM. *usage: the error is the caller's way of asking, not this host's. */
+static int make(struct session *s, bool *usage, struct dp_error *e)
+{
+    struct run_options *o = &s->o;
+    struct dp_vm_config c = {
+        .memory = o->memory, .cpus = (unsigned)o->cpus, .cpu_model = o->cpu, .engine = o->engine, .kernel = o->kernel, .cmdline = o->append,
+        .no_rng = o->no_rng, .no_reboot = o->no_reboot, .virtio_console = o->virtio_console, .timeout_ms = o->timeout_ms, .trace = &s->trace,
+        .ended = on_ended, .opaque = s, .initrd_count = o->initrd.count,
+    };
+    int rc = 0;
+    *usage = true;
+    memcpy(c.initrd, o->initrd.value, sizeof *c.initrd * o->initrd.count);
+    if (!o->kernel)
+        rc = dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
+    for (unsigned i = 0; !rc && i < o->disk.count; i++)
+        rc = parse_disk(o->disk.value[c.disk_count++], &c.disk[i], e);
+    if (!rc && o->trace)
+        rc = parse_trace(s, e);
+    if (!rc) {
+        *usage = false;
+        rc = dp_loop_create(&s->loop, e);
+        c.loop = s->loop;
+    }
+    if (!rc)
+        rc = open_signals(s, e);
+    if (!o->serial.count)
+        o->serial.value[o->serial.count++] = "stdio";
+    for (unsigned i = 0; !rc && i < o->serial.count; i++)
+        rc = open_console(s, "serial", o->serial.value[i], &c.serial[i], e);
+    if (!rc && o->virtio_console)
+        rc = open_console(s, "virtio-console", *o->virtio_console ? o->virtio_console : "none", &c.virtio_console_backend, e);
+    if (!rc)
+        rc = dp_vm_create(&c, &s->vm, e);
+    for (unsigned i = 0; i < c.disk_count; i++)
+        free((char *)c.disk[i].path);
+    return rc;
+}
+
+static void announce(const struct session *s)
+{
+    uint64_t memory = s->o.memory ? s->o.memory : DP_VM_MEMORY_DEFAULT;
+    const char *why = dp_vm_engine_why(s->vm);
+    say("PC with %u processor%s, %" PRIu64 "M; engine %s%s%s%s; %s", (unsigned)s->o.cpus, s->o.cpus == 1 ? "" : "s", memory >> 20,
+        dp_vm_engine_name(s->vm), *why ? " (" : "", why, *why ? ")" : "", dp_vm_boot_protocol(s->vm));
+    if (s->stdio_taken && isatty(STDIN_FILENO))
+        say("keys: C-a x ends, C-a c tells the status, C-a h helps, C-a a sends C-a");
+}
+
+static int run(int argc, char **argv)
+{
+    struct session s = {.signal_fd = -1, .o = {.cpus = 1}};
+    struct summary sum = {.result = "error"};
+    struct dp_error e = {0};
+    struct cli_guard guard;
+    switch (cli_parse(&cli_run, argc, argv, &s.o, &e)) {
+    case CLI_HELP:
+        cli_help(&cli_run, stdout);
+        return 0;
+    case CLI_USAGE:
+        say("%s", e.text);
+        return EXIT_STATUS_USAGE;
+    }
+    s.trace.sink = trace_line;
+    s.trace.opaque = &s;
+
+    bool usage;
+    cli_guard_start(&guard);
+    int rc = make(&s, &usage, &e);
+    if (!rc) {
+        announce(&s);
+        rc = dp_vm_start(s.vm, &e);
+    }
+    if (!rc) {
+        dp_loop_run(s.loop);
+        summarize(&s, &sum);
+    } else {
+        sum.status = usage ? EXIT_STATUS_USAGE : EXIT_STATUS_ERROR;
+        snprintf(sum.reason, sizeof sum.reason, "%s", e.text);
+    }
+
+    /* Devices leave their consoles, consoles flush and restore the terminal, and only then something is said on it. */
+    dp_vm_destroy(s.vm);
+    for (unsigned i = 0; i < s.console_count; i++)
+        dp_console_close(s.consoles[i]);
+    cli_guard_stop(&guard);
+    if (strcmp(sum.result, "poweroff") && strcmp(sum.result, "exit"))
+        say("%s", sum.reason);
+    if (sum.report.size)
+        fprintf(stderr, "%.*s%s", (int)sum.report.size, (const char *)sum.report.data, sum.report.data[sum.report.size - 1] == '\n' ? "" : "\n");
+    dp_buffer_fini(&sum.report);
+    if (s.o.json || s.o.json_fd)
+        print_json(s.o.json_fd ? (int)s.o.json_fd : STDERR_FILENO, &sum);
+    if (s.signal_fd >= 0) {
+        dp_loop_unwatch(s.loop, s.signal_fd);
+        close(s.signal_fd);
+    }
+    dp_loop_destroy(s.loop);
+    if (s.trace_file)
+        fclose(s.trace_file);
+    return sum.status;
+}
+
+const struct cli_verb cli_run = {
+    .name = "run",
+    .summary = "runs a system in a virtual machine",
+    .usage = "--kernel FILE [OPTION]...",
+    .examples = "  doppel run --kernel /boot/vmlinuz --initrd initrd.img              Linux, serial console on this terminal\n"
+                "  doppel run -k vmlinuz -i initrd.img -a 'console=ttyS0 quiet' -m 1G -c 2 -d disk.raw\n"
+                "  doppel run -k kernel.elf --timeout 10 --serial file:log.txt        Multiboot kernel; its exit status becomes doppel's\n"
+                "  doppel run -k vmlinuz -i initrd.img --json </dev/null              for programs\n",
+    .options = options,
+    .option_count = DP_ARRAY_LEN(options),
+    .run = run,
+};

@@ -1,0 +1,33 @@
+/* engine/interp/sse.c - lowering of SSE and MMX instructions.
+ *
+ * Model: see interp_sse.h. Whether the units may be used at all is part of the block's mode and decided here.
+ * Source: Intel SDM vol. 3 2.5 (CR0.EM, CR0.TS, CR4.OSFXSR) and 13.1, vol. 2 instruction headings.
+ */
+#include "engine/interp/interp_sse.h"
+
+/* The register numbers, destination first (a store's and an extraction's source is b). The shape of the rest is the files' matter. */
+static void set_registers(const struct x86_insn *i, struct iop *o)
+{
+    if (i->operand_count > 0 && i->operand[0].kind == X86_REG)
+        o->a = i->operand[0].reg_class == X86_RC_MMX ? i->operand[0].reg & 7 : i->operand[0].reg;
+    if (i->operand_count > 0 && i->operand[0].kind == X86_MEM)
+        o->size = i->operand[0].size;
+    if (i->operand_count > 1 && i->operand[1].kind == X86_REG)
+        o->b = i->operand[1].reg_class == X86_RC_MMX ? i->operand[1].reg & 7 : i->operand[1].reg;
+}
+
+bool interp_lower_sse(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn)
+{
+    struct iop saved = *o;
+    set_registers(i, o);
+    if (!sse_lower_move(i, o) && !sse_lower_int(i, o) && !sse_lower_fp(i, o) && !sse_lower_imm(i, o) && !sse_lower_state(c, i, o)) {
+        *o = saved;
+        return false;
+    }
+    uint32_t flags = i->row->flags;
+    if ((flags & X86_F_SSE && c->mode & IMODE_SSE_UD) || (flags & X86_F_MMX && c->mode & IMODE_MMX_UD))
+        o->fn = interp_op_ud;
+    else if (flags & (X86_F_SSE | X86_F_MMX) && c->mode & IMODE_SSE_NM)
+        o->fn = interp_op_nm;
+    return true;
+}

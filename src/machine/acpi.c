@@ -1,0 +1,355 @@
+/* machine/acpi.c - ACPI tables. See acpi.h; offsets are ACPI 6.4's. */
+#include "machine/acpi.h"
+#include "machine/aml.h"
+
+#define OEM_ID "DOPPEL"
+#define OEM_TABLE_ID "DOPPELPC"
+#define CREATOR_ID "DPPL"
+enum { HEADER = 36, RSDP_SIZE = 36, FACS_SIZE = 64, FADT_SIZE = 268 };
+enum { SPACE_MEMORY = 0, SPACE_IO = 1 };
+
+static uint8_t checksum(const uint8_t *p, size_t size)
+{
+    uint8_t sum = 0;
+    while (size--)
+        sum = (uint8_t)(sum + *p++);
+    return (uint8_t)-sum;
+}
+
+static void pad(struct dp_buffer *out, size_t align)
+{
+    static const uint8_t zero[64];
+    dp_buffer_append(out, zero, DP_ALIGN_UP(out->size, align) - out->size);
+}
+
+static void zeros(struct dp_buffer *out, size_t size)
+{
+    static const uint8_t zero[512];
+    dp_buffer_append(out, zero, size);
+}
+
+/* Appends bytes of a little-endian number. */
+static void put(struct dp_buffer *out, uint64_t v, unsigned size) { dp_buffer_append(out, &v, size); }
+
+static size_t table_begin(struct dp_buffer *out, const char *signature, uint8_t revision)
+{
+    uint8_t h[HEADER] = {0};
+    pad(out, 64);
+    size_t at = out->size;
+    memcpy(h, signature, 4);
+    h[8] = revision;
+    memcpy(h + 10, OEM_ID, 6);
+    memcpy(h + 16, OEM_TABLE_ID, 8);
+    dp_st32(h + 24, 1);
+    memcpy(h + 28, CREATOR_ID, 4);
+    dp_st32(h + 32, 1);
+    dp_buffer_append(out, h, sizeof h);
+    return at;
+}
+
+static void table_end(struct dp_buffer *out, size_t at)
+{
+    if (out->failed)
+        return;
+    dp_st32(out->data + at + 4, (uint32_t)(out->size - at));
+    out->data[at + 9] = checksum(out->data + at, out->size - at);
+}
+
+/* ---- DSDT ---- */
+
+static void device(struct dp_aml *a, const char *name, const char *hid, unsigned uid)
+{
+    dp_aml_device(a, name);
+    dp_aml_name(a, "_HID");
+    dp_aml_eisa_id(a, hid);
+    dp_aml_name(a, "_UID");
+    dp_aml_integer(a, uid);
+}
+
+/* _OSC (6.2.11): the system may have extended configuration space; control over PCIe features (hot plug, PME, AER, ...), which this bridge does not
+ * have, is never granted: control bits come back clear. */
+static void pci_osc(struct dp_aml *a)
+{
+    static const uint8_t uuid[16] = {0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66};
+    /* CreateDWordField (Arg3, n, NAME) is 8A, Arg3 (6B), integer, name; Store (v, NAME) is 70, v, name; Or (NAME, 4, NAME) is 7D ...; Return is A4. */
+    static const uint8_t create_status[] = {0x8a, 0x6b, 0x00, 'C', 'D', 'W', '1'}, create_control[] = {0x8a, 0x6b, 0x0a, 8, 'C', 'D', 'W', '3'};
+    static const uint8_t equal_arg0[] = {0x93, 0x68}, clear_control[] = {0x70, 0x00, 'C', 'D', 'W', '3'};
+    static const uint8_t bad_uuid[] = {0x7d, 'C', 'D', 'W', '1', 0x0a, 4, 'C', 'D', 'W', '1'}, give_back[] = {0xa4, 0x6b};
+    dp_aml_method(a, "_OSC", 4, true);
+    dp_aml_bytes(a, create_status, sizeof create_status);
+    dp_aml_if(a);
+    dp_aml_bytes(a, equal_arg0, sizeof equal_arg0);
+    dp_aml_buffer(a, uuid, sizeof uuid);
+    dp_aml_bytes(a, create_control, sizeof create_control);
+    dp_aml_bytes(a, clear_control, sizeof clear_control);
+    dp_aml_close(a);
+    dp_aml_else(a);
+    dp_aml_bytes(a, bad_uuid, sizeof bad_uuid);
+    dp_aml_close(a);
+    dp_aml_bytes(a, give_back, sizeof give_back);
+    dp_aml_close(a);
+}
+
+static void pci_root(struct dp_aml *a, const struct dp_acpi_config *c)
+{
+    struct dp_buffer r = {0};
+    device(a, "PCI0", "PNP0A08", 0);
+    dp_aml_name(a, "_CID");
+    dp_aml_eisa_id(a, "PNP0A03");
+    dp_aml_name(a, "_SEG");
+    dp_aml_integer(a, 0);
+    dp_aml_name(a, "_BBN");
+    dp_aml_integer(a, 0);
+    pci_osc(a);
+    dp_aml_name(a, "_CRS");
+    dp_aml_res_bus_range(&r, 0, c->pci_last_bus);
+    dp_aml_res_io(&r, 0xcf8, 8);
+    dp_aml_res_io_range(&r, 0, 0xcf7);
+    dp_aml_res_io_range(&r, 0xd00, 0xffff);
+    if (c->mmio32_first < c->mmio32_last)
+        dp_aml_res_memory_range32(&r, (uint32_t)c->mmio32_first, (uint32_t)c->mmio32_last);
+    if (c->mmio64_first < c->mmio64_last)
+        dp_aml_res_memory_range64(&r, c->mmio64_first, c->mmio64_last);
+    dp_aml_resources(a, &r);
+    /* Every pin of every slot, wired to a fixed GSI (6.2.13): no link devices. */
+    dp_aml_name(a, "_PRT");
+    dp_aml_package(a, 31 * 4);
+    for (unsigned slot = 1; slot < 32; slot++)
+        for (unsigned pin = 0; pin < 4; pin++) {
+            dp_aml_package(a, 4);
+            dp_aml_integer(a, (uint64_t)slot << 16 | 0xffff);
+            dp_aml_integer(a, pin);
+            dp_aml_integer(a, 0);
+            dp_aml_integer(a, c->pci_gsi(slot, pin + 1));
+            dp_aml_close(a);
+        }
+    dp_aml_close(a);
+    dp_aml_close(a);
+}
+
+static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
+{
+    struct dp_buffer r = {0};
+    device(a, "RTC_", "PNP0B00", 0);
+    dp_aml_name(a, "_CRS");
+    dp_aml_res_io(&r, 0x70, 2);
+    dp_aml_res_irq(&r, 8);
+    dp_aml_resources(a, &r);
+    dp_aml_close(a);
+
+    device(a, "TIMR", "PNP0100", 0);
+    dp_aml_name(a, "_CRS");
+    dp_aml_res_io(&r, 0x40, 4);
+    dp_aml_res_irq(&r, 0);
+    dp_aml_resources(a, &r);
+    dp_aml_close(a);
+
+    for (unsigned i = 0; i < c->serial_count; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "COM%u", (i + 1) % 10);
+        device(a, name, "PNP0501", i + 1);
+        dp_aml_name(a, "_STA");
+        dp_aml_integer(a, 0xf);
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_io(&r, c->serial[i].port, 8);
+        dp_aml_res_irq(&r, c->serial[i].irq);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+    }
+
+    /* "Motherboard resources": configuration space by memory counts as usable only when ACPI reserves it; the rest keeps drivers off. */
+    device(a, "MBRD", "PNP0C02", 0);
+    dp_aml_name(a, "_CRS");
+    dp_aml_res_memory32(&r, (uint32_t)c->ecam_base, (c->pci_last_bus + 1u) << 20);
+    dp_aml_res_io(&r, c->pm_event, 4);
+    dp_aml_res_io(&r, c->pm_control, 2);
+    dp_aml_res_io(&r, c->pm_timer, 4);
+    dp_aml_res_io(&r, c->gpe0, 4);
+    for (unsigned i = 0; i < c->reserved_count; i++)
+        dp_aml_res_io(&r, c->reserved[i].port, c->reserved[i].length);
+    dp_aml_resources(a, &r);
+    dp_aml_close(a);
+}
+
+static bool dsdt(struct dp_buffer *out, const struct dp_acpi_config *c)
+{
+    struct dp_aml a;
+    size_t at = table_begin(out, "DSDT", 2); /* revision 2: 64-bit integers */
+    dp_aml_init(&a, out);
+
+    dp_aml_name(&a, "\\_S5_");
+    dp_aml_package(&a, 4);
+    dp_aml_integer(&a, c->s5_type);
+    dp_aml_integer(&a, 0);
+    dp_aml_integer(&a, 0);
+    dp_aml_integer(&a, 0);
+    dp_aml_close(&a);
+
+    dp_aml_scope(&a, "\\_SB_");
+    for (unsigned i = 0; i < c->cpus; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "C%03X", i & 0xfff);
+        dp_aml_device(&a, name);
+        dp_aml_name(&a, "_HID");
+        dp_aml_string(&a, "ACPI0007");
+        dp_aml_name(&a, "_UID");
+        dp_aml_integer(&a, i);
+        dp_aml_close(&a);
+    }
+    pci_root(&a, c);
+    isa_devices(&a, c);
+    dp_aml_close(&a);
+
+    table_end(out, at);
+    return dp_aml_done(&a);
+}
+
+/* ---- FADT, MADT, MCFG ---- */
+
+static void gas(uint8_t *p, uint8_t space, uint8_t bits, uint8_t access, uint64_t address)
+{
+    p[0] = space;
+    p[1] = bits;
+    p[2] = 0;
+    p[3] = access;
+    dp_st64(p + 4, address);
+}
+
+static void fadt(struct dp_buffer *out, const struct dp_acpi_config *c, uint64_t facs_at, uint64_t dsdt_at)
+{
+    enum { WBINVD = 1 << 0, PROC_C1 = 1 << 2, SLP_BUTTON = 1 << 5, TMR_VAL_EXT = 1 << 8, RESET_REG_SUP = 1 << 10 };
+    enum { BOOT_LEGACY_DEVICES = 1 << 0, BOOT_NO_VGA = 1 << 2, BOOT_NO_ASPM = 1 << 4 }; /* bit 1, 8042: there is none */
+    size_t at = table_begin(out, "FACP", 6);
+    uint8_t p[FADT_SIZE] = {0}; /* with room for the header, so that offsets are the specification's */
+    dp_st32(p + 36, (uint32_t)facs_at);
+    dp_st32(p + 40, (uint32_t)dsdt_at);
+    dp_st16(p + 46, c->sci_gsi);
+    /* SMI_CMD (48) is 0: the machine is always in ACPI mode, SCI_EN reads as set. */
+    dp_st32(p + 56, c->pm_event);
+    dp_st32(p + 64, c->pm_control);
+    dp_st32(p + 76, c->pm_timer);
+    dp_st32(p + 80, c->gpe0);
+    p[88] = 4; /* lengths: PM1_EVT, PM1_CNT, PM_TMR, GPE0 */
+    p[89] = 2;
+    p[91] = 4;
+    p[92] = 4;
+    dp_st16(p + 96, 0xfff); /* no C2, no C3 */
+    dp_st16(p + 98, 0xfff);
+    p[108] = 0x32; /* the century's byte in the CMOS */
+    dp_st16(p + 109, BOOT_LEGACY_DEVICES | BOOT_NO_VGA | BOOT_NO_ASPM);
+    dp_st32(p + 112, WBINVD | PROC_C1 | SLP_BUTTON | TMR_VAL_EXT | RESET_REG_SUP);
+    gas(p + 116, SPACE_IO, 8, 1, c->reset_port);
+    p[128] = c->reset_value;
+    p[131] = 4; /* minor version: 6.4 */
+    dp_st64(p + 140, dsdt_at);
+    gas(p + 148, SPACE_IO, 32, 2, c->pm_event);
+    gas(p + 172, SPACE_IO, 16, 2, c->pm_control);
+    gas(p + 208, SPACE_IO, 32, 3, c->pm_timer);
+    gas(p + 220, SPACE_IO, 32, 1, c->gpe0);
+    /* X_FIRMWARE_CTRL (132) stays 0: then the 32-bit field counts. */
+    dp_buffer_append(out, p + HEADER, FADT_SIZE - HEADER);
+    table_end(out, at);
+}
+
+static void madt(struct dp_buffer *out, const struct dp_acpi_config *c)
+{
+    enum { LAPIC, IOAPIC, OVERRIDE, LAPIC_NMI = 4, X2APIC = 9, X2APIC_NMI = 10 };
+    enum { ENABLED = 1, PCAT_COMPAT = 1, ACTIVE_HIGH_LEVEL = 1 | 3 << 2 };
+    size_t at = table_begin(out, "APIC", 5);
+    put(out, c->lapic_base, 4);
+    put(out, PCAT_COMPAT, 4);
+    for (unsigned i = 0; i < c->cpus; i++) {
+        if (i < 255) {
+            put(out, LAPIC | 8 << 8 | i << 16 | i << 24, 4);
+            put(out, ENABLED, 4);
+        } else {
+            put(out, X2APIC | 16 << 8, 4);
+            put(out, i, 4);
+            put(out, ENABLED, 4);
+            put(out, i, 4);
+        }
+    }
+    put(out, IOAPIC | 12 << 8 | (uint32_t)c->ioapic_id << 16, 4);
+    put(out, c->ioapic_base, 4);
+    put(out, 0, 4);
+    /* The 8254's IRQ 0 arrives at pin 2; the SCI is level-triggered. */
+    put(out, OVERRIDE | 10 << 8 | 0 << 16 | 0u << 24, 4);
+    put(out, 2, 4);
+    put(out, 0, 2);
+    put(out, OVERRIDE | 10 << 8 | 0 << 16 | (uint32_t)c->sci_gsi << 24, 4);
+    put(out, c->sci_gsi, 4);
+    put(out, ACTIVE_HIGH_LEVEL, 2);
+    put(out, LAPIC_NMI | 6 << 8 | 0xffu << 16, 4); /* all processors, LINT1 */
+    put(out, 1u << 8, 2);
+    if (c->cpus > 255) {
+        put(out, X2APIC_NMI | 12 << 8, 4);
+        put(out, 0xffffffff, 4);
+        put(out, 1, 4);
+    }
+    table_end(out, at);
+}
+
+static void mcfg(struct dp_buffer *out, const struct dp_acpi_config *c)
+{
+    size_t at = table_begin(out, "MCFG", 1);
+    put(out, 0, 8);
+    put(out, c->ecam_base, 8);
+    put(out, 0, 2); /* segment */
+    put(out, 0, 1);
+    put(out, c->pci_last_bus, 1);
+    put(out, 0, 4);
+    table_end(out, at);
+}
+
+int dp_acpi_build(const struct dp_acpi_config *c, struct dp_buffer *out, uint64_t *rsdp, struct dp_error *e)
+{
+    const uint64_t base = DP_ACPI_BASE;
+    *out = (struct dp_buffer){0};
+    zeros(out, RSDP_SIZE);
+
+    pad(out, 64);
+    uint64_t facs_at = base + out->size;
+    uint8_t facs[FACS_SIZE] = "FACS";
+    dp_st32(facs + 4, FACS_SIZE);
+    facs[32] = 2;
+    dp_buffer_append(out, facs, sizeof facs);
+
+    pad(out, 64);
+    uint64_t dsdt_at = base + out->size, tables[3];
+    bool ok = dsdt(out, c);
+    pad(out, 64);
+    tables[0] = base + out->size;
+    fadt(out, c, facs_at, dsdt_at);
+    pad(out, 64);
+    tables[1] = base + out->size;
+    madt(out, c);
+    pad(out, 64);
+    tables[2] = base + out->size;
+    mcfg(out, c);
+
+    uint64_t root[2];
+    for (unsigned wide = 0; wide < 2; wide++) {
+        size_t at = table_begin(out, wide ? "XSDT" : "RSDT", 1);
+        root[wide] = base + at;
+        for (unsigned i = 0; i < DP_ARRAY_LEN(tables); i++)
+            put(out, tables[i], wide ? 8 : 4);
+        table_end(out, at);
+    }
+    if (!ok || out->failed || out->size > DP_ACPI_ROOM) {
+        dp_buffer_fini(out);
+        *out = (struct dp_buffer){0};
+        return dp_error_set(e, -ENOMEM, "the ACPI tables for %u processors cannot be made: not enough memory or room", c->cpus);
+    }
+
+    uint8_t *p = out->data;
+    memcpy(p, "RSD PTR ", 8);
+    memcpy(p + 9, OEM_ID, 6);
+    p[15] = 2;
+    dp_st32(p + 16, (uint32_t)root[0]);
+    dp_st32(p + 20, RSDP_SIZE);
+    dp_st64(p + 24, root[1]);
+    p[8] = checksum(p, 20);
+    p[32] = checksum(p, RSDP_SIZE);
+    *rsdp = base;
+    return 0;
+}

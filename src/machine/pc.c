@@ -1,0 +1,462 @@
+/* machine/pc.c - see pc.h. Addresses and interrupt numbers of the PC stand in the tables below and nowhere else. */
+#include "machine/pc.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "devices/char/debug_exit.h"
+#include "devices/char/uart.h"
+#include "devices/firmware/pm.h"
+#include "devices/intc/gsi.h"
+#include "devices/intc/ioapic.h"
+#include "devices/intc/lapic.h"
+#include "devices/intc/pic.h"
+#include "devices/pci/pci.h"
+#include "devices/timer/pit.h"
+#include "devices/timer/rtc.h"
+#include "devices/virtio/virtio.h"
+#include "machine/acpi.h"
+#include "machine/pvclock.h"
+
+#define GiB (UINT64_C(1) << 30)
+#define HOLE_START 0xa0000ull        /* 640K: the VGA hole, empty here */
+#define HOLE_END 0xc0000ull          /* from here shadow RAM, where ROMs would be; ACPI tables lie in it */
+#define EBDA_START 0x9fc00ull
+#define EXTENDED_START 0x100000ull
+#define HIGH_RAM_START 0x100000000ull
+#define MMIO32_START 0xc0000000ull
+#define MMIO32_END 0xe0000000ull
+#define ECAM_BASE 0xe0000000ull
+#define ECAM_SIZE (1ull << 20)
+#define MMIO64_SIZE (32 * GiB)
+#define PCI_IO_START 0x1000u
+#define PCI_IO_END 0x10000u
+#define IOAPIC_ID 0
+
+enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
+enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3 };
+enum { PORT_PIC_MASTER = 0x20, PORT_PIT = 0x40, PORT_SPEAKER = 0x61, PORT_RTC = 0x70, PORT_PIC_SLAVE = 0xa0, PORT_DEBUG_EXIT = 0xf4,
+       PORT_ELCR = 0x4d0, PORT_EXIT_STATUS = 0x520, PORT_PCI = 0xcf8 };
+static const struct { uint16_t port; uint8_t irq; } serial_wiring[DP_PC_SERIALS] = {{0x3f8, IRQ_COM1}, {0x2f8, IRQ_COM2}};
+
+struct pc_cpu { struct dp_pc *pc; unsigned index; struct dp_device *lapic; };
+
+struct dp_pc {
+    struct dp_pc_config config;
+    struct dp_device_env env;
+    struct dp_ram *ram;
+    uint64_t low, high;                /* bytes of RAM below 3 GiB and from 4 GiB up */
+    uint64_t mmio64_start, mmio64_end; /* equal: none */
+    struct dp_apic_bus apic_bus;
+    struct dp_gsi_router router;
+    struct pc_cpu *cpu;
+    struct dp_device **device;         /* all, in the order of making */
+    unsigned device_count, device_capacity;
+    struct dp_device *pci, *pvclock;
+    unsigned serial_count;
+};
+
+/* ---- memory ---- */
+
+uint64_t dp_pc_memory_max(const struct x86_cpuid_model *model)
+{
+    unsigned bits = model->physical_bits ? model->physical_bits : 40;
+    return (UINT64_C(1) << DP_MIN(bits, 52u)) - HIGH_RAM_START - 2 * MMIO64_SIZE + DP_PC_LOW_RAM_MAX;
+}
+
+static int map_memory(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_space *m = pc->env.memory;
+    uint32_t id;
+    pc->low = DP_MIN(pc->config.memory, DP_PC_LOW_RAM_MAX);
+    pc->high = pc->config.memory - pc->low;
+    pc->mmio64_start = DP_ALIGN_UP(HIGH_RAM_START + pc->high, GiB);
+    pc->mmio64_end = pc->mmio64_start + MMIO64_SIZE;
+    int rc = dp_ram_create("ram", pc->config.memory, &pc->ram, e);
+    if (rc || (rc = dp_space_map_ram(m, 0, pc->ram, 0, HOLE_START, false, 0, &id, e)) ||
+        (rc = dp_space_map_ram(m, HOLE_END, pc->ram, HOLE_END, pc->low - HOLE_END, false, 0, &id, e)))
+        return rc;
+    return pc->high ? dp_space_map_ram(m, HIGH_RAM_START, pc->ram, pc->low, pc->high, false, 0, &id, e) : 0;
+}
+
+/* What is told to kernels. */
+static unsigned memory_map(const struct dp_pc *pc, struct dp_e820 map[6])
+{
+    unsigned n = 0;
+    map[n++] = (struct dp_e820){0, EBDA_START, DP_E820_RAM};
+    map[n++] = (struct dp_e820){EBDA_START, HOLE_START - EBDA_START, DP_E820_RESERVED};
+    map[n++] = (struct dp_e820){DP_ACPI_BASE, DP_ACPI_ROOM, DP_E820_RESERVED};
+    map[n++] = (struct dp_e820){EXTENDED_START, pc->low - EXTENDED_START, DP_E820_RAM};
+    map[n++] = (struct dp_e820){ECAM_BASE, ECAM_SIZE, DP_E820_RESERVED};
+    if (pc->high)
+        map[n++] = (struct dp_e820){HIGH_RAM_START, pc->high, DP_E820_RAM};
+    return n;
+}
+
+/* ---- wires ---- */
+
+static void lapic_line(void *opaque, enum dp_lapic_line line, unsigned value)
+{
+    static const enum dp_line translated[] = {
+        [DP_LAPIC_INTR] = DP_LINE_INTR, [DP_LAPIC_NMI] = DP_LINE_NMI, [DP_LAPIC_SMI] = DP_LINE_SMI, [DP_LAPIC_INIT] = DP_LINE_INIT,
+        [DP_LAPIC_SIPI] = DP_LINE_SIPI,
+    };
+    struct pc_cpu *cpu = opaque;
+    cpu->pc->config.line(cpu->pc->config.opaque, cpu->index, translated[line], value);
+}
+
+static uint64_t tsc_now(void *opaque)
+{
+    struct dp_pc *pc = opaque;
+    return dp_tsc_from_ns(dp_clock_now(pc->config.clock), pc->config.model->tsc_khz);
+}
+
+void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
+{
+    *bus = (struct dp_x86_bus){
+        .interrupt_ack = dp_lapic_interrupt_ack, .interrupt_pending = dp_lapic_interrupt_pending, .apic_read = dp_lapic_read,
+        .apic_write = dp_lapic_write, .tpr_read = dp_lapic_tpr_read, .tpr_write = dp_lapic_tpr_write, .msr_read = dp_lapic_msr_read,
+        .msr_write = dp_lapic_msr_write, .apic = pc->cpu[cpu].lapic, .pv_msr_write = dp_pvclock_msr_write, .pv = pc->pvclock,
+    };
+}
+
+/* ---- devices ---- */
+
+/* Takes a device into the machine's list; NULL (no memory) is the caller's error. */
+static int own(struct dp_pc *pc, struct dp_device *d, struct dp_error *e)
+{
+    if (d && pc->device_count < pc->device_capacity) {
+        pc->device[pc->device_count++] = d;
+        return 0;
+    }
+    dp_device_free(d);
+    return dp_error_set(e, -ENOMEM, "no memory for a device");
+}
+
+static struct dp_device *add(struct dp_pc *pc, const struct dp_device_class *c, const char *id, struct dp_error *e)
+{
+    struct dp_device *d = dp_device_alloc(c, id, &pc->env);
+    return own(pc, d, e) ? NULL : d;
+}
+
+static int add_lapics(struct dp_pc *pc, struct dp_error *e)
+{
+    for (unsigned i = 0; i < pc->config.cpus; i++) {
+        char id[32];
+        snprintf(id, sizeof id, "lapic%u", i);
+        struct dp_device *d = pc->cpu[i].lapic = add(pc, &dp_lapic_class, id, e);
+        if (!d)
+            return -ENOMEM;
+        pc->cpu[i].pc = pc;
+        pc->cpu[i].index = i;
+        dp_lapic_wire(d, &(struct dp_lapic_wires){
+            .bus = &pc->apic_bus, .cpu = {lapic_line, &pc->cpu[i]}, .id = i, .bsp = i == 0, .virtual_wire = i == 0,
+            .physical_bits = pc->config.model->physical_bits, .bus_hz = (uint64_t)pc->config.model->apic_bus_khz * 1000, .tsc = tsc_now,
+            .tsc_opaque = pc, .tsc_khz = pc->config.model->tsc_khz,
+        });
+    }
+    return 0;
+}
+
+/* The 8259's output goes to LINT0 of the first processor, which answers its acknowledge cycles. */
+static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
+{
+    int rc = add_lapics(pc, e);
+    if (rc)
+        return rc;
+    struct dp_device *pic = pc->router.pic = add(pc, &dp_pic_class, "pic", e), *ioapic = pc->router.ioapic = add(pc, &dp_ioapic_class, "ioapic", e);
+    if (!pic || !ioapic)
+        return -ENOMEM;
+    dp_pic_wire(pic, (struct dp_irq){dp_lapic_lint, pc->cpu[0].lapic, 0});
+    dp_ioapic_wire(ioapic, &pc->apic_bus, IOAPIC_ID);
+    for (unsigned i = 0; i < pc->config.cpus; i++)
+        if ((rc = dp_device_init(pc->cpu[i].lapic, e)))
+            return rc;
+    if ((rc = dp_device_init(pic, e)) || (rc = dp_device_init(ioapic, e)) || (rc = dp_device_map(pic, DP_PIC_WINDOW_MASTER, PORT_PIC_MASTER, e)) ||
+        (rc = dp_device_map(pic, DP_PIC_WINDOW_SLAVE, PORT_PIC_SLAVE, e)) || (rc = dp_device_map(pic, DP_PIC_WINDOW_ELCR, PORT_ELCR, e)))
+        return rc;
+    return dp_device_map(ioapic, DP_IOAPIC_WINDOW, DP_IOAPIC_DEFAULT_BASE, e);
+}
+
+static int add_legacy(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *pit = add(pc, &dp_pit_class, "pit", e), *rtc = add(pc, &dp_rtc_class, "rtc", e), *pm = add(pc, &dp_acpi_pm_class, "pm", e);
+    int rc;
+    if (!pit || !rtc || !pm)
+        return -ENOMEM;
+    dp_pit_wire(pit, dp_gsi_irq(&pc->router, IRQ_TIMER));
+    dp_rtc_wire(rtc, dp_gsi_irq(&pc->router, IRQ_RTC));
+    dp_rtc_set_memory(rtc, pc->low, pc->high);
+    dp_acpi_pm_wire(pm, dp_gsi_irq(&pc->router, DP_GSI_SCI));
+    if ((rc = dp_device_init(pit, e)) || (rc = dp_device_init(rtc, e)) || (rc = dp_device_init(pm, e)) ||
+        (rc = dp_device_map(pit, DP_PIT_WINDOW_COUNTERS, PORT_PIT, e)) || (rc = dp_device_map(pit, DP_PIT_WINDOW_SPEAKER, PORT_SPEAKER, e)) ||
+        (rc = dp_device_map(rtc, DP_RTC_WINDOW, PORT_RTC, e)) || (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e)))
+        return rc;
+    for (unsigned i = 0; i < DP_PC_SERIALS; i++) {
+        char id[32];
+        snprintf(id, sizeof id, "serial%u", i);
+        if (i && !pc->config.serial[i])
+            break;
+        struct dp_device *d = add(pc, &dp_uart_class, id, e);
+        if (!d)
+            return -ENOMEM;
+        dp_uart_wire(d, dp_gsi_irq(&pc->router, serial_wiring[i].irq), pc->config.serial[i]);
+        if ((rc = dp_device_init(d, e)) || (rc = dp_device_map(d, DP_UART_WINDOW, serial_wiring[i].port, e)))
+            return rc;
+        pc->serial_count++;
+    }
+    struct dp_device *exit = add(pc, &dp_debug_exit_class, "debug-exit", e);
+    pc->pvclock = add(pc, &dp_pvclock_class, "pvclock", e);
+    if (!exit || !pc->pvclock)
+        return -ENOMEM;
+    dp_pvclock_wire(pc->pvclock, pc->config.model->tsc_khz);
+    if ((rc = dp_device_init(exit, e)) || (rc = dp_device_init(pc->pvclock, e)))
+        return rc;
+    return dp_device_map(exit, DP_DEBUG_EXIT_WINDOW, PORT_DEBUG_EXIT, e);
+}
+
+/* child is made but not initialised; on success the machine owns the adapter that owns it. */
+static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, unsigned slot, struct dp_error *e)
+{
+    int rc = dp_device_init(child, e);
+    struct dp_device *adapter = rc ? NULL : dp_virtio_pci_create(id, &pc->env, child, dp_virtio_of(child), e);
+    if (!adapter) {
+        dp_device_free(child);
+        return rc ? rc : e && e->code ? e->code : -ENOMEM;
+    }
+    if ((rc = own(pc, adapter, e)))
+        return rc;
+    return dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), slot, e);
+}
+
+static int add_pci(struct dp_pc *pc, struct dp_error *e)
+{
+    const struct dp_pc_config *c = &pc->config;
+    struct dp_irq gsi[GSI_PCI_COUNT];
+    struct dp_device *d;
+    int rc;
+    if (!(pc->pci = add(pc, &dp_pci_host_class, "pci", e)))
+        return -ENOMEM;
+    for (unsigned i = 0; i < GSI_PCI_COUNT; i++)
+        gsi[i] = dp_gsi_irq(&pc->router, GSI_PCI + i);
+    dp_pci_host_wire(pc->pci, gsi);
+    if ((rc = dp_device_init(pc->pci, e)) || (rc = dp_device_map(pc->pci, DP_PCI_WINDOW_PORTS, PORT_PCI, e)) ||
+        (rc = dp_device_map(pc->pci, DP_PCI_WINDOW_ECAM, ECAM_BASE, e)))
+        return rc;
+    if (c->rng) {
+        if (!(d = dp_device_alloc(&dp_virtio_rng_class, "rng0", &pc->env)))
+            return dp_error_set(e, -ENOMEM, "no memory for a device");
+        if ((rc = add_virtio(pc, d, "rng0-pci", SLOT_RNG, e)))
+            return rc;
+    }
+    if (c->virtio_console) {
+        if (!(d = dp_device_alloc(&dp_virtio_console_class, "hvc0", &pc->env)))
+            return dp_error_set(e, -ENOMEM, "no memory for a device");
+        dp_virtio_console_attach(d, c->virtio_console_backend);
+        if ((rc = add_virtio(pc, d, "hvc0-pci", SLOT_CONSOLE, e)))
+            return rc;
+    }
+    for (unsigned i = 0; i < c->disk_count; i++) {
+        char id[32], pci_id[32];
+        snprintf(id, sizeof id, "disk%u", i % 100);
+        snprintf(pci_id, sizeof pci_id, "disk%u-pci", i % 100);
+        if (!(d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env)))
+            return dp_error_set(e, -ENOMEM, "no memory for a device");
+        dp_virtio_blk_attach(d, c->disk[i]);
+        if ((rc = add_virtio(pc, d, pci_id, SLOT_DISK + i, e)))
+            return rc;
+    }
+    return 0;
+}
+
+int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_error *e)
+{
+    struct dp_pc *pc = calloc(1, sizeof *pc);
+    if (!pc)
+        return dp_error_set(e, -ENOMEM, "no memory for a machine");
+    pc->config = *c;
+    pc->cpu = calloc(c->cpus, sizeof *pc->cpu);
+    pc->device_capacity = c->cpus + DP_PC_DISKS + 16;
+    pc->device = calloc(pc->device_capacity, sizeof(struct dp_device *));
+    pc->env = (struct dp_device_env){.loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = c->vm};
+    int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
+    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
+        rc = dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
+    if (!rc && !(rc = dp_space_create("memory", UINT64_C(1) << 52, c->trace, &pc->env.memory, e)))
+        rc = dp_space_create("ports", 65536, c->trace, &pc->env.ports, e);
+    if (!rc) {
+        dp_space_begin(pc->env.memory);
+        dp_space_begin(pc->env.ports);
+        if (!(rc = map_memory(pc, e)) && !(rc = add_interrupt_controllers(pc, e)) && !(rc = add_legacy(pc, e)))
+            rc = add_pci(pc, e);
+        dp_space_commit(pc->env.ports);
+        dp_space_commit(pc->env.memory);
+    }
+    if (rc) {
+        dp_pc_destroy(pc);
+        return rc;
+    }
+    *out = pc;
+    return 0;
+}
+
+void dp_pc_destroy(struct dp_pc *pc)
+{
+    if (!pc)
+        return;
+    while (pc->device_count)
+        dp_device_free(pc->device[--pc->device_count]);
+    if (pc->env.ports)
+        dp_space_destroy(pc->env.ports);
+    if (pc->env.memory)
+        dp_space_destroy(pc->env.memory);
+    if (pc->ram)
+        dp_ram_destroy(pc->ram);
+    free(pc->device);
+    free(pc->cpu);
+    free(pc);
+}
+
+void dp_pc_reset(struct dp_pc *pc)
+{
+    for (unsigned i = 0; i < pc->device_count; i++)
+        dp_device_reset(pc->device[i]);
+}
+
+void dp_pc_pause(struct dp_pc *pc)
+{
+    for (unsigned i = pc->device_count; i--;)
+        dp_device_pause(pc->device[i]);
+}
+
+void dp_pc_resume(struct dp_pc *pc)
+{
+    for (unsigned i = 0; i < pc->device_count; i++)
+        dp_device_resume(pc->device[i]);
+}
+
+struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
+struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
+unsigned dp_pc_device_count(const struct dp_pc *pc) { return pc->device_count; }
+struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n) { return pc->device[n]; }
+
+/* ---- the firmware's work ---- */
+
+struct bar_cursor { uint64_t io, mmio32, mmio64; };
+
+/* A naturally aligned place of that size, or 0. */
+static uint64_t take(uint64_t *cursor, uint64_t end, uint64_t size)
+{
+    uint64_t at = DP_ALIGN_UP(*cursor, size);
+    if (at < *cursor || at >= end || end - at < size)
+        return 0;
+    *cursor = at + size;
+    return at;
+}
+
+/* Sizes one BAR by writing ones and gives it an address. Returns how many registers it takes, or -errno. */
+static int assign_bar(struct dp_pc *pc, struct bar_cursor *cursor, uint64_t config, unsigned slot, unsigned n, struct dp_error *e)
+{
+    struct dp_space *m = pc->env.memory;
+    uint64_t reg = config + DP_PCI_BAR0 + 4 * n, at;
+    dp_space_store(m, reg, 0xffffffff, 4);
+    uint64_t v = dp_space_load(m, reg, 4);
+    if (!v)
+        return 1;
+    bool io = v & 1, wide = !io && (v & 6) == 4 && n < 5;
+    uint64_t mask = io ? v & 0xfffc : v & 0xfffffff0;
+    if (wide) {
+        dp_space_store(m, reg + 4, 0xffffffff, 4);
+        mask |= dp_space_load(m, reg + 4, 4) << 32;
+    } else if (!io) {
+        mask |= 0xffffffff00000000;
+    } else {
+        mask |= 0xffffffffffff0000;
+    }
+    uint64_t size = mask & -mask;
+    if (io)
+        at = take(&cursor->io, PCI_IO_END, size);
+    else if (!(at = take(&cursor->mmio32, MMIO32_END, size)) && wide)
+        at = take(&cursor->mmio64, pc->mmio64_end, size);
+    if (!at)
+        return dp_error_set(e, -ENOSPC, "PCI slot %u: no address space is left for %" PRIu64 " bytes of BAR %u", slot, size, n);
+    dp_space_store(m, reg, (uint32_t)at, 4);
+    if (wide)
+        dp_space_store(m, reg + 4, at >> 32, 4);
+    return wide ? 2 : 1;
+}
+
+/* Works through configuration space as firmware does. */
+static int assign_pci(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_space *m = pc->env.memory;
+    struct bar_cursor cursor = {PCI_IO_START, MMIO32_START, pc->mmio64_start};
+    for (unsigned slot = 1; slot < 32; slot++) {
+        uint64_t config = ECAM_BASE + ((uint64_t)slot << 15);
+        if (dp_space_load(m, config, 2) == 0xffff)
+            continue;
+        for (unsigned bar = 0; bar < DP_PCI_BARS;) {
+            int n = assign_bar(pc, &cursor, config, slot, bar, e);
+            if (n < 0)
+                return n;
+            bar += (unsigned)n;
+        }
+        unsigned pin = (unsigned)dp_space_load(m, config + DP_PCI_INTERRUPT_PIN, 1);
+        if (pin >= 1 && pin <= 4)
+            dp_space_store(m, config + DP_PCI_INTERRUPT_LINE, dp_pci_gsi(slot, pin), 1);
+        uint64_t command = dp_space_load(m, config + DP_PCI_COMMAND, 2);
+        dp_space_store(m, config + DP_PCI_COMMAND, command | DP_PCI_COMMAND_IO | DP_PCI_COMMAND_MEMORY, 2);
+    }
+    return 0;
+}
+
+static int write_bios_data(struct dp_pc *pc)
+{
+    enum { BDA = 0x400, BDA_EBDA = 0x0e, BDA_MEMORY_KB = 0x13, BDA_SIZE = 0x100 };
+    uint8_t bda[BDA_SIZE] = {0}, ebda_kb = 1;
+    for (unsigned i = 0; i < pc->serial_count; i++)
+        dp_st16(bda + 2 * i, serial_wiring[i].port);
+    dp_st16(bda + BDA_EBDA, EBDA_START >> 4);
+    dp_st16(bda + BDA_MEMORY_KB, EBDA_START >> 10);
+    int rc = dp_space_write(pc->env.memory, BDA, bda, sizeof bda);
+    return rc ? rc : dp_space_write(pc->env.memory, EBDA_START, &ebda_kb, 1);
+}
+
+static int write_acpi(struct dp_pc *pc, uint64_t *rsdp, struct dp_error *e)
+{
+    struct dp_acpi_config a = {
+        .cpus = pc->config.cpus, .lapic_base = DP_APIC_DEFAULT_BASE, .ioapic_base = DP_IOAPIC_DEFAULT_BASE, .ioapic_id = IOAPIC_ID,
+        .sci_gsi = DP_GSI_SCI, .pm_event = DP_ACPI_PM_BASE + DP_ACPI_PM_EVENT, .pm_control = DP_ACPI_PM_BASE + DP_ACPI_PM_CONTROL,
+        .pm_timer = DP_ACPI_PM_BASE + DP_ACPI_PM_TIMER, .gpe0 = DP_ACPI_PM_BASE + DP_ACPI_PM_GPE0, .reset_port = DP_ACPI_RESET_PORT,
+        .reset_value = DP_ACPI_RESET_VALUE, .s5_type = DP_ACPI_S5_TYPE, .ecam_base = ECAM_BASE, .pci_last_bus = ECAM_SIZE / (1 << 20) - 1,
+        .mmio32_first = MMIO32_START, .mmio32_last = MMIO32_END - 1, .mmio64_first = pc->mmio64_start, .mmio64_last = pc->mmio64_end - 1,
+        .pci_gsi = dp_pci_gsi, .serial_count = pc->serial_count, .reserved_count = 2, .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 4}},
+    };
+    struct dp_buffer image;
+    for (unsigned i = 0; i < pc->serial_count; i++) {
+        a.serial[i].port = serial_wiring[i].port;
+        a.serial[i].irq = serial_wiring[i].irq;
+    }
+    int rc = dp_acpi_build(&a, &image, rsdp, e);
+    if (rc)
+        return rc;
+    rc = dp_space_write(pc->env.memory, DP_ACPI_BASE, image.data, image.size);
+    dp_buffer_fini(&image);
+    return rc ? dp_error_set(e, rc, "the ACPI tables cannot be written to memory") : 0;
+}
+
+int dp_pc_boot(struct dp_pc *pc, const struct dp_pc_kernel *k, struct x86_state *cpu, const char **protocol, struct dp_error *e)
+{
+    uint64_t rsdp;
+    int rc = write_bios_data(pc);
+    if (rc)
+        return dp_error_set(e, rc, "the BIOS data area cannot be written to memory");
+    if ((rc = assign_pci(pc, e)) || (rc = write_acpi(pc, &rsdp, e)) || !k)
+        return rc;
+    struct dp_e820 map[6];
+    struct dp_boot_request r = {
+        .memory = pc->env.memory, .map = map, .map_count = memory_map(pc, map), .memory_size = pc->config.memory, .kernel = k->kernel,
+        .initrd = k->initrd, .initrd_count = k->initrd_count, .cmdline = k->cmdline, .rsdp = rsdp, .trace = pc->config.trace,
+    };
+    return dp_boot_load(&r, cpu, protocol, e);
+}

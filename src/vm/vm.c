@@ -1,0 +1,615 @@
+/* vm/vm.c - see vm.h.
+ *
+ * Processors' threads obey vm->want: RUN, PARK (wait at a safe point) or QUIT. Whoever changes it kicks all engines, which makes run() return soon,
+ * or at once if it is entered later, so no thread misses it. A processor that halts sleeps on its own condition until its `wake` flag is set; the
+ * flag is cleared before run() and set after the engine was told of an interrupt, so an interrupt is seen either by run() or by the flag.
+ */
+#include "vm/vm.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "block/block.h"
+#include "machine/pc.h"
+
+/* A vmlinux with debugging information is larger than the memory it runs in. */
+#define KERNEL_FILE_MAX (2ull << 30)
+
+enum want { WANT_PARK, WANT_RUN, WANT_QUIT };
+
+struct vcpu {
+    struct dp_vm *vm;
+    unsigned index;
+    struct dp_cpu *cpu;
+    pthread_t thread;
+    bool started;          /* the loop's thread */
+    bool parked;           /* under vm->lock */
+    pthread_cond_t wakeup;
+    atomic_bool wake;
+};
+
+struct file { char *name; int fd; };
+
+struct dp_vm {
+    struct dp_vm_config config;
+    struct x86_cpuid_model model;
+    const struct dp_engine *engine;
+    char engine_why[300];
+    struct dp_engine_state *engine_state;
+    struct dp_clock *clock;
+    struct dp_pc *pc;
+    struct dp_block *disk[DP_VM_DISKS];
+    struct file kernel, initrd[DP_VM_INITRDS];
+    char *cmdline;
+    const char *protocol;
+    struct vcpu *vcpu;
+    unsigned vcpu_count;
+    int timeout_fd;
+
+    pthread_mutex_t lock;  /* parked, request */
+    pthread_cond_t parked;
+    atomic_int want;
+    atomic_int phase;
+    bool request_pending, request_posted;
+    enum { REQUEST_RESET, REQUEST_END } request;
+    struct dp_vm_result result; /* filled when a request to end is recorded */
+};
+
+/* ---- processors ---- */
+
+static void vcpu_wake(struct vcpu *v)
+{
+    if (atomic_exchange(&v->wake, true))
+        return; /* whoever set it signals */
+    pthread_mutex_lock(&v->vm->lock);
+    pthread_cond_signal(&v->wakeup);
+    pthread_mutex_unlock(&v->vm->lock);
+}
+
+/* The machine's way to a processor; any thread. */
+static void vm_line(void *opaque, unsigned cpu, enum dp_line line, unsigned value)
+{
+    struct dp_vm *vm = opaque;
+    struct vcpu *v = cpu < vm->vcpu_count ? &vm->vcpu[cpu] : NULL;
+    if (!v || !v->cpu)
+        return; /* devices set their lines while the machine is being made */
+    vm->engine->interrupt(v->cpu, line, value);
+    if (line != DP_LINE_INTR || value)
+        vcpu_wake(v);
+}
+
+static void set_want(struct dp_vm *vm, enum want want)
+{
+    atomic_store(&vm->want, want);
+    for (unsigned i = 0; want != WANT_RUN && i < vm->vcpu_count; i++)
+        if (vm->vcpu[i].cpu)
+            vm->engine->kick(vm->vcpu[i].cpu);
+    pthread_mutex_lock(&vm->lock);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        pthread_cond_signal(&vm->vcpu[i].wakeup);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+/* Waits until every processor stands still. */
+static void park(struct dp_vm *vm)
+{
+    set_want(vm, WANT_PARK);
+    pthread_mutex_lock(&vm->lock);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        while (vm->vcpu[i].started && !vm->vcpu[i].parked)
+            pthread_cond_wait(&vm->parked, &vm->lock);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+static void end_request(struct dp_vm *vm, enum dp_vm_end end, int status, struct dp_buffer *report, const char *format, ...) DP_PRINTF(5, 6);
+
+static void *vcpu_main(void *opaque)
+{
+    struct vcpu *v = opaque;
+    struct dp_vm *vm = v->vm;
+    for (;;) {
+        pthread_mutex_lock(&vm->lock);
+        while (atomic_load(&vm->want) == WANT_PARK) {
+            v->parked = true;
+            pthread_cond_broadcast(&vm->parked);
+            pthread_cond_wait(&v->wakeup, &vm->lock);
+        }
+        v->parked = false;
+        pthread_mutex_unlock(&vm->lock);
+        if (atomic_load(&vm->want) == WANT_QUIT)
+            return NULL;
+
+        struct dp_exit exit = {0};
+        atomic_store(&v->wake, false);
+        vm->engine->run(v->cpu, 0, &exit);
+        switch (exit.kind) {
+        case DP_EXIT_BUDGET:
+        case DP_EXIT_KICK:
+        case DP_EXIT_BREAKPOINT: /* nobody sets breakpoints yet: a stale one is passed */
+            break;
+        case DP_EXIT_HALT:
+        case DP_EXIT_WAIT_SIPI:
+            pthread_mutex_lock(&vm->lock);
+            while (!atomic_load(&v->wake) && atomic_load(&vm->want) == WANT_RUN)
+                pthread_cond_wait(&v->wakeup, &vm->lock);
+            pthread_mutex_unlock(&vm->lock);
+            break;
+        case DP_EXIT_SHUTDOWN:
+            end_request(vm, DP_END_TRIPLE_FAULT, DP_STATUS_ERROR, &exit.text, "processor %u: triple fault: an exception met no working handler, nor did its double fault",
+                        v->index);
+            break;
+        case DP_EXIT_ERROR:
+            end_request(vm, DP_END_ERROR, DP_STATUS_ERROR, &exit.text, "processor %u: engine %s cannot go on", v->index, vm->engine->name);
+            break;
+        }
+        dp_buffer_fini(&exit.text);
+    }
+}
+
+/* ---- requests ---- */
+
+static void carry_out(void *opaque);
+
+/* Records the first request of a round and stops the processors; the rest happens in the loop's thread. A request to end replaces one to reset. */
+static void request(struct dp_vm *vm, bool end, const struct dp_vm_result *result)
+{
+    pthread_mutex_lock(&vm->lock);
+    if (vm->result.end != DP_END_NONE || (vm->request_pending && !end)) {
+        pthread_mutex_unlock(&vm->lock);
+        return;
+    }
+    vm->request_pending = true;
+    vm->request = end ? REQUEST_END : REQUEST_RESET;
+    if (end) {
+        struct dp_buffer report = vm->result.report;
+        vm->result = *result;
+        dp_buffer_fini(&report);
+    }
+    bool post = !vm->request_posted;
+    vm->request_posted = true;
+    pthread_mutex_unlock(&vm->lock);
+    set_want(vm, WANT_PARK);
+    if (post)
+        dp_loop_post(vm->config.loop, carry_out, vm);
+}
+
+static void end_request(struct dp_vm *vm, enum dp_vm_end end, int status, struct dp_buffer *report, const char *format, ...)
+{
+    struct dp_vm_result r = {.end = end, .status = status};
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(r.reason, sizeof r.reason, format, ap);
+    va_end(ap);
+    if (report) {
+        dp_buffer_append(&r.report, report->data, report->size);
+        dp_buffer_append(&r.report, "", 1);
+        r.report.size -= r.report.failed ? 0 : 1;
+    }
+    request(vm, true, &r);
+}
+
+static void device_request(void *opaque, enum dp_vm_request what, int status)
+{
+    struct dp_vm *vm = opaque;
+    switch (what) {
+    case DP_VM_POWEROFF:
+        end_request(vm, DP_END_POWEROFF, status, NULL, "the guest powered off");
+        break;
+    case DP_VM_EXIT:
+        end_request(vm, DP_END_EXIT, status, NULL, "the guest ended with status %d", status);
+        break;
+    case DP_VM_RESET:
+        if (vm->config.no_reboot)
+            end_request(vm, DP_END_RESET, status, NULL, "the guest reset the machine (--no-reboot)");
+        else
+            request(vm, false, NULL);
+        break;
+    }
+}
+
+void dp_vm_stop(struct dp_vm *vm, int status, const char *reason) { end_request(vm, DP_END_STOPPED, status, NULL, "%s", reason); }
+
+static void stop_devices(struct dp_vm *vm)
+{
+    dp_pc_pause(vm->pc);
+    dp_clock_pause(vm->clock);
+}
+
+static void carry_out(void *opaque)
+{
+    struct dp_vm *vm = opaque;
+    pthread_mutex_lock(&vm->lock);
+    bool pending = vm->request_pending;
+    bool end = vm->request == REQUEST_END;
+    vm->request_pending = vm->request_posted = false;
+    pthread_mutex_unlock(&vm->lock);
+    enum dp_vm_phase phase = dp_vm_phase(vm);
+    if (!pending || phase == DP_VM_STOPPED)
+        return;
+    if (!end) {
+        struct dp_error e;
+        if (dp_vm_reset(vm, &e))
+            end_request(vm, DP_END_ERROR, DP_STATUS_ERROR, NULL, "reset: %.200s", e.text);
+        return;
+    }
+    park(vm);
+    if (phase == DP_VM_RUNNING)
+        stop_devices(vm);
+    atomic_store(&vm->phase, DP_VM_STOPPED);
+    DP_TRACE(vm->config.trace, DP_TRACE_VM, "stopped: %s, status %d", vm->result.reason, vm->result.status);
+    if (vm->config.ended)
+        vm->config.ended(vm->config.opaque);
+}
+
+static void timed_out(void *opaque, int fd, uint32_t events)
+{
+    struct dp_vm *vm = opaque;
+    uint64_t n;
+    if (read(fd, &n, sizeof n) < 0)
+        return;
+    end_request(vm, DP_END_TIMEOUT, DP_STATUS_TIMEOUT, NULL, "the time limit of %g seconds (--timeout) is over", (double)vm->config.timeout_ms / 1000);
+}
+
+/* ---- files ---- */
+
+static int open_file(const char *what, const char *path, struct file *f, struct dp_error *e)
+{
+    struct stat st;
+    /* O_NONBLOCK: opening a FIFO must not wait for a writer before it is refused. */
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (f->fd < 0)
+        return dp_error_set(e, -errno, "%s %s: %s", what, path, strerror(errno));
+    if (fstat(f->fd, &st))
+        return dp_error_set(e, -errno, "%s %s: %s", what, path, strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return dp_error_set(e, -EINVAL, "%s %s is %s: give a regular file", what, path, S_ISDIR(st.st_mode) ? "a directory" : "a device or a pipe");
+    f->name = strdup(path);
+    return f->name ? 0 : dp_error_set(e, -ENOMEM, "no memory");
+}
+
+static void close_file(struct file *f)
+{
+    if (f->fd >= 0)
+        close(f->fd);
+    free(f->name);
+}
+
+/* Reads the whole file as it is now; the blob's data is the caller's to free. */
+static int read_file(const char *what, const struct file *f, uint64_t limit, struct dp_boot_blob *blob, struct dp_error *e)
+{
+    struct stat st;
+    if (fstat(f->fd, &st))
+        return dp_error_set(e, -errno, "%s %s: %s", what, f->name, strerror(errno));
+    uint64_t size = (uint64_t)st.st_size, done = 0;
+    if (size > limit)
+        return dp_error_set(e, -EFBIG, "%s %s has %" PRIu64 "M, more than the %" PRIu64 "M that this machine can load: try a larger -m", what, f->name,
+                            size >> 20, limit >> 20);
+    uint8_t *data = malloc(size ? size : 1);
+    if (!data)
+        return dp_error_set(e, -ENOMEM, "%s %s: no memory for %" PRIu64 " bytes", what, f->name, size);
+    while (done < size) {
+        ssize_t n = pread(f->fd, data + done, size - done, (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            int rc = dp_error_set(e, -errno, "%s %s: %s", what, f->name, strerror(errno));
+            free(data);
+            return rc;
+        }
+        if (!n)
+            break; /* it became shorter */
+        done += (uint64_t)n;
+    }
+    *blob = (struct dp_boot_blob){f->name, data, done};
+    return 0;
+}
+
+/* The kernel's way into memory and the processors' states at the start. */
+static int load(struct dp_vm *vm, struct dp_error *e)
+{
+    const struct dp_vm_config *c = &vm->config;
+    struct dp_boot_blob kernel = {0}, initrd[DP_VM_INITRDS] = {{0}};
+    struct x86_state *s = calloc(1, sizeof *s);
+    int rc = s ? 0 : dp_error_set(e, -ENOMEM, "no memory");
+    if (!rc && c->kernel)
+        rc = read_file("kernel", &vm->kernel, DP_MAX(c->memory, KERNEL_FILE_MAX), &kernel, e);
+    for (unsigned i = 0; !rc && i < c->initrd_count; i++)
+        rc = read_file("initrd", &vm->initrd[i], c->memory, &initrd[i], e);
+    if (!rc) {
+        x86_state_reset(s, true);
+        struct dp_pc_kernel k = {kernel, initrd, c->initrd_count, vm->cmdline};
+        rc = dp_pc_boot(vm->pc, c->kernel ? &k : NULL, s, &vm->protocol, e);
+    }
+    if (!rc)
+        vm->engine->push(vm->vcpu[0].cpu, s);
+    for (unsigned i = 1; !rc && i < vm->vcpu_count; i++) {
+        x86_state_reset(s, false);
+        vm->engine->push(vm->vcpu[i].cpu, s);
+    }
+    free((void *)kernel.data);
+    for (unsigned i = 0; i < c->initrd_count; i++)
+        free((void *)initrd[i].data);
+    free(s);
+    return rc;
+}
+
+/* ---- making ---- */
+
+static int check_config(struct dp_vm *vm, struct dp_error *e)
+{
+    struct dp_vm_config *c = &vm->config;
+    if (!c->memory)
+        c->memory = DP_VM_MEMORY_DEFAULT;
+    if (!c->cpus)
+        c->cpus = 1;
+    if (c->cpus > DP_VM_CPUS_MAX)
+        return dp_error_set(e, -EINVAL, "%u processors: at most %u are possible", c->cpus, DP_VM_CPUS_MAX);
+    if (c->memory < DP_VM_MEMORY_MIN)
+        return dp_error_set(e, -EINVAL, "memory of %" PRIu64 " bytes: at least %lluM are needed (did you mean %" PRIu64 "M?)", c->memory,
+                            DP_VM_MEMORY_MIN >> 20, c->memory);
+    if (c->memory % DP_PAGE_SIZE)
+        return dp_error_set(e, -EINVAL, "memory of %" PRIu64 " bytes: give a multiple of 4K", c->memory);
+    if (c->disk_count > DP_VM_DISKS)
+        return dp_error_set(e, -EINVAL, "%u disks: at most %u are possible", c->disk_count, DP_VM_DISKS);
+    if (c->initrd_count > DP_VM_INITRDS)
+        return dp_error_set(e, -EINVAL, "%u initrds: at most %u are possible", c->initrd_count, DP_VM_INITRDS);
+    int rc = x86_cpuid_model(c->cpu_model ? c->cpu_model : "x86-64-v2", &vm->model, e);
+    if (rc)
+        return rc;
+    vm->model.cpu_count = c->cpus;
+    uint64_t max = dp_pc_memory_max(&vm->model);
+    if (c->memory > max)
+        return dp_error_set(e, -EINVAL, "memory of %" PRIu64 "M: this machine holds at most %" PRIu64 "M", c->memory >> 20, max >> 20);
+    vm->engine = dp_engine_choose(c->engine ? c->engine : "auto", vm->engine_why, sizeof vm->engine_why, e);
+    return vm->engine ? 0 : e ? e->code : -ENOTSUP;
+}
+
+static int make_processors(struct dp_vm *vm, struct dp_error *e)
+{
+    struct dp_engine_vm ev = {
+        .memory = dp_pc_memory(vm->pc), .ports = dp_pc_ports(vm->pc), .clock = vm->clock, .trace = vm->config.trace, .model = &vm->model,
+        .cpu_count = vm->config.cpus,
+    };
+    int rc = vm->engine->vm_init(&ev, &vm->engine_state, e);
+    if (rc)
+        return rc;
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        struct dp_x86_bus bus = {0};
+        dp_pc_bus(vm->pc, i, &bus);
+        if ((rc = vm->engine->cpu_init(vm->engine_state, i, &bus, &vm->vcpu[i].cpu, e)))
+            return dp_error_prefix(e, rc, "processor %u", i);
+    }
+    return 0;
+}
+
+int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e)
+{
+    struct dp_error ignored;
+    struct dp_vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return dp_error_set(e, -ENOMEM, "no memory");
+    e = e ? e : &ignored;
+    vm->config = *c;
+    vm->kernel.fd = vm->timeout_fd = -1;
+    for (unsigned i = 0; i < DP_VM_INITRDS; i++)
+        vm->initrd[i].fd = -1;
+    vm->protocol = "";
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_cond_init(&vm->parked, NULL);
+    int rc = check_config(vm, e);
+    if (!rc && c->kernel)
+        rc = open_file("kernel", c->kernel, &vm->kernel, e);
+    for (unsigned i = 0; !rc && i < c->initrd_count; i++)
+        rc = open_file("initrd", c->initrd[i], &vm->initrd[i], e);
+    if (!rc && c->cmdline && !(vm->cmdline = strdup(c->cmdline)))
+        rc = dp_error_set(e, -ENOMEM, "no memory");
+    for (unsigned i = 0; !rc && i < c->disk_count; i++) {
+        struct dp_block_options o = {.path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly};
+        rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
+    }
+    if (!rc)
+        rc = dp_clock_create_vm(c->loop, &vm->clock, e);
+    if (!rc) {
+        vm->vcpu = calloc(vm->config.cpus, sizeof *vm->vcpu);
+        if (!vm->vcpu)
+            rc = dp_error_set(e, -ENOMEM, "no memory for %u processors", vm->config.cpus);
+        else
+            vm->vcpu_count = vm->config.cpus;
+        for (unsigned i = 0; i < vm->vcpu_count; i++) {
+            vm->vcpu[i].vm = vm;
+            vm->vcpu[i].index = i;
+            pthread_cond_init(&vm->vcpu[i].wakeup, NULL);
+        }
+    }
+    if (!rc) {
+        struct dp_pc_config p = {
+            .memory = vm->config.memory, .cpus = vm->config.cpus, .model = &vm->model, .loop = c->loop, .clock = vm->clock, .trace = c->trace,
+            .vm = {device_request, vm}, .line = vm_line, .opaque = vm, .rng = !c->no_rng, .virtio_console = c->virtio_console,
+            .virtio_console_backend = c->virtio_console_backend, .disk_count = c->disk_count,
+        };
+        memcpy(p.serial, c->serial, sizeof p.serial);
+        memcpy(p.disk, vm->disk, sizeof p.disk);
+        rc = dp_pc_create(&p, &vm->pc, e);
+    }
+    if (!rc)
+        rc = make_processors(vm, e);
+    if (!rc) {
+        dp_pc_reset(vm->pc); /* lines set while there were no processors reach them now */
+        rc = load(vm, e);
+    }
+    if (rc) {
+        dp_vm_destroy(vm);
+        return rc;
+    }
+    *out = vm;
+    return 0;
+}
+
+int dp_vm_start(struct dp_vm *vm, struct dp_error *e)
+{
+    sigset_t all, old;
+    int rc = 0;
+    if (dp_vm_phase(vm) != DP_VM_NEW)
+        return dp_error_set(e, -EINVAL, "the VM was started before");
+    if (vm->config.timeout_ms) {
+        struct itimerspec t = {.it_value = {(time_t)(vm->config.timeout_ms / 1000), (long)(vm->config.timeout_ms % 1000 * 1000000)}};
+        vm->timeout_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (vm->timeout_fd < 0 || timerfd_settime(vm->timeout_fd, 0, &t, NULL) ||
+            dp_loop_watch(vm->config.loop, vm->timeout_fd, EPOLLIN, timed_out, vm))
+            return dp_error_set(e, -EIO, "cannot set the time limit: %s", strerror(errno));
+    }
+    /* Signals are the main thread's. Thread-directed ones that an engine uses it unblocks itself. */
+    sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (unsigned i = 0; !rc && i < vm->vcpu_count; i++) {
+        char name[16];
+        rc = -pthread_create(&vm->vcpu[i].thread, NULL, vcpu_main, &vm->vcpu[i]);
+        vm->vcpu[i].started = !rc;
+        snprintf(name, sizeof name, "vcpu%u", i % 1000);
+        if (!rc)
+            pthread_setname_np(vm->vcpu[i].thread, name);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc)
+        return dp_error_set(e, rc, "cannot start a thread for each of %u processors: %s (see ulimit -u)", vm->vcpu_count, strerror(-rc));
+    atomic_store(&vm->phase, DP_VM_PAUSED);
+    dp_vm_resume(vm);
+    return 0;
+}
+
+void dp_vm_resume(struct dp_vm *vm)
+{
+    if (dp_vm_phase(vm) != DP_VM_PAUSED)
+        return;
+    atomic_store(&vm->phase, DP_VM_RUNNING);
+    dp_clock_resume(vm->clock);
+    dp_pc_resume(vm->pc);
+    /* A device may have asked for an end just now; carry_out will find the phase as it is. */
+    pthread_mutex_lock(&vm->lock);
+    bool go = !vm->request_pending;
+    pthread_mutex_unlock(&vm->lock);
+    if (go)
+        set_want(vm, WANT_RUN);
+}
+
+void dp_vm_pause(struct dp_vm *vm)
+{
+    if (dp_vm_phase(vm) != DP_VM_RUNNING)
+        return;
+    park(vm);
+    stop_devices(vm);
+    atomic_store(&vm->phase, DP_VM_PAUSED);
+}
+
+int dp_vm_reset(struct dp_vm *vm, struct dp_error *e)
+{
+    enum dp_vm_phase phase = dp_vm_phase(vm);
+    if (phase == DP_VM_STOPPED)
+        return dp_error_set(e, -EINVAL, "the VM has stopped");
+    DP_TRACE(vm->config.trace, DP_TRACE_VM, "reset");
+    park(vm);
+    if (phase == DP_VM_RUNNING)
+        dp_pc_pause(vm->pc);
+    dp_pc_reset(vm->pc);
+    int rc = load(vm, e);
+    if (rc)
+        return rc;
+    if (phase == DP_VM_RUNNING) {
+        dp_pc_resume(vm->pc);
+        set_want(vm, WANT_RUN);
+    }
+    return 0;
+}
+
+void dp_vm_destroy(struct dp_vm *vm)
+{
+    if (!vm)
+        return;
+    if (dp_vm_phase(vm) == DP_VM_RUNNING) {
+        park(vm);
+        stop_devices(vm);
+    }
+    set_want(vm, WANT_QUIT);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        if (vm->vcpu[i].started)
+            pthread_join(vm->vcpu[i].thread, NULL);
+    if (vm->timeout_fd >= 0) {
+        dp_loop_unwatch(vm->config.loop, vm->timeout_fd);
+        close(vm->timeout_fd);
+    }
+    /* A request posted but not carried out would find the VM gone: let the loop reach it. */
+    atomic_store(&vm->phase, DP_VM_STOPPED);
+    for (;;) {
+        pthread_mutex_lock(&vm->lock);
+        bool posted = vm->request_posted;
+        pthread_mutex_unlock(&vm->lock);
+        if (!posted)
+            break;
+        dp_loop_poll(vm->config.loop, 0);
+    }
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        if (vm->vcpu[i].cpu)
+            vm->engine->cpu_fini(vm->vcpu[i].cpu);
+    unsigned count = vm->vcpu_count;
+    vm->vcpu_count = 0; /* from here on lines lead nowhere */
+    if (vm->engine_state)
+        vm->engine->vm_fini(vm->engine_state);
+    dp_pc_destroy(vm->pc);
+    for (unsigned i = 0; i < count; i++)
+        pthread_cond_destroy(&vm->vcpu[i].wakeup);
+    free(vm->vcpu);
+    for (unsigned i = 0; i < DP_VM_DISKS; i++)
+        if (vm->disk[i])
+            dp_block_close(vm->disk[i]);
+    if (vm->clock)
+        dp_clock_destroy(vm->clock);
+    close_file(&vm->kernel);
+    for (unsigned i = 0; i < DP_VM_INITRDS; i++)
+        close_file(&vm->initrd[i]);
+    free(vm->cmdline);
+    dp_buffer_fini(&vm->result.report);
+    pthread_cond_destroy(&vm->parked);
+    pthread_mutex_destroy(&vm->lock);
+    free(vm);
+}
+
+/* ---- what others ask ---- */
+
+enum dp_vm_phase dp_vm_phase(const struct dp_vm *vm) { return (enum dp_vm_phase)atomic_load(&((struct dp_vm *)vm)->phase); }
+const struct dp_vm_result *dp_vm_result(const struct dp_vm *vm) { return &vm->result; }
+const char *dp_vm_engine_name(const struct dp_vm *vm) { return vm->engine->name; }
+const char *dp_vm_engine_why(const struct dp_vm *vm) { return vm->engine_why; }
+const char *dp_vm_boot_protocol(const struct dp_vm *vm) { return vm->protocol; }
+uint64_t dp_vm_uptime_ns(const struct dp_vm *vm) { return dp_clock_now(vm->clock); }
+struct dp_space *dp_vm_memory(struct dp_vm *vm) { return dp_pc_memory(vm->pc); }
+struct dp_space *dp_vm_ports(struct dp_vm *vm) { return dp_pc_ports(vm->pc); }
+void dp_vm_cpu_state(struct dp_vm *vm, unsigned cpu, struct x86_state *out) { vm->engine->pull(vm->vcpu[cpu].cpu, out); }
+
+const char *dp_vm_end_name(enum dp_vm_end end)
+{
+    static const char *const name[] = {"none", "poweroff", "reset", "exit", "timeout", "triple-fault", "error", "stopped"};
+    return name[end];
+}
+
+void dp_vm_counters(const struct dp_vm *vm, struct dp_engine_counters *sum)
+{
+    *sum = (struct dp_engine_counters){0};
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        struct dp_engine_counters c = {0};
+        vm->engine->counters(vm->vcpu[i].cpu, &c);
+        /* The structure is counters and nothing else. */
+        for (size_t n = 0; n < sizeof c / sizeof(uint64_t); n++)
+            ((uint64_t *)sum)[n] += ((uint64_t *)&c)[n];
+    }
+}

@@ -1,0 +1,281 @@
+/* compare.c - what of two results must be equal, and what the manuals leave open.
+ *
+ * Flags that an instruction leaves undefined come from the decode table (flags_undefined), refined for shifts and rotates by their count. Everything
+ * else that is not compared is a case below with its reason.
+ */
+#include <math.h>
+
+#include "cpu.h"
+
+bool cpu_decode_nth(const struct cpu_case *c, unsigned n, struct x86_insn *insn)
+{
+    return n < c->insn_count && x86_decode(c->code + c->insn_at[n], DP_MIN(15u, (unsigned)c->code_size - c->insn_at[n]), c->mode, insn) > 0;
+}
+
+/* SDM vol. 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD: count 0 changes no flag; OF is defined for a count of 1 only; AF is undefined for shifts
+ * and untouched by rotates; CF is undefined when SHL or SHR (8- or 16-bit) shift by the operand size or more. */
+static uint32_t undefined_flags(const struct cpu_case *c, const struct x86_insn *i)
+{
+    unsigned bits = i->operand[0].size * 8u;
+    const struct x86_operand *by = &i->operand[i->operand_count - 1];
+    bool known = by->kind == X86_IMM || c->insn_count == 1;
+    unsigned count = (unsigned)(by->kind == X86_IMM ? i->imm : c->in.r[X86_RCX]) & (bits == 64 ? 63 : 31);
+    switch (i->op) {
+    case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR:
+        if (!known)
+            return X86_CF | X86_OF | X86_AF | i->row->flags_undefined;
+        return !count ? 0 : X86_AF | (count != 1 ? X86_OF : 0) | (count >= bits && i->op != X86_OP_SAR ? X86_CF : 0);
+    case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR:
+        if (!known)
+            return X86_OF;
+        return count > 1 ? X86_OF : 0;
+    case X86_OP_SHLD: case X86_OP_SHRD:
+        if (!known)
+            return X86_ARITH;
+        return !count ? 0 : count > bits ? X86_ARITH : X86_AF | (count != 1 ? X86_OF : 0);
+    default:
+        return i->row->flags_undefined;
+    }
+}
+
+bool cpu_flags_may_stay(const struct x86_insn *i)
+{
+    switch (i->op) {
+    case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHLD: case X86_OP_SHRD: return true;
+    default: return i->row->flags & X86_F_REP;
+    }
+}
+
+/* Flags undefined when the snippet stopped at rip. */
+static uint32_t undefined_at(const struct cpu_case *c, uint64_t rip)
+{
+    uint32_t undefined = 0;
+    for (unsigned n = 0; n < c->insn_count; n++) {
+        struct x86_insn i;
+        if (c->insn_count > 1 && rip == c->in.rip + c->insn_at[n])
+            break; /* this one did not happen */
+        if (!cpu_decode_nth(c, n, &i))
+            break;
+        if (!cpu_flags_may_stay(&i))
+            undefined &= ~i.row->flags_written;
+        undefined |= undefined_flags(c, &i);
+    }
+    return undefined;
+}
+
+static const char *const reg_name[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
+static const char *const seg_name[6] = { "es", "cs", "ss", "ds", "fs", "gs" };
+
+static void flag_text(uint64_t f, char text[64])
+{
+    static const struct { uint32_t bit; const char *name; } names[] = { { X86_CF, "CF" }, { X86_PF, "PF" }, { X86_AF, "AF" }, { X86_ZF, "ZF" }, { X86_SF, "SF" },
+        { X86_TF, "TF" }, { X86_IF, "IF" }, { X86_DF, "DF" }, { X86_OF, "OF" }, { X86_NT, "NT" }, { X86_RF, "RF" }, { X86_AC, "AC" }, { X86_ID, "ID" } };
+    size_t n = 0;
+    text[0] = 0;
+    for (unsigned i = 0; i < DP_ARRAY_LEN(names); i++)
+        if (f & names[i].bit)
+            n += (size_t)snprintf(text + n, 64 - n, "%s%s", n ? " " : "", names[i].name);
+}
+
+struct diff { struct dp_buffer *out; unsigned count; };
+
+static void differ(struct diff *d, const char *what, uint64_t native, uint64_t engine)
+{
+    d->count++;
+    dp_buffer_printf(d->out, "  %s: native %#llx, engine %#llx\n", what, (unsigned long long)native, (unsigned long long)engine);
+}
+static void check(struct diff *d, const char *what, uint64_t native, uint64_t engine)
+{
+    if (native != engine)
+        differ(d, what, native, engine);
+}
+
+static void hex(struct dp_buffer *out, const uint8_t *p, size_t n)
+{
+    for (size_t i = n; i-- > 0;) /* as a number: most significant first */
+        dp_buffer_printf(out, "%02x", p[i]);
+}
+
+static void check_bytes(struct diff *d, const char *what, const uint8_t *native, const uint8_t *engine, size_t n)
+{
+    if (!memcmp(native, engine, n))
+        return;
+    d->count++;
+    dp_buffer_printf(d->out, "  %s: native ", what);
+    hex(d->out, native, n);
+    dp_buffer_printf(d->out, ", engine ");
+    hex(d->out, engine, n);
+    dp_buffer_printf(d->out, "\n");
+}
+
+/* ---- approximations ---- */
+
+static bool close_float(float a, float b)
+{
+    if (isnan(a) || isnan(b) || isinf(a) || isinf(b) || a == 0 || b == 0)
+        return !memcmp(&a, &b, 4);
+    /* SDM vol. 2, RCPPS, RSQRTPS: relative error at most 1.5 * 2^-12, each */
+    return fabsf(a - b) <= fabsf(b) * 3.0f * 0x1p-12f;
+}
+
+static bool close_ext(const uint8_t *a, const uint8_t *b, uint64_t ulps)
+{
+    uint64_t ma = dp_ld64(a), mb = dp_ld64(b);
+    if (dp_ld16(a + 8) == dp_ld16(b + 8))
+        return (ma > mb ? ma - mb : mb - ma) <= ulps;
+    long double x = 0, y = 0;
+    memcpy(&x, a, 10), memcpy(&y, b, 10);
+    long double scale = fabsl(x) * 0x1p-63L * (long double)ulps;
+    return fabsl(x - y) <= scale;
+}
+
+static bool is_transcendental(unsigned op)
+{
+    switch (op) {
+    case X86_OP_F2XM1: case X86_OP_FYL2X: case X86_OP_FYL2XP1: case X86_OP_FPTAN: case X86_OP_FPATAN: case X86_OP_FSIN: case X86_OP_FCOS: case X86_OP_FSINCOS: return true;
+    default: return false;
+    }
+}
+
+static void compare_fpu(const struct cpu_case *c, const struct x86_insn *last, const struct cpu_result *n, const struct cpu_result *e, struct diff *d)
+{
+    const uint8_t *a = n->out.fx, *b = e->out.fx;
+    unsigned op = last ? last->op : X86_OP_INVALID;
+    bool transcendental = is_transcendental(op);
+    check(d, "fcw", dp_ld16(a + FX_FCW), dp_ld16(b + FX_FCW));
+    /* C1 tells the direction of rounding and PE inexactness: neither is prescribed for transcendentals (SDM vol. 1, 8.3.10). C0, C2, C3 undefined after most. */
+    uint16_t fsw_mask = transcendental ? 0xfddf : 0xffff;
+    check(d, "fsw", dp_ld16(a + FX_FSW) & fsw_mask, dp_ld16(b + FX_FSW) & fsw_mask);
+    check(d, "ftw", a[FX_FTW], b[FX_FTW]);
+    for (unsigned i = 0; i < 8; i++) {
+        char what[16];
+        snprintf(what, sizeof what, "st%u", i);
+        const uint8_t *x = a + FX_ST + i * 16, *y = b + FX_ST + i * 16;
+        if (transcendental && close_ext(x, y, 4))
+            continue;
+        check_bytes(d, what, x, y, 10);
+    }
+    check(d, "mxcsr", dp_ld32(a + FX_MXCSR), dp_ld32(b + FX_MXCSR));
+    for (unsigned i = 0; i < 16; i++) {
+        char what[16];
+        snprintf(what, sizeof what, "xmm%u", i);
+        const uint8_t *x = a + FX_XMM + i * 16, *y = b + FX_XMM + i * 16;
+        if (memcmp(x, y, 16) && (op == X86_OP_RCPPS || op == X86_OP_RCPSS || op == X86_OP_RSQRTPS || op == X86_OP_RSQRTSS)) {
+            bool ok = true;
+            for (unsigned k = 0; k < 4; k++) {
+                float f, g;
+                memcpy(&f, x + k * 4, 4), memcpy(&g, y + k * 4, 4);
+                ok = ok && close_float(f, g);
+            }
+            if (ok)
+                continue;
+        }
+        check_bytes(d, what, x, y, 16);
+    }
+    check(d, "fop", dp_ld16(a + FX_FOP) & 0x7ff, dp_ld16(b + FX_FOP) & 0x7ff);
+    check(d, "fip", dp_ld64(a + FX_FIP), dp_ld64(b + FX_FIP));
+    check(d, "fdp", dp_ld64(a + FX_FDP), dp_ld64(b + FX_FDP));
+}
+
+unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const struct cpu_result *e, struct dp_buffer *out)
+{
+    struct diff d = { out, 0 };
+    if (n->vector == CPU_DIED)
+        return 0; /* a store into the harness itself: nothing known */
+    if (e->vector == CPU_ENGINE_ERROR) {
+        dp_buffer_printf(out, "  engine: %s\n", e->text);
+        return 1;
+    }
+    if (n->vector != e->vector) {
+        differ(&d, "vector", n->vector, e->vector);
+        differ(&d, "rip", n->out.rip, e->out.rip);
+        if (n->vector == X86_PF_ || e->vector == X86_PF_)
+            differ(&d, "cr2", n->cr2, e->cr2);
+        return d.count;
+    }
+    if (n->vector == CPU_TIMEOUT)
+        return 0; /* both loop */
+    struct x86_insn last;
+    bool have = c->insn_count == 1 && cpu_decode_nth(c, 0, &last);
+    /* Linux sets P for addresses of its own half, to tell nothing about its layout. */
+    uint32_t error_mask = n->vector == X86_PF_ && n->cr2 >> 47 ? ~1u : ~0u;
+    check(&d, "error code", n->error & error_mask, e->error & error_mask);
+    check(&d, "cr2", n->cr2, e->cr2);
+    check(&d, "rip", n->out.rip, e->out.rip);
+    /* Outside 64-bit mode the upper halves are undefined and R8-R15 unreachable (SDM vol. 1, 3.4.1.1). */
+    uint64_t gpr_mask = c->mode == X86_MODE64 ? ~0ull : 0xffffffff;
+    for (unsigned i = 0; i < (c->mode == X86_MODE64 ? 16u : 8u); i++)
+        check(&d, reg_name[i], n->out.r[i] & gpr_mask, e->out.r[i] & gpr_mask);
+    uint64_t mask = ~(uint64_t)undefined_at(c, n->out.rip);
+    uint64_t fn = n->out.rflags & mask, fe = e->out.rflags & mask;
+    if (fn != fe) {
+        char a[64], b[64];
+        flag_text(fn & ~fe, a), flag_text(fe & ~fn, b);
+        d.count++;
+        dp_buffer_printf(out, "  rflags %s%s%s: native %#llx, engine %#llx (only native: %s; only engine: %s)\n", a, *a && *b ? " " : "", b, (unsigned long long)n->out.rflags,
+                         (unsigned long long)e->out.rflags, a, b);
+    }
+    for (unsigned i = 0; i < X86_SEGS; i++)
+        check(&d, seg_name[i], n->out.seg[i], e->out.seg[i]);
+    check(&d, "fs_base", n->out.fs_base, e->out.fs_base);
+    check(&d, "gs_base", n->out.gs_base, e->out.gs_base);
+    for (unsigned i = 0, shown = 0; i < CPU_RW_SIZE && shown < 4; i += 16)
+        if (memcmp(n->data + i, e->data + i, 16)) {
+            char what[32];
+            snprintf(what, sizeof what, "memory[%#x]", i);
+            check_bytes(&d, what, n->data + i, e->data + i, 16);
+            shown++;
+        }
+    compare_fpu(c, have ? &last : NULL, n, e, &d);
+    return d.count;
+}
+
+void cpu_describe(const struct cpu_case *c, struct dp_buffer *out)
+{
+    static const char *const mode_name[] = { "16", "32", "64" };
+    dp_buffer_printf(out, "--seed %llu --op %s --index %llu --mode %s\n", (unsigned long long)c->seed,
+                     c->op == X86_OP_COUNT ? "sequence" : c->op == X86_OP_INVALID ? "undefined" : x86_op_name(c->op), (unsigned long long)c->index, mode_name[c->mode]);
+    for (unsigned n = 0; n < c->insn_count; n++) {
+        struct x86_insn i;
+        unsigned end = n + 1 < c->insn_count ? c->insn_at[n + 1] : c->code_size;
+        char text[128] = "(undefined)";
+        if (cpu_decode_nth(c, n, &i))
+            x86_print_insn(&i, c->in.rip + c->insn_at[n], text, sizeof text);
+        dp_buffer_printf(out, "  %#llx: ", (unsigned long long)c->in.rip + c->insn_at[n]);
+        for (unsigned k = c->insn_at[n]; k < end; k++)
+            dp_buffer_printf(out, "%02x ", c->code[k]);
+        dp_buffer_printf(out, " %s%s\n", text, c->fetch_fault ? "  (cut by the end of the code pages)" : "");
+    }
+    char flags[64];
+    flag_text(c->in.rflags, flags);
+    for (unsigned i = 0; i < (c->mode == X86_MODE64 ? 16u : 8u); i++)
+        dp_buffer_printf(out, "  %-3s %016llx%s", reg_name[i], (unsigned long long)c->in.r[i], i % 4 == 3 ? "\n" : "");
+    dp_buffer_printf(out, "  flags %s; cs %x ss %x ds %x es %x fs %x (%llx) gs %x (%llx)\n", flags, c->in.seg[X86_CS], c->in.seg[X86_SS], c->in.seg[X86_DS],
+                     c->in.seg[X86_ES], c->in.seg[X86_FS], (unsigned long long)c->in.fs_base, c->in.seg[X86_GS], (unsigned long long)c->in.gs_base);
+    for (unsigned i = 0; i < c->patch_count; i++) {
+        dp_buffer_printf(out, "  data[%#x] ", c->patch[i].offset);
+        hex(out, c->patch[i].bytes, DP_MIN(c->patch[i].size, 32u));
+        dp_buffer_printf(out, "%s\n", c->patch[i].size > 32 ? " ..." : "");
+    }
+    struct x86_insn i;
+    bool fpu = false, vector = false, x87 = false;
+    for (unsigned n = 0; n < c->insn_count; n++)
+        if (cpu_decode_nth(c, n, &i)) {
+            fpu |= (i.row->flags & (X86_F_X87 | X86_F_X87NW | X86_F_MMX | X86_F_SSE)) != 0;
+            vector |= (i.row->flags & X86_F_SSE) != 0, x87 |= (i.row->flags & (X86_F_X87 | X86_F_X87NW | X86_F_MMX)) != 0;
+        }
+    if (!fpu)
+        return;
+    const uint8_t *fx = c->in.fx;
+    dp_buffer_printf(out, "  fcw %04x fsw %04x ftw %02x mxcsr %08x\n", dp_ld16(fx + FX_FCW), dp_ld16(fx + FX_FSW), fx[FX_FTW], dp_ld32(fx + FX_MXCSR));
+    for (unsigned k = 0; x87 && k < 8; k++) {
+        dp_buffer_printf(out, "  st%u ", k);
+        hex(out, fx + FX_ST + k * 16, 10);
+        dp_buffer_printf(out, k % 4 == 3 ? "\n" : "");
+    }
+    for (unsigned k = 0; vector && k < 16; k++) {
+        dp_buffer_printf(out, "  xmm%u ", k);
+        hex(out, fx + FX_XMM + k * 16, 16);
+        dp_buffer_printf(out, k % 2 == 1 ? "\n" : "");
+    }
+}

@@ -1,0 +1,162 @@
+#!/bin/sh
+# test_cli.sh DOPPEL MAKE_IMAGES SOURCE - exit codes and messages of the command, as a user meets them.
+doppel=$1 make_images=$2 source=$3
+dir=$(mktemp -d /tmp/doppel-cli-XXXXXX) || exit 99
+trap 'chmod -R u+rwx "$dir"; rm -r "$dir"' EXIT
+"$make_images" "$dir" || exit 99
+failed=0 passed=0
+
+fail() { echo "FAIL: $*"; failed=$((failed + 1)); }
+
+# expect STATUS 'WORDS' ARGUMENT... : the status, and on stderr at most one line of doppel's with the words (empty: anything).
+expect() {
+    want=$1 words=$2
+    shift 2
+    timeout 60 "$doppel" "$@" </dev/null >"$dir/out" 2>"$dir/err"
+    got=$?
+    if [ $got != "$want" ]; then
+        fail "doppel $*: status $got, not $want: $(cat "$dir/err")"
+    elif [ -n "$words" ] && ! grep -qF -- "$words" "$dir/out" "$dir/err"; then
+        fail "doppel $*: no '$words' in: $(cat "$dir/err")"
+    elif { [ "$want" = 2 ] || [ "$want" = 125 ]; } && [ "$(wc -l <"$dir/err")" != 1 ]; then
+        fail "doppel $*: not one line: $(cat "$dir/err")"
+    else
+        passed=$((passed + 1))
+    fi
+}
+run() { want=$1 words=$2; shift 2; expect "$want" "$words" run --engine null "$@"; }
+
+# ---- help and version ----
+expect 0 "Examples:" --help
+expect 0 "Examples:" -h
+expect 0 "Examples:" run --help
+expect 0 "Examples:" run -k x -h
+expect 0 "Examples:" help run
+expect 0 "Examples:" doctor --help
+expect 0 "doppel 0." --version
+expect 0 "Engines" doctor
+expect 0 '"engines"' doctor --json
+"$doppel" run --help >"$dir/help"
+[ "$(sed -n 3p "$dir/help")" = "Examples:" ] || fail "run --help does not begin with examples"
+
+# ---- usage ----
+expect 2 "no verb"
+expect 2 'did you mean `doppel run`?' rnu
+expect 2 'did you mean `doppel doctor`?' docter
+expect 2 "nothing to boot" run
+expect 2 "did you mean --kernel?" run --kernle x
+expect 2 "did you mean --memory?" run --mem 512M
+expect 2 "did you mean --kernel?" run -kernel x
+expect 2 "see \`doppel run --help\`" run --xyzzy
+expect 2 "needs a value" run --kernel
+expect 2 "takes no value" run --no-reboot=1
+expect 2 "what is 'x'" run x
+expect 2 "unknown option -z" run -z
+run 2 "only 512 bytes" -k "$dir/multiboot" -m 512
+run 2 "" -k "$dir/multiboot" -m 0
+run 2 "" -k "$dir/multiboot" -m 1P
+run 2 "" -k "$dir/multiboot" -m 99999999999999999999
+run 2 "" -k "$dir/multiboot" -m -1
+run 2 "" -k "$dir/multiboot" -m ""
+run 2 "" -k "$dir/multiboot" -m 1K
+run 2 "1 to 255" -k "$dir/multiboot" --cpus 0
+run 2 "1 to 255" -k "$dir/multiboot" --cpus 1000
+run 2 "give a number" -k "$dir/multiboot" --cpus two
+run 2 "greater than 0" -k "$dir/multiboot" --timeout 0
+run 2 "number of seconds" -k "$dir/multiboot" --timeout soon
+run 2 "choose one of" -k "$dir/multiboot" --cpu i486
+run 2 "only raw is" -k "$dir/multiboot" --disk x,format=qcow2
+run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
+run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
+run 2 "--trace" -k "$dir/multiboot" --trace nonsense
+
+# ---- what this host or these files do not allow ----
+expect 125 "there is no engine" run -e warp -k "$dir/multiboot"
+expect 125 "not part of this version" run -e kvm -k "$dir/multiboot"
+run 125 "No such file" -k "$dir/missing"
+run 125 "is a directory" -k "$dir"
+run 125 "a device or a pipe" -k /dev/null
+mkfifo "$dir/fifo"
+run 125 "a device or a pipe" -k "$dir/fifo"
+run 125 "is empty" -k "$dir/empty"
+run 125 "none of what doppel boots" -k "$dir/garbage"
+run 125 "truncated" -k "$dir/bzimage-truncated"
+run 125 "truncated" -k "$dir/bzimage-header"
+run 125 "try -m" -k "$dir/bzimage-large"
+run 125 "truncated" -k "$dir/multiboot-elf32-truncated"
+run 125 "ELF file without" -k /bin/true
+run 125 "No such file" -k "$dir/bzimage" -i "$dir/missing"
+run 125 "is a directory" -k "$dir/bzimage" -i "$dir"
+truncate -s 100M "$dir/large"
+run 125 "try" -k "$dir/bzimage" -i "$dir/large" -m 64M
+run 125 "fit" -k "$dir/bzimage" -i "$dir/large" -m 112M
+run 125 "$dir/missing" -k "$dir/bzimage" -d "$dir/missing"
+run 125 "$dir" -k "$dir/bzimage" -d "$dir"
+run 125 "memory" -k "$dir/bzimage" -m 900G
+run 125 "another console" -k "$dir/bzimage" --serial stdio --serial stdio
+run 125 "give stdio, none or file" -k "$dir/bzimage" --serial tcp:1
+run 125 "$dir/no/log" -k "$dir/bzimage" --serial "file:$dir/no/log"
+if [ "$(id -u)" != 0 ]; then
+    chmod 0 "$dir/pvh"
+    run 125 "Permission denied" -k "$dir/pvh"
+    chmod 600 "$dir/pvh"
+fi
+
+# ---- ends ----
+run 124 "time limit" -k "$dir/multiboot" -t 0.2
+run 124 "time limit" -k "$dir/pvh" -t 0.2 -c 4 --serial none
+run 124 "time limit" -k "$dir/bzimage" -t 0.2 -d "$dir/large,ro" --virtio-console --serial "file:$dir/log"
+run 124 "time limit" --kernel="$dir/bzimage" --timeout=0.2 -m64M --initrd "$dir/pvh" --initrd "$dir/garbage"
+run 124 "PC with 1 processor, 512M; engine null" -k "$dir/multiboot-elf64" -t 0.2
+run 124 '"result":"timeout","status":124' -k "$dir/multiboot" -t 0.2 --json
+run 125 "" -k "$dir/garbage"
+timeout 60 "$doppel" run -e null -k "$dir/garbage" --json-fd 3 3>"$dir/json" 2>/dev/null
+grep -q '"result":"error","status":125' "$dir/json" || fail "--json-fd: $(cat "$dir/json")"
+timeout 60 "$doppel" run -e null -k "$dir/multiboot" -t 0.2 <&- >&- 2>"$dir/err"
+[ $? = 124 ] || fail "closed stdin and stdout: $(cat "$dir/err")"
+timeout 60 "$doppel" run -e null -k "$dir/multiboot" -t 0.2 --trace "boot,vm,file=$dir/trace" 2>/dev/null </dev/null
+grep -q Multiboot "$dir/trace" || fail "--trace to a file"
+cp "$dir/large" "$dir/a,b"
+run 124 "" -k "$dir/multiboot" -t 0.1 -d "$dir/a,,b,ro"
+
+for signal in INT TERM HUP; do
+    case $signal in INT) want=130 ;; TERM) want=143 ;; HUP) want=129 ;; esac
+    # A background job of a script ignores INT; env gives it back.
+    env --default-signal=INT "$doppel" run -e null -k "$dir/multiboot" </dev/null 2>"$dir/err" >/dev/null &
+    pid=$!
+    n=0
+    until grep -q "engine null" "$dir/err" || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
+    kill -$signal $pid
+    wait $pid
+    got=$?
+    [ $got = $want ] || fail "SIG$signal: status $got, not $want"
+    grep -q "SIG$signal" "$dir/err" || fail "SIG$signal: $(cat "$dir/err")"
+done
+
+# Two at once on one writable disk: the second is told who has it.
+"$doppel" run -e null -k "$dir/multiboot" -d "$dir/large" </dev/null 2>"$dir/err2" >/dev/null &
+pid=$!
+n=0
+until grep -q "engine null" "$dir/err2" || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
+run 125 "$dir/large" -k "$dir/multiboot" -d "$dir/large" -t 0.1
+kill $pid
+wait $pid
+
+# ---- a guest that runs, when there is an engine for it ----
+if "$doppel" doctor | grep -q '^  interp  *yes'; then
+    for kernel in multiboot multiboot-elf64 pvh; do
+        expect 43 "ok" run -k "$dir/$kernel" -t 30
+    done
+    expect 43 "64-bit boot protocol" run -k "$dir/bzimage" -t 30
+fi
+
+# ---- every option is in the man page and in the completion ----
+sed -n 's/^  \(-., \|    \)--\([a-z-]*\).*/\2/p' "$dir/help" | while read -r option; do
+    grep -q -- "--$option" "$source/docs/man/doppel.1.scd" || echo "man page lacks --$option"
+    [ "$option" = help ] || grep -q -- "--$option" "$source/scripts/completion/doppel.bash" || echo "completion lacks --$option"
+done >"$dir/lacks"
+[ -s "$dir/lacks" ] && fail "$(cat "$dir/lacks")"
+[ "$(sed -n 's/^  \(-., \|    \)--\([a-z-]*\).*/\2/p' "$dir/help" | wc -l)" -ge 15 ] || fail "help lists too few options"
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
