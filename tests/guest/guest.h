@@ -1,7 +1,7 @@
 /* guest.h - for the Multiboot test kernels in assembly: header, serial output, exit. 32-bit protected mode as Multiboot 1 leaves it. */
     .set MAGIC, 0x1badb002
     .set FLAGS, 3
-    .section .multiboot, "a"
+    .text
     .align 4
     .long MAGIC, FLAGS, -(MAGIC + FLAGS)
     .text
