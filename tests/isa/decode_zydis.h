@@ -8,7 +8,7 @@ struct decode_difference { char key[96], example[120]; unsigned count; };
 struct decode_report {
     unsigned long compared, valid;
     unsigned kinds; /* differences, one of each kind */
-    struct decode_difference kind[2000];
+    struct decode_difference kind[100];
 };
 
 void decode_compare_legacy(struct decode_report *r);

@@ -192,8 +192,8 @@ static inline int decode_operand(struct decoder *d, unsigned code, unsigned n)
     case X86_PLACE_VSIB:
         o->kind = X86_MEM;
         o->reg_class = which && i->vex_l ? X86_RC_YMM : X86_RC_XMM;
-        /* destination, index and mask must differ; there must be an index */
-        if (i->mod == 3 || (i->modrm & 7) != 4 || i->reg == i->index || i->reg == vvvv || vvvv == i->index)
+        /* there must be an index, so not 16-bit addressing; destination, index and mask must differ */
+        if (i->mod == 3 || i->address_size == 2 || (i->modrm & 7) != 4 || i->reg == i->index || i->reg == vvvv || vvvv == i->index)
             return X86_DECODE_UD;
         return 0;
     case X86_PLACE_VVVV:
