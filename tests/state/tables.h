@@ -4,18 +4,32 @@
 #ifndef DP_TESTS_TABLES_H
 #define DP_TESTS_TABLES_H
 
-#include "devices/device.h"
+#include "devices/char/debug_exit.h"
+#include "devices/char/uart.h"
+#include "devices/firmware/pm.h"
+#include "devices/intc/ioapic.h"
+#include "devices/intc/lapic.h"
+#include "devices/intc/pic.h"
+#include "devices/pci/pci.h"
+#include "devices/timer/pit.h"
+#include "devices/timer/rtc.h"
+#include "devices/virtio/virtio.h"
+#include "isa/x86/state.h"
+#include "machine/pvclock.h"
 #include "tests/state/sample.h"
 
 static const struct dp_device_class *const state_classes[] = {
-    NULL, /* ends the list */
+    &dp_acpi_pm_class,     &dp_exit_status_class, &dp_ioapic_class,     &dp_lapic_class,         &dp_pci_host_class,
+    &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
+    &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
     &sample_table,
+    &x86_state_table,
 };
 
-static inline unsigned state_table_count(void) { return DP_ARRAY_LEN(state_plain_tables) + DP_ARRAY_LEN(state_classes) - 1; }
+static inline unsigned state_table_count(void) { return DP_ARRAY_LEN(state_plain_tables) + DP_ARRAY_LEN(state_classes); }
 
 static inline const struct dp_state_table *state_table(unsigned i)
 {

@@ -118,8 +118,9 @@ static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear,
         interp_rmw_done(c, o, linear, size);
 }
 /* body computes r from x, may be run several times under LOCK. */
-#define RMW(bits, lock, body)                                                                                                            \
-    uint64_t linear = interp_linear(c, o, bits / 8, true);                                                                              \
+#define RMW(bits, lock, body) RMW_AT(bits, lock, interp_linear(c, o, bits / 8, true), body)
+#define RMW_AT(bits, lock, address, body)                                                                                                \
+    uint64_t linear = (address);                                                                                                         \
     volatile uint##bits##_t *p = rmw_begin(c, o, linear, bits / 8);                                                                      \
     uint##bits##_t x, r;                                                                                                                 \
     if (DP_LIKELY(p != NULL)) {                                                                                                          \
@@ -138,6 +139,14 @@ static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear,
         body;                                                                                                                            \
         interp_store##bits(c, o, linear, r);                                                                                             \
     }
+
+/* The memory operand moved by some bytes. Out of line: a handler whose locals have their address taken cannot end in a jump. */
+static __attribute__((noinline)) uint64_t linear_moved(struct icpu *c, const struct iop *o, int64_t by, unsigned size, bool write)
+{
+    struct iop moved = *o;
+    moved.disp += by;
+    return interp_linear(c, &moved, size, write);
+}
 
 /* ---- two-operand arithmetic ---- */
 #define ALU_READ(NAME, bits, write)                                                                                                      \
@@ -695,29 +704,29 @@ static inline uint64_t bit_change(unsigned kind, uint64_t x, uint64_t bit)
         INTERP_NEXT(c, o);                                                                                                               \
     }                                                                                                                                    \
     /* With a register the bit offset is signed and reaches beyond the operand: imm then holds nothing. */                               \
-    static void bit_m##bits(struct icpu *c, const struct iop *op)                                                                        \
+    static void bit_m##bits(struct icpu *c, const struct iop *o)                                                                         \
     {                                                                                                                                    \
-        unsigned n, kind = op->extra & 3;                                                                                                \
-        struct iop moved = *op;                                                                                                          \
-        const struct iop *o = &moved;                                                                                                    \
-        if (op->extra & 8) {                                                                                                             \
-            int64_t offset = (int##bits##_t)c->s.r[op->b];                                                                               \
-            moved.disp += (offset >> (bits == 16 ? 4 : bits == 32 ? 5 : 6)) * (bits / 8);                                                \
+        unsigned n, kind = o->extra & 3;                                                                                                 \
+        int64_t by = 0;                                                                                                                  \
+        if (o->extra & 8) {                                                                                                              \
+            int64_t offset = (int##bits##_t)c->s.r[o->b];                                                                                \
+            by = (offset >> (bits == 16 ? 4 : bits == 32 ? 5 : 6)) * (bits / 8);                                                         \
             n = offset & (bits - 1);                                                                                                     \
         } else {                                                                                                                         \
-            n = op->imm & (bits - 1);                                                                                                    \
+            n = o->imm & (bits - 1);                                                                                                     \
         }                                                                                                                                \
+        uint64_t at = linear_moved(c, o, by, bits / 8, kind != BIT_TEST);                                                                \
         if (kind == BIT_TEST) {                                                                                                          \
-            set_cf(c, interp_load##bits(c, o, interp_linear(c, o, bits / 8, false)) >> n & 1);                                           \
-        } else if (op->extra & BIT_LOCK) {                                                                                               \
-            RMW(bits, true, r = (uint##bits##_t)bit_change(kind, x, 1ull << n))                                                          \
+            set_cf(c, interp_load##bits(c, o, at) >> n & 1);                                                                             \
+        } else if (o->extra & BIT_LOCK) {                                                                                                \
+            RMW_AT(bits, true, at, r = (uint##bits##_t)bit_change(kind, x, 1ull << n))                                                   \
             set_cf(c, x >> n & 1);                                                                                                       \
         } else {                                                                                                                         \
-            RMW(bits, false, r = (uint##bits##_t)bit_change(kind, x, 1ull << n))                                                         \
+            RMW_AT(bits, false, at, r = (uint##bits##_t)bit_change(kind, x, 1ull << n))                                                  \
             set_cf(c, x >> n & 1);                                                                                                       \
         }                                                                                                                                \
-        INTERP_NEXT(c, op);                                                                                                              \
-    }
+        INTERP_NEXT(c, o);                                                                                                               \
+    }                                                                                                                                    
 EACH_WIDE(BIT_SIZES)
 
 /* One source (b or memory), destination a. */
@@ -868,7 +877,7 @@ static inline uint64_t stack_mask(const struct icpu *c)
     unsigned width = c->mode >> IMODE_STACK_SHIFT & 3;
     return width == X86_MODE64 ? ~0ull : width == X86_MODE32 ? 0xffffffffull : 0xffffull;
 }
-static uint64_t linear_stack(struct icpu *c, const struct iop *o, uint64_t offset, unsigned size, bool write)
+static __attribute__((noinline)) uint64_t linear_stack(struct icpu *c, const struct iop *o, uint64_t offset, unsigned size, bool write)
 {
     if ((c->mode >> IMODE_STACK_SHIFT & 3) == X86_MODE64)
         return offset;
@@ -956,13 +965,9 @@ static void POP_r(struct icpu *c, const struct iop *o)
 }
 static void POP_m(struct icpu *c, const struct iop *o)
 {
-    uint64_t v = interp_peek(c, o, 0, o->size), sp = c->s.r[X86_RSP];
-    /* An address based on rSP uses the value after the pop; undone when the store faults. */
-    struct iop moved = *o;
-    if (o->base == X86_RSP)
-        moved.disp += o->size;
-    (void)sp;
-    store_size(c, &moved, interp_linear(c, &moved, o->size, true), v, o->size);
+    uint64_t v = interp_peek(c, o, 0, o->size);
+    /* An address based on rSP uses the value after the pop. */
+    store_size(c, o, linear_moved(c, o, o->base == X86_RSP ? o->size : 0, o->size, true), v, o->size);
     interp_release(c, o->size);
     INTERP_NEXT(c, o);
 }
@@ -1157,15 +1162,11 @@ static void SAHF(struct icpu *c, const struct iop *o)
     INTERP_NEXT(c, o);
 }
 static void SALC(struct icpu *c, const struct iop *o) { W8(0, interp_cf(c) ? 0xff : 0); INTERP_NEXT(c, o); }
-static void XLAT(struct icpu *c, const struct iop *op)
+/* Lowering made rBX the base; AL comes on top, unsigned. */
+static void XLAT(struct icpu *c, const struct iop *o)
 {
-    struct iop at = *op;
-    const struct iop *o = &at;
-    at.base = X86_RBX;
-    at.index = X86_ZERO;
-    at.disp = c->s.r[X86_RAX] & 0xff;
-    W8(0, interp_load8(c, o, interp_linear(c, o, 1, false)));
-    INTERP_NEXT(c, op);
+    W8(0, interp_load8(c, o, linear_moved(c, o, R8(0), 1, false)));
+    INTERP_NEXT(c, o);
 }
 
 /* ---- BCD (SDM vol. 2; flags that are defined) ---- */
@@ -1258,7 +1259,7 @@ static void CMPXCHG8B(struct icpu *c, const struct iop *o)
     interp_set_arith(c, f);
     INTERP_NEXT(c, o);
 }
-static void CMPXCHG16B(struct icpu *c, const struct iop *o)
+static __attribute__((noinline)) void cmpxchg16b(struct icpu *c, const struct iop *o)
 {
     uint64_t linear = interp_linear(c, o, 16, true);
     if (linear & 15)
@@ -1292,6 +1293,10 @@ static void CMPXCHG16B(struct icpu *c, const struct iop *o)
         W64(X86_RDX, old[1]);
     }
     interp_set_arith(c, f);
+}
+static void CMPXCHG16B(struct icpu *c, const struct iop *o)
+{
+    cmpxchg16b(c, o);
     INTERP_NEXT(c, o);
 }
 static void BOUND(struct icpu *c, const struct iop *o)
@@ -1647,7 +1652,12 @@ bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *
     case X86_OP_LAHF: o->fn = LAHF; return true;
     case X86_OP_SAHF: o->fn = SAHF; return true;
     case X86_OP_SALC: o->fn = SALC; return true;
-    case X86_OP_XLAT: o->fn = XLAT; return true;
+    case X86_OP_XLAT:
+        o->base = X86_RBX;
+        o->index = X86_ZERO;
+        o->disp = 0;
+        o->fn = XLAT;
+        return true;
     case X86_OP_DAA: o->fn = DAA; return true;
     case X86_OP_DAS: o->fn = DAS; return true;
     case X86_OP_AAA: o->fn = AAA; return true;

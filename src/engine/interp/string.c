@@ -146,6 +146,15 @@ static void MOVS(struct icpu *c, const struct iop *o)
     INTERP_NEXT(c, o);
 }
 
+static __attribute__((noinline)) void fill(uint8_t *d, uint64_t v, unsigned size, uint64_t bytes)
+{
+    if (size == 1 || (v & dp_mask_bytes(size)) == 0) {
+        memset(d, (int)(v & 0xff), bytes);
+        return;
+    }
+    for (uint64_t i = 0; i < bytes; i += size)
+        memcpy(d + i, &v, size);
+}
 static void STOS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
@@ -158,12 +167,7 @@ static void STOS(struct icpu *c, const struct iop *o)
             uint8_t *d = run_of(c, to, true, &bytes);
             bytes &= ~(uint64_t)(o->size - 1);
             if (d && bytes) {
-                if (o->size == 1 || (v & dp_mask_bytes(o->size)) == 0) {
-                    memset(d, (int)(v & 0xff), bytes);
-                } else {
-                    for (uint64_t i = 0; i < bytes; i += o->size)
-                        memcpy(d + i, &v, o->size);
-                }
+                fill(d, v, o->size, bytes);
                 run_written(c, o, to, d, bytes);
                 done = bytes / o->size;
                 step = (int64_t)bytes;

@@ -18,6 +18,16 @@
 /* Continue where s.r[RIP] now points. */
 #define LEAVE_HERE(c) INTERP_GO(c, &interp_exit_op)
 
+/* Defines a handler whose locals have their address taken: its work stands apart, so that the handler itself can end in a jump. */
+#define APART(NAME)                                                                                                                      \
+    static __attribute__((noinline)) void NAME##_work(struct icpu *c, const struct iop *o);                                              \
+    static void NAME(struct icpu *c, const struct iop *o)                                                                                \
+    {                                                                                                                                    \
+        NAME##_work(c, o);                                                                                                               \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }                                                                                                                                    \
+    static void NAME##_work(struct icpu *c, const struct iop *o)
+
 static void canonical(struct icpu *c) { c->s.rflags = interp_flags(c); }
 /* Result of an isa function that may move RIP. A fault after RIP moved (a task switch that got that far) belongs to the new place. */
 static void finish_transfer(struct icpu *c, const struct iop *o, int result, uint64_t rip_before)
@@ -237,7 +247,7 @@ static void LOAD_FAR_POINTER(struct icpu *c, const struct iop *o) /* LDS, LES, L
     LEAVE(c, o);
 }
 static void set_zf(struct icpu *c, bool zf) { interp_set_arith(c, (interp_flags(c) & ~(uint64_t)X86_ZF) | (zf ? X86_ZF : 0)); }
-static void LAR(struct icpu *c, const struct iop *o)
+APART(LAR)
 {
     uint16_t selector = selector_operand(c, o, 1);
     uint32_t v = 0;
@@ -248,9 +258,8 @@ static void LAR(struct icpu *c, const struct iop *o)
     set_zf(c, ok);
     if (ok)
         write_gpr(c, INSN->operand[0].reg, v, o->size);
-    INTERP_NEXT(c, o);
 }
-static void LSL(struct icpu *c, const struct iop *o)
+APART(LSL)
 {
     uint16_t selector = selector_operand(c, o, 1);
     uint32_t v = 0;
@@ -261,7 +270,6 @@ static void LSL(struct icpu *c, const struct iop *o)
     set_zf(c, ok);
     if (ok)
         write_gpr(c, INSN->operand[0].reg, v, o->size);
-    INTERP_NEXT(c, o);
 }
 static void VERIFY(struct icpu *c, const struct iop *o) /* extra: for writing */
 {
@@ -346,7 +354,7 @@ static void umip(struct icpu *c, const struct iop *o)
     if ((c->mode & IMODE_UMIP) && interp_cpl(c) > 0)
         interp_fault_code(c, o, X86_GP, 0);
 }
-static void STORE_TABLE(struct icpu *c, const struct iop *o)
+APART(STORE_TABLE)
 {
     umip(c, o);
     bool code64 = (c->mode & IMODE_CODE) == X86_MODE64;
@@ -356,7 +364,6 @@ static void STORE_TABLE(struct icpu *c, const struct iop *o)
     dp_st64(image + 2, base);
     unsigned size = code64 ? 10 : 6;
     interp_store_bytes(c, o, interp_linear(c, o, size, true), image, size);
-    INTERP_NEXT(c, o);
 }
 static void LLDT(struct icpu *c, const struct iop *o) { check(c, o, x86_load_ldt(&c->ctx, selector_operand(c, o, 0))); INTERP_NEXT(c, o); }
 static void LTR(struct icpu *c, const struct iop *o) { check(c, o, x86_load_tr(&c->ctx, selector_operand(c, o, 0))); INTERP_NEXT(c, o); }
@@ -408,6 +415,12 @@ static void MOV_CR(struct icpu *c, const struct iop *o)
     write_gpr(c, d->reg, v, d->size);
     INTERP_NEXT(c, o);
 }
+static __attribute__((noinline)) void read_dr(struct icpu *c, const struct iop *o, unsigned dr, const struct x86_operand *d)
+{
+    uint64_t v = 0;
+    check(c, o, x86_read_dr(&c->ctx, dr, &v));
+    write_gpr(c, d->reg, v, d->size);
+}
 static void MOV_DR(struct icpu *c, const struct iop *o)
 {
     const struct x86_operand *d = &INSN->operand[0], *s = &INSN->operand[1];
@@ -416,9 +429,7 @@ static void MOV_DR(struct icpu *c, const struct iop *o)
         interp_update_mode(c);
         LEAVE(c, o);
     }
-    uint64_t v = 0;
-    check(c, o, x86_read_dr(&c->ctx, s->reg, &v));
-    write_gpr(c, d->reg, v, d->size);
+    read_dr(c, o, s->reg, d);
     INTERP_NEXT(c, o);
 }
 static void INVLPG(struct icpu *c, const struct iop *o)
@@ -435,7 +446,7 @@ static bool pv_msr(const struct icpu *c, uint32_t msr)
 {
     return c->vm->model->kvm_clock && c->bus.pv_msr_write && (msr == MSR_KVM_WALL_OLD || msr == MSR_KVM_TIME_OLD || msr == MSR_KVM_WALL || msr == MSR_KVM_TIME);
 }
-static void RDMSR(struct icpu *c, const struct iop *o)
+APART(RDMSR)
 {
     uint32_t msr = (uint32_t)c->s.r[X86_RCX];
     uint64_t v = 0;
@@ -452,7 +463,6 @@ static void RDMSR(struct icpu *c, const struct iop *o)
         check(c, o, x86_rdmsr(&c->ctx, msr, &v));
     c->s.r[X86_RAX] = (uint32_t)v;
     c->s.r[X86_RDX] = v >> 32;
-    INTERP_NEXT(c, o);
 }
 static void WRMSR(struct icpu *c, const struct iop *o)
 {
@@ -484,7 +494,7 @@ static void WRMSR(struct icpu *c, const struct iop *o)
     }
     LEAVE(c, o);
 }
-static void CPUID(struct icpu *c, const struct iop *o)
+APART(CPUID)
 {
     uint32_t out[4];
     x86_cpuid(c->vm->model, &c->s, c->index, (uint32_t)c->s.r[X86_RAX], (uint32_t)c->s.r[X86_RCX], out);
@@ -492,7 +502,6 @@ static void CPUID(struct icpu *c, const struct iop *o)
     c->s.r[X86_RBX] = out[1];
     c->s.r[X86_RCX] = out[2];
     c->s.r[X86_RDX] = out[3];
-    INTERP_NEXT(c, o);
 }
 static void RDTSC(struct icpu *c, const struct iop *o) /* extra: RDTSCP */
 {
@@ -527,13 +536,12 @@ static void XSETBV(struct icpu *c, const struct iop *o)
     check(c, o, x86_xsetbv(&c->ctx, (uint32_t)c->s.r[X86_RCX], c->s.r[X86_RDX] << 32 | (uint32_t)c->s.r[X86_RAX]));
     LEAVE(c, o);
 }
-static void RDRAND(struct icpu *c, const struct iop *o) /* RDSEED too */
+APART(RDRAND) /* RDSEED too */
 {
     uint64_t v = 0;
     bool ok = getrandom(&v, o->size, GRND_NONBLOCK) == o->size;
     write_gpr(c, INSN->operand[0].reg, ok ? v : 0, o->size);
     interp_set_arith(c, ok ? X86_CF : 0);
-    INTERP_NEXT(c, o);
 }
 static void RDPMC(struct icpu *c, const struct iop *o)
 {
