@@ -742,7 +742,7 @@ EACH_WIDE(BIT_SIZES)
 #define COUNT_SIZES(bits)                                                                                                                \
     UNARY_COUNT(BSF, bits, if (x) W##bits(o->a, __builtin_ctzll(x)); set_cf_of(c, x, 0, 0))                                              \
     UNARY_COUNT(BSR, bits, if (x) W##bits(o->a, 63 - __builtin_clzll(x)); set_cf_of(c, x, 0, 0))                                         \
-    UNARY_COUNT(POPCNT, bits, W##bits(o->a, __builtin_popcountll(x)); set_cf_of(c, x ? 1 : 0, 0, 0); c->lf_aux |= x ? 1 << 8 : 0)        \
+    UNARY_COUNT(POPCNT, bits, W##bits(o->a, __builtin_popcountll(x)); set_cf_of(c, x ? 1 : 0, 0, 0); c->lf_aux |= x ? 0 : 1 << 8)        \
     UNARY_COUNT(LZCNT, bits, W##bits(o->a, x ? __builtin_clzll(x) - (64 - bits) : bits); set_cf_of(c, R##bits(o->a), x == 0, 0))         \
     UNARY_COUNT(TZCNT, bits, W##bits(o->a, x ? __builtin_ctzll(x) : bits); set_cf_of(c, R##bits(o->a), x == 0, 0))
 EACH_WIDE(COUNT_SIZES)
@@ -1022,7 +1022,7 @@ static void ENTER(struct icpu *c, const struct iop *o)
         interp_fault_ctx(c, o);
     set_sp(c, at);
     uint64_t mask = stack_mask(c);
-    write_gpr(c, X86_RBP, mask == 0xffff ? (bp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
+    write_gpr(c, X86_RBP, mask == 0xffff ? (sp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
     INTERP_NEXT(c, o);
 }
 static void LEAVE(struct icpu *c, const struct iop *o)
