@@ -65,6 +65,23 @@ void interp_fpu_leave(struct icpu *c)
     sse_host_set_mxcsr(c->mxcsr_host);
 }
 
+uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned required, unsigned natural, bool write)
+{
+    if (required && (interp_ea(c, o) + c->segbase[o->seg]) & (required - 1))
+        interp_fault_code(c, o, X86_GP, 0);
+    uint64_t linear = interp_linear(c, o, size, write);
+    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
+    if (c->align_check && linear & (natural - 1))
+        interp_fault_code(c, o, X86_AC_, 0);
+    return linear;
+}
+
+void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+{
+    (void)interp_rmw_host(c, o, linear, size);
+}
+
 void fpu_store_raced(struct icpu *c, const struct iop *o)
 {
     struct fpu_memory m;
@@ -118,7 +135,7 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
     bool store = o->extra & X87_EXTRA_STORE;
     x87_wait(c, o);
     if (o->size) {
-        linear = interp_linear(c, o, o->size, store);
+        linear = fpu_linear(c, o, o->size, 0, o->size == 10 ? 8 : o->size, store);
         if (!store)
             interp_load_bytes(c, o, linear, memory, o->size);
     }
@@ -143,8 +160,10 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
                        "xmm12", "xmm13", "xmm14", "xmm15");
     x87_host_load(c);
 
-    /* An unmasked exception other than precision keeps a memory destination as it was. */
-    if (store && !(image.fsw & ~image.fcw & X87_FLAGS & ~X87_PE))
+    /* An unmasked exception other than precision keeps a memory destination as it was; it must be writable all the same. */
+    if (store && image.fsw & ~image.fcw & X87_FLAGS & ~X87_PE)
+        fpu_probe_write(c, o, linear, o->size);
+    else if (store)
         interp_store_bytes(c, o, linear, memory, o->size);
     f->fsw = image.fsw;
     f->ftw = image.ftw;

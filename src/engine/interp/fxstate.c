@@ -1,8 +1,8 @@
 /* engine/interp/fxstate.c - FXSAVE and XSAVE families, LDMXCSR, STMXCSR.
  *
  * Model: states x87 (0) and SSE (1) in the standard format. The x87 state counts as in use unless it is the initial one, SSE always, as AMD's
- * processors have it; XSAVEOPT only leaves out states not in use. The save forms
- * read the area, change what they own and write it back whole, so that a fault changes nothing.
+ * processors have it; XSAVEOPT only leaves out states not in use. The save forms read the
+ * area, change what they own and write it back whole, so that a fault changes nothing.
  * As AMD's processors do, the last instruction and operand pointers are saved as zeros unless an unmasked x87 exception is pending.
  * Source: Intel SDM vol. 1 ch. 10.5, 13.4-13.8; AMD APM vol. 2 11.4.
  */
@@ -77,11 +77,14 @@ static void get_xmm(struct icpu *c, const struct iop *o, const uint8_t *area)
         memcpy(c->s.vec[i], area + AREA_XMM + 16 * i, 16);
 }
 
+/* The last byte is looked at first. */
 static uint64_t area_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned alignment, bool write)
 {
-    uint64_t linear = interp_linear(c, o, size, write);
-    if (linear & (alignment - 1))
-        interp_fault_code(c, o, X86_GP, 0);
+    uint64_t linear = fpu_linear(c, o, size, alignment, alignment, write), last = linear + size - 1;
+    if (write)
+        fpu_probe_write(c, o, last, 1);
+    else
+        (void)interp_load8(c, o, last);
     return linear;
 }
 
@@ -124,6 +127,7 @@ FPU_CALL_HANDLER(xsave)
 {
     uint8_t area[AREA_XSAVE];
     uint64_t linear = area_linear(c, o, AREA_XSAVE, 64, true), states = requested(c);
+    fpu_probe_write(c, o, linear, 1);
     interp_load_bytes(c, o, linear, area, sizeof area);
     uint64_t used = states & in_use(c), written = o->extra & SAVE_USED ? used : states;
     if (written & STATE_X87)

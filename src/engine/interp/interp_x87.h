@@ -86,6 +86,11 @@ static inline bool fpu_raced(const struct fpu_memory *m)
     atomic_signal_fence(memory_order_seq_cst); /* as in interp_store64 */
     return DP_UNLIKELY(m->tag != atomic_load_explicit(&m->entry->write_tag, memory_order_relaxed));
 }
+/* The long way's address: linear, after the checks of a size the basic accesses do not have, in the processors' order: required alignment
+ * (0: none) else #GP, segment, canonical form of both ends, then #AC by natural (its alignment for that purpose). */
+uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned required, unsigned natural, bool write);
+/* Faults unless a write there would succeed. */
+void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 /* A handler: reports the store of o->size bytes just made and goes on. */
 iop_fn fpu_store_raced DP_COLD;
 

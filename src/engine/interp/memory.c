@@ -379,7 +379,7 @@ void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, co
     struct x86_translation t;
     if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK)) {
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
-        translate_or_leave(c, o, linear + size - 1, X86_ACCESS_WRITE, &t);
+        translate_or_leave(c, o, (linear + size - 1) & PAGE_MASK, X86_ACCESS_WRITE, &t);
     }
     while (size) {
         unsigned n = size >= 8 && (linear & 0xfff) <= DP_PAGE_SIZE - 8 ? 8 : 1;
