@@ -163,12 +163,13 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
                 return unknown(verb, a + 2, length, e);
             value = a[2 + length] ? a + 3 + length : NULL;
         } else if (a[0] == '-' && a[1]) {
+            /* -kernel and the like, as other programs write them, is no -k with the value "ernel". */
+            if ((o = by_name(verb, a + 1, strlen(a + 1)))) {
+                dp_error_set(e, -EINVAL, "unknown option %s: did you mean --%s?", a, o->name);
+                return CLI_USAGE;
+            }
             if (!(o = by_letter(verb, a[1]))) {
-                /* -kernel and the like, as other programs write them. */
-                if ((o = by_name(verb, a + 1, strlen(a + 1))))
-                    dp_error_set(e, -EINVAL, "unknown option %s: did you mean --%s?", a, o->name);
-                else
-                    dp_error_set(e, -EINVAL, "unknown option %s: see `doppel %s --help`", a, verb->name);
+                dp_error_set(e, -EINVAL, "unknown option %s: see `doppel %s --help`", a, verb->name);
                 return CLI_USAGE;
             }
             value = a[2] ? a + 2 : NULL;

@@ -52,7 +52,7 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device;         /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock;
+    struct dp_device *pci, *pvclock, *exit_status;
     unsigned serial_count;
 };
 
@@ -103,6 +103,15 @@ static void lapic_line(void *opaque, enum dp_lapic_line line, unsigned value)
     };
     struct pc_cpu *cpu = opaque;
     cpu->pc->config.line(cpu->pc->config.opaque, cpu->index, translated[line], value);
+}
+
+/* At power-off the status is what the guest left in its latch. */
+static void vm_request(void *opaque, enum dp_vm_request request, int status)
+{
+    struct dp_pc *pc = opaque;
+    if (request == DP_VM_POWEROFF && pc->exit_status)
+        status = dp_exit_status_get(pc->exit_status) & 0xff;
+    pc->config.vm.request(pc->config.vm.opaque, request, status);
 }
 
 static uint64_t tsc_now(void *opaque)
@@ -206,13 +215,15 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
         pc->serial_count++;
     }
     struct dp_device *exit = add(pc, &dp_debug_exit_class, "debug-exit", e);
+    pc->exit_status = add(pc, &dp_exit_status_class, "exit-status", e);
     pc->pvclock = add(pc, &dp_pvclock_class, "pvclock", e);
-    if (!exit || !pc->pvclock)
+    if (!exit || !pc->exit_status || !pc->pvclock)
         return -ENOMEM;
     dp_pvclock_wire(pc->pvclock, pc->config.model->tsc_khz);
-    if ((rc = dp_device_init(exit, e)) || (rc = dp_device_init(pc->pvclock, e)))
+    if ((rc = dp_device_init(exit, e)) || (rc = dp_device_init(pc->exit_status, e)) || (rc = dp_device_init(pc->pvclock, e)) ||
+        (rc = dp_device_map(exit, DP_DEBUG_EXIT_WINDOW, PORT_DEBUG_EXIT, e)))
         return rc;
-    return dp_device_map(exit, DP_DEBUG_EXIT_WINDOW, PORT_DEBUG_EXIT, e);
+    return dp_device_map(pc->exit_status, DP_EXIT_STATUS_WINDOW, PORT_EXIT_STATUS, e);
 }
 
 /* child is made but not initialised; on success the machine owns the adapter that owns it. */
@@ -278,7 +289,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     pc->cpu = calloc(c->cpus, sizeof *pc->cpu);
     pc->device_capacity = c->cpus + DP_PC_DISKS + 16;
     pc->device = calloc(pc->device_capacity, sizeof(struct dp_device *));
-    pc->env = (struct dp_device_env){.loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = c->vm};
+    pc->env = (struct dp_device_env){.loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
     if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
         rc = dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
@@ -430,7 +441,7 @@ static int write_acpi(struct dp_pc *pc, uint64_t *rsdp, struct dp_error *e)
         .pm_timer = DP_ACPI_PM_BASE + DP_ACPI_PM_TIMER, .gpe0 = DP_ACPI_PM_BASE + DP_ACPI_PM_GPE0, .reset_port = DP_ACPI_RESET_PORT,
         .reset_value = DP_ACPI_RESET_VALUE, .s5_type = DP_ACPI_S5_TYPE, .ecam_base = ECAM_BASE, .pci_last_bus = ECAM_SIZE / (1 << 20) - 1,
         .mmio32_first = MMIO32_START, .mmio32_last = MMIO32_END - 1, .mmio64_first = pc->mmio64_start, .mmio64_last = pc->mmio64_end - 1,
-        .pci_gsi = dp_pci_gsi, .serial_count = pc->serial_count, .reserved_count = 2, .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 4}},
+        .pci_gsi = dp_pci_gsi, .serial_count = pc->serial_count, .reserved_count = 2, .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 2}},
     };
     struct dp_buffer image;
     for (unsigned i = 0; i < pc->serial_count; i++) {

@@ -340,7 +340,7 @@ static inline int ring_used(struct driver *d, unsigned queue, uint32_t *length)
     if (length)
         *length = dp_ld32(p + 4);
     if (d->features >> DP_VIRTIO_F_RING_EVENT_IDX & 1) /* interrupt me at the next one */
-        dp_st16(guest(d->bus, r->avail + 4 + 2 * r->size), r->seen);
+        __atomic_store_n((uint16_t *)guest(d->bus, r->avail + 4 + 2 * r->size), r->seen, __ATOMIC_RELEASE);
     return dp_ld32(p);
 }
 

@@ -121,11 +121,12 @@ run 124 "" -k "$dir/multiboot" -t 0.1 -d "$dir/a,,b,ro"
 
 for signal in INT TERM HUP; do
     case $signal in INT) want=130 ;; TERM) want=143 ;; HUP) want=129 ;; esac
+    rm -f "$dir/err"
     # A background job of a script ignores INT; env gives it back.
     env --default-signal=INT "$doppel" run -e null -k "$dir/multiboot" </dev/null 2>"$dir/err" >/dev/null &
     pid=$!
     n=0
-    until grep -q "engine null" "$dir/err" || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
+    until grep -qs "engine null" "$dir/err" || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
     kill -$signal $pid
     wait $pid
     got=$?
@@ -137,9 +138,9 @@ done
 "$doppel" run -e null -k "$dir/multiboot" -d "$dir/large" </dev/null 2>"$dir/err2" >/dev/null &
 pid=$!
 n=0
-until grep -q "engine null" "$dir/err2" || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
+until grep -qs "engine null" "$dir/err2" || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
 run 125 "$dir/large" -k "$dir/multiboot" -d "$dir/large" -t 0.1
-kill $pid
+kill -TERM $pid
 wait $pid
 
 # ---- a guest that runs, when there is an engine for it ----
