@@ -65,12 +65,10 @@ void interp_fpu_leave(struct icpu *c)
     sse_host_set_mxcsr(c->mxcsr_host);
 }
 
-uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned required, unsigned natural, bool write)
+uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned natural, bool write, enum fpu_access kind)
 {
-    if (required && (interp_ea(c, o) + c->segbase[o->seg]) & (required - 1))
-        interp_fault_code(c, o, X86_GP, 0);
-    uint64_t linear = interp_linear(c, o, size, write);
-    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
+    uint64_t linear = interp_linear(c, o, size, write), last = kind == FPU_SINGLE ? linear + size - 1 : linear;
+    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, last)))
         interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
     if (c->align_check && linear & (natural - 1))
         interp_fault_code(c, o, X86_AC_, 0);
@@ -135,7 +133,7 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
     bool store = o->extra & X87_EXTRA_STORE;
     x87_wait(c, o);
     if (o->size) {
-        linear = fpu_linear(c, o, o->size, 0, o->size == 10 ? 8 : o->size, store);
+        linear = o->size == 10 ? fpu_linear(c, o, 10, 8, store, FPU_SERIES) : fpu_linear(c, o, o->size, o->size, store, FPU_SINGLE);
         if (!store)
             interp_load_bytes(c, o, linear, memory, o->size);
     }

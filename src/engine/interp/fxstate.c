@@ -80,7 +80,9 @@ static void get_xmm(struct icpu *c, const struct iop *o, const uint8_t *area)
 /* The last byte is looked at first. */
 static uint64_t area_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned alignment, bool write)
 {
-    uint64_t linear = fpu_linear(c, o, size, alignment, alignment, write), last = linear + size - 1;
+    uint64_t linear = fpu_linear(c, o, size, alignment, write, FPU_SERIES), last = linear + size - 1;
+    if (linear & (alignment - 1))
+        interp_fault_code(c, o, X86_GP, 0);
     if (write)
         fpu_probe_write(c, o, last, 1);
     else

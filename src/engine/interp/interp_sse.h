@@ -66,15 +66,22 @@ static inline void mmx_put64(struct icpu *c, unsigned n, uint64_t v)
 static inline void mmx_put(struct icpu *c, unsigned n, __m128i v) { mmx_put64(c, n, (uint64_t)_mm_cvtsi128_si64(v)); }
 
 /* ---- memory, the long way: every check, any page; may fault ---- */
+/* Misaligned operands are found before anything else. */
+static inline uint64_t sse_linear(struct icpu *c, const struct iop *o, bool align, bool write)
+{
+    if (align && (interp_ea(c, o) + c->segbase[o->seg]) & 15)
+        interp_fault_code(c, o, X86_GP, 0);
+    return fpu_linear(c, o, 16, 16, write, FPU_SINGLE);
+}
 static inline __m128i sse_load(struct icpu *c, const struct iop *o, bool align)
 {
     __m128i v;
-    interp_load_bytes(c, o, fpu_linear(c, o, 16, align ? 16 : 0, 16, false), &v, 16);
+    interp_load_bytes(c, o, sse_linear(c, o, align, false), &v, 16);
     return v;
 }
 static inline void sse_store(struct icpu *c, const struct iop *o, __m128i v, bool align)
 {
-    interp_store_bytes(c, o, fpu_linear(c, o, 16, align ? 16 : 0, 16, true), &v, 16);
+    interp_store_bytes(c, o, sse_linear(c, o, align, true), &v, 16);
 }
 static inline uint64_t sse_load64(struct icpu *c, const struct iop *o) { return interp_load64(c, o, interp_linear(c, o, 8, false)); }
 static inline uint32_t sse_load32(struct icpu *c, const struct iop *o) { return interp_load32(c, o, interp_linear(c, o, 4, false)); }

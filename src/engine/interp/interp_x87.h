@@ -86,9 +86,10 @@ static inline bool fpu_raced(const struct fpu_memory *m)
     atomic_signal_fence(memory_order_seq_cst); /* as in interp_store64 */
     return DP_UNLIKELY(m->tag != atomic_load_explicit(&m->entry->write_tag, memory_order_relaxed));
 }
-/* The long way's address: linear, after the checks of a size the basic accesses do not have, in the processors' order: required alignment
- * (0: none) else #GP, segment, canonical form of both ends, then #AC by natural (its alignment for that purpose). */
-uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned required, unsigned natural, bool write);
+/* The long way's address, after the checks that come before any access, in the processors' order: segment, canonical form, #AC (natural is the
+ * operand's alignment for that purpose). A single access must be canonical at both ends; others (10 bytes, 28, 512 ...) find that out as they go. */
+enum fpu_access { FPU_SINGLE, FPU_SERIES };
+uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned natural, bool write, enum fpu_access kind);
 /* Faults unless a write there would succeed. */
 void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 /* A handler: reports the store of o->size bytes just made and goes on. */
