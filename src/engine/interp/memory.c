@@ -140,6 +140,13 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
     }
 }
 
+/* An operand that runs out of the canonical half is refused before its first page is looked at. */
+static void check_canonical(struct icpu *c, const struct iop *o, uint64_t last)
+{
+    if (DP_UNLIKELY((c->mode & IMODE_CODE) == X86_MODE64 && !x86_canonical(&c->s, last)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
+}
+
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
 {
     struct x86_translation t;
@@ -272,6 +279,7 @@ uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, 
     struct x86_translation t2;
     struct dp_range r2;
     uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
+    check_canonical(c, o, second);
     translate_or_leave(c, o, linear, X86_ACCESS_READ, &t);
     translate_or_leave(c, o, second, X86_ACCESS_READ, &t2);
     dp_space_find(c->vm->memory, t.phys, &r);
@@ -296,6 +304,7 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
         struct x86_translation t2;
         struct dp_range r2;
         uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
+        check_canonical(c, o, second);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, second, X86_ACCESS_WRITE, &t2);
         dp_space_find(c->vm->memory, t.phys, &r);
@@ -325,6 +334,7 @@ void interp_store_raced(struct icpu *c, const struct iop *o, uint64_t host, unsi
 
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
+    check_canonical(c, o, linear + size - 1);
     if (DP_UNLIKELY(c->align_check || c->watching))
         check_access(c, o, linear, size, true);
     struct x86_translation t;
@@ -378,6 +388,7 @@ void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, co
     /* All or nothing: both ends (at most two pages for the sizes in use) must be writable. */
     struct x86_translation t;
     if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK)) {
+        check_canonical(c, o, linear + size - 1);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, (linear + size - 1) & PAGE_MASK, X86_ACCESS_WRITE, &t);
     }
