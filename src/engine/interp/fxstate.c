@@ -77,23 +77,21 @@ static void get_xmm(struct icpu *c, const struct iop *o, const uint8_t *area)
         memcpy(c->s.vec[i], area + AREA_XMM + 16 * i, 16);
 }
 
-/* The last byte is looked at first. */
-static uint64_t area_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned alignment, bool write)
+static uint64_t fx_linear(struct icpu *c, const struct iop *o, bool write)
 {
-    uint64_t linear = fpu_linear(c, o, size, alignment, write, FPU_SERIES), last = linear + size - 1;
-    if (linear & (alignment - 1))
+    return fpu_linear_series(c, o, &(struct fpu_series){ AREA_LEGACY, 16, 16, 16, write, FPU_LAST });
+}
+static uint64_t xsave_linear(struct icpu *c, const struct iop *o, bool write)
+{
+    if ((interp_ea(c, o) + c->segbase[o->seg]) & 63) /* before anything else, unlike FXSAVE's */
         interp_fault_code(c, o, X86_GP, 0);
-    if (write)
-        fpu_probe_write(c, o, last, 1);
-    else
-        (void)interp_load8(c, o, last);
-    return linear;
+    return fpu_linear_series(c, o, &(struct fpu_series){ AREA_XSAVE, 16, 64, 64, write, FPU_FIRST_THEN_LAST });
 }
 
 FPU_CALL_HANDLER(fxsave)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t linear = area_linear(c, o, AREA_LEGACY, 16, true);
+    uint64_t linear = fx_linear(c, o, true);
     put_x87(c, o, area);
     put_mxcsr(c, area);
     put_xmm(c, o, area);
@@ -103,7 +101,7 @@ FPU_CALL_HANDLER(fxsave)
 FPU_CALL_HANDLER(fxrstor)
 {
     uint8_t area[AREA_LEGACY];
-    interp_load_bytes(c, o, area_linear(c, o, AREA_LEGACY, 16, false), area, sizeof area);
+    interp_load_bytes(c, o, fx_linear(c, o, false), area, sizeof area);
     if (dp_ld32(area + AREA_MXCSR) & ~MXCSR_VALID)
         interp_fault_code(c, o, X86_GP, 0);
     get_x87(c, o, area);
@@ -128,8 +126,7 @@ static uint64_t requested(const struct icpu *c)
 FPU_CALL_HANDLER(xsave)
 {
     uint8_t area[AREA_XSAVE];
-    uint64_t linear = area_linear(c, o, AREA_XSAVE, 64, true), states = requested(c);
-    fpu_probe_write(c, o, linear, 1);
+    uint64_t linear = xsave_linear(c, o, true), states = requested(c);
     interp_load_bytes(c, o, linear, area, sizeof area);
     uint64_t used = states & in_use(c), written = o->extra & SAVE_USED ? used : states;
     if (written & STATE_X87)
@@ -145,7 +142,7 @@ FPU_CALL_HANDLER(xsave)
 FPU_CALL_HANDLER(xrstor)
 {
     uint8_t area[AREA_XSAVE];
-    interp_load_bytes(c, o, area_linear(c, o, AREA_XSAVE, 64, false), area, sizeof area);
+    interp_load_bytes(c, o, xsave_linear(c, o, false), area, sizeof area);
     uint64_t states = requested(c), present = dp_ld64(area + AREA_HEADER);
     if (present & ~c->s.xcr0 || dp_ld64(area + AREA_HEADER + 8) || dp_ld64(area + AREA_HEADER + 16))
         interp_fault_code(c, o, X86_GP, 0);

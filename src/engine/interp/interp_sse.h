@@ -71,7 +71,7 @@ static inline uint64_t sse_linear(struct icpu *c, const struct iop *o, bool alig
 {
     if (align && (interp_ea(c, o) + c->segbase[o->seg]) & 15)
         interp_fault_code(c, o, X86_GP, 0);
-    return fpu_linear(c, o, 16, 16, write, FPU_SINGLE);
+    return fpu_linear(c, o, 16, 16, write);
 }
 static inline __m128i sse_load(struct icpu *c, const struct iop *o, bool align)
 {

@@ -155,6 +155,8 @@ void sse_precise(struct icpu *c, const struct iop *o, sse_work *work)
         flags |= sse_host_mxcsr() & XF_U;
         undo_apply(c, o->a, &after);
     }
+    /* One thing is not exact: with an unmasked overflow or underflow, hardware sets P only if the result is inexact even with an unbounded
+     * exponent; here P is that of the masked response. */
     uint32_t raised = flags & ~masks;
     if (raised & XF_PRE)
         flags &= XF_PRE; /* found before computing: nothing was computed that could overflow or round */

@@ -120,8 +120,7 @@ SSE_HANDLER(emms)
 /* ---- masked stores to [rDI]: only the bytes whose mask has the sign set, but (AMD) all must be writable ---- */
 static void store_masked(struct icpu *c, const struct iop *o, const uint8_t *data, unsigned selected, unsigned size)
 {
-    uint64_t linear = fpu_linear(c, o, size, size, true, FPU_SERIES);
-    fpu_probe_write(c, o, linear, size);
+    uint64_t linear = fpu_linear_series(c, o, &(struct fpu_series){ size, 8, size, 0, true, FPU_FIRST_THEN_PAGE });
     for (unsigned k = 0; k < size; k++)
         if (selected >> k & 1)
             interp_store8(c, o, linear + k, data[k]);

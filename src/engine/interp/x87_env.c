@@ -8,15 +8,11 @@
 
 #define HANDLER(name) static void name(struct icpu *c, const struct iop *o)
 
-/* The environment and the state take 14 or 28 bytes and 80 more. Loads look at both ends first. */
+/* The environment and the state take 14 or 28 bytes and 80 more. */
 static uint64_t env_linear(struct icpu *c, const struct iop *o, unsigned size, bool write)
 {
-    uint64_t linear = fpu_linear(c, o, size, o->size == 2 ? 2 : 4, write, FPU_SERIES);
-    if (!write) {
-        (void)interp_load8(c, o, linear);
-        (void)interp_load8(c, o, linear + size - 1);
-    }
-    return linear;
+    unsigned word = o->size == 2 ? 2 : 4;
+    return fpu_linear_series(c, o, &(struct fpu_series){ size, word, word, 0, write, FPU_FIRST_THEN_LAST });
 }
 
 HANDLER(fnstsw_ax)
