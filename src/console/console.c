@@ -108,7 +108,8 @@ static ssize_t write_quietly(const struct dp_console *c, const void *data, size_
 static void output_failed(struct dp_console *c, int code)
 {
     if (!c->error.code)
-        dp_error_set(&c->error, code, "console output is lost: %s%s", strerror(-code), code == -ENOSPC ? " (make room and start again)" : "");
+        dp_error_set(&c->error, code, "console output is lost: %s%s", strerror(-code),
+                     code == -ENOSPC ? " (make room and start again)" : "");
     c->output.count = 0;
 }
 
@@ -304,7 +305,8 @@ static void print(struct dp_console *c, const void *text, size_t size)
 
 static void escape(struct dp_console *c, uint8_t key)
 {
-    static const char help[] = "C-a x  end the machine\nC-a c  show its status\nC-a b  send a break\nC-a a  send C-a itself\nC-a h  this help\n";
+    static const char help[] = "C-a x  end the machine\nC-a c  show its status\nC-a b  send a break\n"
+                               "C-a a  send C-a itself\nC-a h  this help\n";
     switch (key) {
     case 'x':
         if (c->escapes.quit)
