@@ -142,8 +142,9 @@ static bool descriptor_usable(int fd, int forbidden_access)
 {
     struct stat st;
     int flags = fcntl(fd, F_GETFL);
-    /* An event loop or the like may sit on the number of a closed stdin: those have no file type. */
-    return flags >= 0 && (flags & O_ACCMODE) != forbidden_access && !fstat(fd, &st) && (st.st_mode & S_IFMT) && !S_ISDIR(st.st_mode);
+    /* Something of our own, even guest RAM, may sit on the number of a stdin that was closed. What we open is close-on-exec; what we
+     * inherited cannot be. */
+    return flags >= 0 && !(fcntl(fd, F_GETFD) & FD_CLOEXEC) && (flags & O_ACCMODE) != forbidden_access && !fstat(fd, &st) && (st.st_mode & S_IFMT) && !S_ISDIR(st.st_mode);
 }
 
 static void choose_output(struct dp_console *c, int fd)
