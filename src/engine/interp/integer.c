@@ -473,8 +473,8 @@ static inline struct shifted shift(const struct icpu *c, unsigned kind, unsigned
     }
 EACH_SIZE(SHIFT_SIZES)
 
-/* SHLD, SHRD: a is the destination, b the source; extra: SHIFT_CL, and 1 for right. Counts above 16 for 16-bit operands are undefined: we rotate
- * through dest:src:dest as AMD and Intel processors do. */
+/* SHLD, SHRD: a is the destination, b the source; extra: SHIFT_CL, and 1 for right. Counts above 16 for 16-bit operands are undefined: the source
+ * comes in again then, as on AMD's processors. */
 static inline struct shifted shift_double(unsigned bits, bool right, uint64_t x, uint64_t y, unsigned count)
 {
     const unsigned top = bits - 1;
@@ -482,13 +482,13 @@ static inline struct shifted shift_double(unsigned bits, bool right, uint64_t x,
     struct shifted s = { .flags = true };
     unsigned cf;
     if (bits == 16) {
-        /* 48 bits wide: x y x */
+        /* 48 bits wide: x y y */
         if (right) {
-            uint64_t wide = x | y << 16 | x << 32;
+            uint64_t wide = x | y << 16 | y << 32;
             s.r = wide >> count & mask;
             cf = wide >> (count - 1) & 1;
         } else {
-            uint64_t wide = x << 32 | y << 16 | x;
+            uint64_t wide = x << 32 | y << 16 | y;
             s.r = wide >> (32 - count) & mask;
             cf = wide >> (48 - count) & 1;
         }
@@ -742,7 +742,7 @@ EACH_WIDE(BIT_SIZES)
 #define COUNT_SIZES(bits)                                                                                                                \
     UNARY_COUNT(BSF, bits, if (x) W##bits(o->a, __builtin_ctzll(x)); set_cf_of(c, x, 0, 0))                                              \
     UNARY_COUNT(BSR, bits, if (x) W##bits(o->a, 63 - __builtin_clzll(x)); set_cf_of(c, x, 0, 0))                                         \
-    UNARY_COUNT(POPCNT, bits, W##bits(o->a, __builtin_popcountll(x)); set_cf_of(c, x ? 1 : 0, 0, 0); c->lf_aux |= x ? 1 << 8 : 0)        \
+    UNARY_COUNT(POPCNT, bits, W##bits(o->a, __builtin_popcountll(x)); set_cf_of(c, x ? 1 : 0, 0, 0); c->lf_aux |= x ? 0 : 1 << 8)        \
     UNARY_COUNT(LZCNT, bits, W##bits(o->a, x ? __builtin_clzll(x) - (64 - bits) : bits); set_cf_of(c, R##bits(o->a), x == 0, 0))         \
     UNARY_COUNT(TZCNT, bits, W##bits(o->a, x ? __builtin_ctzll(x) : bits); set_cf_of(c, R##bits(o->a), x == 0, 0))
 EACH_WIDE(COUNT_SIZES)
@@ -879,8 +879,11 @@ static inline uint64_t stack_mask(const struct icpu *c)
 }
 static __attribute__((noinline)) uint64_t linear_stack(struct icpu *c, const struct iop *o, uint64_t offset, unsigned size, bool write)
 {
-    if ((c->mode >> IMODE_STACK_SHIFT & 3) == X86_MODE64)
+    if ((c->mode >> IMODE_STACK_SHIFT & 3) == X86_MODE64) {
+        if (DP_UNLIKELY(!x86_canonical(&c->s, offset) || !x86_canonical(&c->s, offset + size - 1)))
+            interp_fault_code(c, o, X86_SS_, 0); /* also where the instruction's memory operand has another segment */
         return offset;
+    }
     struct iop stack = *o;
     stack.base = X86_ZERO;
     stack.index = X86_ZERO;
@@ -1022,7 +1025,7 @@ static void ENTER(struct icpu *c, const struct iop *o)
         interp_fault_ctx(c, o);
     set_sp(c, at);
     uint64_t mask = stack_mask(c);
-    write_gpr(c, X86_RBP, mask == 0xffff ? (bp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
+    write_gpr(c, X86_RBP, mask == 0xffff ? (sp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
     INTERP_NEXT(c, o);
 }
 static void LEAVE(struct icpu *c, const struct iop *o)

@@ -129,6 +129,7 @@ struct icpu {
     uint32_t flushes;
     uint64_t watch_dr6;         /* data breakpoints hit by the running instruction */
     bool watching;              /* DR7 enables data breakpoints */
+    bool delivered;             /* the instruction was INT n or its like, which take no single-step trap */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */
     struct dp_x86_bus bus;

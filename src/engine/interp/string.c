@@ -89,11 +89,8 @@ static enum more next_iteration(struct icpu *c, const struct iop *o, uint64_t do
 /* A REP with rCX = 0 does nothing. */
 #define SKIP_EMPTY(c, o)                                                                                                                 \
     do {                                                                                                                                 \
-        if (o->extra && !get_count(c, o)) {                                                                                              \
-            if (o->amask == 0xffffffffull)                                                                                               \
-                c->s.r[X86_RCX] = 0; /* a 32-bit count of 0 clears the upper half, as processors do */                                   \
+        if (o->extra && !get_count(c, o))                                                                                                \
             INTERP_NEXT(c, o);                                                                                                           \
-        }                                                                                                                                \
     } while (0)
 
 /* Host pointer of a run of at most want bytes within the page of linear that can be read (written) at once; NULL when there is none. */

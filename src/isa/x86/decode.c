@@ -172,6 +172,7 @@ static inline int decode_operand(struct decoder *d, unsigned code, unsigned n)
     struct x86_insn *i = d->insn;
     struct x86_operand *o = &i->operand[n];
     unsigned class = operand_codes[code].class, which = operand_codes[code].which;
+    unsigned vvvv = i->vvvv & (d->mode == X86_MODE64 ? 15 : 7);
     int64_t value;
     o->size = width(i, d->mode, operand_codes[code].width);
     o->access = i->row->access >> 2 * n & 3;
@@ -191,14 +192,14 @@ static inline int decode_operand(struct decoder *d, unsigned code, unsigned n)
     case X86_PLACE_VSIB:
         o->kind = X86_MEM;
         o->reg_class = which && i->vex_l ? X86_RC_YMM : X86_RC_XMM;
-        o->reg = i->index;
-        /* destination, index and mask must differ; there must be an index */
-        if (i->mod == 3 || (i->modrm & 7) != 4 || i->reg == i->index || i->reg == i->vvvv || i->vvvv == i->index)
+        /* there must be an index, so not 16-bit addressing; destination, index and mask must differ */
+        if (i->mod == 3 || i->address_size == 2 || (i->modrm & 7) != 4 || i->reg == i->index || i->reg == vvvv || vvvv == i->index)
             return X86_DECODE_UD;
         return 0;
     case X86_PLACE_VVVV:
         d->vvvv_used = true;
-        return set_register(d, o, class, i->vvvv) ? 0 : X86_DECODE_UD;
+        set_register(d, o, class, vvvv);
+        return 0;
     case X86_PLACE_OPCODE:
         set_register(d, o, class, (i->opcode & 7) | (d->rex & REX_B) << 3);
         return 0;
@@ -311,8 +312,6 @@ static const struct x86_opcode *fetch_vex(struct decoder *d, int *error)
     d->mandatory = pp[p1 & 3];
     if (d->mode == X86_MODE64)
         d->rex = rex;
-    else
-        i->vvvv &= 7;
     return &x86_vex_map[map][i->opcode];
 }
 
@@ -425,10 +424,12 @@ int x86_decode(const uint8_t *bytes, size_t avail, enum x86_mode mode, struct x8
     if (row->operand[0] > X86_OPERAND_LAST_PLAIN || row->operand[1] > X86_OPERAND_LAST_PLAIN) {
         if (!insn->has_modrm && !fetch_modrm(&d))
             return short_of(&d, bytes);
-        if (row->kind == X86_ROW_LEAF_RR)
+        if (row->kind == X86_ROW_LEAF_RR) {
             insn->mod = 3;
-        else if (insn->mod != 3 && !fetch_address(&d, insn->vex && operand_codes[row->operand[1]].place == X86_PLACE_VSIB))
+            insn->operand_size = mode == X86_MODE64 ? 8 : 4;
+        } else if (insn->mod != 3 && !fetch_address(&d, insn->vex && operand_codes[row->operand[1]].place == X86_PLACE_VSIB)) {
             return short_of(&d, bytes);
+        }
     }
     unsigned count = 0;
     for (; count < 4 && row->operand[count]; count++) {

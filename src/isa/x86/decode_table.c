@@ -16,7 +16,8 @@ enum {
     REPCC = X86_F_REPCC, BRANCH = X86_F_BRANCH, SYSTEM = X86_F_SYSTEM, ALIGN = X86_F_ALIGN, X87NW = X86_F_X87NW, MMX = X86_F_MMX, FP = X86_F_FP,
     FAR = X86_F_BRANCH | X86_F_SYSTEM,
 };
-enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86_OF, ARITH = X86_ARITH };
+enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86_OF, ARITH = X86_ARITH,
+       ALL_FLAGS = X86_ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID };
 
 /* Operands with their access: R, W, RW, RW_RW ... name that of the first ones, further ones are read. The row macros below paste OPERANDS_ before them, so
  * that they expand only there. */
@@ -221,8 +222,8 @@ const struct x86_opcode x86_map[4][256] = {
         [0x99] = I(CWD, NONE, 0),
         [0x9a] = I(CALL_FAR, R(Ap), I64 | FAR),
         [0x9b] = I(FWAIT, NONE, 0, FEATURE(FPU)), /* #NM by CR0.MP and TS, not EM: its own check */
-        [0x9c] = I(PUSHF, NONE, D64, READS(ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID)),
-        [0x9d] = I(POPF, NONE, D64 | SYSTEM, SETS(ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID)),
+        [0x9c] = I(PUSHF, NONE, D64, READS(ALL_FLAGS)),
+        [0x9d] = I(POPF, NONE, D64 | SYSTEM, SETS(ALL_FLAGS)),
         [0x9e] = BY_MODE(I(SAHF, NONE, 0, SETS(ARITH & ~OF)), I(SAHF, NONE, 0, SETS(ARITH & ~OF), FEATURE(LAHF64))),
         [0x9f] = BY_MODE(I(LAHF, NONE, 0, READS(ARITH & ~OF)), I(LAHF, NONE, 0, READS(ARITH & ~OF), FEATURE(LAHF64))),
         [0xa0] = I(MOV, W(AL, Ob), 0),
@@ -259,7 +260,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0xcc] = I(INT3, NONE, FAR),
         [0xcd] = I(INT, R(Ib), FAR),
         [0xce] = I(INTO, NONE, I64 | FAR, READS(OF)),
-        [0xcf] = I(IRET, NONE, FAR, SETS(ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID)),
+        [0xcf] = I(IRET, NONE, FAR, SETS(ALL_FLAGS)),
 
         [0xd0] = GROUP2(Eb, One, 0, 0),
         [0xd1] = GROUP2(Ev, One, 0, 0),
@@ -317,14 +318,14 @@ const struct x86_opcode x86_map[4][256] = {
                 BY_RM(NP_ONLY(I(MONITOR, NONE, 0, FEATURE(MONITOR))), NP_ONLY(I(MWAIT, NONE, FAR, FEATURE(MONITOR))),
                     NP_ONLY(I(CLAC, NONE, SYSTEM, SETS(X86_AC), FEATURE(SMAP))), NP_ONLY(I(STAC, NONE, SYSTEM, SETS(X86_AC), FEATURE(SMAP)))),
                 BY_RM(NP_ONLY(I(XGETBV, NONE, 0, FEATURE(XSAVE))), NP_ONLY(I(XSETBV, NONE, CPL0 | SYSTEM, FEATURE(XSAVE)))),
-                BY_RM([1] = NP_ONLY(I(VMMCALL, NONE, SYSTEM))),
+                BY_RM([1] = I(VMMCALL, NONE, SYSTEM)),
                 I(SMSW, W(Ewv), 0), UD, I(LMSW, R(Ew), CPL0 | SYSTEM),
                 BY_RM(I(SWAPGS, NONE, O64 | CPL0), I(RDTSCP, NONE, 0, FEATURE(RDTSCP))))),
         [0x02] = I(LAR, RW(Gv, Ew), PROT, SETS(ZF)),
         [0x03] = I(LSL, RW(Gv, Ew), PROT, SETS(ZF)),
-        [0x05] = I(SYSCALL, NONE, PROT | FAR, FEATURE(SYSCALL)),
+        [0x05] = I(SYSCALL, NONE, PROT | FAR, EF(ALL_FLAGS, ALL_FLAGS, 0), FEATURE(SYSCALL)),
         [0x06] = I(CLTS, NONE, CPL0 | SYSTEM),
-        [0x07] = I(SYSRET, NONE, PROT | CPL0 | FAR, FEATURE(SYSCALL)),
+        [0x07] = I(SYSRET, NONE, PROT | CPL0 | FAR, SETS(ALL_FLAGS), FEATURE(SYSCALL)),
         [0x08] = I(INVD, NONE, CPL0 | SYSTEM),
         [0x09] = I(WBINVD, NONE, CPL0 | SYSTEM),
         [0x0b] = I(UD2, NONE, BRANCH),
@@ -338,15 +339,16 @@ const struct x86_opcode x86_map[4][256] = {
         [0x13] = PS_PD(MOVL, W(Mq, Vq), 0),
         [0x14] = PS_PD(UNPCKL, RW(Vdq, Wdq), ALIGN),
         [0x15] = PS_PD(UNPCKH, RW(Vdq, Wdq), ALIGN),
-        [0x16] = BY_PREFIX(BY_MOD(SSE(SSE, MOVHPS, RW(Vdq, Mq), 0), SSE(SSE, MOVLHPS, RW(Vdq, Uq), 0)), SSE(SSE2, MOVHPD, RW(Vdq, Mq), 0),
+        [0x16] = BY_PREFIX(BY_MOD(SSE(SSE, MOVHPS, W(Vq, Mq), 0), SSE(SSE, MOVLHPS, W(Vq, Uq), 0)), SSE(SSE2, MOVHPD, W(Vq, Mq), 0),
             SSE(SSE3, MOVSHDUP, W(Vdq, Wdq), ALIGN)),
         [0x17] = PS_PD(MOVH, W(Mq, Vdq), 0),
         EIGHT(0x18, I(NOP, ADDRESS(Ev), 0)), /* prefetches, ENDBR and other hints */
 
+        /* the SDM leaves the arithmetic flags undefined here; processors do not touch them, nor do we */
         [0x20] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Cn), .flags = F64 | CPL0 },
-        [0x21] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Dn), .flags = F64 | CPL0, EF(0, 0, ARITH) },
+        [0x21] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Dn), .flags = F64 | CPL0 },
         [0x22] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Cn, Rn), .flags = F64 | CPL0 | SYSTEM },
-        [0x23] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Dn, Rn), .flags = F64 | CPL0 | SYSTEM, EF(0, 0, ARITH) },
+        [0x23] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Dn, Rn), .flags = F64 | CPL0 | SYSTEM },
         [0x28] = PS_PD(MOVA, W(Vdq, Wdq), ALIGN),
         [0x29] = PS_PD(MOVA, W(Wdq, Vdq), ALIGN),
         [0x2a] = BY_PREFIX(SSE(SSE, CVTPI2PS, W(Vq, Qq), MMX | FP), SSE(SSE2, CVTPI2PD, W(Vdq, Qq), MMX),
@@ -415,7 +417,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0xa5] = I(SHLD, RW(Ev, Gv, CL), X86_F_KEEPS, EF(0, ARITH & ~AF, AF | OF)),
         [0xa8] = I(PUSH_SEG, R(GS), D64),
         [0xa9] = I(POP_SEG, W(GS), D64 | SYSTEM),
-        [0xaa] = I(RSM, NONE, FAR),
+        [0xaa] = I(RSM, NONE, FAR, SETS(ALL_FLAGS)),
         [0xab] = I(BTS, RW(Ev, Gv), LOCK, BITS),
         [0xac] = I(SHRD, RW(Ev, Gv, Ib), X86_F_KEEPS, EF(0, ARITH & ~AF, AF | OF)),
         [0xad] = I(SHRD, RW(Ev, Gv, CL), X86_F_KEEPS, EF(0, ARITH & ~AF, AF | OF)),
@@ -439,7 +441,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0xb6] = I(MOVZX, W(Gv, Eb), 0),
         [0xb7] = I(MOVZX, W(Gv, Ew), 0),
         [0xb8] = BY_PREFIX([PF3] = I(POPCNT, W(Gv, Ev), 0, SETS(ARITH), FEATURE(POPCNT))),
-        [0xb9] = I(UD1, R(Gv, Ev), BRANCH),
+        [0xb9] = I(UD1, R(Gd, Ed), BRANCH),
         [0xba] = BY_REG([4] = I(BT, R(Ev, Ib), 0, BITS), [5] = I(BTS, RW(Ev, Ib), LOCK, BITS), [6] = I(BTR, RW(Ev, Ib), LOCK, BITS), [7] = I(BTC, RW(Ev, Ib), LOCK, BITS)),
         [0xbb] = I(BTC, RW(Ev, Gv), LOCK, BITS),
         [0xbc] = BY_PREFIX(BSF_ROW, BSF_ROW, BSF_OR(TZCNT, BMI1, BSF_ROW), BSF_ROW),
@@ -480,7 +482,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0xf7] = BY_PREFIX(MM(SSE, MASKMOVQ, R_R_W(Pq, Nq, Dq)), SSE(SSE2, MASKMOVDQU, R_R_W(Vdq, Udq, Ddq), 0)),
         [0xf8] = INT(PSUBB), [0xf9] = INT(PSUBW), [0xfa] = INT(PSUBD), [0xfb] = INT_SSE2(PSUBQ),
         [0xfc] = INT(PADDB), [0xfd] = INT(PADDW), [0xfe] = INT(PADDD),
-        [0xff] = I(UD0, R(Gv, Ev), BRANCH),
+        [0xff] = I(UD0, R(Gd, Ed), BRANCH),
     },
 
     /* ---- table A-4: three-byte opcodes, 0F 38 xx ---- */

@@ -15,13 +15,13 @@ enum x86_opcode_kind {
     X86_ROW_LEAF_RR,   /* a leaf whose ModRM.mod is ignored: rm is always a register (MOV CR, MOV DR) */
     X86_ROW_BY_MODE,   /* [0] outside 64-bit mode, [1] in it */
     X86_ROW_BY_REXB,   /* REX.B */
+    X86_ROW_BY_W,      /* REX.W */
+    X86_ROW_BY_VEX_W,  /* VEX.W, in every mode */
+    X86_ROW_BY_L,      /* VEX.L */
     X86_ROW_BY_PREFIX, /* mandatory prefix: none, 66, F3, F2 */
     X86_ROW_BY_REG,    /* ModRM.reg; from here on ModRM is needed */
     X86_ROW_BY_RM,     /* ModRM.rm */
     X86_ROW_BY_MOD,    /* [0] memory, [1] register */
-    X86_ROW_BY_W,      /* REX.W or VEX.W; W counts as 0 outside 64-bit mode */
-    X86_ROW_BY_VEX_W,  /* VEX.W in every mode */
-    X86_ROW_BY_L,      /* VEX.L */
 };
 enum { NP, P66, PF3, PF2 }; /* members of BY_PREFIX */
 
