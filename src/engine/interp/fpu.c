@@ -119,7 +119,9 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
     x87_wait(c, o);
     if (o->size) {
         linear = interp_linear(c, o, o->size, store);
-        if (!store)
+        if (store)
+            interp_probe_store(c, o, linear, o->size); /* also when an unmasked exception suppresses the store */
+        else
             interp_load_bytes(c, o, linear, memory, o->size);
     }
     image.fcw = f->fcw;

@@ -124,6 +124,7 @@ FPU_CALL_HANDLER(xsave)
 {
     uint8_t area[AREA_XSAVE];
     uint64_t linear = area_linear(c, o, AREA_XSAVE, 64, true), states = requested(c);
+    interp_probe_store(c, o, linear, sizeof area);
     interp_load_bytes(c, o, linear, area, sizeof area);
     uint64_t used = states & in_use(c), written = o->extra & SAVE_USED ? used : states;
     if (written & STATE_X87)

@@ -473,8 +473,8 @@ static inline struct shifted shift(const struct icpu *c, unsigned kind, unsigned
     }
 EACH_SIZE(SHIFT_SIZES)
 
-/* SHLD, SHRD: a is the destination, b the source; extra: SHIFT_CL, and 1 for right. Counts above 16 for 16-bit operands are undefined: we rotate
- * through dest:src:dest as AMD and Intel processors do. */
+/* SHLD, SHRD: a is the destination, b the source; extra: SHIFT_CL, and 1 for right. Counts above 16 for 16-bit operands are undefined: the source
+ * comes in again then, as on AMD's processors. */
 static inline struct shifted shift_double(unsigned bits, bool right, uint64_t x, uint64_t y, unsigned count)
 {
     const unsigned top = bits - 1;
@@ -482,13 +482,13 @@ static inline struct shifted shift_double(unsigned bits, bool right, uint64_t x,
     struct shifted s = { .flags = true };
     unsigned cf;
     if (bits == 16) {
-        /* 48 bits wide: x y x */
+        /* 48 bits wide: x y y */
         if (right) {
-            uint64_t wide = x | y << 16 | x << 32;
+            uint64_t wide = x | y << 16 | y << 32;
             s.r = wide >> count & mask;
             cf = wide >> (count - 1) & 1;
         } else {
-            uint64_t wide = x << 32 | y << 16 | x;
+            uint64_t wide = x << 32 | y << 16 | y;
             s.r = wide >> (32 - count) & mask;
             cf = wide >> (48 - count) & 1;
         }
@@ -879,8 +879,11 @@ static inline uint64_t stack_mask(const struct icpu *c)
 }
 static __attribute__((noinline)) uint64_t linear_stack(struct icpu *c, const struct iop *o, uint64_t offset, unsigned size, bool write)
 {
-    if ((c->mode >> IMODE_STACK_SHIFT & 3) == X86_MODE64)
+    if ((c->mode >> IMODE_STACK_SHIFT & 3) == X86_MODE64) {
+        if (DP_UNLIKELY(!x86_canonical(&c->s, offset) || !x86_canonical(&c->s, offset + size - 1)))
+            interp_fault_code(c, o, X86_SS_, 0); /* also where the instruction's memory operand has another segment */
         return offset;
+    }
     struct iop stack = *o;
     stack.base = X86_ZERO;
     stack.index = X86_ZERO;

@@ -140,6 +140,13 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
     }
 }
 
+/* An operand that runs out of the canonical half is refused before its first page is looked at. */
+static void check_canonical(struct icpu *c, const struct iop *o, uint64_t last)
+{
+    if (DP_UNLIKELY((c->mode & IMODE_CODE) == X86_MODE64 && !x86_canonical(&c->s, last)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
+}
+
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
 {
     struct x86_translation t;
@@ -168,8 +175,10 @@ static unsigned alignment(unsigned size)
 
 static void check_access(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size, bool write)
 {
-    if (c->align_check && (linear & (alignment(size) - 1)))
+    if (c->align_check && (linear & (alignment(size) - 1))) {
+        check_canonical(c, o, linear);
         interp_fault_code(c, o, X86_AC_, 0);
+    }
     if (!c->watching)
         return;
     for (unsigned i = 0; i < 4; i++) {
@@ -267,13 +276,6 @@ void interp_check_own_block(struct icpu *c, const struct iop *o)
 
 /* ---- slow paths ---- */
 
-/* An operand that reaches over the end of the canonical half faults as a whole, whatever its first page holds. */
-static void check_canonical(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
-{
-    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
-        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
-}
-
 uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
     if (DP_UNLIKELY(c->align_check || c->watching))
@@ -291,7 +293,7 @@ uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, 
     struct x86_translation t2;
     struct dp_range r2;
     uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
-    check_canonical(c, o, linear, size);
+    check_canonical(c, o, second);
     translate_or_leave(c, o, linear, X86_ACCESS_READ, &t);
     translate_or_leave(c, o, second, X86_ACCESS_READ, &t2);
     dp_space_find(c->vm->memory, t.phys, &r);
@@ -316,7 +318,7 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
         struct x86_translation t2;
         struct dp_range r2;
         uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
-        check_canonical(c, o, linear, size);
+        check_canonical(c, o, second);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, second, X86_ACCESS_WRITE, &t2);
         dp_space_find(c->vm->memory, t.phys, &r);
@@ -346,14 +348,13 @@ void interp_store_raced(struct icpu *c, const struct iop *o, uint64_t host, unsi
 
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
+    check_canonical(c, o, linear + size - 1);
     if (DP_UNLIKELY(c->align_check || c->watching))
         check_access(c, o, linear, size, true);
     struct x86_translation t;
     struct dp_range r;
-    unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
-    if (first < size)
-        check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
+    unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
     if (first < size) {
         translate_or_leave(c, o, linear + first, X86_ACCESS_WRITE, &t);
         return NULL;
@@ -381,8 +382,8 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
     uint8_t *p = data;
     if (DP_UNLIKELY(c->align_check))
         check_access(c, o, linear, size, false);
-    if ((linear & 0xfff) + size > DP_PAGE_SIZE)
-        check_canonical(c, o, linear, size);
+    if (size <= 16) /* larger operands are several accesses */
+        check_canonical(c, o, linear + size - 1);
     while (size) {
         unsigned n = DP_MIN(size, (unsigned)(DP_PAGE_SIZE - (linear & 0xfff)));
         const struct itlb *e = interp_tlb(c, linear);
@@ -399,18 +400,24 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
     }
 }
 
-void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size)
+/* Both ends (at most two pages for the sizes in use) must be writable. */
+void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
-    const uint8_t *p = data;
-    /* All or nothing: both ends (at most two pages for the sizes in use) must be writable. */
     struct x86_translation t;
     if (DP_UNLIKELY(c->align_check))
         check_access(c, o, linear, size, true);
-    if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK)) {
-        check_canonical(c, o, linear, size);
-        translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
+    if (size <= 16)
+        check_canonical(c, o, linear + size - 1);
+    translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
+    if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK))
         translate_or_leave(c, o, (linear + size - 1) & PAGE_MASK, X86_ACCESS_WRITE, &t);
-    }
+}
+
+void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size)
+{
+    const uint8_t *p = data;
+    if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK) || DP_UNLIKELY(c->align_check))
+        interp_probe_store(c, o, linear, size);
     while (size) {
         unsigned n = size >= 8 && (linear & 0xfff) <= DP_PAGE_SIZE - 8 ? 8 : 1;
         uint64_t v = 0;

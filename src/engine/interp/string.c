@@ -89,11 +89,8 @@ static enum more next_iteration(struct icpu *c, const struct iop *o, uint64_t do
 /* A REP with rCX = 0 does nothing. */
 #define SKIP_EMPTY(c, o)                                                                                                                 \
     do {                                                                                                                                 \
-        if (o->extra && !get_count(c, o)) {                                                                                              \
-            if (o->amask == 0xffffffffull)                                                                                               \
-                c->s.r[X86_RCX] = 0; /* a 32-bit count of 0 clears the upper half, as processors do */                                   \
+        if (o->extra && !get_count(c, o))                                                                                                \
             INTERP_NEXT(c, o);                                                                                                           \
-        }                                                                                                                                \
     } while (0)
 
 /* Host pointer of a run of at most want bytes within the page of linear that can be read (written) at once; NULL when there is none. */
@@ -118,7 +115,8 @@ static void MOVS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
     for (;;) {
-        uint64_t from = at_si(c, o), to = at_di(c, o, true), done = 1, bytes = 0;
+        uint64_t from = at_si(c, o), first = o->slow_segment ? load(c, o, from) : 0; /* the load's faults come before ES is looked at */
+        uint64_t to = at_di(c, o, true), done = 1, bytes = 0;
         int64_t step = step_of(c, o);
         if (o->extra && step > 0 && !o->slow_segment) {
             bytes = get_count(c, o);
@@ -138,7 +136,7 @@ static void MOVS(struct icpu *c, const struct iop *o)
             }
         }
         if (!bytes)
-            store(c, o, to, load(c, o, from));
+            store(c, o, to, o->slow_segment ? first : load(c, o, from));
         set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + (uint64_t)step);
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step);
         REPEAT(c, o, done);
@@ -212,7 +210,7 @@ static void CMPS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
     for (;;) {
-        uint64_t x = load(c, o, at_si(c, o)), y = load(c, o, at_di(c, o, false)), step = (uint64_t)step_of(c, o);
+        uint64_t y = load(c, o, at_di(c, o, false)), x = load(c, o, at_si(c, o)), step = (uint64_t)step_of(c, o); /* ES:rDI faults first on AMD */
         set_compare(c, o->size, x, y);
         set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + step);
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + step);
