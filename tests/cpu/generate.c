@@ -841,7 +841,7 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
         cpu_random_bytes(&r, bytes + n, 8);
         struct x86_insn insn;
         int length = x86_decode(bytes, 15, fs->mode, &insn);
-        if (length > 0 || host_only(&f))
+        if (length > 0 || host_only(&f) || (f.prefix == 0xf0 && f.map == 1 && (f.opcode & 0xfd) == 0x20)) /* AMD: LOCK MOV CR0 is CR8 */
             continue;
         memcpy(c->code, bytes, 15);
         c->code_size = 15, c->insn_count = 1, c->insn_at[0] = 0;

@@ -177,6 +177,7 @@ static void check_access(struct icpu *c, const struct iop *o, uint64_t linear, u
 {
     if (c->align_check && (linear & (alignment(size) - 1))) {
         check_canonical(c, o, linear);
+        check_canonical(c, o, linear + size - 1);
         interp_fault_code(c, o, X86_AC_, 0);
     }
     if (!c->watching)

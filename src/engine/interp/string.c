@@ -210,7 +210,7 @@ static void CMPS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
     for (;;) {
-        uint64_t y = load(c, o, at_di(c, o, false)), x = load(c, o, at_si(c, o)), step = (uint64_t)step_of(c, o); /* ES:rDI faults first on AMD */
+        uint64_t x = load(c, o, at_si(c, o)), y = load(c, o, at_di(c, o, false)), step = (uint64_t)step_of(c, o);
         set_compare(c, o->size, x, y);
         set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + step);
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + step);
