@@ -1,7 +1,7 @@
 /* isa/x86/decode.c - from bytes to struct x86_insn.
  *
- * Model: prefixes; opcode, which picks a map and in it a row; groups until a leaf; ModRM with SIB and displacement when the leaf's operands or a group
- * need it; operands by their codes, immediates in order. Everything about single instructions is in decode_table.c.
+ * Model: prefixes; opcode, which picks a map and in it a row; groups until a leaf; ModRM with SIB and displacement when the leaf's operands
+ * or a group need it; operands by their codes, immediates in order. Everything about single instructions is in decode_table.c.
  * Source: Intel SDM vol. 2 chapter 2 (formats, REX, VEX), 3.1.1 (notation), vol. 1 3.6 (sizes).
  * Invariants: bytes beyond min(avail, 15) are not read; the result depends on nothing but bytes and mode.
  */
@@ -11,7 +11,8 @@
 /* What the bytes are as prefixes; 0: no prefix. */
 enum { P_SEG = 8 /* + segment */, P_66 = 1, P_67, P_LOCK, P_REPNE, P_REP, P_REX };
 static const uint8_t prefixes[256] = {
-    [0x26] = P_SEG + X86_ES, [0x2e] = P_SEG + X86_CS, [0x36] = P_SEG + X86_SS, [0x3e] = P_SEG + X86_DS, [0x64] = P_SEG + X86_FS, [0x65] = P_SEG + X86_GS,
+    [0x26] = P_SEG + X86_ES, [0x2e] = P_SEG + X86_CS, [0x36] = P_SEG + X86_SS, [0x3e] = P_SEG + X86_DS, [0x64] = P_SEG + X86_FS,
+    [0x65] = P_SEG + X86_GS,
     [0x66] = P_66, [0x67] = P_67, [0xf0] = P_LOCK, [0xf2] = P_REPNE, [0xf3] = P_REP,
     [0x40] = P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX,
 };
