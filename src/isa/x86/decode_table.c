@@ -371,10 +371,10 @@ const struct x86_opcode x86_map[4][256] = {
         EIGHT(0x18, I(NOP, ADDRESS(Ev), 0)), /* prefetches, ENDBR and other hints */
 
         /* the SDM leaves the arithmetic flags undefined here; processors do not touch them, nor do we */
-        [0x20] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Cn), .flags = F64 | CPL0 },
-        [0x21] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Dn), .flags = F64 | CPL0 },
-        [0x22] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Cn, Rn), .flags = F64 | CPL0 | SYSTEM },
-        [0x23] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Dn, Rn), .flags = F64 | CPL0 | SYSTEM },
+        [0x20] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Ry, Cy), .flags = F64 | CPL0 },
+        [0x21] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Ry, Dy), .flags = F64 | CPL0 },
+        [0x22] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Cy, Ry), .flags = F64 | CPL0 | SYSTEM },
+        [0x23] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Dy, Ry), .flags = F64 | CPL0 | SYSTEM },
         [0x28] = PS_PD(MOVA, W(Vdq, Wdq), ALIGN),
         [0x29] = PS_PD(MOVA, W(Wdq, Vdq), ALIGN),
         [0x2a] = BY_PREFIX(SSE(SSE, CVTPI2PS, W(Vq, Qq), MMX | FP), SSE(SSE2, CVTPI2PD, W(Vdq, Qq), MMX),
@@ -496,7 +496,7 @@ const struct x86_opcode x86_map[4][256] = {
                 [3] = NP_ONLY(I(XRSTORS, R(M), CPL0, FEATURE(XSAVES))), [4] = NP_ONLY(I(XSAVEC, W(M), 0, FEATURE(XSAVEC))),
                 [5] = NP_ONLY(I(XSAVES, W(M), CPL0, FEATURE(XSAVES)))),
             BY_REG([6] = BY_PREFIX(RDRAND_ROW(RDRAND), RDRAND_ROW(RDRAND)),
-                [7] = BY_PREFIX(RDRAND_ROW(RDSEED), RDRAND_ROW(RDSEED), I(RDPID, W(Rn), F64, FEATURE(RDPID))))),
+                [7] = BY_PREFIX(RDRAND_ROW(RDSEED), RDRAND_ROW(RDSEED), I(RDPID, W(Ry), F64, FEATURE(RDPID))))),
         EIGHT(0xc8, I(BSWAP, RW(Zv), 0)),
 
         [0xd0] = BY_PREFIX([P66] = SSE(SSE3, ADDSUBPD, RW(Vdq, Wdq), ALIGN | FP), [PF2] = SSE(SSE3, ADDSUBPS, RW(Vdq, Wdq), ALIGN | FP)),
@@ -555,7 +555,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0x3e] = X_ONLY(SSE4_1, PMAXUW, RW(Vdq, Wdq), ALIGN), [0x3f] = X_ONLY(SSE4_1, PMAXUD, RW(Vdq, Wdq), ALIGN),
         [0x40] = X_ONLY(SSE4_1, PMULLD, RW(Vdq, Wdq), ALIGN),
         [0x41] = X_ONLY(SSE4_1, PHMINPOSUW, W(Vdq, Wdq), ALIGN),
-        [0x82] = P66_ONLY(I(INVPCID, R(Gn, Mdq), F64 | CPL0 | SYSTEM, FEATURE(INVPCID))),
+        [0x82] = P66_ONLY(I(INVPCID, R(Gy, Mdq), F64 | CPL0 | SYSTEM, FEATURE(INVPCID))),
         [0xc8] = NP_ONLY(SSE(SHA, SHA1NEXTE, RW(Vdq, Wdq), ALIGN)),
         [0xc9] = NP_ONLY(SSE(SHA, SHA1MSG1, RW(Vdq, Wdq), ALIGN)),
         [0xca] = NP_ONLY(SSE(SHA, SHA1MSG2, RW(Vdq, Wdq), ALIGN)),
