@@ -39,6 +39,7 @@ static const struct { uint16_t op; const char *why; } skipped[] = {
     { X86_OP_XGETBV, "the host's own XCR0" },
     { X86_OP_MONITOR, "#UD or not at CPL 3 is a choice of the processor" },
     { X86_OP_MWAIT, "#UD or not at CPL 3 is a choice of the processor" },
+    { X86_OP_INT1, "SVM hypervisors resume it at the instruction, not behind it" },
     { X86_OP_VMCALL, "hypercall" },
     { X86_OP_VMMCALL, "hypercall: reaches the host's hypervisor" },
 };
@@ -245,7 +246,8 @@ static void random_segments(struct dp_random *r, struct cpu_case *c)
     if (c->mode == X86_MODE64) {
         s[X86_CS] = CPU_SEL_CODE64, s[X86_SS] = CPU_SEL_DATA;
         for (unsigned i = 0; i < 2; i++) {
-            uint64_t base = cpu_one_in(r, 2) ? cpu_below(r, 0x10000000) : dp_random_next(r) & 0x7fffffffffff;
+            /* Small enough that offsets from it are canonical too: AMD checks them before it adds the base. */
+            uint64_t base = cpu_one_in(r, 2) ? cpu_below(r, 0x10000000) : dp_random_next(r) & 0x1fffffffffff;
             if (cpu_one_in(r, 4))
                 base = 0 - base;
             *(i ? &c->in.gs_base : &c->in.fs_base) = cpu_one_in(r, 4) ? 0 : base;
@@ -434,6 +436,15 @@ static unsigned memory_size(const struct x86_insn *i, const struct x86_operand *
     }
 }
 
+/* Accesses that are many, in an order and with checks of the processor's choice. */
+static bool memory_shape(const struct x86_insn *i, const struct x86_operand *m)
+{
+    switch (i->op) {
+    case X86_OP_RET_FAR: case X86_OP_CALL_FAR: case X86_OP_IRET: case X86_OP_ENTER: case X86_OP_PUSHA: case X86_OP_POPA: return true;
+    default: return m && memory_size(i, m) > 16 - 6;
+    }
+}
+
 /* What the memory operand holds before. */
 static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x86_insn *i, const struct x86_operand *m, uint64_t linear)
 {
@@ -524,7 +535,9 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
     case X86_OP_MOVS: case X86_OP_CMPS: case X86_OP_STOS: case X86_OP_LODS: case X86_OP_SCAS: case X86_OP_INS: case X86_OP_OUTS:
         set_address(r, c, X86_RSI, seg, pick_target(r, c->mode, i->operand_size, high), i->address_size);
         set_address(r, c, X86_RDI, X86_ES, pick_target(r, c->mode, i->operand_size, high), i->address_size);
-        if (i->rep || i->repne)
+        if ((i->op == X86_OP_INS || i->op == X86_OP_OUTS) && (i->rep || i->repne))
+            set_low(r, &reg[X86_RCX], 1 + cpu_below(r, 10), i->address_size); /* with 0 AMD still checks for #GP, SDM's REP does nothing */
+        else if (i->rep || i->repne)
             set_low(r, &reg[X86_RCX], cpu_one_in(r, 8) ? cpu_random_int(r) : cpu_below(r, cpu_one_in(r, 4) ? 500 : 10), i->address_size);
         if (cpu_one_in(r, 2)) { /* equal stretches for CMPS and SCAS */
             v = cpu_below(r, 256) * 0x0101010101010101ull;
@@ -568,7 +581,7 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
             v = random_selector(r);
         memcpy(p, &v, w);
         if (i->op == X86_OP_RET_FAR || i->op == X86_OP_IRET) {
-            v = cpu_one_in(r, 2) ? c->in.seg[X86_CS] : random_selector(r);
+            v = cpu_one_in(r, 2) ? c->in.seg[X86_CS] : random_selector(r) | 3u; /* RPL < CPL: AMD reads the outer stack before it refuses */
             memcpy(p + w, &v, 2);
             if (i->op == X86_OP_IRET) {
                 v = dp_random_next(r) & 0x244dd5; /* no TF, IF, NT mostly */
@@ -611,6 +624,10 @@ static void arrange_registers(struct dp_random *r, struct cpu_case *c, const str
         if (o[0].kind == X86_REG)
             reg[o[0].reg] = random_code_offset(r, c);
         break;
+    case X86_OP_SHLD: case X86_OP_SHRD:
+        if (i->operand_size == 2) /* more than 16: result undefined (SDM vol. 2, SHLD) */
+            reg[X86_RCX] &= ~0x10ull;
+        break;
     case X86_OP_CMPXCHG: case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B:
         if (cpu_one_in(r, 2)) {
             int64_t at = data_offset(linear);
@@ -637,14 +654,23 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
     switch (i->op) {
     case X86_OP_INT:
         return (i->imm & 0xff) == 0x80 && true; /* Linux's own gate: a system call */
+    case X86_OP_LOOPE: case X86_OP_LOOPNE:
+        for (unsigned k = 0; k < i->length && bytes[k] != i->opcode; k++)
+            if (bytes[k] == 0xf2 || bytes[k] == 0xf3)
+                return true; /* AMD: the prefix's condition wins over the opcode's */
+        return false;
+    case X86_OP_NOP:
+        return i->opcode == 0x0d && i->mod == 3; /* PREFETCHW of a register: NOP on Intel, #UD on AMD */
     case X86_OP_BSF: case X86_OP_BSR:
         return i->rep; /* F3 makes it TZCNT or LZCNT on the host */
-    case X86_OP_JMP: case X86_OP_CALL: case X86_OP_RET: case X86_OP_JCC: case X86_OP_LOOP: case X86_OP_LOOPE: case X86_OP_LOOPNE: case X86_OP_JCXZ:
+    case X86_OP_JMP: case X86_OP_CALL: case X86_OP_RET: case X86_OP_JCC: case X86_OP_LOOP: case X86_OP_JCXZ:
         if (c->mode == X86_MODE64) /* operand size 16: AMD truncates RIP, Intel ignores it (SDM vol. 2, CALL) */
             for (unsigned k = 0; k < i->length && bytes[k] != i->opcode; k++)
                 if (bytes[k] == 0x66)
                     return true;
         return false;
+    case X86_OP_SHLD: case X86_OP_SHRD:
+        return i->operand_size == 2 && (i->operand[2].kind == X86_IMM ? (i->imm & 31) > 16 : i->base == X86_RCX || i->index == X86_RCX);
     case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: /* EDX:EAX must ask for nothing that only the host has */
         return i->base == X86_RAX || i->base == X86_RDX || i->index == X86_RAX || i->index == X86_RDX;
     case X86_OP_JMP_FAR: case X86_OP_CALL_FAR: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
@@ -680,6 +706,10 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
         bool string = insn->row->flags & X86_F_REP;
         uint64_t linear = 0;
         arrange_implied(r, c, insn);
+        if (op == X86_OP_CALL_FAR && fs->mode == X86_MODE64)
+            c->in.r[X86_RSP] = CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull); /* into compatibility mode: AMD pushes with ESP */
+        if (memory_shape(insn, m) != 0)
+            c->in.rflags &= ~(uint64_t)X86_AC; /* #AC or #GP, and for which parts, is the processor's choice (SDM vol. 2, FXSAVE) */
         if (m && !string && op != X86_OP_XLAT && op != X86_OP_MASKMOVQ && op != X86_OP_MASKMOVDQU) {
             aim(r, c, insn, d.bytes, &d, pick_target(r, fs->mode, memory_size(insn, m), fs->mode == X86_MODE64), next_rip);
             if (x86_decode(d.bytes, 15, fs->mode, insn) != length)
@@ -706,8 +736,17 @@ static void place_code(struct dp_random *r, struct cpu_case *c)
     switch (cpu_below(r, 16)) {
     case 0: case 1: c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8); break;        /* across the two pages */
     case 2: c->code_offset = CPU_CODE_SIZE - 1 - (uint32_t)cpu_below(r, 10); break;          /* into the hole */
-    default: c->code_offset = 64 + (uint32_t)cpu_below(r, CPU_CODE_SIZE - 2 * CPU_MAX_CODE - 64); break;
+    case 3:
+        if (c->in.seg[X86_CS] == CPU_SEL_LDT(LDT_CODE16_SHORT)) {
+            c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8); /* into the segment's limit */
+            break;
+        } /* fallthrough */
+    default:
+        c->code_offset = 64 + (uint32_t)cpu_below(r, CPU_CODE_SIZE - 2 * CPU_MAX_CODE - 64);
+        break;
     }
+    if (c->in.seg[X86_CS] == CPU_SEL_LDT(LDT_CODE16_SHORT)) /* the host's IRET refuses an IP beyond the limit by itself */
+        c->code_offset &= CPU_PAGE - 1;
     c->in.rip = CPU_CODE + c->code_offset - seg_base(c, X86_CS);
 }
 
@@ -765,11 +804,25 @@ bool cpu_generate_sequence(const struct cpu_forms *fs, uint64_t seed, uint64_t i
     return c->insn_count > 1;
 }
 
+/* Encodings the decoder does not know (nor the model have) but the host may. */
+static bool host_only(const struct form *f)
+{
+    switch (f->map) {
+    case 0: return f->opcode == 0xc4 || f->opcode == 0xc5 || f->opcode == 0x62; /* VEX, EVEX */
+    case 1: return (f->opcode == 0x01 && f->modrm >= 0xc0) || f->opcode == 0x2b || f->opcode == 0x78 || f->opcode == 0x79 || f->opcode == 0xc7 || f->opcode == 0xae ||
+                   f->opcode == 0x1a || f->opcode == 0x1b; /* system, SSE4A, XSAVE family, MPX */
+    case 2: return f->opcode >= 0xc0; /* SHA, GFNI, MOVBE, ADX, MOVDIRI, keylocker */
+    default: return f->opcode >= 0xc0;
+    }
+}
+
 bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t index, struct cpu_case *c)
 {
     struct dp_random r;
     start_case(&r, fs, seed, X86_OP_INVALID, index, c);
     c->in.rflags &= ~(uint64_t)X86_TF;
+    c->code_offset = (c->code_offset & (CPU_PAGE - 1)) % (CPU_PAGE - 16); /* no fetch fault: how much is fetched before #UD is the processor's choice */
+    c->in.rip = CPU_CODE + c->code_offset - seg_base(c, X86_CS);
     for (unsigned attempt = 0; attempt < 100; attempt++) {
         struct form f = { 0, (uint8_t)cpu_below(&r, 4), (uint8_t)dp_random_next(&r), (uint8_t)dp_random_next(&r) };
         static const uint8_t prefixes[] = { 0, 0, 0x66, 0xf3, 0xf2, 0xf0 };
@@ -783,10 +836,7 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
         cpu_random_bytes(&r, bytes + n, 8);
         struct x86_insn insn;
         int length = x86_decode(bytes, 15, fs->mode, &insn);
-        bool host_only = (f.map == 0 && (f.opcode == 0xc4 || f.opcode == 0xc5 || f.opcode == 0x62)); /* VEX, EVEX */
-        if (length > 0 ? in_model(fs->model, &insn) : false)
-            continue;
-        if (host_only)
+        if (length > 0 || host_only(&f))
             continue;
         memcpy(c->code, bytes, 15);
         c->code_size = 15, c->insn_count = 1, c->insn_at[0] = 0;

@@ -128,6 +128,7 @@ static void raise_fault(struct icpu *c, enum x86_event_kind kind)
 {
     struct x86_fault f = c->ctx.fault;
     c->counters.exceptions++;
+    c->link_from = NULL;
     c->s.rflags = interp_flags(c);
     DP_TRACE(c->vm->trace, DP_TRACE_EXCEPTION, "cpu%u: exception %u error 0x%x at 0x%llx, cr2 0x%llx", c->index, f.vector, f.error,
              (unsigned long long)c->s.r[X86_RIP], (unsigned long long)f.cr2);
@@ -176,6 +177,7 @@ static void take_events(struct icpu *c)
     unsigned lines = atomic_load(&c->lines);
     if (DP_LIKELY(!lines))
         return;
+    c->link_from = NULL; /* the next block may be an event's and not the branch's target */
     if (lines & 1u << DP_LINE_INIT) {
         atomic_fetch_and(&c->lines, ~(1u << DP_LINE_INIT));
         do_init(c);
@@ -247,7 +249,7 @@ static void step(struct icpu *c)
     uint64_t limit = c->instruction_limit;
     c->instruction_limit = 0; /* no chaining */
     c->watch_dr6 = 0;
-    c->no_step_trap = false;
+    c->delivered = false;
     struct iblock *b = interp_find_block(c);
     if (!b) {
         c->instruction_limit = limit;
@@ -262,7 +264,7 @@ static void step(struct icpu *c)
     if (rf)
         c->s.rflags &= ~(uint64_t)X86_RF;
     interp_update_mode(c);
-    tf = tf && !c->no_step_trap;
+    tf = tf && !c->delivered;
     if ((tf || c->watch_dr6) && c->s.run_state != X86_SHUTDOWN) {
         x86_fault(&c->ctx, X86_DB, false, 0);
         c->ctx.fault.dr6 = c->watch_dr6 | (tf ? 1u << 14 : 0);
