@@ -89,6 +89,7 @@ FPU_CALL_HANDLER(fxsave)
 {
     uint8_t area[AREA_LEGACY];
     uint64_t linear = area_linear(c, o, AREA_LEGACY, 16, true);
+    interp_probe_store(c, o, linear, sizeof area);
     put_x87(c, o, area);
     put_mxcsr(c, area);
     put_xmm(c, o, area);

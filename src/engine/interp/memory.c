@@ -356,14 +356,16 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
     struct dp_range r;
     translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
-    if (first < size) {
-        translate_or_leave(c, o, linear + first, X86_ACCESS_WRITE, &t);
-        return NULL;
-    }
     dp_space_find(c->vm->memory, t.phys, &r);
+    if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
+        struct x86_translation second;
+        translate_or_leave(c, o, linear + first, X86_ACCESS_WRITE, &second);
+        if (second.phys != t.phys + first || t.phys + size - r.base > r.size)
+            return NULL;
+    }
     if (!r.ram || r.readonly || local_apic(c, t.phys))
         return NULL;
-    if (whole_page(&r, t.phys))
+    if (first >= size && whole_page(&r, t.phys))
         fill(c, current_kind(c), linear, X86_ACCESS_WRITE, &t, &r);
     return r.ram->host + r.ram_offset + (t.phys - r.base);
 }
