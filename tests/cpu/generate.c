@@ -671,6 +671,8 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
         return false;
     case X86_OP_NOP:
         return i->opcode == 0x0d && i->mod == 3; /* PREFETCHW of a register: NOP on Intel, #UD on AMD */
+    case X86_OP_MOVSXD:
+        return i->operand_size == 2; /* AMD reads 32 bits of memory all the same */
     case X86_OP_BSF: case X86_OP_BSR:
         return i->rep; /* F3 makes it TZCNT or LZCNT on the host */
     case X86_OP_JMP: case X86_OP_CALL: case X86_OP_RET: case X86_OP_JCC: case X86_OP_LOOP: case X86_OP_JCXZ:
