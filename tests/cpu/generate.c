@@ -655,9 +655,10 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
     case X86_OP_INT:
         return (i->imm & 0xff) == 0x80 && true; /* Linux's own gate: a system call */
     case X86_OP_LOOPE: case X86_OP_LOOPNE:
-        if (i->rep || i->repne)
-            return true; /* AMD: the prefix's condition wins over the opcode's */
-        return c->mode == X86_MODE64 && i->operand_size == 2;
+        for (unsigned k = 0; k < i->length && bytes[k] != i->opcode; k++)
+            if (bytes[k] == 0xf2 || bytes[k] == 0xf3)
+                return true; /* AMD: the prefix's condition wins over the opcode's */
+        return false;
     case X86_OP_NOP:
         return i->opcode == 0x0d && i->mod == 3; /* PREFETCHW of a register: NOP on Intel, #UD on AMD */
     case X86_OP_BSF: case X86_OP_BSR:
@@ -705,6 +706,8 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
         bool string = insn->row->flags & X86_F_REP;
         uint64_t linear = 0;
         arrange_implied(r, c, insn);
+        if (op == X86_OP_CALL_FAR && fs->mode == X86_MODE64)
+            c->in.r[X86_RSP] = CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull); /* into compatibility mode: AMD pushes with ESP */
         if (memory_shape(insn, m) != 0)
             c->in.rflags &= ~(uint64_t)X86_AC; /* #AC or #GP, and for which parts, is the processor's choice (SDM vol. 2, FXSAVE) */
         if (m && !string && op != X86_OP_XLAT && op != X86_OP_MASKMOVQ && op != X86_OP_MASKMOVDQU) {
@@ -733,8 +736,17 @@ static void place_code(struct dp_random *r, struct cpu_case *c)
     switch (cpu_below(r, 16)) {
     case 0: case 1: c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8); break;        /* across the two pages */
     case 2: c->code_offset = CPU_CODE_SIZE - 1 - (uint32_t)cpu_below(r, 10); break;          /* into the hole */
-    default: c->code_offset = 64 + (uint32_t)cpu_below(r, CPU_CODE_SIZE - 2 * CPU_MAX_CODE - 64); break;
+    case 3:
+        if (c->in.seg[X86_CS] == CPU_SEL_LDT(LDT_CODE16_SHORT)) {
+            c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8); /* into the segment's limit */
+            break;
+        } /* fallthrough */
+    default:
+        c->code_offset = 64 + (uint32_t)cpu_below(r, CPU_CODE_SIZE - 2 * CPU_MAX_CODE - 64);
+        break;
     }
+    if (c->in.seg[X86_CS] == CPU_SEL_LDT(LDT_CODE16_SHORT)) /* the host's IRET refuses an IP beyond the limit by itself */
+        c->code_offset &= CPU_PAGE - 1;
     c->in.rip = CPU_CODE + c->code_offset - seg_base(c, X86_CS);
 }
 
@@ -809,7 +821,7 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
     struct dp_random r;
     start_case(&r, fs, seed, X86_OP_INVALID, index, c);
     c->in.rflags &= ~(uint64_t)X86_TF;
-    c->code_offset &= CPU_PAGE - 1; /* no fetch fault: how much is fetched before #UD is the processor's choice */
+    c->code_offset = (c->code_offset & (CPU_PAGE - 1)) % (CPU_PAGE - 16); /* no fetch fault: how much is fetched before #UD is the processor's choice */
     c->in.rip = CPU_CODE + c->code_offset - seg_base(c, X86_CS);
     for (unsigned attempt = 0; attempt < 100; attempt++) {
         struct form f = { 0, (uint8_t)cpu_below(&r, 4), (uint8_t)dp_random_next(&r), (uint8_t)dp_random_next(&r) };

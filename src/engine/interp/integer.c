@@ -1025,7 +1025,7 @@ static void ENTER(struct icpu *c, const struct iop *o)
         interp_fault_ctx(c, o);
     set_sp(c, at);
     uint64_t mask = stack_mask(c);
-    write_gpr(c, X86_RBP, mask == 0xffff ? (bp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
+    write_gpr(c, X86_RBP, mask == 0xffff ? (sp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
     INTERP_NEXT(c, o);
 }
 static void LEAVE(struct icpu *c, const struct iop *o)

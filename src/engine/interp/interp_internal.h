@@ -128,8 +128,8 @@ struct icpu {
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
     uint64_t watch_dr6;         /* data breakpoints hit by the running instruction */
-    bool no_step_trap;          /* the running instruction was a software interrupt */
     bool watching;              /* DR7 enables data breakpoints */
+    bool delivered;             /* the instruction was INT n or its like, which take no single-step trap */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */
     struct dp_x86_bus bus;

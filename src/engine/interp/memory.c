@@ -140,13 +140,6 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
     }
 }
 
-/* An operand that runs out of the canonical half is refused before its first page is looked at. */
-static void check_canonical(struct icpu *c, const struct iop *o, uint64_t last)
-{
-    if (DP_UNLIKELY((c->mode & IMODE_CODE) == X86_MODE64 && !x86_canonical(&c->s, last)))
-        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
-}
-
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
 {
     struct x86_translation t;
@@ -161,9 +154,21 @@ int interp_fetch_fill(struct icpu *c, uint64_t linear)
 
 /* ---- data breakpoints and alignment: only with the empty TLB ---- */
 
+/* SDM vol. 3 table 6-7; what is left are several words, or is checked otherwise. */
+static unsigned alignment(unsigned size)
+{
+    switch (size) {
+    case 2: case 4: case 8: case 16: return size;
+    case 10: return 8;           /* extended real */
+    case 14: case 94: return 2;  /* FSTENV, FSAVE */
+    case 28: case 108: return 4;
+    default: return 1;
+    }
+}
+
 static void check_access(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size, bool write)
 {
-    if (c->align_check && (linear & (size - 1)) && (size & (size - 1)) == 0)
+    if (c->align_check && (linear & (alignment(size) - 1)))
         interp_fault_code(c, o, X86_AC_, 0);
     if (!c->watching)
         return;
@@ -262,6 +267,13 @@ void interp_check_own_block(struct icpu *c, const struct iop *o)
 
 /* ---- slow paths ---- */
 
+/* An operand that reaches over the end of the canonical half faults as a whole, whatever its first page holds. */
+static void check_canonical(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+{
+    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
+}
+
 uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
     if (DP_UNLIKELY(c->align_check || c->watching))
@@ -279,7 +291,7 @@ uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, 
     struct x86_translation t2;
     struct dp_range r2;
     uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
-    check_canonical(c, o, second);
+    check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_READ, &t);
     translate_or_leave(c, o, second, X86_ACCESS_READ, &t2);
     dp_space_find(c->vm->memory, t.phys, &r);
@@ -304,7 +316,7 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
         struct x86_translation t2;
         struct dp_range r2;
         uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
-        check_canonical(c, o, second);
+        check_canonical(c, o, linear, size);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, second, X86_ACCESS_WRITE, &t2);
         dp_space_find(c->vm->memory, t.phys, &r);
@@ -334,16 +346,26 @@ void interp_store_raced(struct icpu *c, const struct iop *o, uint64_t host, unsi
 
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
-    check_canonical(c, o, linear + size - 1);
     if (DP_UNLIKELY(c->align_check || c->watching))
         check_access(c, o, linear, size, true);
     struct x86_translation t;
     struct dp_range r;
-    translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
+    if (first < size)
+        check_canonical(c, o, linear, size);
+    translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     if (first < size) {
-        translate_or_leave(c, o, linear + first, X86_ACCESS_WRITE, &t);
-        return NULL;
+        /* Across two pages: atomic where their RAM is contiguous, as a split lock of the host; else a plain read and write. */
+        struct x86_translation t2;
+        struct dp_range r2;
+        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &t2);
+        dp_space_find(c->vm->memory, t2.phys, &r2);
+        if (t2.phys != t.phys + first || local_apic(c, t2.phys) || !r2.ram || r2.readonly)
+            return NULL;
+        dp_space_find(c->vm->memory, t.phys, &r);
+        if (r.ram != r2.ram || r.readonly || t.phys + size - r.base > r.size)
+            return NULL;
+        return r.ram->host + r.ram_offset + (t.phys - r.base);
     }
     dp_space_find(c->vm->memory, t.phys, &r);
     if (!r.ram || r.readonly || local_apic(c, t.phys))
@@ -366,6 +388,10 @@ void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsig
 void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, void *data, unsigned size)
 {
     uint8_t *p = data;
+    if (DP_UNLIKELY(c->align_check))
+        check_access(c, o, linear, size, false);
+    if ((linear & 0xfff) + size > DP_PAGE_SIZE)
+        check_canonical(c, o, linear, size);
     while (size) {
         unsigned n = DP_MIN(size, (unsigned)(DP_PAGE_SIZE - (linear & 0xfff)));
         const struct itlb *e = interp_tlb(c, linear);
@@ -387,8 +413,10 @@ void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, co
     const uint8_t *p = data;
     /* All or nothing: both ends (at most two pages for the sizes in use) must be writable. */
     struct x86_translation t;
+    if (DP_UNLIKELY(c->align_check))
+        check_access(c, o, linear, size, true);
     if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK)) {
-        check_canonical(c, o, linear + size - 1);
+        check_canonical(c, o, linear, size);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, (linear + size - 1) & PAGE_MASK, X86_ACCESS_WRITE, &t);
     }
