@@ -140,7 +140,8 @@ int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, st
         n += put_opcode(bytes + n, f);
         bytes[n] = f->modrm;
         struct x86_insn insn;
-        if (x86_decode(bytes, 15, mode, &insn) > 0 && !(insn.row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0)))
+        bool special = op == X86_OP_LAR || (op >= X86_OP_XSAVE && op <= X86_OP_XRSTORS); /* their exceptions to the comparison need a case of their own */
+        if (x86_decode(bytes, 15, mode, &insn) > 0 && !(insn.row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0)) && !special)
             fs->ordinary[fs->ordinary_count++] = (uint16_t)op;
     }
     *out = fs;
@@ -658,6 +659,8 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
         for (unsigned k = 0; k < i->length && bytes[k] != i->opcode; k++)
             if (bytes[k] == 0xf2 || bytes[k] == 0xf3)
                 return true; /* AMD: the prefix's condition wins over the opcode's */
+            else if (bytes[k] == 0x66 && c->mode == X86_MODE64)
+                return true; /* see below */
         return false;
     case X86_OP_NOP:
         return i->opcode == 0x0d && i->mod == 3; /* PREFETCHW of a register: NOP on Intel, #UD on AMD */
@@ -701,6 +704,8 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
         int length = x86_decode(d.bytes, 15, fs->mode, insn);
         if (length <= 0 || insn->op != op || insn->vex || !in_model(fs->model, insn) || host_differs(c, insn, d.bytes))
             continue;
+        if ((op == X86_OP_UD0 || op == X86_OP_UD1) && c->code_offset + 16 > CPU_CODE_SIZE)
+            return false; /* whether they have a ModRM to be fetched depends on the processor */
         uint64_t next_rip = c->in.rip + c->code_size + (unsigned)length;
         const struct x86_operand *m = memory_operand(insn);
         bool string = insn->row->flags & X86_F_REP;
@@ -836,7 +841,7 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
         cpu_random_bytes(&r, bytes + n, 8);
         struct x86_insn insn;
         int length = x86_decode(bytes, 15, fs->mode, &insn);
-        if (length > 0 || host_only(&f))
+        if (length > 0 || host_only(&f) || (f.prefix == 0xf0 && f.map == 1 && (f.opcode & 0xfd) == 0x20)) /* AMD: LOCK MOV CR0 is CR8 */
             continue;
         memcpy(c->code, bytes, 15);
         c->code_size = 15, c->insn_count = 1, c->insn_at[0] = 0;

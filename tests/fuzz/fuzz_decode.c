@@ -30,9 +30,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must(n != X86_DECODE_MORE || avail < 15);
         if (n > 0) {
             must(insn.length == n && insn.op > X86_OP_INVALID && insn.op < X86_OP_COUNT && insn.operand_count <= 4);
-            must(insn.base < X86_GPR_SLOTS && insn.index < X86_GPR_SLOTS && insn.scale < 4 && insn.seg < X86_SEGS && insn.seg_override <= X86_SEGS);
-            for (unsigned k = 0; k < insn.operand_count; k++)
-                must(insn.operand[k].kind > X86_NONE && insn.operand[k].kind <= X86_FAR && insn.operand[k].reg < 16 && insn.operand[k].size <= 32);
+            must(insn.base < X86_GPR_SLOTS && insn.index < X86_GPR_SLOTS && insn.scale < 4);
+            must(insn.seg < X86_SEGS && insn.seg_override <= X86_SEGS);
+            for (unsigned k = 0; k < insn.operand_count; k++) {
+                const struct x86_operand *o = &insn.operand[k];
+                must(o->kind > X86_NONE && o->kind <= X86_FAR && o->reg < 16 && o->size <= 32);
+            }
             x86_print_insn(&insn, at, text, sizeof(text));
             must(text[0] && strlen(text) < sizeof(text) - 1);
             must(x86_decode(exact, (size_t)n, mode, &again) == n && !memcmp(&insn, &again, sizeof(insn)));

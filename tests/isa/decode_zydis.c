@@ -1,7 +1,7 @@
 /* decode_zydis.c - the decoder against Zydis: every opcode of every map under the prefixes that matter, and random bytes.
  *
- * Compared for each instruction: length, operand kinds, registers, sizes, accesses, memory operand (segment, base, index, scale, displacement), immediates,
- * EFLAGS read, written and undefined. A difference is a failure unless known() names it and gives the reason.
+ * Compared for each instruction: length, operand kinds, registers, sizes, accesses, memory operand (segment, base, index, scale,
+ * displacement), immediates, EFLAGS read, written and undefined. A difference is a failure unless meant[] names it and gives the reason.
  */
 #include <Zydis/Zydis.h>
 
@@ -24,9 +24,12 @@ static const char *text_of(const uint8_t *bytes, char out[48])
 static bool foreign(const ZydisDecodedInstruction *z)
 {
     static const char *const sets[] = {
-        "AMD3DNOW", "AMD_INVLPGB", "AMX_BF16", "AMX_INT8", "AMX_TILE", "AVX512BW_KOP", "AVX512DQ_KOP", "AVX512F_KOP", "AVX_GFNI", "AVX_VNNI", "CET", "CLZERO",
-        "ENQCMD", "FMA4", "GFNI", "HRESET", "KEYLOCKER", "KEYLOCKER_WIDE", "KNCE", "KNCJKBR", "KNCV", "MCOMMIT", "MONITORX", "MOVDIR", "PADLOCK_ACE",
-        "PADLOCK_PHE", "PADLOCK_PMM", "PADLOCK_RNG", "PCONFIG", "PKU", "PT", "RDPRU", "RTM", "SERIALIZE", "SGX", "SGX_ENCLV", "SMX", "SNP", "SSE4A", "SVM",
+        "AMD3DNOW", "AMD_INVLPGB", "AMX_BF16", "AMX_INT8", "AMX_TILE", "AVX512BW_KOP", "AVX512DQ_KOP", "AVX512F_KOP", "AVX_GFNI",
+        "AVX_VNNI", "CET", "CLZERO",
+        "ENQCMD", "FMA4", "GFNI", "HRESET", "KEYLOCKER", "KEYLOCKER_WIDE", "KNCE", "KNCJKBR", "KNCV", "MCOMMIT", "MONITORX", "MOVDIR",
+        "PADLOCK_ACE",
+        "PADLOCK_PHE", "PADLOCK_PMM", "PADLOCK_RNG", "PCONFIG", "PKU", "PT", "RDPRU", "RTM", "SERIALIZE", "SGX", "SGX_ENCLV", "SMX", "SNP",
+        "SSE4A", "SVM",
         "TBM", "TDX", "TSX_LDTRK", "UINTR", "VAES", "VMFUNC", "VPCLMULQDQ", "VTX", "WAITPKG", "XOP",
     };
     const char *set = ZydisISASetGetString(z->meta.isa_set);
@@ -38,7 +41,8 @@ static bool foreign(const ZydisDecodedInstruction *z)
 
 /* Differences that are meant, by what is compared: the mnemonics, NULL for all. */
 static const struct { const char *what, *mnemonics, *why; } meant[] = {
-    { "flags written", "shl shr sar rol ror rcl rcr shld shrd", "OF is both written and undefined, by the count (insn.h); Zydis knows one of them" },
+    { "flags written", "shl shr sar rol ror rcl rcr shld shrd",
+        "OF is both written and undefined, by the count (insn.h); Zydis knows one of them" },
     { "flags undefined", "shl shr sar rol ror rcl rcr shld shrd", "the same" },
     { "flags written", "sbb", "SBB sets AF (SDM); Zydis calls it undefined" },
     { "flags undefined", "sbb", "the same" },
@@ -48,13 +52,17 @@ static const struct { const char *what, *mnemonics, *why; } meant[] = {
     { "flags written", "vmcall", "Zydis means VMXON's error flags; a hypercall changes none" },
     { "flags read", "cmpsb cmpsw cmpsd cmpsq scasb scasw scasd scasq", "REPE and REPNE test the ZF of their own comparison" },
     { "flags read", "syscall", "it saves RFLAGS in R11" },
-    { "access", "movsb movsw movsd movsq stosb stosw stosd stosq insb insw insd insq", "REP may write nothing; each element is written, not read" },
+    { "access", "movsb movsw movsd movsq stosb stosw stosd stosq insb insw insd insq",
+        "REP may write nothing; each element is written, not read" },
     { "access", "bsf bsr", "the destination stays when the source is 0" },
     { "access", "cvtsi2ss cvtsi2sd", "partly written vector registers keep the rest (insn.h)" },
-    { "access", "nop invlpg clflush clflushopt clwb prefetch prefetchw prefetchwt1 prefetchnta prefetcht0 prefetcht1 prefetcht2 ffree ffreep", "only an address or name" },
-    { "operand size of memory", "lea invlpg sgdt sidt lgdt lidt fldenv fnstenv frstor fnsave fxsave fxrstor xsave xrstor xsaveopt xsavec xsaves xrstors fxsave64 fxrstor64 "
-      "xsave64 xrstor64 xsaveopt64 xsavec64 xsaves64 xrstors64", "memory of other shape has size 0" },
-    { "operand size of memory", "prefetch prefetchw prefetchwt1 prefetchnta prefetcht0 prefetcht1 prefetcht2 clflush clflushopt clwb nop", "not accessed" },
+    { "access", "nop invlpg clflush clflushopt clwb prefetch prefetchw prefetchwt1 prefetchnta prefetcht0 prefetcht1 prefetcht2 ffree "
+      "ffreep", "only an address or name" },
+    { "operand size of memory",
+      "lea invlpg sgdt sidt lgdt lidt fldenv fnstenv frstor fnsave fxsave fxrstor xsave xrstor xsaveopt xsavec xsaves xrstors "
+      "fxsave64 fxrstor64 xsave64 xrstor64 xsaveopt64 xsavec64 xsaves64 xrstors64", "memory of other shape has size 0" },
+    { "operand size of memory", "prefetch prefetchw prefetchwt1 prefetchnta prefetcht0 prefetcht1 prefetcht2 clflush clflushopt clwb nop",
+        "not accessed" },
     { "operand size of memory", "movsxd", "66 63 reads 16 bits by the SDM, 32 by AMD and Zydis" },
     { "displacement", "mov", "moffs is an address: zero-extended" },
     { "register", "lar lsl", "the selector has 16 bits" },
@@ -62,7 +70,8 @@ static const struct { const char *what, *mnemonics, *why; } meant[] = {
     { "register", "nop", "hint NOPs: Zydis shows ModRM.reg instead" },
     { "privilege", "lgdt", "Zydis forgot it" },
     { "privilege", "monitor mwait clac stac", "#UD, not #GP(0), outside CPL 0" },
-    { "branch", "syscall sysret sysenter sysexit ud0 ud1 ud2 rsm int int1 int3 into iret iretd iretq hlt mwait", "they leave the straight path, too" },
+    { "branch", "syscall sysret sysenter sysexit ud0 ud1 ud2 rsm int int1 int3 into iret iretd iretq hlt mwait",
+        "they leave the straight path, too" },
     { "SIMD exceptions", "cvtpi2ps cvtps2pi cvttps2pi cvtpd2pi cvttpd2pi vcvtph2ps vcvtps2ph", "classes of their own in the SDM" },
     { "alignment", "movups movupd movdqu lddqu pcmpestrm pcmpestri pcmpistrm pcmpistri", "class 4, yet not checked" },
     { "alignment", "fxsave fxrstor fxsave64 fxrstor64 cmpxchg16b cvtpd2pi cvttpd2pi", "checked without being in class 1, 2 or 4" },
@@ -101,7 +110,8 @@ static void differ(struct comparer *c, enum x86_mode mode, const uint8_t *bytes,
     char hex[48];
     struct decode_difference *d = &r->kind[r->kinds++];
     snprintf(d->key, sizeof(d->key), "%s", key);
-    snprintf(d->example, sizeof(d->example), "mode %d: %s ours %lx Zydis %lx", mode == X86_MODE64 ? 64 : mode == X86_MODE32 ? 32 : 16, text_of(bytes, hex), ours, theirs);
+    snprintf(d->example, sizeof(d->example), "mode %d: %s ours %lx Zydis %lx", mode == X86_MODE64 ? 64 : mode == X86_MODE32 ? 32 : 16,
+        text_of(bytes, hex), ours, theirs);
     d->count = 1;
 }
 
@@ -113,7 +123,7 @@ static bool same_register(const struct x86_operand *o, ZydisRegister reg)
     case X86_RC_GPR8H: return reg == (ZydisRegister)(ZYDIS_REGISTER_AH + o->reg);
     case X86_RC_GPR:
         switch (o->size) {
-        case 1: return class == ZYDIS_REGCLASS_GPR8 && reg == (ZydisRegister)(o->reg < 4 ? ZYDIS_REGISTER_AL + o->reg : ZYDIS_REGISTER_SPL + o->reg - 4);
+        case 1: return (int)reg == (o->reg < 4 ? (int)ZYDIS_REGISTER_AL + o->reg : (int)ZYDIS_REGISTER_SPL + o->reg - 4);
         case 2: return class == ZYDIS_REGCLASS_GPR16 && id == o->reg;
         case 4: return class == ZYDIS_REGCLASS_GPR32 && id == o->reg;
         default: return class == ZYDIS_REGCLASS_GPR64 && id == o->reg;
@@ -137,7 +147,8 @@ static unsigned slot_of(ZydisRegister reg)
     return ZydisRegisterGetId(reg);
 }
 
-static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8_t *bytes, const struct x86_insn *i, const ZydisDecodedInstruction *z,
+static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8_t *bytes, const struct x86_insn *i,
+    const ZydisDecodedInstruction *z,
                              const ZydisDecodedOperand *zo)
 {
     const char *name = ZydisMnemonicGetString(z->mnemonic);
@@ -153,7 +164,8 @@ static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8
         for (unsigned k = 0; k < i->operand_count; k++) {
             if (i->operand[k].kind != X86_MEM)
                 continue;
-            while (n < z->operand_count && (zo[n].type != ZYDIS_OPERAND_TYPE_MEMORY || (i->operand[k].reg && slot_of(zo[n].mem.base) != i->operand[k].reg)))
+            unsigned reg = i->operand[k].reg;
+            while (n < z->operand_count && (zo[n].type != ZYDIS_OPERAND_TYPE_MEMORY || (reg && slot_of(zo[n].mem.base) != reg)))
                 n++;
             if (n == z->operand_count) {
                 differ(c, mode, bytes, "no such memory operand", name, k, 0);
@@ -173,7 +185,8 @@ static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8
             differ(c, mode, bytes, "operand kind", name, o->kind, q->type);
             continue;
         }
-        unsigned access = (q->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? X86_READ : 0) | (q->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? X86_WRITE : 0);
+        unsigned access = (q->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? X86_READ : 0) |
+                          (q->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? X86_WRITE : 0);
         if (q->actions & ZYDIS_OPERAND_ACTION_CONDWRITE)
             access |= X86_READ;
         if (q->type == ZYDIS_OPERAND_TYPE_MEMORY && q->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
@@ -188,8 +201,10 @@ static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8
         case ZYDIS_OPERAND_TYPE_MEMORY: {
             if (o->size * 8 != q->size)
                 differ(c, mode, bytes, "operand size of memory", name, o->size, q->size / 8);
-            unsigned base = o->reg ? o->reg : i->base, index = o->reg && !i->vex ? X86_ZERO : i->index, seg = o->reg == X86_RDI && i->row->flags & X86_F_REP ? X86_ES : i->seg;
-            /* SIB base 5 with mod 0 is no base whatever REX.B says (the processor here agrees); Zydis makes it R13D and loses the displacement */
+            unsigned base = o->reg ? o->reg : i->base, index = o->reg && !i->vex ? X86_ZERO : i->index,
+            seg = o->reg == X86_RDI && i->row->flags & X86_F_REP ? X86_ES : i->seg;
+            /* SIB base 5 with mod 0 is no base whatever REX.B says (the processor here agrees); Zydis makes it R13D and loses the
+             * displacement */
             if (q->mem.base == ZYDIS_REGISTER_R13D && i->mod == 0)
                 break;
             if (base != slot_of(q->mem.base))
@@ -209,7 +224,8 @@ static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8
                 differ(c, mode, bytes, "far pointer", name, i->imm, q->ptr.offset);
             break;
         default: {
-            uint64_t mask = dp_mask_bytes(o->kind == X86_REL ? 8 : o->size), imm = n && i->operand[n - 1].kind == X86_IMM ? i->imm2 : i->imm;
+            uint64_t mask = dp_mask_bytes(o->kind == X86_REL ? 8 : o->size),
+            imm = n && i->operand[n - 1].kind == X86_IMM ? i->imm2 : i->imm;
             if ((q->imm.value.u & mask) != (imm & mask))
                 differ(c, mode, bytes, "immediate", name, imm, q->imm.value.u);
         }
@@ -217,7 +233,8 @@ static void compare_operands(struct comparer *c, enum x86_mode mode, const uint8
     }
 }
 
-static void compare_flags(struct comparer *c, enum x86_mode mode, const uint8_t *bytes, const struct x86_insn *i, const ZydisDecodedInstruction *z)
+static void compare_flags(struct comparer *c, enum x86_mode mode, const uint8_t *bytes, const struct x86_insn *i,
+    const ZydisDecodedInstruction *z)
 {
     const char *name = ZydisMnemonicGetString(z->mnemonic);
     static const ZydisAccessedFlags none;
@@ -233,16 +250,19 @@ static void compare_flags(struct comparer *c, enum x86_mode mode, const uint8_t 
 }
 
 /* What the row says of privilege, branches, alignment, SIMD exceptions and features. */
-static void compare_row(struct comparer *c, enum x86_mode mode, const uint8_t *bytes, const struct x86_insn *i, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *zo)
+static void compare_row(struct comparer *c, enum x86_mode mode, const uint8_t *bytes, const struct x86_insn *i,
+    const ZydisDecodedInstruction *z, const ZydisDecodedOperand *zo)
 {
     const char *name = ZydisMnemonicGetString(z->mnemonic);
     uint32_t flags = i->row->flags;
     ZydisExceptionClass e = z->meta.exception_class;
-    bool fp = e == ZYDIS_EXCEPTION_CLASS_SSE2 || e == ZYDIS_EXCEPTION_CLASS_SSE3 || e == ZYDIS_EXCEPTION_CLASS_AVX2 || e == ZYDIS_EXCEPTION_CLASS_AVX3;
+    bool fp = e == ZYDIS_EXCEPTION_CLASS_SSE2 || e == ZYDIS_EXCEPTION_CLASS_SSE3 ||
+              e == ZYDIS_EXCEPTION_CLASS_AVX2 || e == ZYDIS_EXCEPTION_CLASS_AVX3;
     bool memory16 = false;
     for (unsigned n = 0; n < z->operand_count_visible; n++)
         memory16 |= zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY && zo[n].size >= 128;
-    bool align = memory16 && (e == ZYDIS_EXCEPTION_CLASS_SSE1 || e == ZYDIS_EXCEPTION_CLASS_SSE2 || e == ZYDIS_EXCEPTION_CLASS_SSE4 || e == ZYDIS_EXCEPTION_CLASS_AVX1);
+    bool align = memory16 && (e == ZYDIS_EXCEPTION_CLASS_SSE1 || e == ZYDIS_EXCEPTION_CLASS_SSE2 ||
+                              e == ZYDIS_EXCEPTION_CLASS_SSE4 || e == ZYDIS_EXCEPTION_CLASS_AVX1);
     if (!!(z->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != !!(flags & X86_F_CPL0))
         differ(c, mode, bytes, "privilege", name, !!(flags & X86_F_CPL0), 0);
     if ((z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE) != !!(flags & X86_F_BRANCH))
@@ -304,7 +324,8 @@ static void comparer_init(struct comparer *c, struct decode_report *r)
 void decode_compare_legacy(struct decode_report *r)
 {
     static const struct { uint8_t n, b[3]; } sets[] = {
-        { 0 }, { 1, { 0x66 } }, { 1, { 0xf3 } }, { 1, { 0xf2 } }, { 2, { 0x66, 0xf3 } }, { 2, { 0xf2, 0x66 } }, { 1, { 0x67 } }, { 1, { 0x48 } }, { 1, { 0x45 } },
+        { 0 }, { 1, { 0x66 } }, { 1, { 0xf3 } }, { 1, { 0xf2 } }, { 2, { 0x66, 0xf3 } }, { 2, { 0xf2, 0x66 } }, { 1, { 0x67 } },
+        { 1, { 0x48 } }, { 1, { 0x45 } },
         { 2, { 0x66, 0x4f } }, { 2, { 0xf3, 0x49 } }, { 1, { 0xf0 } }, { 2, { 0x64, 0x42 } }, { 1, { 0x2e } }, { 2, { 0x4f, 0x67 } },
     };
     static const struct { uint8_t n, b[2]; } maps[4] = { { 0 }, { 1, { 0x0f } }, { 2, { 0x0f, 0x38 } }, { 2, { 0x0f, 0x3a } } };
@@ -345,10 +366,12 @@ void decode_compare_vex(struct decode_report *r)
                         uint8_t p0 = (uint8_t)((op * 5 + modrm * 11) << 5 & 0xe0) | map;
                         if (mode == 1)
                             p0 |= 0xc0;
-                        uint8_t bytes[15] = { 0xc4, p0, p1, op, modrm, (uint8_t)(modrm * 37 + op), 0x81, 0x94, 0xa7, 0xba, 0xcd, 0xe0, 0xf3, 6, 0x19 };
+                        uint8_t bytes[15] = { 0xc4, p0, p1, op, modrm, (uint8_t)(modrm * 37 + op), 0x81, 0x94, 0xa7, 0xba, 0xcd, 0xe0,
+                            0xf3, 6, 0x19 };
                         compare(&c, mode, bytes, 15);
                         if (map == 1) {
-                            uint8_t two[15] = { 0xc5, (p0 & 0x80) | (p1 & 0x7f) | (mode == 1 ? 0xc0 : 0), op, modrm, (uint8_t)(modrm * 37 + op), 0x81, 0x94, 0xa7, 0xba, 0xcd, 0xe0 };
+                            uint8_t two[15] = { 0xc5, (p0 & 0x80) | (p1 & 0x7f) | (mode == 1 ? 0xc0 : 0), op, modrm,
+                                (uint8_t)(modrm * 37 + op), 0x81, 0x94, 0xa7, 0xba, 0xcd, 0xe0 };
                             compare(&c, mode, two, 15);
                         }
                     }

@@ -91,18 +91,13 @@ static void prepare(struct icpu *c, const struct x86_insn *i, struct iop *o, uns
         o->disp += offset + i->length;
     o->amask = dp_mask_bytes(i->address_size);
     o->seg = i->seg < X86_SEGS ? i->seg : 6;
-    bool memory = false;
-    for (unsigned k = 0; k < i->operand_count; k++)
-        memory |= i->operand[k].kind == X86_MEM;
-    if (!memory)
-        o->seg = X86_SS; /* what it reaches is the stack: non-canonical means #SS */
     if (i->op == X86_OP_LEA)
         o->seg = 6;
     unsigned code = c->mode & IMODE_CODE;
     if (code == X86_MODE64)
         o->slow_segment = false;
     else
-        o->slow_segment = o->seg != 6 && (!(c->mode & IMODE_FLAT) || o->seg >= X86_FS || i->address_size != 4);
+        o->slow_segment = o->seg != 6 && (!(c->mode & IMODE_FLAT) || o->seg >= X86_FS || o->seg == X86_CS /* not writable */ || i->address_size != 4);
 }
 
 static bool is_x87(const struct x86_insn *i) { return i->row->flags & (X86_F_X87 | X86_F_X87NW); }

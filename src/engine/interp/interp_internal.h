@@ -128,8 +128,8 @@ struct icpu {
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
     uint64_t watch_dr6;         /* data breakpoints hit by the running instruction */
+    bool delivered;             /* the running instruction delivered an event itself (INT n): no single-step trap follows */
     bool watching;              /* DR7 enables data breakpoints */
-    bool delivered;             /* the instruction was INT n or its like, which take no single-step trap */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */
     struct dp_x86_bus bus;
@@ -198,6 +198,8 @@ void interp_store_raced(struct icpu *c, const struct iop *o, uint64_t host, unsi
 /* Any number of bytes, e.g. 16, 512: loads all or faults; store probes first, so it is all or nothing. Not atomic. */
 void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, void *data, unsigned size);
 void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size);
+/* Faults if a store of size bytes would. */
+void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 /* Host address for a read-modify-write of size bytes within one page of plain RAM, NULL when it is none (then use load and store).
  * Faults as a write would. After writing call interp_rmw_done. */
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);

@@ -152,6 +152,13 @@ int interp_fetch_fill(struct icpu *c, uint64_t linear)
     return 0;
 }
 
+/* An operand that runs out of the canonical half is refused before its first page is looked at. */
+static void check_canonical(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+{
+    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
+}
+
 /* ---- data breakpoints and alignment: only with the empty TLB ---- */
 
 /* SDM vol. 3 table 6-7; what is left are several words, or is checked otherwise. */
@@ -168,8 +175,10 @@ static unsigned alignment(unsigned size)
 
 static void check_access(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size, bool write)
 {
-    if (c->align_check && (linear & (alignment(size) - 1)))
+    if (c->align_check && (linear & (alignment(size) - 1))) {
+        check_canonical(c, o, linear, size);
         interp_fault_code(c, o, X86_AC_, 0);
+    }
     if (!c->watching)
         return;
     for (unsigned i = 0; i < 4; i++) {
@@ -267,13 +276,6 @@ void interp_check_own_block(struct icpu *c, const struct iop *o)
 
 /* ---- slow paths ---- */
 
-/* An operand that reaches over the end of the canonical half faults as a whole, whatever its first page holds. */
-static void check_canonical(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
-{
-    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
-        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
-}
-
 uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
     if (DP_UNLIKELY(c->align_check || c->watching))
@@ -350,10 +352,8 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
         check_access(c, o, linear, size, true);
     struct x86_translation t;
     struct dp_range r;
-    unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
-    if (first < size)
-        check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
+    unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
     if (first < size) {
         /* Across two pages: atomic where their RAM is contiguous, as a split lock of the host; else a plain read and write. */
         struct x86_translation t2;
@@ -390,7 +390,7 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
     uint8_t *p = data;
     if (DP_UNLIKELY(c->align_check))
         check_access(c, o, linear, size, false);
-    if ((linear & 0xfff) + size > DP_PAGE_SIZE)
+    if (size <= 16) /* larger operands are several accesses */
         check_canonical(c, o, linear, size);
     while (size) {
         unsigned n = DP_MIN(size, (unsigned)(DP_PAGE_SIZE - (linear & 0xfff)));
@@ -408,18 +408,24 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
     }
 }
 
-void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size)
+/* Both ends (at most two pages for the sizes in use) must be writable. */
+void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
-    const uint8_t *p = data;
-    /* All or nothing: both ends (at most two pages for the sizes in use) must be writable. */
     struct x86_translation t;
     if (DP_UNLIKELY(c->align_check))
         check_access(c, o, linear, size, true);
-    if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK)) {
+    if (size <= 16)
         check_canonical(c, o, linear, size);
-        translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
+    translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
+    if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK))
         translate_or_leave(c, o, (linear + size - 1) & PAGE_MASK, X86_ACCESS_WRITE, &t);
-    }
+}
+
+void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size)
+{
+    const uint8_t *p = data;
+    if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK) || DP_UNLIKELY(c->align_check))
+        interp_probe_store(c, o, linear, size);
     while (size) {
         unsigned n = size >= 8 && (linear & 0xfff) <= DP_PAGE_SIZE - 8 ? 8 : 1;
         uint64_t v = 0;

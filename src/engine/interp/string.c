@@ -115,7 +115,8 @@ static void MOVS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
     for (;;) {
-        uint64_t from = at_si(c, o), to = at_di(c, o, true), done = 1, bytes = 0;
+        uint64_t from = at_si(c, o), first = o->slow_segment ? load(c, o, from) : 0; /* the load's faults come before ES is looked at */
+        uint64_t to = at_di(c, o, true), done = 1, bytes = 0;
         int64_t step = step_of(c, o);
         if (o->extra && step > 0 && !o->slow_segment) {
             bytes = get_count(c, o);
@@ -135,7 +136,7 @@ static void MOVS(struct icpu *c, const struct iop *o)
             }
         }
         if (!bytes)
-            store(c, o, to, load(c, o, from));
+            store(c, o, to, o->slow_segment ? first : load(c, o, from));
         set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + (uint64_t)step);
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step);
         REPEAT(c, o, done);

@@ -282,10 +282,8 @@ static void ARPL(struct icpu *c, const struct iop *o)
 {
     const struct x86_operand *d = &INSN->operand[0];
     uint16_t source = (uint16_t)c->s.r[INSN->operand[1].reg], v;
-    uint64_t linear = 0;
     if (d->kind == X86_MEM) {
-        linear = interp_linear(c, o, 2, true);
-        v = interp_load16(c, o, linear);
+        v = interp_load16(c, o, interp_linear(c, o, 2, false)); /* must be writable only if it is written */
     } else {
         v = (uint16_t)c->s.r[d->reg];
     }
@@ -293,7 +291,7 @@ static void ARPL(struct icpu *c, const struct iop *o)
     if (less) {
         v = (uint16_t)((v & ~3) | (source & 3));
         if (d->kind == X86_MEM)
-            interp_store16(c, o, linear, v);
+            interp_store16(c, o, interp_linear(c, o, 2, true), v);
         else
             write_gpr(c, d->reg, v, 2);
     }

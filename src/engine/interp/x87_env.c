@@ -201,6 +201,8 @@ FPU_CALL_HANDLER(frstor)
     x87_set_stack(c, st);
 }
 
+static void fneni(struct icpu *c, const struct iop *o) { INTERP_NEXT(c, o); }
+
 bool x87_lower_env(const struct x86_insn *i, struct iop *o)
 {
     o->size = i->operand_size;
@@ -210,6 +212,11 @@ bool x87_lower_env(const struct x86_insn *i, struct iop *o)
     case X86_OP_FLDCW: o->fn = fldcw; return true;
     case X86_OP_FNCLEX: o->fn = fnclex; return true;
     case X86_OP_FNINIT: o->fn = fninit; return true;
+    case X86_OP_FNOP: /* D9 D0 waits; FNENI and its like do not */
+        if (!(i->row->flags & X86_F_X87NW))
+            return false;
+        o->fn = fneni;
+        return true;
     case X86_OP_FWAIT: o->fn = fwait; return true;
     case X86_OP_FNSTENV: o->fn = fnstenv; return true;
     case X86_OP_FLDENV: o->fn = fldenv; return true;
