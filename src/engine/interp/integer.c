@@ -110,12 +110,12 @@ static inline void *rmw_begin(struct icpu *c, const struct iop *o, uint64_t line
         return (void *)(uintptr_t)(linear + e->addend);
     return interp_rmw_host(c, o, linear, size);
 }
-static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear, const volatile void *p, unsigned size)
 {
     atomic_signal_fence(memory_order_seq_cst);
     if (DP_UNLIKELY((((linear + size - 1) & ~0xfffull) | c->tlb_generation) !=
                     atomic_load_explicit(&interp_tlb(c, linear)->write_tag, memory_order_relaxed)))
-        interp_rmw_done(c, o, linear, size);
+        interp_rmw_done(c, o, p, size);
 }
 /* body computes r from x, may be run several times under LOCK. */
 #define RMW(bits, lock, body) RMW_AT(bits, lock, interp_linear(c, o, bits / 8, true), body)
@@ -133,7 +133,7 @@ static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear,
             body;                                                                                                                        \
             *p = r;                                                                                                                      \
         }                                                                                                                                \
-        rmw_end(c, o, linear, bits / 8);                                                                                                 \
+        rmw_end(c, o, linear, p, bits / 8);                                                                                              \
     } else {                                                                                                                             \
         x = interp_load##bits(c, o, linear);                                                                                             \
         body;                                                                                                                            \
@@ -1018,11 +1018,9 @@ static void ENTER(struct icpu *c, const struct iop *o)
         store_size(c, o, linear_stack(c, o, at, size, true), frame, size);
     }
     at -= (uint16_t)o->insn->imm;
-    linear_stack(c, o, at, size, true);
     /* The final stack pointer must be writable (SDM: ENTER page-faults if a write there would). */
     uint64_t linear = linear_stack(c, o, at, size, true);
-    if (c->ctx.probe_write(&c->ctx, linear, size, (c->mode >> IMODE_CPL_SHIFT & 3) == 3))
-        interp_fault_ctx(c, o);
+    interp_probe_store(c, o, linear, size);
     set_sp(c, at);
     uint64_t mask = stack_mask(c);
     write_gpr(c, X86_RBP, mask == 0xffff ? (sp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
@@ -1281,7 +1279,7 @@ static __attribute__((noinline)) void cmpxchg16b(struct icpu *c, const struct io
         old[0] = (uint64_t)e;
         old[1] = (uint64_t)(e >> 64);
 #endif
-        rmw_end(c, o, linear, 16);
+        rmw_end(c, o, linear, p, 16);
     } else { /* device memory: no atomicity to keep */
         interp_load_bytes(c, o, linear, old, 16);
         equal = old[0] == expected[0] && old[1] == expected[1];
@@ -1353,7 +1351,7 @@ void interp_lower_end(struct icpu *c, struct iop *o, unsigned bytes, unsigned pa
     o->offset = (uint16_t)bytes;
     o->imm = bytes;
     bool flat = (c->mode & IMODE_CODE) == X86_MODE64 || (c->mode & IMODE_FLAT);
-    o->amask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : (c->mode & IMODE_CODE) == X86_MODE32 ? 0xffffffffull : 0xffffull;
+    o->amask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull;
     o->extra = flat && page_offset + bytes < DP_PAGE_SIZE ? TARGET_LINK : (c->mode & IMODE_CODE) == X86_MODE64 ? 0 : TARGET_MASKED;
 }
 
@@ -1478,6 +1476,8 @@ static bool lower_stack(struct icpu *c, const struct x86_insn *i, struct iop *o,
         o->a = d->reg;
     o->imm = i->imm;
     bool usual = (c->mode & IMODE_CODE) == X86_MODE64 && i->operand_size == 8;
+    if (d->kind != X86_MEM)
+        o->seg = X86_SS; /* an address that is not canonical means #SS */
     if (d->kind == X86_REG)
         o->fn = push ? (usual ? PUSH_r64 : PUSH_r) : (usual ? POP_r64 : POP_r);
     else if (d->kind == X86_IMM)
@@ -1494,6 +1494,7 @@ static bool lower_near(struct icpu *c, const struct x86_insn *i, struct iop *o)
     if (d->kind == X86_REL) {
         set_target(c, i, o, false);
         bool checked = o->extra == TARGET_MASKED;
+        o->seg = X86_SS;
         o->fn = call ? (code64 ? CALL_64 : CALL_rel) : checked ? jump_rel : branch;
     } else if (d->kind == X86_REG) {
         o->a = d->reg;
@@ -1633,6 +1634,7 @@ bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *
     case X86_OP_RET:
         o->size = i->operand_size;
         o->imm = d->kind == X86_IMM ? (uint16_t)i->imm : 0;
+        o->seg = X86_SS;
         o->fn = (c->mode & IMODE_CODE) == X86_MODE64 && o->size == 8 ? RET_64 : RET_n;
         return true;
     case X86_OP_PUSH: return lower_stack(c, i, o, true);
