@@ -206,30 +206,22 @@ static void set_compare(struct icpu *c, unsigned size, uint64_t x, uint64_t y)
     c->lf_result = (uint64_t)((int64_t)(r << up) >> up);
     c->lf_aux = ((uint32_t)((borrow << up) >> 32) & 0xc0000000u) | ((uint32_t)borrow & 8);
 }
-/* REPE and REPNE go on while the elements compare as they say. */
-static bool condition_holds(const struct iop *o, uint64_t x, uint64_t y) { return !((x ^ y) & dp_mask_bytes(o->size)) == (o->extra == REP); }
-/* The flags change when the instruction ends or is interrupted; a fault leaves those from before it (SDM vol. 2 REP). */
-#define REPEAT_COMPARE(c, o)                                                                                                             \
-    if (o->extra && !condition_holds(o, x, y)) {                                                                                         \
-        set_address_reg(c, o, X86_RCX, get_count(c, o) - 1);                                                                             \
-        set_compare(c, o->size, x, y);                                                                                                   \
-        break;                                                                                                                           \
-    }                                                                                                                                    \
-    switch (o->extra ? next_iteration(c, o, 1) : DONE) {                                                                                 \
-    case AGAIN: continue;                                                                                                                \
-    case LEAVE: set_compare(c, o->size, x, y); return interp_op_refetch(c, o);                                                           \
-    case DONE: set_compare(c, o->size, x, y); break;                                                                                     \
-    }                                                                                                                                    \
-    break
+/* REPE and REPNE go on while ZF is as they say. */
+static bool condition_holds(const struct icpu *c, const struct iop *o) { return interp_zf(c) == (o->extra == REP); }
 
 static void CMPS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
     for (;;) {
         uint64_t x = load(c, o, at_si(c, o)), y = load(c, o, at_di(c, o, false)), step = (uint64_t)step_of(c, o);
+        set_compare(c, o->size, x, y);
         set_address_reg(c, o, X86_RSI, c->s.r[X86_RSI] + step);
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + step);
-        REPEAT_COMPARE(c, o);
+        if (o->extra && !condition_holds(c, o)) {
+            set_address_reg(c, o, X86_RCX, get_count(c, o) - 1);
+            break;
+        }
+        REPEAT(c, o, 1);
     }
     INTERP_NEXT(c, o);
 }
@@ -238,9 +230,14 @@ static void SCAS(struct icpu *c, const struct iop *o)
 {
     SKIP_EMPTY(c, o);
     for (;;) {
-        uint64_t x = c->s.r[X86_RAX] & dp_mask_bytes(o->size), y = load(c, o, at_di(c, o, false));
+        uint64_t y = load(c, o, at_di(c, o, false));
+        set_compare(c, o->size, c->s.r[X86_RAX] & dp_mask_bytes(o->size), y);
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step_of(c, o));
-        REPEAT_COMPARE(c, o);
+        if (o->extra && !condition_holds(c, o)) {
+            set_address_reg(c, o, X86_RCX, get_count(c, o) - 1);
+            break;
+        }
+        REPEAT(c, o, 1);
     }
     INTERP_NEXT(c, o);
 }
