@@ -71,7 +71,8 @@ int dp_trace_parse(const char *list, unsigned *mask, struct dp_error *e)
             struct dp_buffer known = {0};
             for (unsigned i = 0; i < DP_TRACE_COUNT; i++)
                 dp_buffer_printf(&known, "%s, ", dp_trace_name(i));
-            dp_error_set(e, -EINVAL, "\"%.*s\" is no trace category: use %sall", (int)DP_MIN(n, 40u), p, known.data ? (char *)known.data : "");
+            dp_error_set(e, -EINVAL, "\"%.*s\" is no trace category: use %sall", (int)DP_MIN(n, 40u), p,
+                         known.data ? (char *)known.data : "");
             dp_buffer_fini(&known);
             return -EINVAL;
         }
@@ -235,7 +236,8 @@ int dp_parse_size(const char *text, uint64_t *bytes, struct dp_error *e)
     if (shift)
         p++;
     if (!digits || *p)
-        return dp_error_set(e, -EINVAL, "\"%.60s\" is not a size: write a whole number with K, M, G, T or nothing after it, such as 512M", text);
+        return dp_error_set(e, -EINVAL, "\"%.60s\" is not a size: write a whole number with K, M, G, T or nothing after it, such as 512M",
+                            text);
     if (overflow || v > UINT64_MAX >> shift)
         return dp_error_set(e, -ERANGE, "the size %.60s is too large for 64 bits", text);
     *bytes = v << shift;

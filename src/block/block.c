@@ -32,9 +32,11 @@ static void tell(struct dp_block *b, const struct dp_block_request *r)
     static const char *const names[] = { "read", "write", "flush", "discard", "write zeroes" };
     if (r->result == -ENOSPC || r->result == -EDQUOT) {
         if (b->trace && !atomic_exchange(&b->told_full, true))
-            dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: no space left on the host; the guest gets I/O errors until you make room", b->path);
+            dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: no space left on the host; the guest gets I/O errors until you make room",
+                          b->path);
     } else if (b->trace && !atomic_exchange(&b->told_error, true)) {
-        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: %s of %llu bytes at %llu failed: %s; the guest gets an I/O error (told once)", b->path,
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: %s of %llu bytes at %llu failed: %s; the guest gets an I/O error (told once)",
+                      b->path,
                       names[r->op], (unsigned long long)r->size, (unsigned long long)r->offset, strerror(-r->result));
     }
 }

@@ -16,7 +16,8 @@
 #include "event/event.h"
 
 enum dp_block_op { DP_BLOCK_READ, DP_BLOCK_WRITE, DP_BLOCK_FLUSH, DP_BLOCK_DISCARD, DP_BLOCK_WRITE_ZEROES };
-/* How requests reach the host's kernel. AUTO: io_uring where the kernel and the container's seccomp filter allow it, else worker threads. */
+/* How requests reach the host's kernel. AUTO: io_uring where the kernel and the container's seccomp filter allow it, else worker threads.
+ * */
 enum dp_block_io { DP_BLOCK_IO_AUTO, DP_BLOCK_IO_URING, DP_BLOCK_IO_THREADS };
 
 struct dp_block;

@@ -2,7 +2,8 @@
  *
  * Model: one ring per block. A step is one SQE whose user data is the request; the ring's eventfd is the block's, so completions arrive
  * like any other. What does not fit the ring waits on a list. reap digests completions and puts follow-up steps in at once.
- * Invariants: at most DEPTH steps are in the ring, so the completion queue (twice as long) cannot overflow. The ring is touched under the lock only.
+ * Invariants: at most DEPTH steps are in the ring, so the completion queue (twice as long) cannot overflow. The ring is touched under the
+ * lock only.
  * Source: io_uring(7), liburing 2.3.
  */
 #include <liburing.h>
@@ -23,7 +24,8 @@ struct uring {
 /* Some containers let the set-up through and refuse what follows; old kernels lack operations. */
 static bool can_all(struct io_uring *ring)
 {
-    static const int needed[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE };
+    static const int needed[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC,
+                                  IORING_OP_FALLOCATE };
     struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
     bool ok = probe != NULL;
     for (unsigned i = 0; ok && i < DP_ARRAY_LEN(needed); i++)

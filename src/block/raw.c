@@ -29,7 +29,8 @@ static int lock_file(struct dp_block *b, struct dp_error *e)
     if (!fcntl(b->fd, F_OFD_SETLK, &range))
         return 0;
     if (errno == EAGAIN || errno == EACCES)
-        return dp_error_set(e, -EBUSY, "disk %s is in use by another virtual machine%s; stop that one first, or give each its own copy", b->path,
+        return dp_error_set(e, -EBUSY, "disk %s is in use by another virtual machine%s; stop that one first, or give each its own copy",
+                            b->path,
                             b->readonly ? ", which writes to it" : "");
     /* A file system without locks (some network ones): usable, but the user should know that nothing guards the image. */
     if (b->trace)
@@ -44,7 +45,8 @@ int dp_raw_open(struct dp_block *b, struct dp_error *e)
     if (b->fd < 0) {
         int code = -errno;
         if (!b->readonly && (code == -EACCES || code == -EROFS || code == -EPERM))
-            return dp_error_set(e, code, "disk %s cannot be written: %s; change its permissions, or add ,ro to open it read-only", b->path, strerror(-code));
+            return dp_error_set(e, code, "disk %s cannot be written: %s; change its permissions, or add ,ro to open it read-only", b->path,
+                                strerror(-code));
         if (code == -ENOENT)
             return dp_error_set(e, code, "disk %s does not exist; make an empty one with: truncate -s 4G %s", b->path, b->path);
         if (code == -EISDIR)
@@ -81,7 +83,8 @@ static void transfer_step(const struct dp_block_request *r, struct dp_block_step
     bool read = r->op == DP_BLOCK_READ;
     const struct iovec *v = &r->iov[r->iov_at];
     s->offset = r->offset + r->progress;
-    if (r->iov_skip || v->iov_len > TRANSFER_MAX) { /* in the middle of a piece: finish that one by itself, so that the array needs no copy */
+    /* in the middle of a piece: finish that one by itself, so that the array needs no copy */
+    if (r->iov_skip || v->iov_len > TRANSFER_MAX) {
         s->call = read ? DP_CALL_READ : DP_CALL_WRITE;
         s->data = (uint8_t *)v->iov_base + r->iov_skip;
         s->size = DP_MIN(v->iov_len - r->iov_skip, TRANSFER_MAX);

@@ -10,7 +10,9 @@
 
 #include "engine/engine.h"
 
-struct doctor_options { bool json; };
+struct doctor_options {
+    bool json;
+};
 static const struct cli_option options[] = {
     {"json", 0, NULL, CLI_FLAG, offsetof(struct doctor_options, json), .help = "one JSON object on stdout"},
 };
@@ -19,7 +21,9 @@ static const struct cli_option options[] = {
 static void describe_kvm(char *text, size_t size)
 {
     int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    const char *state = fd >= 0 ? "can be opened" : errno == ENOENT ? "does not exist (no virtualization here, or the module is not loaded)" : strerror(errno);
+    const char *state = fd >= 0           ? "can be opened"
+                        : errno == ENOENT ? "does not exist (no virtualization here, or the module is not loaded)"
+                                          : strerror(errno);
     snprintf(text, size, "/dev/kvm %s; doppel's KVM engine is not in this version", state);
     if (fd >= 0)
         close(fd);
@@ -41,7 +45,8 @@ static uint64_t meminfo(const char *key)
 /* "model name" and those of the flags that engines care about. */
 static void cpuinfo(char *model, size_t model_size, char *flags, size_t flags_size)
 {
-    static const char *const wanted[] = {"ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "avx2", "bmi2", "adx", "invpcid", "constant_tsc", "nonstop_tsc", "vmx", "svm", "hypervisor"};
+    static const char *const wanted[] = {"ssse3", "sse4_1",  "sse4_2",       "popcnt",      "cx16", "avx2", "bmi2",
+                                         "adx",   "invpcid", "constant_tsc", "nonstop_tsc", "vmx",  "svm",  "hypervisor"};
     static const size_t room = 16384;
     char *line = malloc(room);
     FILE *f = fopen("/proc/cpuinfo", "re");

@@ -8,7 +8,10 @@
 
 #include <sys/types.h>
 
-struct cli_guard { pid_t pid; int fd; };
+struct cli_guard {
+    pid_t pid;
+    int fd;
+};
 /* Before any thread is started and the terminal is changed. A guard that cannot be made is no error: it is a second line of defence. */
 void cli_guard_start(struct cli_guard *g);
 void cli_guard_stop(struct cli_guard *g);

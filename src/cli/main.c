@@ -13,8 +13,8 @@ static void help(FILE *to)
                 "Usage: doppel VERB [OPTION]...\n\nVerbs:\n");
     for (unsigned i = 0; i < DP_ARRAY_LEN(verbs); i++)
         fprintf(to, "  %-10s %s\n", verbs[i]->name, verbs[i]->summary);
-    fprintf(to, "  %-10s %s\n\nOptions:\n  %-10s %s\n  %-10s %s\n\n`doppel VERB --help` tells about one verb, doppel(1) everything.\n", "help",
-            "this text, or a verb's: doppel help run", "-h, --help", "this text", "--version", "version and licence");
+    fprintf(to, "  %-10s %s\n\nOptions:\n  %-10s %s\n  %-10s %s\n\n`doppel VERB --help` tells about one verb, doppel(1) everything.\n",
+            "help", "this text, or a verb's: doppel help run", "-h, --help", "this text", "--version", "version and licence");
 }
 
 static const struct cli_verb *find(const char *name)
@@ -49,7 +49,8 @@ int main(int argc, char **argv)
         for (unsigned i = 0; i < DP_ARRAY_LEN(verbs); i++)
             names[i + 1] = verbs[i]->name;
         const char *near = cli_nearest(name + strspn(name, "-"), names, DP_ARRAY_LEN(names));
-        fprintf(stderr, "doppel: unknown verb '%s': %s%s%s\n", name, near ? "did you mean `doppel " : "see `doppel --help`", near ? near : "", near ? "`?" : "");
+        fprintf(stderr, "doppel: unknown verb '%s': %s%s%s\n", name, near ? "did you mean `doppel " : "see `doppel --help`",
+                near ? near : "", near ? "`?" : "");
         return EXIT_STATUS_USAGE;
     }
     if (wants_help) {

@@ -125,7 +125,8 @@ static int store(const struct cli_option *o, const char *value, void *values, st
     }
     if (number < o->min || (o->max && number > o->max)) {
         if (o->max)
-            dp_error_set(e, -EINVAL, "--%s %s: possible are %llu to %llu", o->name, value, (unsigned long long)o->min, (unsigned long long)o->max);
+            dp_error_set(e, -EINVAL, "--%s %s: possible are %llu to %llu", o->name, value, (unsigned long long)o->min,
+                         (unsigned long long)o->max);
         else
             dp_error_set(e, -EINVAL, "--%s %s is too small: give at least %lluM", o->name, value, (unsigned long long)o->min >> 20);
         return CLI_USAGE;
@@ -199,13 +200,15 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
 
 void cli_help(const struct cli_verb *verb, FILE *to)
 {
-    fprintf(to, "doppel %s - %s\n\nExamples:\n%s\nUsage: doppel %s %s\n\nOptions:\n", verb->name, verb->summary, verb->examples, verb->name, verb->usage);
+    fprintf(to, "doppel %s - %s\n\nExamples:\n%s\nUsage: doppel %s %s\n\nOptions:\n", verb->name, verb->summary, verb->examples, verb->name,
+            verb->usage);
     for (unsigned i = 0; i < verb->option_count; i++) {
         const struct cli_option *o = &verb->options[i];
         char left[64], letter[8] = "    ";
         if (o->letter)
             snprintf(letter, sizeof letter, "-%c, ", o->letter);
-        snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->argument && o->kind != CLI_OPTIONAL ? " " : "", o->argument ? o->argument : "");
+        snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->argument && o->kind != CLI_OPTIONAL ? " " : "",
+                 o->argument ? o->argument : "");
         fprintf(to, "  %-34s %s\n", left, o->help);
     }
     fprintf(to, "  %-34s %s\n", "-h, --help", "this text");

@@ -18,7 +18,10 @@ enum cli_kind {
 };
 
 enum { CLI_LIST_MAX = 32 };
-struct cli_list { const char *value[CLI_LIST_MAX]; unsigned count; };
+struct cli_list {
+    const char *value[CLI_LIST_MAX];
+    unsigned count;
+};
 
 struct cli_option {
     const char *name;     /* without the dashes */
@@ -26,8 +29,8 @@ struct cli_option {
     const char *argument; /* for the help: "SIZE"; NULL for flags */
     enum cli_kind kind;
     uint32_t offset;
-    uint64_t min, max;    /* max 0: any */
-    const char *choices;  /* "a|b|c": CLI_STRING takes only these; NULL: anything */
+    uint64_t min, max;   /* max 0: any */
+    const char *choices; /* "a|b|c": CLI_STRING takes only these; NULL: anything */
     const char *help;
 };
 

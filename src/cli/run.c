@@ -1,8 +1,8 @@
 /* cli/run.c - `doppel run`: makes one VM from options, lends it this terminal, runs it to its end, passes on its status.
  *
  * Exit status: the guest's own (isa-debug-exit, the power-off latch), 124 time limit, 125 doppel's error, 2 usage, 128+n after signal n.
- * The main thread runs the event loop; signals that end the program are blocked everywhere and read from a signalfd there, so an end by signal
- * is an ordinary end: processors stopped, disks flushed, terminal restored.
+ * The main thread runs the event loop; signals that end the program are blocked everywhere and read from a signalfd there, so an end by
+ * signal is an ordinary end: processors stopped, disks flushed, terminal restored.
  */
 #include "cli/options.h"
 
@@ -30,19 +30,24 @@ struct run_options {
 #define FIELD(member) offsetof(struct run_options, member)
 static const struct cli_option options[] = {
     {"kernel", 'k', "FILE", CLI_STRING, FIELD(kernel), .help = "what to boot: Linux bzImage or vmlinux, Multiboot 1, ELF with a PVH note"},
-    {"initrd", 'i', "FILE", CLI_LIST, FIELD(initrd), .max = DP_VM_INITRDS, .help = "initial RAM disk; again: concatenated (Linux) or further modules"},
+    {"initrd", 'i', "FILE", CLI_LIST, FIELD(initrd), .max = DP_VM_INITRDS,
+     .help = "initial RAM disk; again: concatenated (Linux) or further modules"},
     {"append", 'a', "STRING", CLI_STRING, FIELD(append), .help = "kernel command line (Linux, PVH: \"console=ttyS0\" if not given)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
-    {"disk", 'd', "FILE[,format=raw][,ro]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS, .help = "a virtio disk (vda, vdb ...); a comma in the name is written twice"},
+    {"disk", 'd', "FILE[,format=raw][,ro]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
+     .help = "a virtio disk (vda, vdb ...); a comma in the name is written twice"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
-    {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v2|x86-64-v1", .help = "processor the guest sees: x86-64-v2 or x86-64-v1 (x86-64-v2)"},
+    {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v2|x86-64-v1",
+     .help = "processor the guest sees: x86-64-v2 or x86-64-v1 (x86-64-v2)"},
     {"timeout", 't', "SECONDS", CLI_SECONDS, FIELD(timeout_ms), .help = "end after this time with status 124"},
-    {"serial", 's', "stdio|none|file:PATH", CLI_LIST, FIELD(serial), .max = DP_VM_SERIALS, .help = "first serial port (stdio); again: a second one"},
+    {"serial", 's', "stdio|none|file:PATH", CLI_LIST, FIELD(serial), .max = DP_VM_SERIALS,
+     .help = "first serial port (stdio); again: a second one"},
     {"virtio-console", 0, "[=stdio|none|file:PATH]", CLI_OPTIONAL, FIELD(virtio_console), .help = "add a virtio console, hvc0 (none)"},
     {"no-rng", 0, NULL, CLI_FLAG, FIELD(no_rng), .help = "no virtio entropy device"},
     {"no-reboot", 0, NULL, CLI_FLAG, FIELD(no_reboot), .help = "end when the guest resets the machine"},
-    {"trace", 0, "CATEGORIES[,file=PATH]", CLI_STRING, FIELD(trace), .help = "say what happens inside: cpu, irq, pci, virtio, boot ... or all"},
+    {"trace", 0, "CATEGORIES[,file=PATH]", CLI_STRING, FIELD(trace),
+     .help = "say what happens inside: cpu, irq, pci, virtio, boot ... or all"},
     {"json", 0, NULL, CLI_FLAG, FIELD(json), .help = "at the end one JSON object on stderr: result, status, reason, counters"},
     {"json-fd", 0, "N", CLI_UINT, FIELD(json_fd), .max = 65535, .help = "the same to this file descriptor"},
 };
@@ -102,10 +107,12 @@ static int parse_disk(const char *text, struct dp_vm_disk *d, struct dp_error *e
         else if (n == 10 && !strncmp(p, "format=raw", n))
             d->format = "raw";
         else if (n > 7 && !strncmp(p, "format=", 7))
-            return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: only raw is", text, (int)DP_MIN(n - 7, (size_t)40), p + 7);
+            return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: only raw is", text, (int)DP_MIN(n - 7, (size_t)40),
+                                p + 7);
         else
-            return dp_error_set(e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw and ro (a comma in a file's name is written twice)",
-                                text, (int)DP_MIN(n, (size_t)40), p);
+            return dp_error_set(
+                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw and ro (a comma in a file's name is written twice)",
+                text, (int)DP_MIN(n, (size_t)40), p);
         p += n;
     }
     return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
@@ -232,9 +239,19 @@ static void print_json(int fd, const struct summary *sum)
     json_object_object_add(o, "reason", json_object_new_string(sum->reason));
     if (sum->engine) {
         const struct dp_engine_counters *c = &sum->counters;
-        const struct { const char *name; uint64_t value; } rows[] = {
-            {"instructions", c->instructions}, {"blocks_decoded", c->blocks_decoded}, {"blocks_run", c->blocks_run}, {"tlb_misses", c->tlb_misses},
-            {"exceptions", c->exceptions}, {"interrupts", c->interrupts}, {"io", c->io}, {"mmio", c->mmio}, {"code_invalidations", c->code_invalidations},
+        const struct {
+            const char *name;
+            uint64_t value;
+        } rows[] = {
+            {"instructions", c->instructions},
+            {"blocks_decoded", c->blocks_decoded},
+            {"blocks_run", c->blocks_run},
+            {"tlb_misses", c->tlb_misses},
+            {"exceptions", c->exceptions},
+            {"interrupts", c->interrupts},
+            {"io", c->io},
+            {"mmio", c->mmio},
+            {"code_invalidations", c->code_invalidations},
         };
         struct json_object *counters = json_object_new_object();
         for (size_t i = 0; i < DP_ARRAY_LEN(rows); i++)
@@ -255,9 +272,20 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
 {
     struct run_options *o = &s->o;
     struct dp_vm_config c = {
-        .memory = o->memory, .cpus = (unsigned)o->cpus, .cpu_model = o->cpu, .engine = o->engine, .kernel = o->kernel, .cmdline = o->append,
-        .no_rng = o->no_rng, .no_reboot = o->no_reboot, .virtio_console = o->virtio_console, .timeout_ms = o->timeout_ms, .trace = &s->trace,
-        .ended = on_ended, .opaque = s, .initrd_count = o->initrd.count,
+        .memory = o->memory,
+        .cpus = (unsigned)o->cpus,
+        .cpu_model = o->cpu,
+        .engine = o->engine,
+        .kernel = o->kernel,
+        .cmdline = o->append,
+        .no_rng = o->no_rng,
+        .no_reboot = o->no_reboot,
+        .virtio_console = o->virtio_console,
+        .timeout_ms = o->timeout_ms,
+        .trace = &s->trace,
+        .ended = on_ended,
+        .opaque = s,
+        .initrd_count = o->initrd.count,
     };
     int rc = 0;
     *usage = true;
@@ -338,7 +366,8 @@ static int run(int argc, char **argv)
     if (strcmp(sum.result, "poweroff") && strcmp(sum.result, "exit"))
         say("%s", sum.reason);
     if (sum.report.size)
-        fprintf(stderr, "%.*s%s", (int)sum.report.size, (const char *)sum.report.data, sum.report.data[sum.report.size - 1] == '\n' ? "" : "\n");
+        fprintf(stderr, "%.*s%s", (int)sum.report.size, (const char *)sum.report.data,
+                sum.report.data[sum.report.size - 1] == '\n' ? "" : "\n");
     dp_buffer_fini(&sum.report);
     if (s.o.json || s.o.json_fd)
         print_json(s.o.json_fd ? (int)s.o.json_fd : STDERR_FILENO, &sum);

@@ -108,7 +108,8 @@ static ssize_t write_quietly(const struct dp_console *c, const void *data, size_
 static void output_failed(struct dp_console *c, int code)
 {
     if (!c->error.code)
-        dp_error_set(&c->error, code, "console output is lost: %s%s", strerror(-code), code == -ENOSPC ? " (make room and start again)" : "");
+        dp_error_set(&c->error, code, "console output is lost: %s%s", strerror(-code),
+                     code == -ENOSPC ? " (make room and start again)" : "");
     c->output.count = 0;
 }
 
@@ -141,8 +142,9 @@ static bool descriptor_usable(int fd, int forbidden_access)
 {
     struct stat st;
     int flags = fcntl(fd, F_GETFL);
-    /* An event loop or the like may sit on the number of a closed stdin: those have no file type. */
-    return flags >= 0 && (flags & O_ACCMODE) != forbidden_access && !fstat(fd, &st) && (st.st_mode & S_IFMT) && !S_ISDIR(st.st_mode);
+    /* Something of our own, even guest RAM, may sit on the number of a stdin that was closed. What we open is close-on-exec; what we
+     * inherited cannot be. */
+    return flags >= 0 && !(fcntl(fd, F_GETFD) & FD_CLOEXEC) && (flags & O_ACCMODE) != forbidden_access && !fstat(fd, &st) && (st.st_mode & S_IFMT) && !S_ISDIR(st.st_mode);
 }
 
 static void choose_output(struct dp_console *c, int fd)
@@ -304,7 +306,8 @@ static void print(struct dp_console *c, const void *text, size_t size)
 
 static void escape(struct dp_console *c, uint8_t key)
 {
-    static const char help[] = "C-a x  end the machine\nC-a c  show its status\nC-a b  send a break\nC-a a  send C-a itself\nC-a h  this help\n";
+    static const char help[] = "C-a x  end the machine\nC-a c  show its status\nC-a b  send a break\n"
+                               "C-a a  send C-a itself\nC-a h  this help\n";
     switch (key) {
     case 'x':
         if (c->escapes.quit)

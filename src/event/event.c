@@ -419,7 +419,8 @@ static void heap_remove(struct dp_clock *c, struct dp_timer *t)
         heap_sift(c, i, last);
 }
 
-/* Runs timers due at limit, at most max of them; a manual clock's time moves along with their deadlines. Lock held, released for callbacks. */
+/* Runs timers due at limit, at most max of them; a manual clock's time moves along with their deadlines. Lock held, released for
+ * callbacks. */
 static void run_due(struct dp_clock *c, uint64_t limit, unsigned max)
 {
     while (max-- && c->count && c->heap[0]->deadline <= limit && (c->ticking || !c->loop)) {

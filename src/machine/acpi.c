@@ -66,13 +66,15 @@ static void device(struct dp_aml *a, const char *name, const char *hid, unsigned
     dp_aml_integer(a, uid);
 }
 
-/* _OSC (6.2.11): the system may have extended configuration space; control over PCIe features (hot plug, PME, AER, ...), which this bridge does not
- * have, is never granted: control bits come back clear. */
+/* _OSC (6.2.11): the system may have extended configuration space; control over PCIe features (hot plug, PME, AER, ...), which this bridge
+ * does not have, is never granted: control bits come back clear. */
 static void pci_osc(struct dp_aml *a)
 {
     static const uint8_t uuid[16] = {0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66};
-    /* CreateDWordField (Arg3, n, NAME) is 8A, Arg3 (6B), integer, name; Store (v, NAME) is 70, v, name; Or (NAME, 4, NAME) is 7D ...; Return is A4. */
-    static const uint8_t create_status[] = {0x8a, 0x6b, 0x00, 'C', 'D', 'W', '1'}, create_control[] = {0x8a, 0x6b, 0x0a, 8, 'C', 'D', 'W', '3'};
+    /* CreateDWordField (Arg3, n, NAME) is 8A, Arg3 (6B), integer, name; Store (v, NAME) is 70, v, name; Or (NAME, 4, NAME) is 7D ...;
+     * Return is A4. */
+    static const uint8_t create_status[] = {0x8a, 0x6b, 0x00, 'C', 'D', 'W', '1'},
+                         create_control[] = {0x8a, 0x6b, 0x0a, 8, 'C', 'D', 'W', '3'};
     static const uint8_t equal_arg0[] = {0x93, 0x68}, clear_control[] = {0x70, 0x00, 'C', 'D', 'W', '3'};
     static const uint8_t bad_uuid[] = {0x7d, 'C', 'D', 'W', '1', 0x0a, 4, 'C', 'D', 'W', '1'}, give_back[] = {0xa4, 0x6b};
     dp_aml_method(a, "_OSC", 4, true);

@@ -2,9 +2,24 @@
 #include "machine/aml.h"
 
 enum {
-    OP_ZERO = 0x00, OP_ONE = 0x01, OP_NAME = 0x08, OP_BYTE = 0x0a, OP_WORD = 0x0b, OP_DWORD = 0x0c, OP_STRING = 0x0d, OP_QWORD = 0x0e, OP_SCOPE = 0x10,
-    OP_BUFFER = 0x11, OP_PACKAGE = 0x12, OP_METHOD = 0x14, OP_DUAL_NAME = 0x2e, OP_MULTI_NAME = 0x2f, OP_EXT = 0x5b, OP_EXT_DEVICE = 0x82,
-    OP_IF = 0xa0, OP_ELSE = 0xa1,
+    OP_ZERO = 0x00,
+    OP_ONE = 0x01,
+    OP_NAME = 0x08,
+    OP_BYTE = 0x0a,
+    OP_WORD = 0x0b,
+    OP_DWORD = 0x0c,
+    OP_STRING = 0x0d,
+    OP_QWORD = 0x0e,
+    OP_SCOPE = 0x10,
+    OP_BUFFER = 0x11,
+    OP_PACKAGE = 0x12,
+    OP_METHOD = 0x14,
+    OP_DUAL_NAME = 0x2e,
+    OP_MULTI_NAME = 0x2f,
+    OP_EXT = 0x5b,
+    OP_EXT_DEVICE = 0x82,
+    OP_IF = 0xa0,
+    OP_ELSE = 0xa1,
 };
 enum { NAME_SEGMENTS = 8 };
 
@@ -127,8 +142,10 @@ void dp_aml_else(struct dp_aml *a)
 
 void dp_aml_integer(struct dp_aml *a, uint64_t v)
 {
-    static const struct { uint8_t op, size; uint64_t max; } form[] = {
-        {OP_BYTE, 1, 0xff}, {OP_WORD, 2, 0xffff}, {OP_DWORD, 4, 0xffffffff}, {OP_QWORD, 8, ~0ull}};
+    static const struct {
+        uint8_t op, size;
+        uint64_t max;
+    } form[] = {{OP_BYTE, 1, 0xff}, {OP_WORD, 2, 0xffff}, {OP_DWORD, 4, 0xffffffff}, {OP_QWORD, 8, ~0ull}};
     if (v <= 1) {
         byte(a, v ? OP_ONE : OP_ZERO);
         return;
@@ -151,8 +168,8 @@ static unsigned hex(char c) { return c <= '9' ? (unsigned)(c - '0') : (unsigned)
 void dp_aml_eisa_id(struct dp_aml *a, const char *id)
 {
     /* Three letters of 5 bits, then four hexadecimal digits, most significant byte first (6.1.5). */
-    uint32_t v = (uint32_t)(id[0] - '@') << 26 | (uint32_t)(id[1] - '@') << 21 | (uint32_t)(id[2] - '@') << 16 | hex(id[3]) << 12 | hex(id[4]) << 8 |
-                 hex(id[5]) << 4 | hex(id[6]);
+    uint32_t v = (uint32_t)(id[0] - '@') << 26 | (uint32_t)(id[1] - '@') << 21 | (uint32_t)(id[2] - '@') << 16 | hex(id[3]) << 12 |
+                 hex(id[4]) << 8 | hex(id[5]) << 4 | hex(id[6]);
     dp_aml_integer(a, __builtin_bswap32(v));
 }
 
@@ -212,8 +229,14 @@ static void range(struct dp_buffer *r, uint8_t tag, unsigned width, uint8_t type
 
 void dp_aml_res_bus_range(struct dp_buffer *r, uint16_t first, uint16_t last) { range(r, RES_WORD, 2, RANGE_BUS, 0, first, last); }
 void dp_aml_res_io_range(struct dp_buffer *r, uint16_t first, uint16_t last) { range(r, RES_WORD, 2, RANGE_IO, IO_ENTIRE, first, last); }
-void dp_aml_res_memory_range32(struct dp_buffer *r, uint32_t first, uint32_t last) { range(r, RES_DWORD, 4, RANGE_MEMORY, MEMORY_RW, first, last); }
-void dp_aml_res_memory_range64(struct dp_buffer *r, uint64_t first, uint64_t last) { range(r, RES_QWORD, 8, RANGE_MEMORY, MEMORY_RW, first, last); }
+void dp_aml_res_memory_range32(struct dp_buffer *r, uint32_t first, uint32_t last)
+{
+    range(r, RES_DWORD, 4, RANGE_MEMORY, MEMORY_RW, first, last);
+}
+void dp_aml_res_memory_range64(struct dp_buffer *r, uint64_t first, uint64_t last)
+{
+    range(r, RES_QWORD, 8, RANGE_MEMORY, MEMORY_RW, first, last);
+}
 
 void dp_aml_resources(struct dp_aml *a, struct dp_buffer *r)
 {

@@ -1,10 +1,9 @@
 /* machine/aml.h - writes ACPI Machine Language.
  *
- * Model: a cursor over a growing buffer. Things with a package length (Scope, Device, Method, Package, Buffer, If) are opened and closed; the length,
- * whose own size depends on its value, is put in at closing. Nothing is parsed or optimised: what is written is what comes out.
- * Invariants: names are given padded as ACPI writes them ("_HID", "COM1"); misuse (depth, unbalanced close, lack of memory) sets failed and the
- * whole table is refused at the end.
- * Source: ACPI 6.4 ch. 20 (AML grammar), section 6.4 (resource descriptors).
+ * Model: a cursor over a growing buffer. Things with a package length (Scope, Device, Method, Package, Buffer, If) are opened and closed;
+ * the length, whose own size depends on its value, is put in at closing. Nothing is parsed or optimised: what is written is what comes out.
+ * Invariants: names are given padded as ACPI writes them ("_HID", "COM1"); misuse (depth, unbalanced close, lack of memory) sets failed and
+ * the whole table is refused at the end. Source: ACPI 6.4 ch. 20 (AML grammar), section 6.4 (resource descriptors).
  */
 #ifndef DP_MACHINE_AML_H
 #define DP_MACHINE_AML_H
@@ -24,21 +23,21 @@ void dp_aml_init(struct dp_aml *a, struct dp_buffer *out);
 bool dp_aml_done(const struct dp_aml *a); /* balanced and nothing failed */
 
 /* Objects. path: "\\_SB_.PCI0", "COM1": segments of four characters joined by dots, with leading backslash or carets. */
-void dp_aml_name(struct dp_aml *a, const char *path);      /* NameOp: a data object follows */
+void dp_aml_name(struct dp_aml *a, const char *path); /* NameOp: a data object follows */
 void dp_aml_scope(struct dp_aml *a, const char *path);
 void dp_aml_device(struct dp_aml *a, const char *path);
 void dp_aml_method(struct dp_aml *a, const char *path, unsigned args, bool serialized);
-void dp_aml_package(struct dp_aml *a, unsigned elements);  /* up to 255 */
-void dp_aml_if(struct dp_aml *a);                          /* a predicate follows */
+void dp_aml_package(struct dp_aml *a, unsigned elements); /* up to 255 */
+void dp_aml_if(struct dp_aml *a);                         /* a predicate follows */
 void dp_aml_else(struct dp_aml *a);
 void dp_aml_close(struct dp_aml *a);
 
 /* Data. */
-void dp_aml_integer(struct dp_aml *a, uint64_t value);     /* the shortest form */
+void dp_aml_integer(struct dp_aml *a, uint64_t value); /* the shortest form */
 void dp_aml_string(struct dp_aml *a, const char *text);
-void dp_aml_eisa_id(struct dp_aml *a, const char *id);     /* "PNP0A08" */
+void dp_aml_eisa_id(struct dp_aml *a, const char *id); /* "PNP0A08" */
 void dp_aml_reference(struct dp_aml *a, const char *path);
-void dp_aml_bytes(struct dp_aml *a, const void *data, size_t size); /* raw AML, for opcodes without a function here */
+void dp_aml_bytes(struct dp_aml *a, const void *data, size_t size);  /* raw AML, for opcodes without a function here */
 void dp_aml_buffer(struct dp_aml *a, const void *data, size_t size); /* a Buffer with this content */
 
 /* Resource templates: collected in a buffer of their own, then written as one Buffer by dp_aml_resources, which also releases it. */

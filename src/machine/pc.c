@@ -19,8 +19,8 @@
 #include "machine/pvclock.h"
 
 #define GiB (UINT64_C(1) << 30)
-#define HOLE_START 0xa0000ull        /* 640K: the VGA hole, empty here */
-#define HOLE_END 0xc0000ull          /* from here shadow RAM, where ROMs would be; ACPI tables lie in it */
+#define HOLE_START 0xa0000ull /* 640K: the VGA hole, empty here */
+#define HOLE_END 0xc0000ull   /* from here shadow RAM, where ROMs would be; ACPI tables lie in it */
 #define EBDA_START 0x9fc00ull
 #define EXTENDED_START 0x100000ull
 #define HIGH_RAM_START 0x100000000ull
@@ -35,11 +35,27 @@
 
 enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
 enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3 };
-enum { PORT_PIC_MASTER = 0x20, PORT_PIT = 0x40, PORT_SPEAKER = 0x61, PORT_RTC = 0x70, PORT_PIC_SLAVE = 0xa0, PORT_DEBUG_EXIT = 0xf4,
-       PORT_ELCR = 0x4d0, PORT_EXIT_STATUS = 0x520, PORT_PCI = 0xcf8 };
-static const struct { uint16_t port; uint8_t irq; } serial_wiring[DP_PC_SERIALS] = {{0x3f8, IRQ_COM1}, {0x2f8, IRQ_COM2}};
+enum {
+    PORT_PIC_MASTER = 0x20,
+    PORT_PIT = 0x40,
+    PORT_SPEAKER = 0x61,
+    PORT_RTC = 0x70,
+    PORT_PIC_SLAVE = 0xa0,
+    PORT_DEBUG_EXIT = 0xf4,
+    PORT_ELCR = 0x4d0,
+    PORT_EXIT_STATUS = 0x520,
+    PORT_PCI = 0xcf8
+};
+static const struct {
+    uint16_t port;
+    uint8_t irq;
+} serial_wiring[DP_PC_SERIALS] = {{0x3f8, IRQ_COM1}, {0x2f8, IRQ_COM2}};
 
-struct pc_cpu { struct dp_pc *pc; unsigned index; struct dp_device *lapic; };
+struct pc_cpu {
+    struct dp_pc *pc;
+    unsigned index;
+    struct dp_device *lapic;
+};
 
 struct dp_pc {
     struct dp_pc_config config;
@@ -50,7 +66,7 @@ struct dp_pc {
     struct dp_apic_bus apic_bus;
     struct dp_gsi_router router;
     struct pc_cpu *cpu;
-    struct dp_device **device;         /* all, in the order of making */
+    struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
     struct dp_device *pci, *pvclock, *exit_status;
     unsigned serial_count;
@@ -98,8 +114,8 @@ static unsigned memory_map(const struct dp_pc *pc, struct dp_e820 map[6])
 static void lapic_line(void *opaque, enum dp_lapic_line line, unsigned value)
 {
     static const enum dp_line translated[] = {
-        [DP_LAPIC_INTR] = DP_LINE_INTR, [DP_LAPIC_NMI] = DP_LINE_NMI, [DP_LAPIC_SMI] = DP_LINE_SMI, [DP_LAPIC_INIT] = DP_LINE_INIT,
-        [DP_LAPIC_SIPI] = DP_LINE_SIPI,
+        [DP_LAPIC_INTR] = DP_LINE_INTR, [DP_LAPIC_NMI] = DP_LINE_NMI,   [DP_LAPIC_SMI] = DP_LINE_SMI,
+        [DP_LAPIC_INIT] = DP_LINE_INIT, [DP_LAPIC_SIPI] = DP_LINE_SIPI,
     };
     struct pc_cpu *cpu = opaque;
     cpu->pc->config.line(cpu->pc->config.opaque, cpu->index, translated[line], value);
@@ -123,9 +139,17 @@ static uint64_t tsc_now(void *opaque)
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
 {
     *bus = (struct dp_x86_bus){
-        .interrupt_ack = dp_lapic_interrupt_ack, .interrupt_pending = dp_lapic_interrupt_pending, .apic_read = dp_lapic_read,
-        .apic_write = dp_lapic_write, .tpr_read = dp_lapic_tpr_read, .tpr_write = dp_lapic_tpr_write, .msr_read = dp_lapic_msr_read,
-        .msr_write = dp_lapic_msr_write, .apic = pc->cpu[cpu].lapic, .pv_msr_write = dp_pvclock_msr_write, .pv = pc->pvclock,
+        .interrupt_ack = dp_lapic_interrupt_ack,
+        .interrupt_pending = dp_lapic_interrupt_pending,
+        .apic_read = dp_lapic_read,
+        .apic_write = dp_lapic_write,
+        .tpr_read = dp_lapic_tpr_read,
+        .tpr_write = dp_lapic_tpr_write,
+        .msr_read = dp_lapic_msr_read,
+        .msr_write = dp_lapic_msr_write,
+        .apic = pc->cpu[cpu].lapic,
+        .pv_msr_write = dp_pvclock_msr_write,
+        .pv = pc->pvclock,
     };
 }
 
@@ -159,10 +183,17 @@ static int add_lapics(struct dp_pc *pc, struct dp_error *e)
         pc->cpu[i].pc = pc;
         pc->cpu[i].index = i;
         dp_lapic_wire(d, &(struct dp_lapic_wires){
-            .bus = &pc->apic_bus, .cpu = {lapic_line, &pc->cpu[i]}, .id = i, .bsp = i == 0, .virtual_wire = i == 0,
-            .physical_bits = pc->config.model->physical_bits, .bus_hz = (uint64_t)pc->config.model->apic_bus_khz * 1000, .tsc = tsc_now,
-            .tsc_opaque = pc, .tsc_khz = pc->config.model->tsc_khz,
-        });
+                             .bus = &pc->apic_bus,
+                             .cpu = {lapic_line, &pc->cpu[i]},
+                             .id = i,
+                             .bsp = i == 0,
+                             .virtual_wire = i == 0,
+                             .physical_bits = pc->config.model->physical_bits,
+                             .bus_hz = (uint64_t)pc->config.model->apic_bus_khz * 1000,
+                             .tsc = tsc_now,
+                             .tsc_opaque = pc,
+                             .tsc_khz = pc->config.model->tsc_khz,
+                         });
     }
     return 0;
 }
@@ -173,7 +204,8 @@ static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
     int rc = add_lapics(pc, e);
     if (rc)
         return rc;
-    struct dp_device *pic = pc->router.pic = add(pc, &dp_pic_class, "pic", e), *ioapic = pc->router.ioapic = add(pc, &dp_ioapic_class, "ioapic", e);
+    struct dp_device *pic = pc->router.pic = add(pc, &dp_pic_class, "pic", e),
+                     *ioapic = pc->router.ioapic = add(pc, &dp_ioapic_class, "ioapic", e);
     if (!pic || !ioapic)
         return -ENOMEM;
     dp_pic_wire(pic, (struct dp_irq){dp_lapic_lint, pc->cpu[0].lapic, 0});
@@ -181,7 +213,8 @@ static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
     for (unsigned i = 0; i < pc->config.cpus; i++)
         if ((rc = dp_device_init(pc->cpu[i].lapic, e)))
             return rc;
-    if ((rc = dp_device_init(pic, e)) || (rc = dp_device_init(ioapic, e)) || (rc = dp_device_map(pic, DP_PIC_WINDOW_MASTER, PORT_PIC_MASTER, e)) ||
+    if ((rc = dp_device_init(pic, e)) || (rc = dp_device_init(ioapic, e)) ||
+        (rc = dp_device_map(pic, DP_PIC_WINDOW_MASTER, PORT_PIC_MASTER, e)) ||
         (rc = dp_device_map(pic, DP_PIC_WINDOW_SLAVE, PORT_PIC_SLAVE, e)) || (rc = dp_device_map(pic, DP_PIC_WINDOW_ELCR, PORT_ELCR, e)))
         return rc;
     return dp_device_map(ioapic, DP_IOAPIC_WINDOW, DP_IOAPIC_DEFAULT_BASE, e);
@@ -189,7 +222,8 @@ static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
 
 static int add_legacy(struct dp_pc *pc, struct dp_error *e)
 {
-    struct dp_device *pit = add(pc, &dp_pit_class, "pit", e), *rtc = add(pc, &dp_rtc_class, "rtc", e), *pm = add(pc, &dp_acpi_pm_class, "pm", e);
+    struct dp_device *pit = add(pc, &dp_pit_class, "pit", e), *rtc = add(pc, &dp_rtc_class, "rtc", e),
+                     *pm = add(pc, &dp_acpi_pm_class, "pm", e);
     int rc;
     if (!pit || !rtc || !pm)
         return -ENOMEM;
@@ -198,8 +232,9 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
     dp_rtc_set_memory(rtc, pc->low, pc->high);
     dp_acpi_pm_wire(pm, dp_gsi_irq(&pc->router, DP_GSI_SCI));
     if ((rc = dp_device_init(pit, e)) || (rc = dp_device_init(rtc, e)) || (rc = dp_device_init(pm, e)) ||
-        (rc = dp_device_map(pit, DP_PIT_WINDOW_COUNTERS, PORT_PIT, e)) || (rc = dp_device_map(pit, DP_PIT_WINDOW_SPEAKER, PORT_SPEAKER, e)) ||
-        (rc = dp_device_map(rtc, DP_RTC_WINDOW, PORT_RTC, e)) || (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e)))
+        (rc = dp_device_map(pit, DP_PIT_WINDOW_COUNTERS, PORT_PIT, e)) ||
+        (rc = dp_device_map(pit, DP_PIT_WINDOW_SPEAKER, PORT_SPEAKER, e)) || (rc = dp_device_map(rtc, DP_RTC_WINDOW, PORT_RTC, e)) ||
+        (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e)))
         return rc;
     for (unsigned i = 0; i < DP_PC_SERIALS; i++) {
         char id[32];
@@ -289,10 +324,12 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     pc->cpu = calloc(c->cpus, sizeof *pc->cpu);
     pc->device_capacity = c->cpus + DP_PC_DISKS + 16;
     pc->device = calloc(pc->device_capacity, sizeof(struct dp_device *));
-    pc->env = (struct dp_device_env){.loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
+    pc->env = (struct dp_device_env){
+        .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
     if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
-        rc = dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
+        rc =
+            dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
     if (!rc && !(rc = dp_space_create("memory", UINT64_C(1) << 52, c->trace, &pc->env.memory, e)))
         rc = dp_space_create("ports", 65536, c->trace, &pc->env.ports, e);
     if (!rc) {
@@ -353,7 +390,9 @@ struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n) { return pc->
 
 /* ---- the firmware's work ---- */
 
-struct bar_cursor { uint64_t io, mmio32, mmio64; };
+struct bar_cursor {
+    uint64_t io, mmio32, mmio64;
+};
 
 /* A naturally aligned place of that size, or 0. */
 static uint64_t take(uint64_t *cursor, uint64_t end, uint64_t size)
@@ -436,12 +475,28 @@ static int write_bios_data(struct dp_pc *pc)
 static int write_acpi(struct dp_pc *pc, uint64_t *rsdp, struct dp_error *e)
 {
     struct dp_acpi_config a = {
-        .cpus = pc->config.cpus, .lapic_base = DP_APIC_DEFAULT_BASE, .ioapic_base = DP_IOAPIC_DEFAULT_BASE, .ioapic_id = IOAPIC_ID,
-        .sci_gsi = DP_GSI_SCI, .pm_event = DP_ACPI_PM_BASE + DP_ACPI_PM_EVENT, .pm_control = DP_ACPI_PM_BASE + DP_ACPI_PM_CONTROL,
-        .pm_timer = DP_ACPI_PM_BASE + DP_ACPI_PM_TIMER, .gpe0 = DP_ACPI_PM_BASE + DP_ACPI_PM_GPE0, .reset_port = DP_ACPI_RESET_PORT,
-        .reset_value = DP_ACPI_RESET_VALUE, .s5_type = DP_ACPI_S5_TYPE, .ecam_base = ECAM_BASE, .pci_last_bus = ECAM_SIZE / (1 << 20) - 1,
-        .mmio32_first = MMIO32_START, .mmio32_last = MMIO32_END - 1, .mmio64_first = pc->mmio64_start, .mmio64_last = pc->mmio64_end - 1,
-        .pci_gsi = dp_pci_gsi, .serial_count = pc->serial_count, .reserved_count = 2, .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 2}},
+        .cpus = pc->config.cpus,
+        .lapic_base = DP_APIC_DEFAULT_BASE,
+        .ioapic_base = DP_IOAPIC_DEFAULT_BASE,
+        .ioapic_id = IOAPIC_ID,
+        .sci_gsi = DP_GSI_SCI,
+        .pm_event = DP_ACPI_PM_BASE + DP_ACPI_PM_EVENT,
+        .pm_control = DP_ACPI_PM_BASE + DP_ACPI_PM_CONTROL,
+        .pm_timer = DP_ACPI_PM_BASE + DP_ACPI_PM_TIMER,
+        .gpe0 = DP_ACPI_PM_BASE + DP_ACPI_PM_GPE0,
+        .reset_port = DP_ACPI_RESET_PORT,
+        .reset_value = DP_ACPI_RESET_VALUE,
+        .s5_type = DP_ACPI_S5_TYPE,
+        .ecam_base = ECAM_BASE,
+        .pci_last_bus = ECAM_SIZE / (1 << 20) - 1,
+        .mmio32_first = MMIO32_START,
+        .mmio32_last = MMIO32_END - 1,
+        .mmio64_first = pc->mmio64_start,
+        .mmio64_last = pc->mmio64_end - 1,
+        .pci_gsi = dp_pci_gsi,
+        .serial_count = pc->serial_count,
+        .reserved_count = 2,
+        .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 2}},
     };
     struct dp_buffer image;
     for (unsigned i = 0; i < pc->serial_count; i++) {
@@ -466,8 +521,16 @@ int dp_pc_boot(struct dp_pc *pc, const struct dp_pc_kernel *k, struct x86_state 
         return rc;
     struct dp_e820 map[6];
     struct dp_boot_request r = {
-        .memory = pc->env.memory, .map = map, .map_count = memory_map(pc, map), .memory_size = pc->config.memory, .kernel = k->kernel,
-        .initrd = k->initrd, .initrd_count = k->initrd_count, .cmdline = k->cmdline, .rsdp = rsdp, .trace = pc->config.trace,
+        .memory = pc->env.memory,
+        .map = map,
+        .map_count = memory_map(pc, map),
+        .memory_size = pc->config.memory,
+        .kernel = k->kernel,
+        .initrd = k->initrd,
+        .initrd_count = k->initrd_count,
+        .cmdline = k->cmdline,
+        .rsdp = rsdp,
+        .trace = pc->config.trace,
     };
     return dp_boot_load(&r, cpu, protocol, e);
 }

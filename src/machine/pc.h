@@ -1,10 +1,11 @@
-/* machine/pc.h - a PC: which devices there are, where they are mapped, how they are wired. No processors: those are the vm's and its engine's.
+/* machine/pc.h - a PC: which devices there are, where they are mapped, how they are wired. No processors: those are the vm's and its
+ * engine's.
  *
- * Model: dp_pc_create makes RAM, spaces and devices from tables in pc.c. There is no firmware: dp_pc_boot does its work (BIOS data area, PCI
- * addresses, ACPI tables) and loads a kernel. The machine reaches processors by one callback, processors reach it by struct dp_x86_bus and the spaces.
- * Memory map: RAM below 3 GiB and from 4 GiB up, with the hole 0xA0000-0xBFFFF; PCI windows 0xC0000000-0xDFFFFFFF and above RAM; configuration
- * space by memory 0xE0000000; I/O APIC 0xFEC00000; local APICs 0xFEE00000 (inside the engine).
- * Source: Intel 82371 (PIIX) for the port layout that PCs kept; ACPI 6.4 section 15 for the memory map.
+ * Model: dp_pc_create makes RAM, spaces and devices from tables in pc.c. There is no firmware: dp_pc_boot does its work (BIOS data area,
+ * PCI addresses, ACPI tables) and loads a kernel. The machine reaches processors by one callback, processors reach it by struct dp_x86_bus
+ * and the spaces. Memory map: RAM below 3 GiB and from 4 GiB up, with the hole 0xA0000-0xBFFFF; PCI windows 0xC0000000-0xDFFFFFFF and above
+ * RAM; configuration space by memory 0xE0000000; I/O APIC 0xFEC00000; local APICs 0xFEE00000 (inside the engine). Source: Intel 82371
+ * (PIIX) for the port layout that PCs kept; ACPI 6.4 section 15 for the memory map.
  */
 #ifndef DP_MACHINE_PC_H
 #define DP_MACHINE_PC_H
@@ -21,9 +22,9 @@ enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_CPUS_MAX = 255 };
 #define DP_PC_LOW_RAM_MAX 0xc0000000ull
 
 struct dp_pc_config {
-    uint64_t memory;                          /* bytes, a multiple of the page size */
+    uint64_t memory; /* bytes, a multiple of the page size */
     unsigned cpus;
-    const struct x86_cpuid_model *model;      /* lives as long as the machine */
+    const struct x86_cpuid_model *model; /* lives as long as the machine */
     struct dp_loop *loop;
     struct dp_clock *clock;
     struct dp_trace *trace;
@@ -34,7 +35,7 @@ struct dp_pc_config {
     struct dp_console *serial[DP_PC_SERIALS]; /* NULL: the first drops its output, others do not exist */
     bool rng, virtio_console;
     struct dp_console *virtio_console_backend;
-    struct dp_block *disk[DP_PC_DISKS];       /* not owned */
+    struct dp_block *disk[DP_PC_DISKS]; /* not owned */
     unsigned disk_count;
 };
 /* The most memory that fits under a processor's physical addresses beside the windows. */
@@ -53,7 +54,8 @@ struct dp_pc_kernel {
     const char *cmdline;
 };
 /* The firmware's part after each reset. k may be NULL: no kernel; then *cpu and *protocol stay as they are. */
-int dp_pc_boot(struct dp_pc *pc, const struct dp_pc_kernel *k, struct x86_state *cpu, const char **protocol, struct dp_error *e) DP_MUST_CHECK;
+int dp_pc_boot(struct dp_pc *pc, const struct dp_pc_kernel *k, struct x86_state *cpu, const char **protocol,
+               struct dp_error *e) DP_MUST_CHECK;
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);

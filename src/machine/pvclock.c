@@ -4,8 +4,16 @@
 enum { FLAG_TSC_STABLE = 1 << 0, FLAG_GUEST_STOPPED = 1 << 1 };
 enum { ENABLE = 1 };
 
-struct time_info { uint32_t version, pad0; uint64_t tsc_timestamp, system_time; uint32_t tsc_to_system_mul; int8_t tsc_shift; uint8_t flags, pad[2]; };
-struct wall_clock { uint32_t version, sec, nsec; };
+struct time_info {
+    uint32_t version, pad0;
+    uint64_t tsc_timestamp, system_time;
+    uint32_t tsc_to_system_mul;
+    int8_t tsc_shift;
+    uint8_t flags, pad[2];
+};
+struct wall_clock {
+    uint32_t version, sec, nsec;
+};
 _Static_assert(sizeof(struct time_info) == 32 && sizeof(struct wall_clock) == 12, "fixed by the interface");
 
 struct pvclock_regs {
@@ -18,7 +26,12 @@ static const struct dp_field fields[] = {
 };
 static const struct dp_state_table state = DP_STATE_TABLE(struct pvclock_regs, "pvclock", fields);
 
-struct pvclock { struct dp_device d; struct pvclock_regs regs; uint32_t tsc_khz; bool was_paused; };
+struct pvclock {
+    struct dp_device d;
+    struct pvclock_regs regs;
+    uint32_t tsc_khz;
+    bool was_paused;
+};
 
 void dp_pvclock_scale(uint32_t tsc_khz, uint32_t *mul, int8_t *shift)
 {

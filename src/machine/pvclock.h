@@ -1,7 +1,7 @@
 /* machine/pvclock.h - the paravirtual clock that KVM's guests know: two MSRs per processor name guest memory that describes time.
  *
- * Model: system time is the VM clock and the TSC is the VM clock scaled, so one constant pair (TSC 0, time 0) describes time on every processor and
- * for ever; structures are written when the guest asks and again after each pause, with the mark that the guest was stopped.
+ * Model: system time is the VM clock and the TSC is the VM clock scaled, so one constant pair (TSC 0, time 0) describes time on every
+ * processor and for ever; structures are written when the guest asks and again after each pause, with the mark that the guest was stopped.
  * Source: Linux Documentation/virt/kvm/x86/msr.rst, cpuid.rst (KVM_FEATURE_CLOCKSOURCE, _CLOCKSOURCE2, _STABLE_BIT).
  * Invariants: a structure's version is odd while it is being written. Addresses are the guest's: writes that meet no RAM vanish.
  */
@@ -11,7 +11,12 @@
 #include "devices/device.h"
 
 #define DP_PVCLOCK_CPUS 256
-enum { DP_MSR_KVM_WALL_CLOCK = 0x11, DP_MSR_KVM_SYSTEM_TIME = 0x12, DP_MSR_KVM_WALL_CLOCK_NEW = 0x4b564d00, DP_MSR_KVM_SYSTEM_TIME_NEW = 0x4b564d01 };
+enum {
+    DP_MSR_KVM_WALL_CLOCK = 0x11,
+    DP_MSR_KVM_SYSTEM_TIME = 0x12,
+    DP_MSR_KVM_WALL_CLOCK_NEW = 0x4b564d00,
+    DP_MSR_KVM_SYSTEM_TIME_NEW = 0x4b564d01
+};
 
 extern const struct dp_device_class dp_pvclock_class;
 /* Before init: the TSC frequency guests see. */

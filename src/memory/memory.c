@@ -1,7 +1,7 @@
 /* memory.c - address spaces: mappings, the flat view, accesses.
  *
- * Model: writers change the list of mappings under a lock and rebuild the flat view, an array of ranges that covers all 2^64 addresses, holes
- * included, so that finding is one binary search that always hits. Readers take no lock and write nothing: a space owns two view
+ * Model: writers change the list of mappings under a lock and rebuild the flat view, an array of ranges that covers all 2^64 addresses,
+ * holes included, so that finding is one binary search that always hits. Readers take no lock and write nothing: a space owns two view
  * buffers; a writer fills the one that is not published, under that buffer's sequence lock, and publishes it. A reader searches the
  * published buffer and starts over if its sequence moved, which needs two commits within one search.
  * Buffers are type-stable: they are freed only with the space. They grow by doubling at map time, so all that were outgrown together are
@@ -522,8 +522,8 @@ int dp_space_write(struct dp_space *s, uint64_t addr, const void *data, uint64_t
         } else {
             if (!found && addr > UINT64_MAX - (size - 1))
                 n = size;
-            dp_trace_guest(s->trace, "%s: write of %llu bytes at 0x%llx, where %s", s->name, (unsigned long long)n, (unsigned long long)addr,
-                           found ? "memory is read-only" : "nothing is");
+            dp_trace_guest(s->trace, "%s: write of %llu bytes at 0x%llx, where %s", s->name, (unsigned long long)n,
+                           (unsigned long long)addr, found ? "memory is read-only" : "nothing is");
             if (!found)
                 result = -EFAULT;
         }

@@ -1,6 +1,7 @@
 /* ram.c - guest RAM: a memfd mapping, dirty bitmaps and the marks of pages that hold decoded code.
  *
- * Model: see memory.h. Dirty bitmaps, once made, live as long as the RAM, so that writers need no lock to use them; dirty_active tells which count.
+ * Model: see memory.h. Dirty bitmaps, once made, live as long as the RAM, so that writers need no lock to use them; dirty_active tells
+ * which count.
  * Invariants: code_lock makes "bump the generation, clear has_code" and "set has_code, read the generation" atomic to each other. A writer
  * that sees has_code clear without the lock is right: either the bump came before, or the decoder that marks later reads the new bytes
  * (a full fence parts the write of the bytes from the look at has_code).
@@ -84,8 +85,11 @@ static uint64_t cgroups_room(void)
         for (;;) {
             char folder[4200];
             snprintf(folder, sizeof(folder), "/sys/fs/cgroup%s%s", v1 ? "/memory" : "", path);
-            uint64_t room = v1 ? cgroup_room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
-                               : cgroup_room(folder, "memory.max", "memory.current", "inactive_file", "active_file");
+            uint64_t room;
+            if (v1)
+                room = cgroup_room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file");
+            else
+                room = cgroup_room(folder, "memory.max", "memory.current", "inactive_file", "active_file");
             least = DP_MIN(least, room);
             char *slash = strrchr(path, '/');
             if (!slash || !*path)

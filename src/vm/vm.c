@@ -1,8 +1,9 @@
 /* vm/vm.c - see vm.h.
  *
- * Processors' threads obey vm->want: RUN, PARK (wait at a safe point) or QUIT. Whoever changes it kicks all engines, which makes run() return soon,
- * or at once if it is entered later, so no thread misses it. A processor that halts sleeps on its own condition until its `wake` flag is set; the
- * flag is cleared before run() and set after the engine was told of an interrupt, so an interrupt is seen either by run() or by the flag.
+ * Processors' threads obey vm->want: RUN, PARK (wait at a safe point) or QUIT. Whoever changes it kicks all engines, which makes run()
+ * return soon, or at once if it is entered later, so no thread misses it. A processor that halts sleeps on its own condition until its
+ * `wake` flag is set; the flag is cleared before run() and set after the engine was told of an interrupt, so an interrupt is seen either by
+ * run() or by the flag.
  */
 #include "vm/vm.h"
 
@@ -29,13 +30,16 @@ struct vcpu {
     unsigned index;
     struct dp_cpu *cpu;
     pthread_t thread;
-    bool started;          /* the loop's thread */
-    bool parked;           /* under vm->lock */
+    bool started; /* the loop's thread */
+    bool parked;  /* under vm->lock */
     pthread_cond_t wakeup;
     atomic_bool wake;
 };
 
-struct file { char *name; int fd; };
+struct file {
+    char *name;
+    int fd;
+};
 
 struct dp_vm {
     struct dp_vm_config config;
@@ -53,7 +57,7 @@ struct dp_vm {
     unsigned vcpu_count;
     int timeout_fd;
 
-    pthread_mutex_t lock;  /* parked, request */
+    pthread_mutex_t lock; /* parked, request */
     pthread_cond_t parked;
     atomic_int want;
     atomic_int phase;
@@ -108,7 +112,8 @@ static void park(struct dp_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
-static void end_request(struct dp_vm *vm, enum dp_vm_end end, int status, struct dp_buffer *report, const char *format, ...) DP_PRINTF(5, 6);
+static void end_request(struct dp_vm *vm, enum dp_vm_end end, int status, struct dp_buffer *report, const char *format, ...)
+    DP_PRINTF(5, 6);
 
 static void *vcpu_main(void *opaque)
 {
@@ -142,8 +147,8 @@ static void *vcpu_main(void *opaque)
             pthread_mutex_unlock(&vm->lock);
             break;
         case DP_EXIT_SHUTDOWN:
-            end_request(vm, DP_END_TRIPLE_FAULT, DP_STATUS_ERROR, &exit.text, "processor %u: triple fault: an exception met no working handler, nor did its double fault",
-                        v->index);
+            end_request(vm, DP_END_TRIPLE_FAULT, DP_STATUS_ERROR, &exit.text,
+                        "processor %u: triple fault: an exception met no working handler, nor did its double fault", v->index);
             break;
         case DP_EXIT_ERROR:
             end_request(vm, DP_END_ERROR, DP_STATUS_ERROR, &exit.text, "processor %u: engine %s cannot go on", v->index, vm->engine->name);
@@ -157,7 +162,8 @@ static void *vcpu_main(void *opaque)
 
 static void carry_out(void *opaque);
 
-/* Records the first request of a round and stops the processors; the rest happens in the loop's thread. A request to end replaces one to reset. */
+/* Records the first request of a round and stops the processors; the rest happens in the loop's thread. A request to end replaces one to
+ * reset. */
 static void request(struct dp_vm *vm, bool end, const struct dp_vm_result *result)
 {
     pthread_mutex_lock(&vm->lock);
@@ -254,7 +260,8 @@ static void timed_out(void *opaque, int fd, uint32_t events)
     uint64_t n;
     if (read(fd, &n, sizeof n) < 0)
         return;
-    end_request(vm, DP_END_TIMEOUT, DP_STATUS_TIMEOUT, NULL, "the time limit of %g seconds (--timeout) is over", (double)vm->config.timeout_ms / 1000);
+    end_request(vm, DP_END_TIMEOUT, DP_STATUS_TIMEOUT, NULL, "the time limit of %g seconds (--timeout) is over",
+                (double)vm->config.timeout_ms / 1000);
 }
 
 /* ---- files ---- */
@@ -269,7 +276,8 @@ static int open_file(const char *what, const char *path, struct file *f, struct 
     if (fstat(f->fd, &st))
         return dp_error_set(e, -errno, "%s %s: %s", what, path, strerror(errno));
     if (!S_ISREG(st.st_mode))
-        return dp_error_set(e, -EINVAL, "%s %s is %s: give a regular file", what, path, S_ISDIR(st.st_mode) ? "a directory" : "a device or a pipe");
+        return dp_error_set(e, -EINVAL, "%s %s is %s: give a regular file", what, path,
+                            S_ISDIR(st.st_mode) ? "a directory" : "a device or a pipe");
     f->name = strdup(path);
     return f->name ? 0 : dp_error_set(e, -ENOMEM, "no memory");
 }
@@ -289,8 +297,8 @@ static int read_file(const char *what, const struct file *f, uint64_t limit, str
         return dp_error_set(e, -errno, "%s %s: %s", what, f->name, strerror(errno));
     uint64_t size = (uint64_t)st.st_size, done = 0;
     if (size > limit)
-        return dp_error_set(e, -EFBIG, "%s %s has %" PRIu64 "M, more than the %" PRIu64 "M that this machine can load: try a larger -m", what, f->name,
-                            size >> 20, limit >> 20);
+        return dp_error_set(e, -EFBIG, "%s %s has %" PRIu64 "M, more than the %" PRIu64 "M that this machine can load: try a larger -m",
+                            what, f->name, size >> 20, limit >> 20);
     uint8_t *data = malloc(size ? size : 1);
     if (!data)
         return dp_error_set(e, -ENOMEM, "%s %s: no memory for %" PRIu64 " bytes", what, f->name, size);
@@ -374,7 +382,11 @@ static int check_config(struct dp_vm *vm, struct dp_error *e)
 static int make_processors(struct dp_vm *vm, struct dp_error *e)
 {
     struct dp_engine_vm ev = {
-        .memory = dp_pc_memory(vm->pc), .ports = dp_pc_ports(vm->pc), .clock = vm->clock, .trace = vm->config.trace, .model = &vm->model,
+        .memory = dp_pc_memory(vm->pc),
+        .ports = dp_pc_ports(vm->pc),
+        .clock = vm->clock,
+        .trace = vm->config.trace,
+        .model = &vm->model,
         .cpu_count = vm->config.cpus,
     };
     int rc = vm->engine->vm_init(&ev, &vm->engine_state, e);
@@ -430,9 +442,19 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     }
     if (!rc) {
         struct dp_pc_config p = {
-            .memory = vm->config.memory, .cpus = vm->config.cpus, .model = &vm->model, .loop = c->loop, .clock = vm->clock, .trace = c->trace,
-            .vm = {device_request, vm}, .line = vm_line, .opaque = vm, .rng = !c->no_rng, .virtio_console = c->virtio_console,
-            .virtio_console_backend = c->virtio_console_backend, .disk_count = c->disk_count,
+            .memory = vm->config.memory,
+            .cpus = vm->config.cpus,
+            .model = &vm->model,
+            .loop = c->loop,
+            .clock = vm->clock,
+            .trace = c->trace,
+            .vm = {device_request, vm},
+            .line = vm_line,
+            .opaque = vm,
+            .rng = !c->no_rng,
+            .virtio_console = c->virtio_console,
+            .virtio_console_backend = c->virtio_console_backend,
+            .disk_count = c->disk_count,
         };
         memcpy(p.serial, c->serial, sizeof p.serial);
         memcpy(p.disk, vm->disk, sizeof p.disk);

@@ -1,11 +1,11 @@
 /* vm/vm.h - one virtual machine: configuration, life cycle, processors' threads.
  *
- * Model: a VM owns a machine (machine/pc.h), an engine's state and one thread per processor. It lives in the caller's event loop, which the caller
- * runs; phases: NEW (made, kernel loaded) -> PAUSED <-> RUNNING -> STOPPED (for good, with a result). Reset keeps the phase.
- * Threads: create, start, pause, resume, reset and destroy belong to the loop's thread. Requests from devices and dp_vm_stop may come from any
- * thread: they stop the processors at once and take effect in the loop's thread. `ended` is called there, once, when the VM is STOPPED.
- * Invariants: pausing stops processors first, then devices, then the clock; resuming goes the other way. A processor that sleeps is woken by
- * every interrupt that arrives after it decided to sleep. Nothing here is global: VMs in one process, or one loop, do not meet.
+ * Model: a VM owns a machine (machine/pc.h), an engine's state and one thread per processor. It lives in the caller's event loop, which the
+ * caller runs; phases: NEW (made, kernel loaded) -> PAUSED <-> RUNNING -> STOPPED (for good, with a result). Reset keeps the phase.
+ * Threads: create, start, pause, resume, reset and destroy belong to the loop's thread. Requests from devices and dp_vm_stop may come from
+ * any thread: they stop the processors at once and take effect in the loop's thread. `ended` is called there, once, when the VM is STOPPED.
+ * Invariants: pausing stops processors first, then devices, then the clock; resuming goes the other way. A processor that sleeps is woken
+ * by every interrupt that arrives after it decided to sleep. Nothing here is global: VMs in one process, or one loop, do not meet.
  */
 #ifndef DP_VM_H
 #define DP_VM_H
@@ -15,31 +15,34 @@
 struct dp_console;
 struct dp_vm;
 
-struct dp_vm_disk { const char *path, *format; bool readonly; };
+struct dp_vm_disk {
+    const char *path, *format;
+    bool readonly;
+};
 
 enum { DP_VM_SERIALS = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
 
-struct dp_vm_config {                  /* strings are copied */
-    uint64_t memory;                   /* bytes, 0 means the default */
-    unsigned cpus;                     /* 0 means 1 */
-    const char *cpu_model;             /* NULL: x86-64-v2 */
-    const char *engine;                /* NULL: auto */
-    const char *kernel;                /* NULL: nothing is loaded, processor 0 starts at the reset vector */
+struct dp_vm_config {      /* strings are copied */
+    uint64_t memory;       /* bytes, 0 means the default */
+    unsigned cpus;         /* 0 means 1 */
+    const char *cpu_model; /* NULL: x86-64-v2 */
+    const char *engine;    /* NULL: auto */
+    const char *kernel;    /* NULL: nothing is loaded, processor 0 starts at the reset vector */
     const char *initrd[DP_VM_INITRDS];
     unsigned initrd_count;
-    const char *cmdline;               /* NULL: what the boot protocol has as default */
+    const char *cmdline; /* NULL: what the boot protocol has as default */
     struct dp_vm_disk disk[DP_VM_DISKS];
     unsigned disk_count;
     bool no_rng, virtio_console;
-    bool no_reboot;                    /* a guest's reset ends the VM */
-    uint64_t timeout_ms;               /* of running, by the host's clock; 0: none */
+    bool no_reboot;                           /* a guest's reset ends the VM */
+    uint64_t timeout_ms;                      /* of running, by the host's clock; 0: none */
     struct dp_console *serial[DP_VM_SERIALS]; /* not owned; NULL for the first: output is dropped; for others: no such port */
     struct dp_console *virtio_console_backend;
     struct dp_loop *loop;
-    struct dp_trace *trace;            /* may be NULL */
-    void (*ended)(void *opaque);       /* may be NULL */
+    struct dp_trace *trace;      /* may be NULL */
+    void (*ended)(void *opaque); /* may be NULL */
     void *opaque;
 };
 
@@ -47,9 +50,9 @@ enum dp_vm_phase { DP_VM_NEW, DP_VM_PAUSED, DP_VM_RUNNING, DP_VM_STOPPED };
 
 enum dp_vm_end {
     DP_END_NONE,
-    DP_END_POWEROFF,     /* the guest switched off; status is its latch's */
-    DP_END_RESET,        /* it reset under no_reboot */
-    DP_END_EXIT,         /* isa-debug-exit */
+    DP_END_POWEROFF, /* the guest switched off; status is its latch's */
+    DP_END_RESET,    /* it reset under no_reboot */
+    DP_END_EXIT,     /* isa-debug-exit */
     DP_END_TIMEOUT,
     DP_END_TRIPLE_FAULT, /* report: registers and the chain of exceptions */
     DP_END_ERROR,        /* the engine or the reset failed */
@@ -57,10 +60,15 @@ enum dp_vm_end {
 };
 enum { DP_STATUS_TIMEOUT = 124, DP_STATUS_ERROR = 125 };
 
-struct dp_vm_result { enum dp_vm_end end; int status; char reason[240]; struct dp_buffer report; };
+struct dp_vm_result {
+    enum dp_vm_end end;
+    int status;
+    char reason[240];
+    struct dp_buffer report;
+};
 
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e) DP_MUST_CHECK;
-void dp_vm_destroy(struct dp_vm *vm);                       /* stops it first; NULL is fine */
+void dp_vm_destroy(struct dp_vm *vm);                                /* stops it first; NULL is fine */
 int dp_vm_start(struct dp_vm *vm, struct dp_error *e) DP_MUST_CHECK; /* NEW -> RUNNING */
 void dp_vm_pause(struct dp_vm *vm);
 void dp_vm_resume(struct dp_vm *vm);
@@ -68,13 +76,13 @@ int dp_vm_reset(struct dp_vm *vm, struct dp_error *e) DP_MUST_CHECK; /* devices 
 /* Any thread; the first reason to stop wins. */
 void dp_vm_stop(struct dp_vm *vm, int status, const char *reason);
 
-enum dp_vm_phase dp_vm_phase(const struct dp_vm *vm);       /* any thread */
+enum dp_vm_phase dp_vm_phase(const struct dp_vm *vm);            /* any thread */
 const struct dp_vm_result *dp_vm_result(const struct dp_vm *vm); /* once STOPPED */
 const char *dp_vm_end_name(enum dp_vm_end end);
 const char *dp_vm_engine_name(const struct dp_vm *vm);
-const char *dp_vm_engine_why(const struct dp_vm *vm);       /* "" or why this engine was chosen */
-const char *dp_vm_boot_protocol(const struct dp_vm *vm);    /* "" without a kernel */
-uint64_t dp_vm_uptime_ns(const struct dp_vm *vm);           /* VM time */
+const char *dp_vm_engine_why(const struct dp_vm *vm);                        /* "" or why this engine was chosen */
+const char *dp_vm_boot_protocol(const struct dp_vm *vm);                     /* "" without a kernel */
+uint64_t dp_vm_uptime_ns(const struct dp_vm *vm);                            /* VM time */
 void dp_vm_counters(const struct dp_vm *vm, struct dp_engine_counters *sum); /* over all processors; exact when they do not run */
 
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */

@@ -325,7 +325,7 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
         if (last_lar)
             m &= ~0xf0000ull; /* 00FxFF00H: x is undefined (SDM vol. 2, LAR) */
         if (i == X86_RSP && c->mode != X86_MODE64) /* returning to a 16-bit stack leaves the host's upper bits (Linux: espfix64) */
-            m &= c->mode == X86_MODE16 ? 0xffff : 0xffffffff;
+            m &= c->mode == X86_MODE16 || (have && (last.op == X86_OP_RET_FAR || last.op == X86_OP_IRET)) ? 0xffff : 0xffffffff;
         check(&d, reg_name[i], n->out.r[i] & m, e->out.r[i] & m);
     }
     uint64_t mask = ~(uint64_t)undefined_at(c, n->out.rip);

@@ -3,7 +3,8 @@
  * Use: fill a struct conformance with a maker and call conformance_check from a cmocka test. It checks on a manual clock that
  *  - a reset device equals a fresh one, after any amount of random register accesses;
  *  - random state -> load -> save gives the same state again;
- *  - two devices that loaded the same state stay equal under the same accesses (so nothing guest-visible is outside the table), and neither crashes;
+ *  - two devices that loaded the same state stay equal under the same accesses (so nothing guest-visible is outside the
+ *    table), and neither crashes;
  *  - damaged streams are refused or loaded whole, and a refused one changes nothing.
  */
 #ifndef DP_TESTS_CONFORMANCE_H
@@ -68,7 +69,8 @@ static inline uint64_t conformance_access(struct dp_device *d, struct dp_random 
     do
         size = 1u << dp_random_next(r) % 4;
     while (size < min || size > max || size > w->size);
-    uint64_t pick = dp_random_next(r), offset = (pick & 1 ? pick >> 8 : (pick >> 8) % 256) % w->size / size * size, value = dp_random_next(r);
+    uint64_t pick = dp_random_next(r), value = dp_random_next(r);
+    uint64_t offset = (pick & 1 ? pick >> 8 : (pick >> 8) % 256) % w->size / size * size;
     if (offset + size > w->size)
         offset = 0;
     switch (pick >> 1 & 7) {

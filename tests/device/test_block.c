@@ -137,7 +137,8 @@ static void transfers(enum dp_block_io io)
     memset(many, 0, sizeof(many));
     for (unsigned i = 0; i < 1000; i++) {
         piece[i] = (struct iovec){ out + i * 512, 512 };
-        many[i].r = (struct dp_block_request){ .op = DP_BLOCK_WRITE, .offset = i * 512, .size = 512, .iov = &piece[i], .iov_count = 1, .done = on_done };
+        many[i].r = (struct dp_block_request){ .op = DP_BLOCK_WRITE, .offset = i * 512, .size = 512, .iov = &piece[i], .iov_count = 1,
+                                               .done = on_done };
         dp_block_submit(b, &many[i].r);
     }
     dp_block_drain(b);
@@ -308,7 +309,8 @@ static void with_loop(void **state)
             c[i].b = b;
             c[i].v = (struct iovec){ c[i].data, 512 };
             atomic_store(&c[i].left, 200);
-            c[i].r = (struct dp_block_request){ .op = i % 2 ? DP_BLOCK_WRITE : DP_BLOCK_READ, .offset = i * 512, .size = 512, .iov = &c[i].v, .iov_count = 1, .done = next_link };
+            c[i].r = (struct dp_block_request){ .op = i % 2 ? DP_BLOCK_WRITE : DP_BLOCK_READ, .offset = i * 512, .size = 512,
+                                                .iov = &c[i].v, .iov_count = 1, .done = next_link };
             dp_block_submit(b, &c[i].r);
         }
         if (io == DP_BLOCK_IO_AUTO)
@@ -346,7 +348,8 @@ static void thread_exit(void **state)
     static struct result x[64];
     for (unsigned i = 0; i < 64; i++) {
         v[i] = (struct iovec){ data[i], sizeof(data[i]) };
-        x[i].r = (struct dp_block_request){ .op = i % 8 == 7 ? DP_BLOCK_FLUSH : DP_BLOCK_WRITE, .offset = i * 65536, .size = 65536, .iov = &v[i], .iov_count = 1,
+        x[i].r = (struct dp_block_request){ .op = i % 8 == 7 ? DP_BLOCK_FLUSH : DP_BLOCK_WRITE, .offset = i * 65536, .size = 65536,
+                                            .iov = &v[i], .iov_count = 1,
                                             .done = on_done, .opaque = b };
     }
     pthread_t t;

@@ -249,7 +249,8 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(configuration), cmocka_unit_test(bars), cmocka_unit_test(msix), cmocka_unit_test(intx), cmocka_unit_test(reset_register),
+        cmocka_unit_test(configuration), cmocka_unit_test(bars), cmocka_unit_test(msix), cmocka_unit_test(intx),
+        cmocka_unit_test(reset_register),
         cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("pci", tests, NULL, NULL);

@@ -65,7 +65,8 @@ static void set_header(struct rig *r, unsigned slot, uint32_t type, uint64_t sec
 }
 
 /* Puts a request in; its status byte is number `slot` of the status page. */
-static unsigned submit(struct rig *r, unsigned slot, uint32_t type, uint64_t sector, const struct buffer *data, unsigned count, bool indirect)
+static unsigned submit(struct rig *r, unsigned slot, uint32_t type, uint64_t sector, const struct buffer *data, unsigned count,
+                       bool indirect)
 {
     struct buffer v[64] = { { r->header + slot * 16, 16, false } };
     set_header(r, slot, type, sector);
@@ -273,7 +274,8 @@ static void errors(void **state)
     assert_int_equal(driver_status(&r.d), 15);
 
     /* No room for the status byte, or no header: nothing sensible can be said. */
-    struct buffer no_status[] = { { r.header, 16, false } }, no_header[] = { { r.status, 1, true } }, short_header[] = { { r.header, 15, false }, { r.status, 1, true } };
+    struct buffer no_status[] = { { r.header, 16, false } }, no_header[] = { { r.status, 1, true } };
+    struct buffer short_header[] = { { r.header, 15, false }, { r.status, 1, true } };
     const struct { const struct buffer *v; unsigned n; } bad[] = { { no_status, 1 }, { no_header, 1 }, { short_header, 2 } };
     for (unsigned i = 0; i < 3; i++) {
         driver_start(&r.d, ALL_FEATURES, 0, false);
@@ -485,7 +487,8 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(identity), cmocka_unit_test(transfers), cmocka_unit_test(any_layout), cmocka_unit_test(ranges), cmocka_unit_test(errors),
+        cmocka_unit_test(identity), cmocka_unit_test(transfers), cmocka_unit_test(any_layout), cmocka_unit_test(ranges),
+        cmocka_unit_test(errors),
         cmocka_unit_test(readonly), cmocka_unit_test(reset_in_flight), cmocka_unit_test(pause_and_restore), cmocka_unit_test(with_loop),
         cmocka_unit_test(conformance),
     };

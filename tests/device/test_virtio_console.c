@@ -308,7 +308,8 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(output), cmocka_unit_test(endless_output), cmocka_unit_test(back_pressure), cmocka_unit_test(meanwhile), cmocka_unit_test(input),
+        cmocka_unit_test(output), cmocka_unit_test(endless_output), cmocka_unit_test(back_pressure), cmocka_unit_test(meanwhile),
+        cmocka_unit_test(input),
         cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("virtio-console", tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* test_virtio_pci.c - the transport: capabilities, negotiation, queue set-up, interrupts, configuration access, life cycle. On virtio-rng. */
+/* test_virtio_pci.c - the transport: capabilities, negotiation, queue set-up, interrupts, configuration access, life cycle. On virtio-rng.
+ * */
 #include "tests/device/virtio_driver.h"
 
 struct rig { struct bus bus; struct dp_device *adapter; struct driver d; };
@@ -189,8 +190,8 @@ static void configuration_access(void **state)
     assert_int_equal(window_access(&r, 0, common + C_DEVICE_FEATURE, 4, false, 0), 1);
     assert_int_equal(window_access(&r, 2, 12, 4, false, 0), 1); /* the MSI-X table has a vector masked */
     static const struct { uint32_t bar, offset, length; } bad[] = {
-        { 0, 0x4000, 4 }, { 0, 0x3ffe, 4 }, { 0, 0xffffffff, 1 }, { 0, 0xfffffffc, 4 }, { 0, 0, 3 }, { 0, 0, 0x80000004 }, { 1, 0, 4 }, { 3, 0, 4 },
-        { 6, 0, 4 }, { 255, 0, 4 }, { 2, 0, 1 }, { 2, 0x1000, 4 }, { 0, 2, 4 },
+        { 0, 0x4000, 4 }, { 0, 0x3ffe, 4 }, { 0, 0xffffffff, 1 }, { 0, 0xfffffffc, 4 }, { 0, 0, 3 }, { 0, 0, 0x80000004 },
+        { 1, 0, 4 }, { 3, 0, 4 }, { 6, 0, 4 }, { 255, 0, 4 }, { 2, 0, 1 }, { 2, 0x1000, 4 }, { 0, 2, 4 },
     };
     for (unsigned i = 0; i < DP_ARRAY_LEN(bad); i++) {
         window_access(&r, bad[i].bar, bad[i].offset, bad[i].length, true, 0);

@@ -75,8 +75,9 @@ static void long_run(void **state)
 
 /* ---- hostile rings ---- */
 
-enum { LOOP, SELF_LOOP, NEXT_OUT_OF_RANGE, HEAD_OUT_OF_RANGE, AVAIL_JUMP, READ_AFTER_WRITE, INDIRECT_TWICE, INDIRECT_NEXT, INDIRECT_ODD, INDIRECT_EMPTY,
-       INDIRECT_HUGE, INDIRECT_NOWHERE, INDIRECT_LOOP, INDIRECT_NOT_AGREED, BUFFER_NOWHERE, BUFFER_WRAPS, BUFFER_ROM, BUFFER_OWN_BAR, BUFFER_ECAM, BUFFER_PAST_RAM,
+enum { LOOP, SELF_LOOP, NEXT_OUT_OF_RANGE, HEAD_OUT_OF_RANGE, AVAIL_JUMP, READ_AFTER_WRITE, INDIRECT_TWICE, INDIRECT_NEXT, INDIRECT_ODD,
+       INDIRECT_EMPTY, INDIRECT_HUGE, INDIRECT_NOWHERE, INDIRECT_LOOP, INDIRECT_NOT_AGREED, BUFFER_NOWHERE, BUFFER_WRAPS, BUFFER_ROM,
+       BUFFER_OWN_BAR, BUFFER_ECAM, BUFFER_PAST_RAM,
        DESC_NOWHERE, AVAIL_NOWHERE, USED_NOWHERE, USED_ROM, DESC_IS_BAR, HOSTILE_COUNT };
 
 static void hostile_ring(struct rig *r, unsigned what)
@@ -104,7 +105,8 @@ static void hostile_ring(struct rig *r, unsigned what)
     reg_write(d, C_STATUS, 15, 1);
 
     uint64_t address = what == BUFFER_NOWHERE ? NO_DEVICE_HERE : what == BUFFER_WRAPS ? ~0ull - 15 : what == BUFFER_ROM ? ROM_BASE :
-                       what == BUFFER_OWN_BAR ? d->common : what == BUFFER_ECAM ? ECAM_BASE : what == BUFFER_PAST_RAM ? RAM_SIZE - 16 : page;
+                       what == BUFFER_OWN_BAR ? d->common : what == BUFFER_ECAM ? ECAM_BASE :
+                       what == BUFFER_PAST_RAM ? RAM_SIZE - 16 : page;
     uint16_t head = what == HEAD_OUT_OF_RANGE ? 16 : 0;
     set_descriptor(b, q->desc, 0, address, 0xffffffff, D_WRITE, 0);
     switch (what) {

@@ -1,5 +1,6 @@
 /* virtio_driver.h - the guest's side of virtio for tests: a small driver that finds a device through PCI configuration space, sizes and
- * places its BARs, negotiates, sets up split queues in guest memory and does requests, as a real one does. All accesses go through the spaces.
+ * places its BARs, negotiates, sets up split queues in guest memory and does requests, as a real one does. All accesses go through the
+ * spaces.
  */
 #ifndef DP_TESTS_VIRTIO_DRIVER_H
 #define DP_TESTS_VIRTIO_DRIVER_H
@@ -16,8 +17,9 @@
 #define MSI_BASE 0xfee00000u
 
 enum { D_NEXT = 1, D_WRITE = 2, D_INDIRECT = 4 };
-enum { C_DEVICE_FEATURE_SELECT = 0, C_DEVICE_FEATURE = 4, C_DRIVER_FEATURE_SELECT = 8, C_DRIVER_FEATURE = 12, C_CONFIG_VECTOR = 16, C_NUM_QUEUES = 18,
-       C_STATUS = 20, C_GENERATION = 21, C_QUEUE_SELECT = 22, C_QUEUE_SIZE = 24, C_QUEUE_VECTOR = 26, C_QUEUE_ENABLE = 28, C_QUEUE_NOTIFY_OFF = 30,
+enum { C_DEVICE_FEATURE_SELECT = 0, C_DEVICE_FEATURE = 4, C_DRIVER_FEATURE_SELECT = 8, C_DRIVER_FEATURE = 12, C_CONFIG_VECTOR = 16,
+       C_NUM_QUEUES = 18, C_STATUS = 20, C_GENERATION = 21, C_QUEUE_SELECT = 22, C_QUEUE_SIZE = 24, C_QUEUE_VECTOR = 26,
+       C_QUEUE_ENABLE = 28, C_QUEUE_NOTIFY_OFF = 30,
        C_QUEUE_DESC = 32, C_QUEUE_AVAIL = 40, C_QUEUE_USED = 48 };
 
 /* ---- a machine with a PCI bus ---- */
@@ -131,7 +133,10 @@ struct driver {
     struct ring ring[DP_VIRTIO_QUEUES];
 };
 
-static inline uint64_t reg_read(struct driver *d, unsigned reg, unsigned size) { return dp_space_load(d->bus->w.env.memory, d->common + reg, size); }
+static inline uint64_t reg_read(struct driver *d, unsigned reg, unsigned size)
+{
+    return dp_space_load(d->bus->w.env.memory, d->common + reg, size);
+}
 static inline void reg_write(struct driver *d, unsigned reg, uint64_t value, unsigned size)
 {
     dp_space_store(d->bus->w.env.memory, d->common + reg, value, size);
@@ -288,7 +293,8 @@ static inline void driver_start(struct driver *d, uint64_t wanted, unsigned queu
 
 struct buffer { uint64_t address; uint32_t length; bool write; };
 
-static inline void set_descriptor(struct bus *b, uint64_t table, unsigned i, uint64_t address, uint32_t length, unsigned flags, unsigned next)
+static inline void set_descriptor(struct bus *b, uint64_t table, unsigned i, uint64_t address, uint32_t length, unsigned flags,
+                                  unsigned next)
 {
     uint8_t *p = guest(b, table + i * 16);
     dp_st64(p, address);

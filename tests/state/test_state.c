@@ -207,8 +207,8 @@ static void tables_round_trip(void **state)
 }
 
 /* ---- schema lock ----
- * schema.txt holds a line per field ever released, "table.tag name kind count"; one that left the tree stays as "retired table.tag ...", so that
- * its tag is not used again. DP_UPDATE_SCHEMA=1 adds new lines and retires vanished ones, but never changes what a tag means. */
+ * schema.txt holds a line per field ever released, "table.tag name kind count"; one that left the tree stays as "retired table.tag ...", so
+ * that its tag is not used again. DP_UPDATE_SCHEMA=1 adds new lines and retires vanished ones, but never changes what a tag means. */
 
 enum { MAX_LINES = 4000 };
 struct lines { char *line[MAX_LINES]; unsigned n; };

@@ -364,6 +364,25 @@ static void closed(void **state)
 {
     pid_t pid = start(-1, -1, true); /* both closed: output goes nowhere and holds up nobody */
     assert_int_equal(finish(pid), 10);
+
+    /* Closed, and since taken by a file of our own: it is neither read nor written. */
+    char path[] = "/tmp/dp-console-XXXXXX";
+    int fd = mkstemp(path);
+    assert_int_equal(write(fd, "qqq", 3), 3);
+    pid = fork();
+    if (!pid) {
+        close(0);
+        close(1);
+        if (open(path, O_RDWR | O_CLOEXEC) != 0 || open(path, O_RDWR | O_CLOEXEC) != 1)
+            _exit(1);
+        child(true);
+    }
+    assert_int_equal(finish(pid), 10);
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 3);
+    close(fd);
+    unlink(path);
 }
 
 int main(void)

@@ -9,7 +9,10 @@
 
 #include "base/base.h"
 
-struct image { uint8_t *data; size_t size; };
+struct image {
+    uint8_t *data;
+    size_t size;
+};
 
 static inline struct image image_new(size_t size)
 {
@@ -19,10 +22,10 @@ static inline struct image image_new(size_t size)
 
 enum { IMAGE_STATUS = 43 };
 static const uint8_t image_code[] = {
-    0x66, 0xba, 0xf8, 0x03, /* mov dx, 0x3f8 */
-    0xb0, 'o', 0xee, 0xb0, 'k', 0xee, 0xb0, '\n', 0xee, /* mov al, c; out dx, al */
-    0xb0, 21, 0xe6, 0xf4,   /* mov al, 21; out 0xf4, al */
-    0xf4, 0xeb, 0xfd,       /* hlt; jmp -3 */
+    0x66, 0xba, 0xf8, 0x03,                              /* mov dx, 0x3f8 */
+    0xb0, 'o',  0xee, 0xb0, 'k', 0xee, 0xb0, '\n', 0xee, /* mov al, c; out dx, al */
+    0xb0, 21,   0xe6, 0xf4,                              /* mov al, 21; out 0xf4, al */
+    0xf4, 0xeb, 0xfd,                                    /* hlt; jmp -3 */
 };
 
 /* ---- Linux ---- */
@@ -60,7 +63,8 @@ static inline struct image image_bzimage(uint32_t init_size)
 enum { IMAGE_ELF_CODE = 0x1000, IMAGE_ELF_FILESZ = 0x100, IMAGE_ELF_MEMSZ = 0x3000, IMAGE_ELF_NOTE = 0x200, IMAGE_ELF_PHYS = 0x200000 };
 #define IMAGE_ELF_VIRT 0xc0200000ull
 
-/* One PT_LOAD (file offset 0x1000, physical 2 MiB, virtual 3 GiB + 2 MiB) with image_code at its start, and a PT_NOTE at 0x200, empty at first. */
+/* One PT_LOAD (file offset 0x1000, physical 2 MiB, virtual 3 GiB + 2 MiB) with image_code at its start, and a PT_NOTE at 0x200, empty at
+ * first. */
 static inline struct image image_elf(bool is64)
 {
     struct image i = image_new(IMAGE_ELF_CODE + IMAGE_ELF_FILESZ);

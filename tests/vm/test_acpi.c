@@ -11,10 +11,27 @@ static unsigned test_gsi(unsigned device, unsigned pin) { return 16 + ((device +
 static struct dp_acpi_config config(unsigned cpus)
 {
     return (struct dp_acpi_config){
-        .cpus = cpus, .lapic_base = 0xfee00000, .ioapic_base = 0xfec00000, .sci_gsi = 9, .pm_event = 0x600, .pm_control = 0x604, .pm_timer = 0x608,
-        .gpe0 = 0x60c, .reset_port = 0xcf9, .reset_value = 6, .s5_type = 5, .ecam_base = 0xe0000000, .mmio32_first = 0xc0000000,
-        .mmio32_last = 0xdfffffff, .mmio64_first = 0x140000000, .mmio64_last = 0x93fffffff, .pci_gsi = test_gsi, .serial_count = 2,
-        .serial = {{0x3f8, 4}, {0x2f8, 3}}, .reserved_count = 1, .reserved = {{0xf4, 4}},
+        .cpus = cpus,
+        .lapic_base = 0xfee00000,
+        .ioapic_base = 0xfec00000,
+        .sci_gsi = 9,
+        .pm_event = 0x600,
+        .pm_control = 0x604,
+        .pm_timer = 0x608,
+        .gpe0 = 0x60c,
+        .reset_port = 0xcf9,
+        .reset_value = 6,
+        .s5_type = 5,
+        .ecam_base = 0xe0000000,
+        .mmio32_first = 0xc0000000,
+        .mmio32_last = 0xdfffffff,
+        .mmio64_first = 0x140000000,
+        .mmio64_last = 0x93fffffff,
+        .pci_gsi = test_gsi,
+        .serial_count = 2,
+        .serial = {{0x3f8, 4}, {0x2f8, 3}},
+        .reserved_count = 1,
+        .reserved = {{0xf4, 4}},
     };
 }
 
@@ -50,7 +67,8 @@ static void check_with_iasl(const uint8_t *t, const char *name, const char *cons
     FILE *f = fopen(path, "wb");
     assert_int_equal(fwrite(t, 1, dp_ld32(t + 4), f), dp_ld32(t + 4));
     fclose(f);
-    snprintf(command, sizeof command, "cd %s && iasl -p t -d t.aml >log 2>&1 && iasl -p again %s t.dsl >>log 2>&1", folder, strcmp(name, "DSDT") ? "-T" : "-va");
+    snprintf(command, sizeof command, "cd %s && iasl -p t -d t.aml >log 2>&1 && iasl -p again %s t.dsl >>log 2>&1", folder,
+             strcmp(name, "DSDT") ? "-T" : "-va");
     if (strcmp(name, "DSDT"))
         *strstr(command, " && iasl -p again") = 0;
     int rc = system(command);
@@ -90,19 +108,21 @@ static void test_tables(void **state)
     assert_int_equal(dp_ld32(rsdt + 4), 36 + 3 * 4);
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(dp_ld64(xsdt + 36 + 8 * i), dp_ld32(rsdt + 36 + 4 * i));
-    const uint8_t *fadt = table(&b, dp_ld64(xsdt + 36), "FACP"), *madt = table(&b, dp_ld64(xsdt + 44), "APIC"), *mcfg = table(&b, dp_ld64(xsdt + 52), "MCFG");
+    const uint8_t *fadt = table(&b, dp_ld64(xsdt + 36), "FACP"), *madt = table(&b, dp_ld64(xsdt + 44), "APIC"),
+                  *mcfg = table(&b, dp_ld64(xsdt + 52), "MCFG");
     const uint8_t *dsdt = table(&b, dp_ld64(fadt + 140), "DSDT");
     assert_int_equal(dp_ld32(fadt + 40), dp_ld64(fadt + 140));
     const uint8_t *facs = b.data + (dp_ld32(fadt + 36) - DP_ACPI_BASE);
     assert_memory_equal(facs, "FACS", 4);
     assert_int_equal(dp_ld32(fadt + 36) % 64, 0);
-    assert_false(dp_ld16(fadt + 109) & 2);               /* no 8042 */
-    assert_true(dp_ld16(fadt + 109) & 4);                /* no VGA */
-    assert_false(dp_ld32(fadt + 112) & 1 << 20);         /* not hardware-reduced */
+    assert_false(dp_ld16(fadt + 109) & 2);       /* no 8042 */
+    assert_true(dp_ld16(fadt + 109) & 4);        /* no VGA */
+    assert_false(dp_ld32(fadt + 112) & 1 << 20); /* not hardware-reduced */
     assert_int_equal(dp_ld64(mcfg + 44), 0xe0000000);
 
-    check_with_iasl(dsdt, "DSDT", (const char *const[]){"_S5", "PNP0A08", "_PRT", "ACPI0007", "C002", "PNP0501", "PNP0B00", "COM2", "0xC0000000",
-                                                         "0x0000000140000000", "_OSC", "33db4d5b-1ff7-401c-9657-7441c03dd766", NULL});
+    check_with_iasl(dsdt, "DSDT",
+                    (const char *const[]){"_S5", "PNP0A08", "_PRT", "ACPI0007", "C002", "PNP0501", "PNP0B00", "COM2", "0xC0000000",
+                                          "0x0000000140000000", "_OSC", "33db4d5b-1ff7-401c-9657-7441c03dd766", NULL});
     check_with_iasl(fadt, "FACP", (const char *const[]){"0000000000000CF9", "0000000000000604", NULL});
     check_with_iasl(madt, "APIC", (const char *const[]){"FEC00000", NULL});
     check_with_iasl(mcfg, "MCFG", (const char *const[]){"00000000E0000000", NULL});
@@ -169,7 +189,10 @@ static void test_aml_encoding(void **state)
     assert_memory_equal(b.data, "\\\x2f\x03_SB_PCI0COM1", 15);
 
     /* Package lengths on both sides of each of their widths. */
-    static const struct { size_t body; unsigned width; } lengths[] = {{62, 1}, {63, 2}, {4093, 2}, {4094, 3}, {1048572, 3}, {1048573, 4}};
+    static const struct {
+        size_t body;
+        unsigned width;
+    } lengths[] = {{62, 1}, {63, 2}, {4093, 2}, {4094, 3}, {1048572, 3}, {1048573, 4}};
     for (size_t i = 0; i < DP_ARRAY_LEN(lengths); i++) {
         uint8_t *body = calloc(1, lengths[i].body);
         b.size = 0;
@@ -195,6 +218,7 @@ static void test_aml_encoding(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_many_processors), cmocka_unit_test(test_aml_encoding)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_many_processors),
+                                       cmocka_unit_test(test_aml_encoding)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,9 +6,18 @@
 #define MiB (1ull << 20)
 enum { RAM_SIZE = 64 << 20 };
 
-struct world { struct dp_ram *ram; struct dp_space *memory; struct dp_error e; struct x86_state cpu; const char *protocol; struct dp_boot_request r; };
-static const struct dp_e820 map[] = {
-    {0, 0x9fc00, DP_E820_RAM}, {0x9fc00, 0x400, DP_E820_RESERVED}, {0xe0000, 0x20000, DP_E820_RESERVED}, {0x100000, RAM_SIZE - 0x100000, DP_E820_RAM}};
+struct world {
+    struct dp_ram *ram;
+    struct dp_space *memory;
+    struct dp_error e;
+    struct x86_state cpu;
+    const char *protocol;
+    struct dp_boot_request r;
+};
+static const struct dp_e820 map[] = {{0, 0x9fc00, DP_E820_RAM},
+                                     {0x9fc00, 0x400, DP_E820_RESERVED},
+                                     {0xe0000, 0x20000, DP_E820_RESERVED},
+                                     {0x100000, RAM_SIZE - 0x100000, DP_E820_RAM}};
 
 static int setup(void **state)
 {
@@ -17,7 +26,8 @@ static int setup(void **state)
     assert_ok(dp_space_create("memory", 1ull << 40, NULL, &w->memory, &w->e), w->e);
     assert_ok(dp_space_map_ram(w->memory, 0, w->ram, 0, RAM_SIZE, false, 0, NULL, &w->e), w->e);
     memset(w->ram->host, 0xaa, RAM_SIZE); /* what a former guest left */
-    w->r = (struct dp_boot_request){.memory = w->memory, .map = map, .map_count = DP_ARRAY_LEN(map), .memory_size = RAM_SIZE, .rsdp = 0xe0000};
+    w->r =
+        (struct dp_boot_request){.memory = w->memory, .map = map, .map_count = DP_ARRAY_LEN(map), .memory_size = RAM_SIZE, .rsdp = 0xe0000};
     *state = w;
     return 0;
 }
@@ -173,7 +183,13 @@ static void test_bzimage_bad(void **state)
 {
     struct world *w = *state;
     struct image i = image_bzimage(0x100000), c;
-#define CASE(words, ...) do { c = image_bzimage(0x100000); __VA_ARGS__; assert_refused(w, &c, words); free(c.data); } while (0)
+#define CASE(words, ...)                                                                                                                   \
+    do {                                                                                                                                   \
+        c = image_bzimage(0x100000);                                                                                                       \
+        __VA_ARGS__;                                                                                                                       \
+        assert_refused(w, &c, words);                                                                                                      \
+        free(c.data);                                                                                                                      \
+    } while (0)
     CASE("2.05", dp_st16(c.data + 0x206, 0x0205));
     CASE("zImage", c.data[0x211] = 0);
     CASE("truncated", c.size -= 17);
@@ -186,7 +202,10 @@ static void test_bzimage_bad(void **state)
     CASE("no free memory", dp_st64(c.data + 0x258, 0xffffff00));
     CASE("try -m 128M", dp_st32(c.data + 0x260, 80 << 20));
     CASE("--append", dp_st32(c.data + 0x238, 5));
-    CASE("too short", { dp_st32(c.data + 0x1f4, 0x20); c.size = IMAGE_BZ_SETUP + 0x200; });
+    CASE("too short", {
+        dp_st32(c.data + 0x1f4, 0x20);
+        c.size = IMAGE_BZ_SETUP + 0x200;
+    });
 #undef CASE
     /* An initrd that memory cannot hold beside the kernel. */
     struct dp_boot_blob initrd = {"big", calloc(1, RAM_SIZE - 16 * MiB), RAM_SIZE - 16 * MiB};
@@ -257,7 +276,13 @@ static void test_pvh_bad(void **state)
 {
     struct world *w = *state;
     struct image c;
-#define CASE(words, ...) do { c = image_pvh(true); __VA_ARGS__; assert_refused(w, &c, words); free(c.data); } while (0)
+#define CASE(words, ...)                                                                                                                   \
+    do {                                                                                                                                   \
+        c = image_pvh(true);                                                                                                               \
+        __VA_ARGS__;                                                                                                                       \
+        assert_refused(w, &c, words);                                                                                                      \
+        free(c.data);                                                                                                                      \
+    } while (0)
     uint8_t *n;
     CASE("PVH entry 0x100", n = c.data + IMAGE_ELF_NOTE + 20 + 16; dp_st32(n, 0x100));
     CASE("PVH entry", n = c.data + IMAGE_ELF_NOTE + 20 + 16; dp_st64(n, ~0ull));
@@ -275,7 +300,13 @@ static void test_elf_bad(void **state)
 {
     struct world *w = *state;
     struct image c;
-#define CASE(words, ...) do { c = image_pvh(true); __VA_ARGS__; assert_refused(w, &c, words); free(c.data); } while (0)
+#define CASE(words, ...)                                                                                                                   \
+    do {                                                                                                                                   \
+        c = image_pvh(true);                                                                                                               \
+        __VA_ARGS__;                                                                                                                       \
+        assert_refused(w, &c, words);                                                                                                      \
+        free(c.data);                                                                                                                      \
+    } while (0)
     CASE("class 3", c.data[4] = 3);
     CASE("encoding 2", c.data[5] = 2);
     CASE("machine 183", dp_st16(c.data + 18, 183));
@@ -285,13 +316,22 @@ static void test_elf_bad(void **state)
     CASE("of 8 bytes", dp_st16(c.data + 54, 8));
     CASE("program headers are missing", dp_st64(c.data + 32, ~0ull - 8));
     CASE("ends past the file", c.size -= 1);
-    CASE("ends past the file", dp_st64(c.data + 64 + 8, ~0ull - 4));  /* offset */
-    CASE("ends past the file", dp_st64(c.data + 64 + 32, ~0ull));     /* filesz */
-    CASE("larger in the file", dp_st64(c.data + 64 + 40, 1));         /* memsz */
+    CASE("ends past the file", dp_st64(c.data + 64 + 8, ~0ull - 4)); /* offset */
+    CASE("ends past the file", dp_st64(c.data + 64 + 32, ~0ull));    /* filesz */
+    CASE("larger in the file", dp_st64(c.data + 64 + 40, 1));        /* memsz */
     CASE("end of the address space", dp_st64(c.data + 64 + 40, ~0ull));
-    CASE("no free memory", { dp_st64(c.data + 64 + 24, 0xa0000); dp_st32(c.data + IMAGE_ELF_NOTE + 36, 0xa0000); });
-    CASE("try -m", { dp_st64(c.data + 64 + 24, 0x8000000); dp_st32(c.data + IMAGE_ELF_NOTE + 36, 0x8000000); });
-    CASE("overlaps", { dp_st16(c.data + 56, 3); memcpy(c.data + 176, c.data + 64, 56); });
+    CASE("no free memory", {
+        dp_st64(c.data + 64 + 24, 0xa0000);
+        dp_st32(c.data + IMAGE_ELF_NOTE + 36, 0xa0000);
+    });
+    CASE("try -m", {
+        dp_st64(c.data + 64 + 24, 0x8000000);
+        dp_st32(c.data + IMAGE_ELF_NOTE + 36, 0x8000000);
+    });
+    CASE("overlaps", {
+        dp_st16(c.data + 56, 3);
+        memcpy(c.data + 176, c.data + 64, 56);
+    });
 #undef CASE
     c = image_new(0);
     assert_refused(w, &c, "empty");
@@ -377,7 +417,14 @@ static void test_multiboot_bad(void **state)
     struct world *w = *state;
     struct image c;
     uint8_t *h;
-#define CASE(words, ...) do { c = image_multiboot_flat(); h = c.data + IMAGE_FLAT_HEADER; __VA_ARGS__; assert_refused(w, &c, words); free(c.data); } while (0)
+#define CASE(words, ...)                                                                                                                   \
+    do {                                                                                                                                   \
+        c = image_multiboot_flat();                                                                                                        \
+        h = c.data + IMAGE_FLAT_HEADER;                                                                                                    \
+        __VA_ARGS__;                                                                                                                       \
+        assert_refused(w, &c, words);                                                                                                      \
+        free(c.data);                                                                                                                      \
+    } while (0)
     CASE("flags 0x10008", image_put_multiboot(h, 1 << 16 | 8));
     CASE("contradict", dp_st32(h + 12, 0));
     CASE("contradict", dp_st32(h + 16, 0));
@@ -402,7 +449,8 @@ static void test_multiboot_bad(void **state)
 static void test_mutations(void **state)
 {
     struct world *w = *state;
-    struct image base[] = {image_bzimage(0x10000), image_pvh(true), image_pvh(false), image_multiboot_elf(true), image_multiboot_elf(false), image_multiboot_flat()};
+    struct image base[] = {image_bzimage(0x10000),     image_pvh(true),       image_pvh(false), image_multiboot_elf(true),
+                           image_multiboot_elf(false), image_multiboot_flat()};
     static const uint8_t values[] = {0, 1, 0x7f, 0x80, 0xff};
     for (size_t k = 0; k < DP_ARRAY_LEN(base); k++) {
         struct image *i = &base[k];
@@ -426,8 +474,12 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_bzimage), TEST(test_bzimage_one_initrd_exact), TEST(test_bzimage_32), TEST(test_bzimage_bad), TEST(test_vmlinux), TEST(test_pvh),
-        TEST(test_pvh_bad), TEST(test_elf_bad), TEST(test_multiboot_elf), TEST(test_multiboot_flat), TEST(test_multiboot_bad), TEST(test_mutations),
+        TEST(test_bzimage),       TEST(test_bzimage_one_initrd_exact),
+        TEST(test_bzimage_32),    TEST(test_bzimage_bad),
+        TEST(test_vmlinux),       TEST(test_pvh),
+        TEST(test_pvh_bad),       TEST(test_elf_bad),
+        TEST(test_multiboot_elf), TEST(test_multiboot_flat),
+        TEST(test_multiboot_bad), TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

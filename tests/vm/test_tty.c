@@ -13,7 +13,13 @@
 static const char *doppel, *make_images;
 static char folder[] = "/tmp/doppel-tty-XXXXXX", kernel[64];
 
-struct session { int master, slave; pid_t pid; struct termios before; char text[8192]; size_t size; };
+struct session {
+    int master, slave;
+    pid_t pid;
+    struct termios before;
+    char text[8192];
+    size_t size;
+};
 
 static void start(struct session *s)
 {
@@ -118,7 +124,8 @@ int main(int argc, char **argv)
     if (system(command))
         return 99;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_escape_ends), cmocka_unit_test(test_term), cmocka_unit_test(test_hup), cmocka_unit_test(test_kill), cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_escape_ends), cmocka_unit_test(test_term),  cmocka_unit_test(test_hup),
+        cmocka_unit_test(test_kill),        cmocka_unit_test(test_crash),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(command, sizeof command, "rm -r %s", folder);

@@ -1,5 +1,5 @@
-/* test_vm.c - life cycle on the null engine: two machines in one process and one loop, phases, requests by ports, reset, time limit; and the
- * machine's wiring as a guest sees it. */
+/* test_vm.c - life cycle on the null engine: two machines in one process and one loop, phases, requests by ports, reset, time limit; and
+ * the machine's wiring as a guest sees it. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -59,8 +59,14 @@ static void ended(void *opaque) { ++*(int *)opaque; }
 
 static struct dp_vm_config config(struct world *w, int n)
 {
-    return (struct dp_vm_config){.memory = 16 << 20, .cpus = 2, .engine = "null", .kernel = w->kernel, .serial = {w->console[n]}, .loop = w->loop,
-                                 .ended = ended, .opaque = &w->ended[n]};
+    return (struct dp_vm_config){.memory = 16 << 20,
+                                 .cpus = 2,
+                                 .engine = "null",
+                                 .kernel = w->kernel,
+                                 .serial = {w->console[n]},
+                                 .loop = w->loop,
+                                 .ended = ended,
+                                 .opaque = &w->ended[n]};
 }
 
 static struct dp_vm *make(struct world *w, const struct dp_vm_config *c)
@@ -268,12 +274,23 @@ static void test_refusals(void **state)
 {
     struct world *w = *state;
     struct dp_vm_config c;
-#define CASE(words, ...) do { c = config(w, 0); __VA_ARGS__; assert_refused(w, &c, words); } while (0)
+#define CASE(words, ...)                                                                                                                   \
+    do {                                                                                                                                   \
+        c = config(w, 0);                                                                                                                  \
+        __VA_ARGS__;                                                                                                                       \
+        assert_refused(w, &c, words);                                                                                                      \
+    } while (0)
     CASE("No such file", c.kernel = "/nonexistent");
     CASE("a directory", c.kernel = "/tmp");
     CASE("device or a pipe", c.kernel = "/dev/null");
-    CASE("No such file", { c.initrd[0] = "/nonexistent"; c.initrd_count = 1; });
-    CASE("/nonexistent", { c.disk[0].path = "/nonexistent"; c.disk_count = 1; });
+    CASE("No such file", {
+        c.initrd[0] = "/nonexistent";
+        c.initrd_count = 1;
+    });
+    CASE("/nonexistent", {
+        c.disk[0].path = "/nonexistent";
+        c.disk_count = 1;
+    });
     CASE("at most 255", c.cpus = 256);
     CASE("did you mean", c.memory = 512);
     CASE("multiple of 4K", c.memory = (16 << 20) + 1);
@@ -345,8 +362,15 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_two_machines), TEST(test_kernel_is_loaded), TEST(test_pause_resume_reset), TEST(test_poweroff_and_no_reboot), TEST(test_timeout),
-        TEST(test_races), TEST(test_refusals), TEST(test_pci), cmocka_unit_test(test_pvclock_scale),
+        TEST(test_two_machines),
+        TEST(test_kernel_is_loaded),
+        TEST(test_pause_resume_reset),
+        TEST(test_poweroff_and_no_reboot),
+        TEST(test_timeout),
+        TEST(test_races),
+        TEST(test_refusals),
+        TEST(test_pci),
+        cmocka_unit_test(test_pvclock_scale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 /* devices/pci/host.c - the host bridge: both ways to configuration space, INTx lines, the reset control register.
  *
  * Model: one bus of 32 devices, function 0 of each; device 0 is the bridge itself. Mechanism #1: a dword at port 0xcf8 selects, 0xcfc-0xcff
- * access the selected dword by 1, 2 or 4 bytes. Narrow accesses to 0xcf8 are no configuration accesses; 0xcf9 is the chipset's reset control
- * register, which is in this window because a dword at 0xcf8 must come through whole. ECAM: 4 KiB of memory per function.
+ * access the selected dword by 1, 2 or 4 bytes. Narrow accesses to 0xcf8 are no configuration accesses; 0xcf9 is the chipset's reset
+ * control register, which is in this window because a dword at 0xcf8 must come through whole. ECAM: 4 KiB of memory per function.
  * Each of GSIs 16-23 is the OR of the pins routed to it.
  * Source: PCI Local Bus 3.0 section 3.2.2.3.2; PCI Express Base 3.0 section 7.2.2; Intel ICH9 datasheet 13.7.5 (RST_CNT).
  */

@@ -37,7 +37,8 @@ void dp_pci_set_config(struct dp_pci_function *f, unsigned offset, uint32_t valu
     memcpy(f->regs->config + offset, &value, size);
 }
 
-void dp_pci_function_init(struct dp_pci_function *f, struct dp_pci_regs *regs, const struct dp_pci_id *id, const struct dp_device_env *env, pthread_mutex_t *lock)
+void dp_pci_function_init(struct dp_pci_function *f, struct dp_pci_regs *regs, const struct dp_pci_id *id, const struct dp_device_env *env,
+                          pthread_mutex_t *lock)
 {
     *f = (struct dp_pci_function){ .regs = regs, .env = env, .lock = lock, .cap_end = 0x40 };
     dp_pci_set_config(f, 0x00, id->vendor | (uint32_t)id->device << 16, 4);
@@ -124,7 +125,8 @@ static void map_bars(struct dp_pci_function *f)
                 dp_trace_guest(f->env->trace, "pci %02x.%u: BAR %u at 0x%llx cannot be mapped: %s", f->device, f->function, n,
                                (unsigned long long)at, e.text);
             else
-                DP_TRACE(f->env->trace, DP_TRACE_PCI, "pci %02x.%u: BAR %u %s 0x%llx", f->device, f->function, n, wanted ? "at" : "off", (unsigned long long)at);
+                DP_TRACE(f->env->trace, DP_TRACE_PCI, "pci %02x.%u: BAR %u %s 0x%llx", f->device, f->function, n, wanted ? "at" : "off",
+                         (unsigned long long)at);
             pthread_mutex_lock(f->lock);
         }
     }
@@ -184,7 +186,10 @@ uint32_t dp_pci_config_read(struct dp_pci_function *f, unsigned offset, unsigned
     return value;
 }
 
-static bool touches(unsigned offset, unsigned size, unsigned reg, unsigned reg_size) { return offset < reg + reg_size && offset + size > reg; }
+static bool touches(unsigned offset, unsigned size, unsigned reg, unsigned reg_size)
+{
+    return offset < reg + reg_size && offset + size > reg;
+}
 
 void dp_pci_config_write(struct dp_pci_function *f, unsigned offset, uint32_t value, unsigned size)
 {

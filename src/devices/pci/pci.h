@@ -1,10 +1,11 @@
 /* devices/pci/pci.h - PCI functions, their configuration space, BARs and MSI-X; the host bridge.
  *
- * Model: a function is a struct embedded in an adapter device (virtio-pci). Its 256 (4096 with ECAM) bytes of configuration space are plain state with a
- * write mask. BARs point at windows; the host bridge maps and unmaps them as the guest programs them. Interrupts: INTx by four lines per bus, or MSI-X.
+ * Model: a function is a struct embedded in an adapter device (virtio-pci). Its 256 (4096 with ECAM) bytes of configuration space are plain
+ * state with a write mask. BARs point at windows; the host bridge maps and unmaps them as the guest programs them. Interrupts: INTx by four
+ * lines per bus, or MSI-X.
  * Source: PCI Local Bus 3.0 ch. 6; PCI Express Base 3.0 ch. 7 (ECAM).
- * Invariants: no BAR decode that wraps or exceeds the space; MSI-X table accesses are checked against its size. Nothing here trusts the bytes of
- * configuration space: a loaded state may hold any.
+ * Invariants: no BAR decode that wraps or exceeds the space; MSI-X table accesses are checked against its size. Nothing here trusts the
+ * bytes of configuration space: a loaded state may hold any.
  */
 #ifndef DP_PCI_H
 #define DP_PCI_H
@@ -18,7 +19,8 @@
 #define DP_PCI_BAR_PRIORITY (-1)
 
 /* Registers of the header, and bits, that others name. */
-enum { DP_PCI_COMMAND = 0x04, DP_PCI_STATUS = 0x06, DP_PCI_BAR0 = 0x10, DP_PCI_CAPABILITIES = 0x34, DP_PCI_INTERRUPT_LINE = 0x3c, DP_PCI_INTERRUPT_PIN = 0x3d };
+enum { DP_PCI_COMMAND = 0x04, DP_PCI_STATUS = 0x06, DP_PCI_BAR0 = 0x10, DP_PCI_CAPABILITIES = 0x34, DP_PCI_INTERRUPT_LINE = 0x3c,
+       DP_PCI_INTERRUPT_PIN = 0x3d };
 enum { DP_PCI_COMMAND_IO = 1, DP_PCI_COMMAND_MEMORY = 2, DP_PCI_COMMAND_MASTER = 4, DP_PCI_COMMAND_INTX_DISABLE = 0x400 };
 
 struct dp_pci_msix_entry { uint64_t address; uint32_t data, control; }; /* control bit 0: masked */
@@ -63,10 +65,17 @@ struct dp_pci_function {
     bool (*config_access)(struct dp_pci_function *f, unsigned offset, unsigned size, uint32_t *value, bool write);
 };
 
-struct dp_pci_id { uint16_t vendor, device, subsystem_vendor, subsystem; uint8_t revision; uint32_t class_code; /* 24 bits */ uint8_t interrupt_pin; };
+struct dp_pci_id {
+    uint16_t vendor, device, subsystem_vendor, subsystem;
+    uint8_t revision;
+    uint32_t class_code; /* 24 bits */
+    uint8_t interrupt_pin;
+};
 /* Fills the header; then add BARs and capabilities, then plug. */
-void dp_pci_function_init(struct dp_pci_function *f, struct dp_pci_regs *regs, const struct dp_pci_id *id, const struct dp_device_env *env, pthread_mutex_t *lock);
-void dp_pci_add_bar(struct dp_pci_function *f, unsigned n, uint64_t size, bool io, bool is64, const struct dp_window_ops *ops, void *opaque);
+void dp_pci_function_init(struct dp_pci_function *f, struct dp_pci_regs *regs, const struct dp_pci_id *id, const struct dp_device_env *env,
+                          pthread_mutex_t *lock);
+void dp_pci_add_bar(struct dp_pci_function *f, unsigned n, uint64_t size, bool io, bool is64, const struct dp_window_ops *ops,
+                    void *opaque);
 /* Returns the offset of the capability; size includes the two header bytes; 0 when the space is full. */
 unsigned dp_pci_add_capability(struct dp_pci_function *f, uint8_t id, unsigned size);
 /* Fixed bytes of configuration space, part of the power-on image. */
@@ -85,11 +94,13 @@ void dp_pci_function_reset(struct dp_pci_function *f); /* BARs, command, MSI-X b
 uint32_t dp_pci_config_read(struct dp_pci_function *f, unsigned offset, unsigned size);
 void dp_pci_config_write(struct dp_pci_function *f, unsigned offset, uint32_t value, unsigned size);
 
-/* The host bridge: a device (class dp_pci_host_class): ports 0xcf8-0xcff, ECAM window of one bus (1 MiB), INTx routing to GSIs 16-23 ((device + pin) & 7 style, told to ACPI).
+/* The host bridge: a device (class dp_pci_host_class): ports 0xcf8-0xcff, ECAM window of one bus (1 MiB), INTx routing to GSIs 16-23
+ * ((device + pin) & 7 style, told to ACPI).
  * Port 0xcf9 lies within the window and is therefore here, too: the reset control register, which asks env->vm for a reset. */
 extern const struct dp_device_class dp_pci_host_class;
 struct dp_pci_host *dp_pci_host_of(struct dp_device *host);
-int dp_pci_plug(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, struct dp_error *e) DP_MUST_CHECK; /* device 1-31, function 0 */
+/* device 1-31, function 0 */
+int dp_pci_plug(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, struct dp_error *e) DP_MUST_CHECK;
 void dp_pci_unplug(struct dp_pci_function *f); /* not plugged is fine */
 /* Wires, set before init: gsi[n] for INTx routing, the spaces come from env. */
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8]);

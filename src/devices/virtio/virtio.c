@@ -1,7 +1,8 @@
 /* devices/virtio/virtio.c - split virtqueues and the life of a virtio device.
  *
- * Model: see virtio.h. A queue's three parts are pinned for the duration of one function; each must lie in one piece of RAM. Indices that the
- * driver shares are read with acquire and written with release order; everything else in the rings is copied once before it is looked at.
+ * Model: see virtio.h. A queue's three parts are pinned for the duration of one function; each must lie in one piece of RAM. Indices that
+ * the driver shares are read with acquire and written with release order; everything else in the rings is copied once before it is looked
+ * at.
  * Invariants: every loop over guest data is bounded by the queue's size or DP_VIRTIO_SEGMENTS. After a rule is broken nothing is read
  * from or written to the rings until the driver resets the device. in_flight never exceeds the queues' sizes together.
  * Source: Virtio 1.0 sections 2.1 (status), 2.2 (features), 2.4 (split queues), 2.4.7 and 2.4.8 (suppression), 3.1 (initialisation).
@@ -112,7 +113,8 @@ bool dp_virtio_has(const struct dp_virtio *v, unsigned feature) { return v->regs
 
 bool dp_virtio_running(const struct dp_virtio *v)
 {
-    return (v->regs->status & (DP_VIRTIO_DRIVER_OK | DP_VIRTIO_NEEDS_RESET)) == DP_VIRTIO_DRIVER_OK && v->dma && !v->paused && !v->resetting;
+    bool ready = (v->regs->status & (DP_VIRTIO_DRIVER_OK | DP_VIRTIO_NEEDS_RESET)) == DP_VIRTIO_DRIVER_OK;
+    return ready && v->dma && !v->paused && !v->resetting;
 }
 
 unsigned dp_virtio_queue_size(const struct dp_virtio *v, unsigned queue)
@@ -162,7 +164,8 @@ static bool pin_part(struct dp_virtio *v, uint64_t address, uint64_t size, unsig
 
 static void unpin(struct dp_virtio *v, struct dp_pin *p, uint64_t written) { dp_space_unpin(v->device->env->memory, p, written); }
 
-/* Parts as laid out in section 2.4: avail { flags, idx, ring[size], used_event }, used { flags, idx, ring[size] of { id, len }, avail_event }. */
+/* Parts as laid out in section 2.4: avail { flags, idx, ring[size], used_event }, used { flags, idx, ring[size] of { id, len },
+ * avail_event }. */
 static uint64_t avail_bytes(unsigned size) { return 6 + 2 * size; }
 
 static uint16_t load_shared(const uint8_t *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE); }
@@ -214,7 +217,8 @@ static bool add_segment(struct dp_virtio *v, struct dp_virtio_request *r, const 
 }
 
 /* Follows a chain in a table of count entries from first on. Allows `indirect` to be the last element. */
-static bool walk(struct dp_virtio *v, struct dp_virtio_request *r, const uint8_t *table, unsigned count, unsigned first, struct descriptor *indirect)
+static bool walk(struct dp_virtio *v, struct dp_virtio_request *r, const uint8_t *table, unsigned count, unsigned first,
+                 struct descriptor *indirect)
 {
     unsigned index = first;
     struct descriptor d;
@@ -226,7 +230,8 @@ static bool walk(struct dp_virtio *v, struct dp_virtio_request *r, const uint8_t
         read_descriptor(table, index, &d);
         if (d.flags & DESC_INDIRECT) {
             if (!indirect || (d.flags & DESC_NEXT)) {
-                dp_virtio_broken(v, "queue %u: an indirect table %s", r->queue, indirect ? "that is not the last descriptor" : "within an indirect table");
+                dp_virtio_broken(v, "queue %u: an indirect table %s", r->queue,
+                                 indirect ? "that is not the last descriptor" : "within an indirect table");
                 return false;
             }
             *indirect = d;
@@ -297,7 +302,8 @@ int dp_virtio_pop(struct dp_virtio *v, unsigned queue, struct dp_virtio_request 
     if (!waiting)
         return 0;
     if (waiting > size || head >= size || v->in_flight[queue] >= size) {
-        dp_virtio_broken(v, "queue %u: %u requests waiting in %u places, the first is descriptor %u, %u are in flight", queue, waiting, size, head,
+        dp_virtio_broken(v, "queue %u: %u requests waiting in %u places, the first is descriptor %u, %u are in flight", queue, waiting,
+                         size, head,
                          v->in_flight[queue]);
         return -1;
     }
@@ -392,7 +398,8 @@ void dp_virtio_push(struct dp_virtio *v, unsigned queue, uint16_t head, uint32_t
 
 /* ---- request data ---- */
 
-static uint64_t copy(struct dp_virtio *v, const struct dp_virtio_segment *s, unsigned count, uint64_t offset, uint8_t *data, uint64_t size, bool write)
+static uint64_t copy(struct dp_virtio *v, const struct dp_virtio_segment *s, unsigned count, uint64_t offset, uint8_t *data, uint64_t size,
+                     bool write)
 {
     struct dp_space *space = v->device->env->memory;
     uint64_t done = 0;
@@ -479,7 +486,8 @@ void dp_virtio_enable_queue(struct dp_virtio *v, unsigned queue)
         return;
     }
     if (!addresses_possible(q)) {
-        dp_virtio_broken(v, "queue %u: descriptors at 0x%llx, rings at 0x%llx and 0x%llx are not aligned", queue, (unsigned long long)q->desc,
+        dp_virtio_broken(v, "queue %u: descriptors at 0x%llx, rings at 0x%llx and 0x%llx are not aligned", queue,
+                         (unsigned long long)q->desc,
                          (unsigned long long)q->avail, (unsigned long long)q->used);
         return;
     }
@@ -514,7 +522,8 @@ void dp_virtio_set_status(struct dp_virtio *v, uint8_t status)
     }
     regs->status |= added;
     if (added & DP_VIRTIO_DRIVER_OK) {
-        DP_TRACE(v->device->env->trace, DP_TRACE_VIRTIO, "%s: driver ready, features 0x%llx", v->device->id, (unsigned long long)regs->driver_features);
+        DP_TRACE(v->device->env->trace, DP_TRACE_VIRTIO, "%s: driver ready, features 0x%llx", v->device->id,
+                 (unsigned long long)regs->driver_features);
         if (v->vclass->driver_ok)
             v->vclass->driver_ok(v);
         notify_all(v); /* what was put into the rings before */

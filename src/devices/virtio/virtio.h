@@ -1,15 +1,16 @@
 /* devices/virtio/virtio.h - virtio 1.0 devices and split virtqueues, independent of the transport.
  *
- * Model: a struct dp_virtio is embedded in a concrete device (blk, rng, console); the transport (virtio-pci) owns configuration and notification and
- * calls the class's functions. Queues are worked on in the thread the notification arrives in or in the loop, under the device's lock; what must
- * call out (block, console) is put off to the class's `deferred`, which dp_virtio_unlock calls with no lock held.
- * Reset by the driver: status keeps its value until the last request in flight has come back, then all is cleared and status reads 0, for which
- * the driver waits (section 2.1.1); meanwhile nothing is taken from or put into the rings.
+ * Model: a struct dp_virtio is embedded in a concrete device (blk, rng, console); the transport (virtio-pci) owns configuration and
+ * notification and calls the class's functions. Queues are worked on in the thread the notification arrives in or in the loop, under the
+ * device's lock; what must call out (block, console) is put off to the class's `deferred`, which dp_virtio_unlock calls with no lock held.
+ * Reset by the driver: status keeps its value until the last request in flight has come back, then all is cleared and status reads 0, for
+ * which the driver waits (section 2.1.1); meanwhile nothing is taken from or put into the rings.
  * Source: Virtio 1.0 (OASIS cs04) ch. 2-5.
- * Invariants: a descriptor is copied once, then validated, then used; a chain longer than the queue, an address outside RAM, an index out of range or
- * a loop puts the device into NEEDS_RESET and never costs more than the queue's size in work. Queue memory is reached by pins only.
- * Length of a chain: what lies in the queue's own table is at most the queue's size, an indirect table has at most DP_VIRTIO_SEGMENTS entries
- * (drivers do make those longer than a small queue).
+ * Invariants: a descriptor is copied once, then validated, then used; a chain longer than the queue, an address outside RAM, an index out
+ * of range or a loop puts the device into NEEDS_RESET and never costs more than the queue's size in work. Queue memory is reached by pins
+ * only.
+ * Length of a chain: what lies in the queue's own table is at most the queue's size, an indirect table has at most DP_VIRTIO_SEGMENTS
+ * entries (drivers do make those longer than a small queue).
  */
 #ifndef DP_VIRTIO_H
 #define DP_VIRTIO_H
@@ -22,7 +23,8 @@
 #define DP_VIRTIO_NO_VECTOR 0xffff
 
 enum { DP_VIRTIO_F_RING_INDIRECT = 28, DP_VIRTIO_F_RING_EVENT_IDX = 29, DP_VIRTIO_F_VERSION_1 = 32 };
-enum { DP_VIRTIO_ACKNOWLEDGE = 1, DP_VIRTIO_DRIVER = 2, DP_VIRTIO_DRIVER_OK = 4, DP_VIRTIO_FEATURES_OK = 8, DP_VIRTIO_NEEDS_RESET = 64, DP_VIRTIO_FAILED = 128 };
+enum { DP_VIRTIO_ACKNOWLEDGE = 1, DP_VIRTIO_DRIVER = 2, DP_VIRTIO_DRIVER_OK = 4, DP_VIRTIO_FEATURES_OK = 8, DP_VIRTIO_NEEDS_RESET = 64,
+       DP_VIRTIO_FAILED = 128 };
 enum { DP_VIRTIO_ISR_QUEUE = 1, DP_VIRTIO_ISR_CONFIG = 2 };
 
 struct dp_virtqueue_regs {
@@ -51,7 +53,8 @@ struct dp_virtio_class {
     void (*config_read)(struct dp_virtio *v, uint32_t offset, void *data, uint32_t size);
     void (*config_write)(struct dp_virtio *v, uint32_t offset, const void *data, uint32_t size); /* NULL: read-only */
     void (*notify)(struct dp_virtio *v, unsigned queue);   /* the driver kicked a ready queue; lock held. Takes at most the queue's size */
-    void (*reset)(struct dp_virtio *v);                    /* driver wrote status 0 (after in-flight work is cancelled or drained); lock held; may be NULL */
+    /* driver wrote status 0 (after in-flight work is cancelled or drained); lock held; may be NULL */
+    void (*reset)(struct dp_virtio *v);
     void (*driver_ok)(struct dp_virtio *v);                /* may be NULL; lock held */
     void (*deferred)(struct dp_virtio *v);                 /* may be NULL; after v->deferred was set, no lock held */
     void (*drain)(struct dp_virtio *v);                    /* may be NULL; helps requests in flight to an end, no lock held */
@@ -86,7 +89,8 @@ struct dp_virtio_request {
     struct dp_virtio_segment segment[DP_VIRTIO_SEGMENTS]; /* out then in */
 };
 
-/* For the concrete devices, from the class's functions of the same names, with no lock held. Reset and pause return with nothing in flight. */
+/* For the concrete devices, from the class's functions of the same names, with no lock held. Reset and pause return with nothing in
+ * flight. */
 void dp_virtio_init(struct dp_virtio *v, const struct dp_virtio_class *c, struct dp_virtio_regs *regs, struct dp_device *device);
 void dp_virtio_fini(struct dp_virtio *v);
 void dp_virtio_reset(struct dp_virtio *v);
@@ -123,10 +127,12 @@ void dp_virtio_set_dma(struct dp_virtio *v, bool on);
 void dp_virtio_enable_queue(struct dp_virtio *v, unsigned queue);
 void dp_virtio_notify(struct dp_virtio *v, unsigned queue);
 
-/* devices/virtio/virtio_pci.c: struct dp_virtio_pci is an adapter device; child is a created and initialised device whose dp_virtio is v. Owns child
- * (once it succeeded: NULL leaves it to the caller). Reset, pause and resume of the adapter reach the child; a saved VM has a record of each,
- * the adapter's first. Plug the function into a bus afterwards; freeing the adapter unplugs it. */
-struct dp_device *dp_virtio_pci_create(const char *id, const struct dp_device_env *env, struct dp_device *child, struct dp_virtio *v, struct dp_error *e);
+/* devices/virtio/virtio_pci.c: struct dp_virtio_pci is an adapter device; child is a created and initialised device whose dp_virtio is v.
+ * Owns child
+ * (once it succeeded: NULL leaves it to the caller). Reset, pause and resume of the adapter reach the child; a saved VM has a record of
+ * each, the adapter's first. Plug the function into a bus afterwards; freeing the adapter unplugs it. */
+struct dp_device *dp_virtio_pci_create(const char *id, const struct dp_device_env *env, struct dp_device *child, struct dp_virtio *v,
+                                       struct dp_error *e);
 struct dp_pci_function *dp_virtio_pci_function(struct dp_device *adapter);
 struct dp_device *dp_virtio_pci_child(struct dp_device *adapter);
 /* BARs of the function: 0 and 1 hold the registers (64 bits wide), 2 the MSI-X table. Vectors: one per queue and one for configuration. */

@@ -1,8 +1,8 @@
 /* devices/virtio/virtio_blk.c - a disk.
  *
  * Model: one queue. A request is taken and checked under the lock, its data buffers are pinned, and the block layer works on guest memory
- * itself; submission happens in `deferred`, with no lock held. When it is done the pins are given back (which marks pages dirty), the status byte is
- * written and the request goes into the used ring. A request that is over at once (errors, GET_ID) never leaves the lock.
+ * itself; submission happens in `deferred`, with no lock held. When it is done the pins are given back (which marks pages dirty), the
+ * status byte is written and the request goes into the used ring. A request that is over at once (errors, GET_ID) never leaves the lock.
  * Invariants: pins last as long as the request in the block layer. Pause and reset wait for all of them; a driver's reset takes effect when
  * the last one is back. Data of one request is at most DATA_MAX, so that no guest can tie up a thread for hours.
  * Without VIRTIO_BLK_F_FLUSH agreed on, a write is flushed before it is reported (section 5.2.6.2).
@@ -28,8 +28,10 @@ enum { ZEROES_UNMAP = 1 };
 enum { HEADER_SIZE = 16, RANGE_SIZE = 16, CONFIG_SIZE = 60 };
 /* struct virtio_blk_config */
 enum {
-    CONFIG_CAPACITY = 0, CONFIG_SEG_MAX = 12, CONFIG_BLK_SIZE = 20, CONFIG_PHYSICAL_EXP = 24, CONFIG_MIN_IO = 26, CONFIG_OPT_IO = 28, CONFIG_NUM_QUEUES = 34,
-    CONFIG_DISCARD_SECTORS = 36, CONFIG_DISCARD_SEG = 40, CONFIG_DISCARD_ALIGN = 44, CONFIG_ZERO_SECTORS = 48, CONFIG_ZERO_SEG = 52, CONFIG_ZERO_UNMAP = 56
+    CONFIG_CAPACITY = 0, CONFIG_SEG_MAX = 12, CONFIG_BLK_SIZE = 20, CONFIG_PHYSICAL_EXP = 24, CONFIG_MIN_IO = 26, CONFIG_OPT_IO = 28,
+    CONFIG_NUM_QUEUES = 34,
+    CONFIG_DISCARD_SECTORS = 36, CONFIG_DISCARD_SEG = 40, CONFIG_DISCARD_ALIGN = 44, CONFIG_ZERO_SECTORS = 48, CONFIG_ZERO_SEG = 52,
+    CONFIG_ZERO_UNMAP = 56
 };
 
 struct blk_regs { struct dp_virtio_regs virtio; };
@@ -246,7 +248,8 @@ static void handle(struct virtio_blk *b)
         break;
     default: status = S_UNSUPP; break;
     }
-    DP_TRACE(b->base.device.env->trace, DP_TRACE_BLOCK, "%s: request type %u at sector %llu, %llu bytes out, %llu in, status %u", b->base.device.id, type,
+    DP_TRACE(b->base.device.env->trace, DP_TRACE_BLOCK, "%s: request type %u at sector %llu, %llu bytes out, %llu in, status %u",
+             b->base.device.id, type,
              (unsigned long long)sector, (unsigned long long)r->out_bytes, (unsigned long long)r->in_bytes, status);
     if (status || over)
         complete(b, r->queue, r->head, status_address, status, written);

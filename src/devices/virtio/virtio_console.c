@@ -1,9 +1,9 @@
 /* devices/virtio/virtio_console.c - one console port, the guest's hvc0.
  *
  * Model: queue 0 receives, queue 1 transmits; no multiport. Input waits in a small buffer (state) until the guest offers room, and the back
- * end is told how much fits. Output goes to the back end without lock by one thread at a time (`transmitting`); when the back end takes less
- * than all, the request is put back with its progress in tx_offset, and goes on when the back end is writable. So a guest whose terminal is
- * stopped waits, and nothing but the two numbers is in flight at a pause.
+ * end is told how much fits. Output goes to the back end without lock by one thread at a time (`transmitting`); when the back end takes
+ * less than all, the request is put back with its progress in tx_offset, and goes on when the back end is writable. So a guest whose
+ * terminal is stopped waits, and nothing but the two numbers is in flight at a pause.
  * Source: Virtio 1.0 section 5.3.
  */
 #include "console/console.h"

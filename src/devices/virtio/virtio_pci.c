@@ -1,8 +1,8 @@
 /* devices/virtio/virtio_pci.c - virtio 1.0 over PCI, modern ("non-transitional") devices only.
  *
- * Model: an adapter device. It owns a PCI function and a concrete virtio device (child) and translates between them. BAR 0 holds four register
- * blocks, a page each, which vendor capabilities point at: common configuration, ISR status, device configuration, notification (queue n at
- * n * 4). A fifth capability gives access to BARs by configuration space for software without a way to map them.
+ * Model: an adapter device. It owns a PCI function and a concrete virtio device (child) and translates between them. BAR 0 holds four
+ * register blocks, a page each, which vendor capabilities point at: common configuration, ISR status, device configuration, notification
+ * (queue n at n * 4). A fifth capability gives access to BARs by configuration space for software without a way to map them.
  * Interrupts: MSI-X, vector numbers as the driver assigned them; else INTx, whose level is "isr is not 0".
  * Locks: virtio registers lie under the child's lock, PCI's under the adapter's. The adapter's may be taken under the child's, never the
  * other way round.
@@ -12,12 +12,14 @@
 #include "devices/virtio/virtio.h"
 
 enum { CAP_VENDOR = 0x09, CFG_COMMON = 1, CFG_NOTIFY = 2, CFG_ISR = 3, CFG_DEVICE = 4, CFG_PCI = 5 };
-enum { COMMON_AT = 0x0000, ISR_AT = 0x1000, DEVICE_AT = 0x2000, NOTIFY_AT = 0x3000, BLOCK_SIZE = 0x1000, REGISTERS_SIZE = 0x4000, NOTIFY_MULTIPLIER = 4 };
+enum { COMMON_AT = 0x0000, ISR_AT = 0x1000, DEVICE_AT = 0x2000, NOTIFY_AT = 0x3000, BLOCK_SIZE = 0x1000, REGISTERS_SIZE = 0x4000,
+       NOTIFY_MULTIPLIER = 4 };
 
 /* struct virtio_pci_common_cfg; 64-bit fields are written as one or two words. */
 enum {
     DEVICE_FEATURE_SELECT = 0, DEVICE_FEATURE = 4, DRIVER_FEATURE_SELECT = 8, DRIVER_FEATURE = 12, CONFIG_MSIX_VECTOR = 16, NUM_QUEUES = 18,
-    DEVICE_STATUS = 20, CONFIG_GENERATION = 21, QUEUE_SELECT = 22, QUEUE_SIZE = 24, QUEUE_MSIX_VECTOR = 26, QUEUE_ENABLE = 28, QUEUE_NOTIFY_OFF = 30,
+    DEVICE_STATUS = 20, CONFIG_GENERATION = 21, QUEUE_SELECT = 22, QUEUE_SIZE = 24, QUEUE_MSIX_VECTOR = 26, QUEUE_ENABLE = 28,
+    QUEUE_NOTIFY_OFF = 30,
     QUEUE_DESC = 32, QUEUE_DRIVER = 40, QUEUE_DEVICE = 48, COMMON_SIZE = 56
 };
 /* struct virtio_pci_cap */
@@ -147,14 +149,16 @@ static void write_queue(struct dp_virtio_pci *a, unsigned reg, uint64_t value, u
         return;
     }
     if (q->enabled) {
-        dp_trace_guest(a->device.env->trace, "%s: register %u of queue %u written while the queue is enabled", a->device.id, reg, a->regs.queue_select);
+        dp_trace_guest(a->device.env->trace, "%s: register %u of queue %u written while the queue is enabled", a->device.id, reg,
+                       a->regs.queue_select);
         return;
     }
     if (reg == QUEUE_SIZE) {
         if (value && value <= a->v->vclass->queue_size && !(value & (value - 1)))
             q->size = value;
         else
-            dp_trace_guest(a->device.env->trace, "%s: queue %u cannot have %u entries", a->device.id, a->regs.queue_select, (unsigned)value);
+            dp_trace_guest(a->device.env->trace, "%s: queue %u cannot have %u entries", a->device.id, a->regs.queue_select,
+                           (unsigned)value);
     } else if (reg == QUEUE_ENABLE) {
         if (value == 1)
             dp_virtio_enable_queue(a->v, a->regs.queue_select);
@@ -243,7 +247,8 @@ static unsigned add_cap(struct dp_virtio_pci *a, unsigned type, uint32_t offset,
     return cap;
 }
 
-/* The configuration access capability: an access to its data field is an access to the BAR, offset and length that its other fields name. */
+/* The configuration access capability: an access to its data field is an access to the BAR, offset and length that its other fields name.
+ * */
 static bool config_access(struct dp_pci_function *f, unsigned offset, unsigned size, uint32_t *value, bool write)
 {
     struct dp_virtio_pci *a = DP_CONTAINER_OF(f, struct dp_virtio_pci, function);
@@ -260,7 +265,8 @@ static bool config_access(struct dp_pci_function *f, unsigned offset, unsigned s
                     at + length <= b->size && length >= b->ops->min_size;
     *value = write ? *value : 0;
     if (!possible)
-        dp_trace_guest(f->env->trace, "%s: configuration access to %u bytes at 0x%llx of BAR %u", a->device.id, length, (unsigned long long)at, n);
+        dp_trace_guest(f->env->trace, "%s: configuration access to %u bytes at 0x%llx of BAR %u", a->device.id, length,
+                       (unsigned long long)at, n);
     else if (write)
         b->ops->write(b->opaque, at, *value & dp_mask_bytes(length), length);
     else
@@ -338,7 +344,8 @@ const struct dp_device_class dp_virtio_pci_class = {
     .post_load = adapter_post_load,
 };
 
-struct dp_device *dp_virtio_pci_create(const char *id, const struct dp_device_env *env, struct dp_device *child, struct dp_virtio *v, struct dp_error *e)
+struct dp_device *dp_virtio_pci_create(const char *id, const struct dp_device_env *env, struct dp_device *child, struct dp_virtio *v,
+                                       struct dp_error *e)
 {
     struct dp_device *d = dp_device_alloc(&dp_virtio_pci_class, id, env);
     if (!d) {

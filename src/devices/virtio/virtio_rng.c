@@ -1,6 +1,7 @@
 /* devices/virtio/virtio_rng.c - entropy from the host's getrandom.
  *
- * Model: one queue of writable buffers, each filled at once. A buffer gets at most CHUNK bytes, which the used length says; drivers ask again.
+ * Model: one queue of writable buffers, each filled at once. A buffer gets at most CHUNK bytes, which the used length says; drivers ask
+ * again.
  * Source: Virtio 1.0 section 5.4.
  */
 #include <sys/random.h>

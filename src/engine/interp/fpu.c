@@ -65,6 +65,45 @@ void interp_fpu_leave(struct icpu *c)
     sse_host_set_mxcsr(c->mxcsr_host);
 }
 
+uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned natural, bool write)
+{
+    uint64_t linear = interp_linear(c, o, size, write);
+    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
+    if (c->align_check && linear & (natural - 1))
+        interp_fault_code(c, o, X86_AC_, 0);
+    return linear;
+}
+
+void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+{
+    (void)interp_rmw_host(c, o, linear, size);
+}
+
+static void touch(struct icpu *c, const struct iop *o, uint64_t linear, bool write)
+{
+    if (write)
+        fpu_probe_write(c, o, linear, 1);
+    else
+        (void)interp_load8(c, o, linear);
+}
+
+uint64_t fpu_linear_series(struct icpu *c, const struct iop *o, const struct fpu_series *s)
+{
+    uint64_t linear = fpu_linear(c, o, s->first, s->natural, s->write);
+    if (s->required && linear & (s->required - 1))
+        interp_fault_code(c, o, X86_GP, 0);
+    if (s->ends != FPU_LAST)
+        touch(c, o, linear, s->write);
+    (void)interp_linear(c, o, s->size, s->write);
+    uint64_t last = linear + s->size - 1, page = last & ~0xfffull;
+    if (s->ends != FPU_FIRST_THEN_PAGE)
+        touch(c, o, last, s->write);
+    else if (page > linear)
+        touch(c, o, page, s->write);
+    return linear;
+}
+
 void fpu_store_raced(struct icpu *c, const struct iop *o)
 {
     struct fpu_memory m;
@@ -118,10 +157,8 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
     bool store = o->extra & X87_EXTRA_STORE;
     x87_wait(c, o);
     if (o->size) {
-        linear = interp_linear(c, o, o->size, store);
-        if (store)
-            interp_probe_store(c, o, linear, o->size); /* also when an unmasked exception suppresses the store */
-        else
+        linear = o->size == 10 ? fpu_linear_series(c, o, &(struct fpu_series){ 10, 8, 8, 0, store, FPU_FIRST_THEN_PAGE }) : fpu_linear(c, o, o->size, o->size, store);
+        if (!store)
             interp_load_bytes(c, o, linear, memory, o->size);
     }
     image.fcw = f->fcw;
@@ -145,8 +182,10 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
                        "xmm12", "xmm13", "xmm14", "xmm15");
     x87_host_load(c);
 
-    /* An unmasked exception other than precision keeps a memory destination as it was. */
-    if (store && !(image.fsw & ~image.fcw & X87_FLAGS & ~X87_PE))
+    /* An unmasked exception other than precision keeps a memory destination as it was; it must be writable all the same. */
+    if (store && image.fsw & ~image.fcw & X87_FLAGS & ~X87_PE)
+        fpu_probe_write(c, o, linear, o->size);
+    else if (store)
         interp_store_bytes(c, o, linear, memory, o->size);
     f->fsw = image.fsw;
     f->ftw = image.ftw;

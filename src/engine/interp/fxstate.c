@@ -1,8 +1,8 @@
 /* engine/interp/fxstate.c - FXSAVE and XSAVE families, LDMXCSR, STMXCSR.
  *
  * Model: states x87 (0) and SSE (1) in the standard format. The x87 state counts as in use unless it is the initial one, SSE always, as AMD's
- * processors have it; XSAVEOPT only leaves out states not in use. The save forms
- * read the area, change what they own and write it back whole, so that a fault changes nothing.
+ * processors have it; XSAVEOPT only leaves out states not in use. The save forms read the
+ * area, change what they own and write it back whole, so that a fault changes nothing.
  * As AMD's processors do, the last instruction and operand pointers are saved as zeros unless an unmasked x87 exception is pending.
  * Source: Intel SDM vol. 1 ch. 10.5, 13.4-13.8; AMD APM vol. 2 11.4.
  */
@@ -77,19 +77,21 @@ static void get_xmm(struct icpu *c, const struct iop *o, const uint8_t *area)
         memcpy(c->s.vec[i], area + AREA_XMM + 16 * i, 16);
 }
 
-static uint64_t area_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned alignment, bool write)
+static uint64_t fx_linear(struct icpu *c, const struct iop *o, bool write)
 {
-    uint64_t linear = interp_linear(c, o, size, write);
-    if (linear & (alignment - 1))
+    return fpu_linear_series(c, o, &(struct fpu_series){ AREA_LEGACY, 16, 16, 16, write, FPU_LAST });
+}
+static uint64_t xsave_linear(struct icpu *c, const struct iop *o, bool write)
+{
+    if ((interp_ea(c, o) + c->segbase[o->seg]) & 63) /* before anything else, unlike FXSAVE's */
         interp_fault_code(c, o, X86_GP, 0);
-    return linear;
+    return fpu_linear_series(c, o, &(struct fpu_series){ AREA_XSAVE, 16, 64, 64, write, FPU_FIRST_THEN_LAST });
 }
 
 FPU_CALL_HANDLER(fxsave)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t linear = area_linear(c, o, AREA_LEGACY, 16, true);
-    interp_probe_store(c, o, linear, sizeof area);
+    uint64_t linear = fx_linear(c, o, true);
     put_x87(c, o, area);
     put_mxcsr(c, area);
     put_xmm(c, o, area);
@@ -99,7 +101,7 @@ FPU_CALL_HANDLER(fxsave)
 FPU_CALL_HANDLER(fxrstor)
 {
     uint8_t area[AREA_LEGACY];
-    interp_load_bytes(c, o, area_linear(c, o, AREA_LEGACY, 16, false), area, sizeof area);
+    interp_load_bytes(c, o, fx_linear(c, o, false), area, sizeof area);
     if (dp_ld32(area + AREA_MXCSR) & ~MXCSR_VALID)
         interp_fault_code(c, o, X86_GP, 0);
     get_x87(c, o, area);
@@ -124,8 +126,7 @@ static uint64_t requested(const struct icpu *c)
 FPU_CALL_HANDLER(xsave)
 {
     uint8_t area[AREA_XSAVE];
-    uint64_t linear = area_linear(c, o, AREA_XSAVE, 64, true), states = requested(c);
-    interp_probe_store(c, o, linear, sizeof area);
+    uint64_t linear = xsave_linear(c, o, true), states = requested(c);
     interp_load_bytes(c, o, linear, area, sizeof area);
     uint64_t used = states & in_use(c), written = o->extra & SAVE_USED ? used : states;
     if (written & STATE_X87)
@@ -141,7 +142,7 @@ FPU_CALL_HANDLER(xsave)
 FPU_CALL_HANDLER(xrstor)
 {
     uint8_t area[AREA_XSAVE];
-    interp_load_bytes(c, o, area_linear(c, o, AREA_XSAVE, 64, false), area, sizeof area);
+    interp_load_bytes(c, o, xsave_linear(c, o, false), area, sizeof area);
     uint64_t states = requested(c), present = dp_ld64(area + AREA_HEADER);
     if (present & ~c->s.xcr0 || dp_ld64(area + AREA_HEADER + 8) || dp_ld64(area + AREA_HEADER + 16))
         interp_fault_code(c, o, X86_GP, 0);

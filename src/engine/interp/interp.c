@@ -249,7 +249,7 @@ static void step(struct icpu *c)
     uint64_t limit = c->instruction_limit;
     c->instruction_limit = 0; /* no chaining */
     c->watch_dr6 = 0;
-    c->no_step_trap = false;
+    c->delivered = false;
     struct iblock *b = interp_find_block(c);
     if (!b) {
         c->instruction_limit = limit;
@@ -264,7 +264,7 @@ static void step(struct icpu *c)
     if (rf)
         c->s.rflags &= ~(uint64_t)X86_RF;
     interp_update_mode(c);
-    tf = tf && !c->no_step_trap && !c->s.movss_shadow;
+    tf = tf && !c->delivered && !c->s.movss_shadow; /* after MOV SS, POP SS: held back for an instruction */
     if ((tf || c->watch_dr6) && c->s.run_state != X86_SHUTDOWN) {
         x86_fault(&c->ctx, X86_DB, false, 0);
         c->ctx.fault.dr6 = c->watch_dr6 | (tf ? 1u << 14 : 0);

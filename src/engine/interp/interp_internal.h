@@ -128,7 +128,7 @@ struct icpu {
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
     uint64_t watch_dr6;         /* data breakpoints hit by the running instruction */
-    bool no_step_trap;          /* the running instruction was a software interrupt */
+    bool delivered;             /* the running instruction delivered an event itself (INT n): no single-step trap follows */
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */

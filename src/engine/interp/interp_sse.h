@@ -66,21 +66,22 @@ static inline void mmx_put64(struct icpu *c, unsigned n, uint64_t v)
 static inline void mmx_put(struct icpu *c, unsigned n, __m128i v) { mmx_put64(c, n, (uint64_t)_mm_cvtsi128_si64(v)); }
 
 /* ---- memory, the long way: every check, any page; may fault ---- */
+/* Misaligned operands are found before anything else. */
+static inline uint64_t sse_linear(struct icpu *c, const struct iop *o, bool align, bool write)
+{
+    if (align && (interp_ea(c, o) + c->segbase[o->seg]) & 15)
+        interp_fault_code(c, o, X86_GP, 0);
+    return fpu_linear(c, o, 16, 16, write);
+}
 static inline __m128i sse_load(struct icpu *c, const struct iop *o, bool align)
 {
-    uint64_t linear = interp_linear(c, o, 16, false);
     __m128i v;
-    if (align && linear & 15)
-        interp_fault_code(c, o, X86_GP, 0);
-    interp_load_bytes(c, o, linear, &v, 16);
+    interp_load_bytes(c, o, sse_linear(c, o, align, false), &v, 16);
     return v;
 }
 static inline void sse_store(struct icpu *c, const struct iop *o, __m128i v, bool align)
 {
-    uint64_t linear = interp_linear(c, o, 16, true);
-    if (align && linear & 15)
-        interp_fault_code(c, o, X86_GP, 0);
-    interp_store_bytes(c, o, linear, &v, 16);
+    interp_store_bytes(c, o, sse_linear(c, o, align, true), &v, 16);
 }
 static inline uint64_t sse_load64(struct icpu *c, const struct iop *o) { return interp_load64(c, o, interp_linear(c, o, 8, false)); }
 static inline uint32_t sse_load32(struct icpu *c, const struct iop *o) { return interp_load32(c, o, interp_linear(c, o, 4, false)); }
@@ -178,7 +179,8 @@ static inline uint16_t sse_load16(struct icpu *c, const struct iop *o) { return 
 
 /* ---- SIMD exceptions ---- */
 /* Runs an operation (a handler's work without the dispatch) while the guest has exceptions unmasked: raises #XM, nothing but the
- * flags changed, if one of those occurred. Operations that may be given to it change only XMM, MMX or general register o->a and the arithmetic flags. */
+ * flags changed, if one of those occurred. Operations that may be given to it change only XMM, MMX or general register o->a and the arithmetic flags (and make the
+ * x87 state MMX's, which stays so). */
 typedef void sse_work(struct icpu *c, const struct iop *o);
 void sse_precise(struct icpu *c, const struct iop *o, sse_work *work) DP_COLD;
 

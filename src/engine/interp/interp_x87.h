@@ -86,6 +86,17 @@ static inline bool fpu_raced(const struct fpu_memory *m)
     atomic_signal_fence(memory_order_seq_cst); /* as in interp_store64 */
     return DP_UNLIKELY(m->tag != atomic_load_explicit(&m->entry->write_tag, memory_order_relaxed));
 }
+/* The long way's address of one access, after the checks that come before it, in the processors' order: segment, canonical form, #AC if not aligned
+ * to natural. */
+uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned natural, bool write);
+/* The same for operands that take several accesses (10 bytes, 28, 512 ...): the checks above are about the first of them. Then #GP if
+ * required (0: no alignment) is not met, the segment's limit for the whole, and the pages at both ends, where ends tells the order and whether a
+ * fault of the second page names the last byte or the page's first. */
+enum fpu_ends { FPU_FIRST_THEN_PAGE, FPU_FIRST_THEN_LAST, FPU_LAST };
+struct fpu_series { unsigned size, first, natural, required; bool write; enum fpu_ends ends; };
+uint64_t fpu_linear_series(struct icpu *c, const struct iop *o, const struct fpu_series *s);
+/* Faults unless a write there would succeed. */
+void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 /* A handler: reports the store of o->size bytes just made and goes on. */
 iop_fn fpu_store_raced DP_COLD;
 

@@ -140,13 +140,6 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
     }
 }
 
-/* An operand that runs out of the canonical half is refused before its first page is looked at. */
-static void check_canonical(struct icpu *c, const struct iop *o, uint64_t last)
-{
-    if (DP_UNLIKELY((c->mode & IMODE_CODE) == X86_MODE64 && !x86_canonical(&c->s, last)))
-        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
-}
-
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
 {
     struct x86_translation t;
@@ -157,6 +150,13 @@ int interp_fetch_fill(struct icpu *c, uint64_t linear)
     if (whole_page(&r, t.phys))
         fill(c, is_user(c) ? ITLB_USER : ITLB_SUPER, linear, X86_ACCESS_FETCH, &t, &r);
     return 0;
+}
+
+/* An operand that runs out of the canonical half is refused before its first page is looked at. */
+static void check_canonical(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+{
+    if ((c->mode & IMODE_CODE) == X86_MODE64 && (!x86_canonical(&c->s, linear) || !x86_canonical(&c->s, linear + size - 1)))
+        interp_fault_code(c, o, o->seg == X86_SS ? X86_SS_ : X86_GP, 0);
 }
 
 /* ---- data breakpoints and alignment: only with the empty TLB ---- */
@@ -176,8 +176,7 @@ static unsigned alignment(unsigned size)
 static void check_access(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size, bool write)
 {
     if (c->align_check && (linear & (alignment(size) - 1))) {
-        check_canonical(c, o, linear);
-        check_canonical(c, o, linear + size - 1);
+        check_canonical(c, o, linear, size);
         interp_fault_code(c, o, X86_AC_, 0);
     }
     if (!c->watching)
@@ -294,7 +293,7 @@ uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, 
     struct x86_translation t2;
     struct dp_range r2;
     uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
-    check_canonical(c, o, second);
+    check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_READ, &t);
     translate_or_leave(c, o, second, X86_ACCESS_READ, &t2);
     dp_space_find(c->vm->memory, t.phys, &r);
@@ -319,7 +318,7 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
         struct x86_translation t2;
         struct dp_range r2;
         uint64_t mask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull, second = (linear + first) & mask;
-        check_canonical(c, o, second);
+        check_canonical(c, o, linear, size);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, second, X86_ACCESS_WRITE, &t2);
         dp_space_find(c->vm->memory, t.phys, &r);
@@ -349,23 +348,29 @@ void interp_store_raced(struct icpu *c, const struct iop *o, uint64_t host, unsi
 
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
-    check_canonical(c, o, linear + size - 1);
     if (DP_UNLIKELY(c->align_check || c->watching))
         check_access(c, o, linear, size, true);
     struct x86_translation t;
     struct dp_range r;
     translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
-    dp_space_find(c->vm->memory, t.phys, &r);
-    if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
-        struct x86_translation second;
-        translate_or_leave(c, o, linear + first, X86_ACCESS_WRITE, &second);
-        if (second.phys != t.phys + first || t.phys + size - r.base > r.size)
+    if (first < size) {
+        /* Across two pages: atomic where their RAM is contiguous, as a split lock of the host; else a plain read and write. */
+        struct x86_translation t2;
+        struct dp_range r2;
+        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &t2);
+        dp_space_find(c->vm->memory, t2.phys, &r2);
+        if (t2.phys != t.phys + first || local_apic(c, t2.phys) || !r2.ram || r2.readonly)
             return NULL;
+        dp_space_find(c->vm->memory, t.phys, &r);
+        if (r.ram != r2.ram || r.readonly || t.phys + size - r.base > r.size)
+            return NULL;
+        return r.ram->host + r.ram_offset + (t.phys - r.base);
     }
+    dp_space_find(c->vm->memory, t.phys, &r);
     if (!r.ram || r.readonly || local_apic(c, t.phys))
         return NULL;
-    if (first >= size && whole_page(&r, t.phys))
+    if (whole_page(&r, t.phys))
         fill(c, current_kind(c), linear, X86_ACCESS_WRITE, &t, &r);
     return r.ram->host + r.ram_offset + (t.phys - r.base);
 }
@@ -386,7 +391,7 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
     if (DP_UNLIKELY(c->align_check))
         check_access(c, o, linear, size, false);
     if (size <= 16) /* larger operands are several accesses */
-        check_canonical(c, o, linear + size - 1);
+        check_canonical(c, o, linear, size);
     while (size) {
         unsigned n = DP_MIN(size, (unsigned)(DP_PAGE_SIZE - (linear & 0xfff)));
         const struct itlb *e = interp_tlb(c, linear);
@@ -410,7 +415,7 @@ void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, un
     if (DP_UNLIKELY(c->align_check))
         check_access(c, o, linear, size, true);
     if (size <= 16)
-        check_canonical(c, o, linear + size - 1);
+        check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     if ((linear & PAGE_MASK) != ((linear + size - 1) & PAGE_MASK))
         translate_or_leave(c, o, (linear + size - 1) & PAGE_MASK, X86_ACCESS_WRITE, &t);

@@ -123,10 +123,10 @@ TO_MMX_OPS(TO_MMX)
 enum { XF_I = 1, XF_D = 2, XF_Z = 4, XF_O = 8, XF_U = 16, XF_P = 32, XF_PRE = XF_I | XF_D | XF_Z, MXCSR_FZ = 1 << 15 };
 
 /* Whatever o->a may name: work changes just one of these. */
-struct undo { __m128i xmm; uint64_t gpr, lf_result; uint32_t lf_aux; struct x86_fpu fpu; };
+struct undo { __m128i xmm, mmx; uint64_t gpr, lf_result; uint32_t lf_aux; };
 static void undo_take(const struct icpu *c, unsigned a, struct undo *u)
 {
-    *u = (struct undo){ sse_get(c, a & 15), c->s.r[a & 15], c->lf_result, c->lf_aux, c->s.fpu };
+    *u = (struct undo){ sse_get(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]), c->s.r[a & 15], c->lf_result, c->lf_aux };
 }
 static void undo_apply(struct icpu *c, unsigned a, const struct undo *u)
 {
@@ -134,7 +134,7 @@ static void undo_apply(struct icpu *c, unsigned a, const struct undo *u)
     c->s.r[a & 15] = u->gpr;
     c->lf_result = u->lf_result;
     c->lf_aux = u->lf_aux;
-    c->s.fpu = u->fpu;
+    _mm_storeu_si128((__m128i *)(void *)c->s.fpu.st[a & 7], u->mmx);
 }
 
 void sse_precise(struct icpu *c, const struct iop *o, sse_work *work)
@@ -155,6 +155,8 @@ void sse_precise(struct icpu *c, const struct iop *o, sse_work *work)
         flags |= sse_host_mxcsr() & XF_U;
         undo_apply(c, o->a, &after);
     }
+    /* One thing is not exact: with an unmasked overflow or underflow, hardware sets P only if the result is inexact even with an unbounded
+     * exponent; here P is that of the masked response. */
     uint32_t raised = flags & ~masks;
     if (raised & XF_PRE)
         flags &= XF_PRE; /* found before computing: nothing was computed that could overflow or round */

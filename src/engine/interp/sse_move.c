@@ -117,18 +117,10 @@ SSE_HANDLER(emms)
     INTERP_NEXT(c, o);
 }
 
-/* ---- masked stores to [rDI]: only the bytes whose mask has the sign set; none is touched before all are known to be writable ---- */
+/* ---- masked stores to [rDI]: only the bytes whose mask has the sign set, but (AMD) all must be writable ---- */
 static void store_masked(struct icpu *c, const struct iop *o, const uint8_t *data, unsigned selected, unsigned size)
 {
-    if (!selected)
-        return;
-    uint64_t linear = interp_linear(c, o, size, true);
-    unsigned in_page = 4096 - (linear & 4095); /* bytes before the page ends */
-    for (unsigned k = 0, probed = ~0u; k < size; k++)
-        if (selected >> k & 1 && probed != (k >= in_page)) {
-            probed = k >= in_page;
-            interp_rmw_host(c, o, linear + k, 1);
-        }
+    uint64_t linear = fpu_linear_series(c, o, &(struct fpu_series){ size, 8, size, 0, true, FPU_FIRST_THEN_PAGE });
     for (unsigned k = 0; k < size; k++)
         if (selected >> k & 1)
             interp_store8(c, o, linear + k, data[k]);
@@ -138,7 +130,13 @@ SSE_HANDLER(maskmovdqu)
     store_masked(c, o, c->s.vec[o->a], (unsigned)_mm_movemask_epi8(sse_get(c, o->b)), 16);
     INTERP_NEXT(c, o);
 }
-MMX_READ(maskmovq, store_masked(c, o, c->s.fpu.st[o->a], (unsigned)_mm_movemask_epi8(mmx_get(c, o->b)), 8))
+SSE_HANDLER(maskmovq)
+{
+    mmx_begin(c, o);
+    mmx_use(c); /* even if it faults then */
+    store_masked(c, o, c->s.fpu.st[o->a], (unsigned)_mm_movemask_epi8(mmx_get(c, o->b)), 8);
+    INTERP_NEXT(c, o);
+}
 
 /* ---- lowering ---- */
 static bool pick_move(const struct x86_insn *i, struct iop *o, iop_fn *copy, iop_fn *load, iop_fn *store)

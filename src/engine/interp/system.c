@@ -129,7 +129,7 @@ static void INT(struct icpu *c, const struct iop *o)
         INTERP_NEXT(c, o);
     if (c->mode & IMODE_V86 && o->b == X86_EVENT_SOFTWARE && (c->s.rflags & X86_IOPL) != X86_IOPL)
         interp_fault_code(c, o, X86_GP, 0);
-    c->no_step_trap = true; /* delivery clears TF, and no single-step trap follows */
+    c->delivered = true;
     TRANSFER(c, o, x86_deliver(&c->ctx, (unsigned)o->imm, o->b, false, 0, interp_next_rip(c, o)));
 }
 static void HLT(struct icpu *c, const struct iop *o)
@@ -586,8 +586,8 @@ bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o
     case X86_OP_STI: o->fn = STI; return true;
     case X86_OP_PUSHF: o->fn = PUSHF; return true;
     case X86_OP_POPF: o->fn = POPF; return true;
-    case X86_OP_CLAC: o->fn = interp_cpl(c) ? interp_op_ud : CLAC; return true;
-    case X86_OP_STAC: o->fn = interp_cpl(c) ? interp_op_ud : STAC; return true;
+    case X86_OP_CLAC: o->fn = c->mode >> IMODE_CPL_SHIFT & 3 ? interp_op_ud : CLAC; return true;
+    case X86_OP_STAC: o->fn = c->mode >> IMODE_CPL_SHIFT & 3 ? interp_op_ud : STAC; return true;
     case X86_OP_MOV_SEG: o->fn = MOV_SEG; return true;
     case X86_OP_PUSH_SEG: o->fn = PUSH_SEG; return true;
     case X86_OP_POP_SEG: o->fn = POP_SEG; return true;

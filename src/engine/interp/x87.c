@@ -385,6 +385,12 @@ static iop_fn *fast_handler(const struct x86_insn *i, unsigned size, bool into_s
     }
 }
 
+/* FNOP's relatives that once were FENI, FDISI and FSETPM: they do not even wait. */
+HANDLER(nothing)
+{
+    INTERP_NEXT(c, o);
+}
+
 bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn)
 {
     if (i->op < X86_OP_FADD || i->op > X86_OP_FNINIT)
@@ -407,7 +413,9 @@ bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, b
         o->a = o->b = (uint8_t)sti;
         /* DC and DE name ST(i) first; of DC that concerns the arithmetic only. */
         o->fn = fast_handler(i, o->size, (i->opcode & 7) == 4);
-        if (!o->fn)
+        if (i->op == X86_OP_FNOP && i->row->flags & X86_F_X87NW)
+            o->fn = nothing;
+        else if (!o->fn)
             o->fn = x87_exact;
     }
     if (i->op == X86_OP_FWAIT ? c->mode & IMODE_WAIT_NM : c->mode & IMODE_X87_NM)

@@ -8,6 +8,13 @@
 
 #define HANDLER(name) static void name(struct icpu *c, const struct iop *o)
 
+/* The environment and the state take 14 or 28 bytes and 80 more. */
+static uint64_t env_linear(struct icpu *c, const struct iop *o, unsigned size, bool write)
+{
+    unsigned word = o->size == 2 ? 2 : 4;
+    return fpu_linear_series(c, o, &(struct fpu_series){ size, word, word, 0, write, FPU_FIRST_THEN_LAST });
+}
+
 HANDLER(fnstsw_ax)
 {
     dp_st16(&c->s.r[X86_RAX], c->s.fpu.fsw);
@@ -157,7 +164,7 @@ FPU_CALL_HANDLER(fnstenv)
 {
     uint8_t e[ENV32];
     unsigned size = o->size == 2 ? ENV16 : ENV32;
-    uint64_t linear = interp_linear(c, o, size, true);
+    uint64_t linear = env_linear(c, o, size, true);
     pack_env(c, o->size, e);
     interp_store_bytes(c, o, linear, e, size);
     x87_set_control(c, c->s.fpu.fcw | X87_FLAGS, c->s.fpu.fsw);
@@ -167,14 +174,14 @@ FPU_CALL_HANDLER(fldenv)
     uint8_t e[ENV32];
     unsigned size = o->size == 2 ? ENV16 : ENV32;
     x87_wait(c, o);
-    interp_load_bytes(c, o, interp_linear(c, o, size, false), e, size);
+    interp_load_bytes(c, o, env_linear(c, o, size, false), e, size);
     unpack_env(c, o->size, e);
 }
 FPU_CALL_HANDLER(fnsave)
 {
     uint8_t e[ENV32 + STACK], st[8][16];
     unsigned env = o->size == 2 ? ENV16 : ENV32;
-    uint64_t linear = interp_linear(c, o, env + STACK, true);
+    uint64_t linear = env_linear(c, o, env + STACK, true);
     pack_env(c, o->size, e);
     x87_get_stack(c, st);
     for (unsigned i = 0; i < 8; i++)
@@ -187,7 +194,7 @@ FPU_CALL_HANDLER(frstor)
     uint8_t e[ENV32 + STACK], st[8][16];
     unsigned env = o->size == 2 ? ENV16 : ENV32;
     x87_wait(c, o);
-    interp_load_bytes(c, o, interp_linear(c, o, env + STACK, false), e, env + STACK);
+    interp_load_bytes(c, o, env_linear(c, o, env + STACK, false), e, env + STACK);
     unpack_env(c, o->size, e);
     for (unsigned i = 0; i < 8; i++)
         memcpy(st[i], e + env + 10 * i, 10);

@@ -1,7 +1,7 @@
 /* isa/x86/decode.c - from bytes to struct x86_insn.
  *
- * Model: prefixes; opcode, which picks a map and in it a row; groups until a leaf; ModRM with SIB and displacement when the leaf's operands or a group
- * need it; operands by their codes, immediates in order. Everything about single instructions is in decode_table.c.
+ * Model: prefixes; opcode, which picks a map and in it a row; groups until a leaf; ModRM with SIB and displacement when the leaf's operands
+ * or a group need it; operands by their codes, immediates in order. Everything about single instructions is in decode_table.c.
  * Source: Intel SDM vol. 2 chapter 2 (formats, REX, VEX), 3.1.1 (notation), vol. 1 3.6 (sizes).
  * Invariants: bytes beyond min(avail, 15) are not read; the result depends on nothing but bytes and mode.
  */
@@ -11,7 +11,8 @@
 /* What the bytes are as prefixes; 0: no prefix. */
 enum { P_SEG = 8 /* + segment */, P_66 = 1, P_67, P_LOCK, P_REPNE, P_REP, P_REX };
 static const uint8_t prefixes[256] = {
-    [0x26] = P_SEG + X86_ES, [0x2e] = P_SEG + X86_CS, [0x36] = P_SEG + X86_SS, [0x3e] = P_SEG + X86_DS, [0x64] = P_SEG + X86_FS, [0x65] = P_SEG + X86_GS,
+    [0x26] = P_SEG + X86_ES, [0x2e] = P_SEG + X86_CS, [0x36] = P_SEG + X86_SS, [0x3e] = P_SEG + X86_DS, [0x64] = P_SEG + X86_FS,
+    [0x65] = P_SEG + X86_GS,
     [0x66] = P_66, [0x67] = P_67, [0xf0] = P_LOCK, [0xf2] = P_REPNE, [0xf3] = P_REP,
     [0x40] = P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX, P_REX,
 };
@@ -21,6 +22,21 @@ static const struct { uint8_t place, width, class, which; } operand_codes[X86_OP
 #define X(code, p, w, c, v) [code] = { X86_PLACE_##p, X86_WIDTH_##w, X86_RC_##c, v },
     X86_OPERAND_CODES(X)
 #undef X
+};
+
+/* Bytes of each width, by operand size (2, 4, 8), then by VEX.L, then by register or memory. */
+#define EVERY(n) BY_SIZE(n, n, n)
+#define BY_SIZE(a, b, c) { a, b, c, 0, a, b, c, 0, a, b, c, 0, a, b, c, 0 }
+#define BY_L(n, m) { n, n, n, 0, m, m, m, 0, n, n, n, 0, m, m, m, 0 }
+#define BY_MOD(a, b, c, memory) { a, b, c, 0, a, b, c, 0, memory, memory, memory, 0, memory, memory, memory, 0 }
+static const uint8_t widths[X86_WIDTHS][16] = {
+    [X86_WIDTH_B] = EVERY(1), [X86_WIDTH_W] = EVERY(2), [X86_WIDTH_D] = EVERY(4), [X86_WIDTH_Q] = EVERY(8), [X86_WIDTH_T] = EVERY(10),
+    [X86_WIDTH_DQ] = EVERY(16), [X86_WIDTH_QQ] = EVERY(32),
+    [X86_WIDTH_V] = BY_SIZE(2, 4, 8), [X86_WIDTH_Z] = BY_SIZE(2, 4, 4), [X86_WIDTH_Y] = BY_SIZE(4, 4, 8), [X86_WIDTH_P] = BY_SIZE(4, 6, 10),
+    [X86_WIDTH_A] = BY_SIZE(4, 8, 16),
+    [X86_WIDTH_X] = BY_L(16, 32), [X86_WIDTH_HX] = BY_L(8, 16), [X86_WIDTH_QX] = BY_L(4, 8), [X86_WIDTH_EX] = BY_L(2, 4),
+    [X86_WIDTH_DUP] = BY_L(8, 32),
+    [X86_WIDTH_WV] = BY_MOD(2, 4, 8, 2), [X86_WIDTH_BD] = BY_MOD(4, 4, 4, 1), [X86_WIDTH_WD] = BY_MOD(4, 4, 4, 2),
 };
 
 /* 16-bit addressing (SDM vol. 2 table 2-1). */
@@ -110,38 +126,17 @@ static bool fetch_address(struct decoder *d, bool vsib)
     return !disp_size || fetch(d, disp_size, &i->disp);
 }
 
-static inline unsigned width(const struct x86_insn *i, enum x86_mode mode, unsigned w)
-{
-    if (w < X86_WIDTH_VARIABLE)
-        return w;
-    bool memory = i->mod != 3;
-    switch (w) {
-    case X86_WIDTH_V: return i->operand_size;
-    case X86_WIDTH_Z: return i->operand_size == 2 ? 2 : 4;
-    case X86_WIDTH_Y: return i->operand_size == 8 ? 8 : 4;
-    case X86_WIDTH_P: return 2 + i->operand_size;
-    case X86_WIDTH_A: return 2 * i->operand_size;
-    case X86_WIDTH_N: return mode == X86_MODE64 ? 8 : 4;
-    case X86_WIDTH_X: return 16 << i->vex_l;
-    case X86_WIDTH_HX: return 8 << i->vex_l;
-    case X86_WIDTH_QX: return 4 << i->vex_l;
-    case X86_WIDTH_EX: return 2 << i->vex_l;
-    case X86_WIDTH_DUP: return i->vex_l ? 32 : 8;
-    case X86_WIDTH_WV: return memory ? 2 : i->operand_size;
-    case X86_WIDTH_BD: return memory ? 1 : 4;
-    default: return memory ? 2 : 4; /* WD */
-    }
-}
-
 /* Makes o register number reg of a class; false: there is no such register. */
 static inline bool set_register(const struct decoder *d, struct x86_operand *o, unsigned class, unsigned reg)
 {
     o->kind = X86_REG;
+    if (class == X86_RC_GPR) {
+        bool high = o->size == 1 && !d->rex && reg >= 4;
+        o->reg_class = high ? X86_RC_GPR8H : X86_RC_GPR;
+        o->reg = high ? reg - 4 : reg;
+        return true;
+    }
     switch (class) {
-    case X86_RC_GPR:
-        if (o->size == 1 && !d->rex && reg >= 4)
-            class = X86_RC_GPR8H, reg -= 4;
-        break;
     case X86_RC_XMM:
         if (o->size == 32)
             class = X86_RC_YMM;
@@ -166,23 +161,23 @@ static inline bool set_register(const struct decoder *d, struct x86_operand *o, 
     return true;
 }
 
-/* Decodes operand number n. Returns 0, X86_DECODE_UD or X86_DECODE_MORE. */
-static inline int decode_operand(struct decoder *d, unsigned code, unsigned n)
+/* Decodes an operand whose size and access are set. Returns 0, X86_DECODE_UD or X86_DECODE_MORE. */
+static inline int decode_operand(struct decoder *d, unsigned code, struct x86_operand *o)
 {
     struct x86_insn *i = d->insn;
-    struct x86_operand *o = &i->operand[n];
     unsigned class = operand_codes[code].class, which = operand_codes[code].which;
+    unsigned vvvv = i->vvvv & (d->mode == X86_MODE64 ? 15 : 7);
     int64_t value;
-    o->size = width(i, d->mode, operand_codes[code].width);
-    o->access = i->row->access >> 2 * n & 3;
-    switch (operand_codes[code].place) {
-    case X86_PLACE_REG:
+    unsigned place = operand_codes[code].place;
+    if (place == X86_PLACE_REG)
         return set_register(d, o, class, i->reg) ? 0 : X86_DECODE_UD;
-    case X86_PLACE_RM:
+    if (place == X86_PLACE_RM) {
         if (i->mod == 3)
             return set_register(d, o, class, i->rm) ? 0 : X86_DECODE_UD;
         o->kind = X86_MEM;
         return 0;
+    }
+    switch (place) {
     case X86_PLACE_RM_REG:
         return i->mod == 3 && set_register(d, o, class, i->rm) ? 0 : X86_DECODE_UD;
     case X86_PLACE_MEM:
@@ -191,14 +186,14 @@ static inline int decode_operand(struct decoder *d, unsigned code, unsigned n)
     case X86_PLACE_VSIB:
         o->kind = X86_MEM;
         o->reg_class = which && i->vex_l ? X86_RC_YMM : X86_RC_XMM;
-        o->reg = i->index;
-        /* destination, index and mask must differ; there must be an index */
-        if (i->mod == 3 || (i->modrm & 7) != 4 || i->reg == i->index || i->reg == i->vvvv || i->vvvv == i->index)
+        /* there must be an index, so not 16-bit addressing; destination, index and mask must differ */
+        if (i->mod == 3 || i->address_size == 2 || (i->modrm & 7) != 4 || i->reg == i->index || i->reg == vvvv || vvvv == i->index)
             return X86_DECODE_UD;
         return 0;
     case X86_PLACE_VVVV:
         d->vvvv_used = true;
-        return set_register(d, o, class, i->vvvv) ? 0 : X86_DECODE_UD;
+        set_register(d, o, class, vvvv);
+        return 0;
     case X86_PLACE_OPCODE:
         set_register(d, o, class, (i->opcode & 7) | (d->rex & REX_B) << 3);
         return 0;
@@ -311,8 +306,6 @@ static const struct x86_opcode *fetch_vex(struct decoder *d, int *error)
     d->mandatory = pp[p1 & 3];
     if (d->mode == X86_MODE64)
         d->rex = rex;
-    else
-        i->vvvv &= 7;
     return &x86_vex_map[map][i->opcode];
 }
 
@@ -425,14 +418,20 @@ int x86_decode(const uint8_t *bytes, size_t avail, enum x86_mode mode, struct x8
     if (row->operand[0] > X86_OPERAND_LAST_PLAIN || row->operand[1] > X86_OPERAND_LAST_PLAIN) {
         if (!insn->has_modrm && !fetch_modrm(&d))
             return short_of(&d, bytes);
-        if (row->kind == X86_ROW_LEAF_RR)
+        if (row->kind == X86_ROW_LEAF_RR) {
             insn->mod = 3;
-        else if (insn->mod != 3 && !fetch_address(&d, insn->vex && operand_codes[row->operand[1]].place == X86_PLACE_VSIB))
+            insn->operand_size = mode == X86_MODE64 ? 8 : 4;
+        } else if (insn->mod != 3 && !fetch_address(&d, insn->vex && operand_codes[row->operand[1]].place == X86_PLACE_VSIB)) {
             return short_of(&d, bytes);
+        }
     }
     unsigned count = 0;
-    for (; count < 4 && row->operand[count]; count++) {
-        error = decode_operand(&d, row->operand[count], count);
+    unsigned form = insn->operand_size >> 2 | insn->vex_l << 2 | (insn->mod != 3) << 3;
+    for (unsigned access = row->access; count < 4 && row->operand[count]; count++, access >>= 2) {
+        struct x86_operand *o = &insn->operand[count];
+        o->size = widths[operand_codes[row->operand[count]].width][form];
+        o->access = access & 3;
+        error = decode_operand(&d, row->operand[count], o);
         if (error)
             return error == X86_DECODE_MORE ? short_of(&d, bytes) : error;
     }

@@ -1,25 +1,27 @@
 /* isa/x86/decode_table.c - the decode table: which instruction each opcode is, with operands, what it checks and what it does to EFLAGS.
  *
- * Model: one array of 256 rows for each opcode map. A row is an instruction or a group, whose members stand in place. See decode_table.h for operand
- * codes, insn.h for the flags. W, RW, R ... say how the operands are accessed (the first differs; those after it are read).
- * Source: Intel SDM vol. 2 appendix A (maps) and chapters 3-5 (operands, EFLAGS, exceptions), vol. 3 for system instructions; appendix A leaves out
- * SALC, the aliases 82, C0-D3 /6, F6-F7 /1 and of x87, which all processors have.
- * Invariants: constant data only. What is not here is #UD: VMX but VMCALL, SVM but VMMCALL, SMX, SGX, TSX, MPX and CET but their hint NOPs, PKU,
- * 3DNow!, SSE4a, XOP, AVX-512.
+ * Model: one array of 256 rows for each opcode map. A row is an instruction or a group, whose members stand in place. See decode_table.h
+ * for operand codes, insn.h for the flags. W, RW, R ... say how the operands are accessed (the first differs; those after it are read).
+ * Source: Intel SDM vol. 2 appendix A (maps) and chapters 3-5 (operands, EFLAGS, exceptions), vol. 3 for system instructions; appendix A
+ * leaves out SALC, the aliases 82, C0-D3 /6, F6-F7 /1 and of x87, which all processors have.
+ * Invariants: constant data only. What is not here is #UD: VMX but VMCALL, SVM but VMMCALL, SMX, SGX, TSX, MPX and CET but their hint NOPs,
+ * PKU, 3DNow!, SSE4a, XOP, AVX-512.
  */
 #include "isa/x86/decode_table.h"
 #include "isa/x86/x86.h"
 
 /* Short names of row flags. */
 enum {
-    LOCK = X86_F_LOCK, I64 = X86_F_I64, O64 = X86_F_O64, D64 = X86_F_D64, F64 = X86_F_F64, CPL0 = X86_F_CPL0, PROT = X86_F_PROT, REP = X86_F_REP,
-    REPCC = X86_F_REPCC, BRANCH = X86_F_BRANCH, SYSTEM = X86_F_SYSTEM, ALIGN = X86_F_ALIGN, X87NW = X86_F_X87NW, MMX = X86_F_MMX, FP = X86_F_FP,
+    LOCK = X86_F_LOCK, I64 = X86_F_I64, O64 = X86_F_O64, D64 = X86_F_D64, F64 = X86_F_F64, CPL0 = X86_F_CPL0, PROT = X86_F_PROT,
+    REP = X86_F_REP, REPCC = X86_F_REPCC, BRANCH = X86_F_BRANCH, SYSTEM = X86_F_SYSTEM, ALIGN = X86_F_ALIGN, X87NW = X86_F_X87NW,
+    MMX = X86_F_MMX, FP = X86_F_FP,
     FAR = X86_F_BRANCH | X86_F_SYSTEM,
 };
-enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86_OF, ARITH = X86_ARITH };
+enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86_OF, ARITH = X86_ARITH,
+       ALL_FLAGS = X86_ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID };
 
-/* Operands with their access: R, W, RW, RW_RW ... name that of the first ones, further ones are read. The row macros below paste OPERANDS_ before them, so
- * that they expand only there. */
+/* Operands with their access: R, W, RW, RW_RW ... name that of the first ones, further ones are read. The row macros below paste OPERANDS_
+ * before them, so that they expand only there. */
 #define ACCESS(a, b, c, ...) .operand = { __VA_ARGS__ }, .access = (a) | (b) << 2 | (c) << 4 | 1 << 6
 #define OPERANDS_R(...) ACCESS(1, 1, 1, __VA_ARGS__)
 #define OPERANDS_W(...) ACCESS(2, 1, 1, __VA_ARGS__)
@@ -32,7 +34,8 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
 #define OPERANDS_W_ADDRESS(...) .operand = { __VA_ARGS__ }, .access = 2
 #define OPERANDS_NONE .access = 0
 
-/* EFLAGS: what is read, what gets a defined value, what is left undefined. A flag both written and undefined is defined for some operands only. */
+/* EFLAGS: what is read, what gets a defined value, what is left undefined. A flag both written and undefined is defined for some operands
+ * only. */
 #define EF(read, written, undefined) .flags_read = (read), .flags_written = (written), .flags_undefined = (undefined)
 #define READS(mask) .flags_read = (mask)
 #define SETS(mask) .flags_written = (mask)
@@ -41,12 +44,15 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
 #define FEATURE(name) .feature = X86_FEATURE_##name
 
 /* Rows. I: general; SSE, MM: vector instructions of a feature; FPU: x87. */
-#define I(name, operands, row_flags, ...) { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = (row_flags), __VA_ARGS__ }
+#define I(name, operands, row_flags, ...) \
+    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = (row_flags), __VA_ARGS__ }
 #define SSE(needs, name, operands, row_flags, ...) \
-    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_SSE | (row_flags), .feature = X86_FEATURE_##needs, __VA_ARGS__ }
+    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_SSE | (row_flags), .feature = X86_FEATURE_##needs, \
+        __VA_ARGS__ }
 #define MM(needs, name, operands, ...) \
     { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_MMX, .feature = X86_FEATURE_##needs, __VA_ARGS__ }
-#define FPU(name, operands, ...) { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_X87, .feature = X86_FEATURE_FPU, __VA_ARGS__ }
+#define FPU(name, operands, ...) \
+    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_X87, .feature = X86_FEATURE_FPU, __VA_ARGS__ }
 
 /* Groups. */
 #define GROUP(by, count, ...) { .kind = X86_ROW_##by, .group = (const struct x86_opcode[count]){ __VA_ARGS__ } }
@@ -67,7 +73,8 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
     [base + 2] = I(name, access(Gb, Eb), 0, __VA_ARGS__), [base + 3] = I(name, access(Gv, Ev), 0, __VA_ARGS__), \
     [base + 4] = I(name, access(AL, sIbb), 0, __VA_ARGS__), [base + 5] = I(name, access(rAX, Iz), 0, __VA_ARGS__)
 #define GROUP1(e, i) BY_REG( \
-    I(ADD, RW(e, i), LOCK, SETS(ARITH)), I(OR, RW(e, i), LOCK, LOGIC), I(ADC, RW(e, i), LOCK, EF(CF, ARITH, 0)), I(SBB, RW(e, i), LOCK, EF(CF, ARITH, 0)), \
+    I(ADD, RW(e, i), LOCK, SETS(ARITH)), I(OR, RW(e, i), LOCK, LOGIC), I(ADC, RW(e, i), LOCK, EF(CF, ARITH, 0)), \
+    I(SBB, RW(e, i), LOCK, EF(CF, ARITH, 0)), \
     I(AND, RW(e, i), LOCK, LOGIC), I(SUB, RW(e, i), LOCK, SETS(ARITH)), I(XOR, RW(e, i), LOCK, LOGIC), I(CMP, R(e, i), 0, SETS(ARITH)))
 /* Shifts by 1 leave OF defined; by more, or by a count of 0 (all flags stay), see X86_F_KEEPS. */
 #define GROUP2(e, count, keeps, of) BY_REG( \
@@ -88,16 +95,22 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
     [base + 0] = I(name, operands, row_flags, READS(OF), __VA_ARGS__), [base + 1] = I(name, operands, row_flags, READS(OF), __VA_ARGS__), \
     [base + 2] = I(name, operands, row_flags, READS(CF), __VA_ARGS__), [base + 3] = I(name, operands, row_flags, READS(CF), __VA_ARGS__), \
     [base + 4] = I(name, operands, row_flags, READS(ZF), __VA_ARGS__), [base + 5] = I(name, operands, row_flags, READS(ZF), __VA_ARGS__), \
-    [base + 6] = I(name, operands, row_flags, READS(CF | ZF), __VA_ARGS__), [base + 7] = I(name, operands, row_flags, READS(CF | ZF), __VA_ARGS__), \
+    [base + 6] = I(name, operands, row_flags, READS(CF | ZF), __VA_ARGS__), \
+    [base + 7] = I(name, operands, row_flags, READS(CF | ZF), __VA_ARGS__), \
     [base + 8] = I(name, operands, row_flags, READS(SF), __VA_ARGS__), [base + 9] = I(name, operands, row_flags, READS(SF), __VA_ARGS__), \
-    [base + 10] = I(name, operands, row_flags, READS(PF), __VA_ARGS__), [base + 11] = I(name, operands, row_flags, READS(PF), __VA_ARGS__), \
-    [base + 12] = I(name, operands, row_flags, READS(SF | OF), __VA_ARGS__), [base + 13] = I(name, operands, row_flags, READS(SF | OF), __VA_ARGS__), \
-    [base + 14] = I(name, operands, row_flags, READS(ZF | SF | OF), __VA_ARGS__), [base + 15] = I(name, operands, row_flags, READS(ZF | SF | OF), __VA_ARGS__)
+    [base + 10] = I(name, operands, row_flags, READS(PF), __VA_ARGS__), \
+    [base + 11] = I(name, operands, row_flags, READS(PF), __VA_ARGS__), \
+    [base + 12] = I(name, operands, row_flags, READS(SF | OF), __VA_ARGS__), \
+    [base + 13] = I(name, operands, row_flags, READS(SF | OF), __VA_ARGS__), \
+    [base + 14] = I(name, operands, row_flags, READS(ZF | SF | OF), __VA_ARGS__), \
+    [base + 15] = I(name, operands, row_flags, READS(ZF | SF | OF), __VA_ARGS__)
 
-/* BSF and BSR leave the destination as it was when the source is 0. TZCNT and LZCNT are those where the processor does not know them: group[0]. */
+/* BSF and BSR leave the destination as it was when the source is 0. TZCNT and LZCNT are those where the processor does not know them:
+ * group[0]. */
 #define BSF_ROW I(BSF, RW(Gv, Ev), 0, EF(0, ZF, ARITH & ~ZF))
 #define BSR_ROW I(BSR, RW(Gv, Ev), 0, EF(0, ZF, ARITH & ~ZF))
-#define BSF_OR(name, needs, older) I(name, W(Gv, Ev), 0, EF(0, CF | ZF, ARITH & ~(CF | ZF)), FEATURE(needs), .group = (const struct x86_opcode[1]){ older })
+#define BSF_OR(name, needs, older) \
+    I(name, W(Gv, Ev), 0, EF(0, CF | ZF, ARITH & ~(CF | ZF)), FEATURE(needs), .group = (const struct x86_opcode[1]){ older })
 #define RDRAND_ROW(name) I(name, W(Rv), 0, SETS(ARITH), FEATURE(name))
 
 /* ---- x87, appendix A.5: each escape is memory forms by reg, and register forms by reg, some by rm too ---- */
@@ -107,19 +120,24 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
     FPU(F##i##ADD, RW(ST0, e)), FPU(F##i##MUL, RW(ST0, e)), FPU(F##i##COM, R(ST0, e)), FPU(F##i##COMP, R(ST0, e)), \
     FPU(F##i##SUB, RW(ST0, e)), FPU(F##i##SUBR, RW(ST0, e)), FPU(F##i##DIV, RW(ST0, e)), FPU(F##i##DIVR, RW(ST0, e)))
 #define FPU_PLAIN(name) FPU(name, NONE)
-#define FPU_NOWAIT(name, operands) { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X87NW, .feature = X86_FEATURE_FPU }
+#define FPU_NOWAIT(name, operands) \
+    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X87NW, .feature = X86_FEATURE_FPU }
 #define FPU_CMOV(mask) FPU(FCMOVCC, RW(ST0, STi), READS(mask))
 #define FISTTP(m) { .op = X86_OP_FISTTP, .kind = X86_ROW_LEAF, OPERANDS_W(m), .flags = X86_F_X87, .feature = X86_FEATURE_SSE3 }
 #define FPU_COMI(name) FPU(name, R(ST0, STi), SETS(ARITH))
 
 #define ESCAPE_D8 ESCAPE(FPU_ARITH(, Md), FPU_ARITH(, STi))
 #define ESCAPE_D9 ESCAPE( \
-    BY_REG(FPU(FLD, R(Md)), UD, FPU(FST, W(Md)), FPU(FSTP, W(Md)), FPU(FLDENV, R(M)), FPU(FLDCW, R(Mw)), FPU_NOWAIT(FNSTENV, W(M)), FPU_NOWAIT(FNSTCW, W(Mw))), \
+    BY_REG(FPU(FLD, R(Md)), UD, FPU(FST, W(Md)), FPU(FSTP, W(Md)), FPU(FLDENV, R(M)), FPU(FLDCW, R(Mw)), FPU_NOWAIT(FNSTENV, W(M)), \
+        FPU_NOWAIT(FNSTCW, W(Mw))), \
     BY_REG(FPU(FLD, R(STi)), FPU(FXCH, RW_RW(ST0, STi)), BY_RM(FPU_PLAIN(FNOP)), FPU(FSTP, W(STi)), \
         BY_RM(FPU_PLAIN(FCHS), FPU_PLAIN(FABS), UD, UD, FPU_PLAIN(FTST), FPU_PLAIN(FXAM)), \
-        BY_RM(FPU_PLAIN(FLD1), FPU_PLAIN(FLDL2T), FPU_PLAIN(FLDL2E), FPU_PLAIN(FLDPI), FPU_PLAIN(FLDLG2), FPU_PLAIN(FLDLN2), FPU_PLAIN(FLDZ)), \
-        BY_RM(FPU_PLAIN(F2XM1), FPU_PLAIN(FYL2X), FPU_PLAIN(FPTAN), FPU_PLAIN(FPATAN), FPU_PLAIN(FXTRACT), FPU_PLAIN(FPREM1), FPU_PLAIN(FDECSTP), FPU_PLAIN(FINCSTP)), \
-        BY_RM(FPU_PLAIN(FPREM), FPU_PLAIN(FYL2XP1), FPU_PLAIN(FSQRT), FPU_PLAIN(FSINCOS), FPU_PLAIN(FRNDINT), FPU_PLAIN(FSCALE), FPU_PLAIN(FSIN), FPU_PLAIN(FCOS))))
+        BY_RM(FPU_PLAIN(FLD1), FPU_PLAIN(FLDL2T), FPU_PLAIN(FLDL2E), FPU_PLAIN(FLDPI), FPU_PLAIN(FLDLG2), FPU_PLAIN(FLDLN2), \
+            FPU_PLAIN(FLDZ)), \
+        BY_RM(FPU_PLAIN(F2XM1), FPU_PLAIN(FYL2X), FPU_PLAIN(FPTAN), FPU_PLAIN(FPATAN), FPU_PLAIN(FXTRACT), FPU_PLAIN(FPREM1), \
+            FPU_PLAIN(FDECSTP), FPU_PLAIN(FINCSTP)), \
+        BY_RM(FPU_PLAIN(FPREM), FPU_PLAIN(FYL2XP1), FPU_PLAIN(FSQRT), FPU_PLAIN(FSINCOS), FPU_PLAIN(FRNDINT), FPU_PLAIN(FSCALE), \
+            FPU_PLAIN(FSIN), FPU_PLAIN(FCOS))))
 #define ESCAPE_DA ESCAPE(FPU_ARITH(I, Md), \
     BY_REG(FPU_CMOV(CF), FPU_CMOV(ZF), FPU_CMOV(CF | ZF), FPU_CMOV(PF), UD, BY_RM([1] = FPU_PLAIN(FUCOMPP))))
 #define ESCAPE_DB ESCAPE( \
@@ -132,13 +150,16 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
     BY_REG(FPU(FADD, RW(STi, ST0)), FPU(FMUL, RW(STi, ST0)), FPU(FCOM, R(ST0, STi)), FPU(FCOMP, R(ST0, STi)), \
         FPU(FSUBR, RW(STi, ST0)), FPU(FSUB, RW(STi, ST0)), FPU(FDIVR, RW(STi, ST0)), FPU(FDIV, RW(STi, ST0))))
 #define ESCAPE_DD ESCAPE( \
-    BY_REG(FPU(FLD, R(Mq)), FISTTP(Mq), FPU(FST, W(Mq)), FPU(FSTP, W(Mq)), FPU(FRSTOR, R(M)), UD, FPU_NOWAIT(FNSAVE, W(M)), FPU_NOWAIT(FNSTSW, W(Mw))), \
-    BY_REG(FPU(FFREE, ADDRESS(STi)), FPU(FXCH, RW_RW(ST0, STi)), FPU(FST, W(STi)), FPU(FSTP, W(STi)), FPU(FUCOM, R(ST0, STi)), FPU(FUCOMP, R(ST0, STi))))
+    BY_REG(FPU(FLD, R(Mq)), FISTTP(Mq), FPU(FST, W(Mq)), FPU(FSTP, W(Mq)), FPU(FRSTOR, R(M)), UD, FPU_NOWAIT(FNSAVE, W(M)), \
+        FPU_NOWAIT(FNSTSW, W(Mw))), \
+    BY_REG(FPU(FFREE, ADDRESS(STi)), FPU(FXCH, RW_RW(ST0, STi)), FPU(FST, W(STi)), FPU(FSTP, W(STi)), FPU(FUCOM, R(ST0, STi)), \
+        FPU(FUCOMP, R(ST0, STi))))
 #define ESCAPE_DE ESCAPE(FPU_ARITH(I, Mw), \
     BY_REG(FPU(FADDP, RW(STi, ST0)), FPU(FMULP, RW(STi, ST0)), FPU(FCOMP, R(ST0, STi)), BY_RM([1] = FPU_PLAIN(FCOMPP)), \
         FPU(FSUBRP, RW(STi, ST0)), FPU(FSUBP, RW(STi, ST0)), FPU(FDIVRP, RW(STi, ST0)), FPU(FDIVP, RW(STi, ST0))))
 #define ESCAPE_DF ESCAPE( \
-    BY_REG(FPU(FILD, R(Mw)), FISTTP(Mw), FPU(FIST, W(Mw)), FPU(FISTP, W(Mw)), FPU(FBLD, R(Mt)), FPU(FILD, R(Mq)), FPU(FBSTP, W(Mt)), FPU(FISTP, W(Mq))), \
+    BY_REG(FPU(FILD, R(Mw)), FISTTP(Mw), FPU(FIST, W(Mw)), FPU(FISTP, W(Mw)), FPU(FBLD, R(Mt)), FPU(FILD, R(Mq)), FPU(FBSTP, W(Mt)), \
+        FPU(FISTP, W(Mq))), \
     BY_REG(FPU(FFREEP, ADDRESS(STi)), FPU(FXCH, RW_RW(ST0, STi)), FPU(FSTP, W(STi)), FPU(FSTP, W(STi)), \
         BY_RM(FPU_NOWAIT(FNSTSW, W(AX))), FPU_COMI(FUCOMIP), FPU_COMI(FCOMIP)))
 
@@ -152,9 +173,11 @@ enum { CF = X86_CF, PF = X86_PF, AF = X86_AF, ZF = X86_ZF, SF = X86_SF, OF = X86
 #define INT_SSSE3(name) INT_OF(SSSE3, SSSE3, name, RW(Pq, Qq), RW(Vdq, Wdq))
 #define INT_LOW(name) INT_OF(MMX, SSE2, name, RW(Pq, Qd), RW(Vdq, Wdq))
 #define SHIFT_IMM(name) BY_PREFIX(MM(MMX, name, RW(Nq, Ib)), SSE(SSE2, name, RW(Udq, Ib), 0))
-#define PS_PD(name, operands, row_flags, ...) BY_PREFIX(SSE(SSE, name##PS, operands, row_flags, __VA_ARGS__), SSE(SSE2, name##PD, operands, row_flags, __VA_ARGS__))
+#define PS_PD(name, operands, row_flags, ...) BY_PREFIX( \
+    SSE(SSE, name##PS, operands, row_flags, __VA_ARGS__), SSE(SSE2, name##PD, operands, row_flags, __VA_ARGS__))
 #define PS_PD_SS_SD(name) BY_PREFIX( \
-    SSE(SSE, name##PS, RW(Vdq, Wdq), ALIGN | FP), SSE(SSE2, name##PD, RW(Vdq, Wdq), ALIGN | FP), SSE(SSE, name##SS, RW(Vd, Wd), FP), SSE(SSE2, name##SD, RW(Vq, Wq), FP))
+    SSE(SSE, name##PS, RW(Vdq, Wdq), ALIGN | FP), SSE(SSE2, name##PD, RW(Vdq, Wdq), ALIGN | FP), SSE(SSE, name##SS, RW(Vd, Wd), FP), \
+    SSE(SSE2, name##SD, RW(Vq, Wq), FP))
 #define X_ONLY(needs, name, operands, row_flags, ...) BY_PREFIX([P66] = SSE(needs, name, operands, row_flags, __VA_ARGS__))
 #define COMPARE_FLAGS SETS(ARITH) /* ZF, PF, CF by the result (SF, OF too for strings), the rest 0 */
 
@@ -221,8 +244,8 @@ const struct x86_opcode x86_map[4][256] = {
         [0x99] = I(CWD, NONE, 0),
         [0x9a] = I(CALL_FAR, R(Ap), I64 | FAR),
         [0x9b] = I(FWAIT, NONE, 0, FEATURE(FPU)), /* #NM by CR0.MP and TS, not EM: its own check */
-        [0x9c] = I(PUSHF, NONE, D64, READS(ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID)),
-        [0x9d] = I(POPF, NONE, D64 | SYSTEM, SETS(ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID)),
+        [0x9c] = I(PUSHF, NONE, D64, READS(ALL_FLAGS)),
+        [0x9d] = I(POPF, NONE, D64 | SYSTEM, SETS(ALL_FLAGS)),
         [0x9e] = BY_MODE(I(SAHF, NONE, 0, SETS(ARITH & ~OF)), I(SAHF, NONE, 0, SETS(ARITH & ~OF), FEATURE(LAHF64))),
         [0x9f] = BY_MODE(I(LAHF, NONE, 0, READS(ARITH & ~OF)), I(LAHF, NONE, 0, READS(ARITH & ~OF), FEATURE(LAHF64))),
         [0xa0] = I(MOV, W(AL, Ob), 0),
@@ -259,7 +282,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0xcc] = I(INT3, NONE, FAR),
         [0xcd] = I(INT, R(Ib), FAR),
         [0xce] = I(INTO, NONE, I64 | FAR, READS(OF)),
-        [0xcf] = I(IRET, NONE, FAR, SETS(ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_ID)),
+        [0xcf] = I(IRET, NONE, FAR, SETS(ALL_FLAGS)),
 
         [0xd0] = GROUP2(Eb, One, 0, 0),
         [0xd1] = GROUP2(Ev, One, 0, 0),
@@ -307,7 +330,8 @@ const struct x86_opcode x86_map[4][256] = {
 
     /* ---- table A-3: two-byte opcodes, 0F xx ---- */
     [1] = {
-        [0x00] = BY_REG(I(SLDT, W(Ewv), PROT), I(STR, W(Ewv), PROT), I(LLDT, R(Ew), PROT | CPL0 | SYSTEM), I(LTR, R(Ew), PROT | CPL0 | SYSTEM),
+        [0x00] = BY_REG(I(SLDT, W(Ewv), PROT), I(STR, W(Ewv), PROT), I(LLDT, R(Ew), PROT | CPL0 | SYSTEM),
+            I(LTR, R(Ew), PROT | CPL0 | SYSTEM),
             I(VERR, R(Ew), PROT, SETS(ZF)), I(VERW, R(Ew), PROT, SETS(ZF))),
         [0x01] = BY_MOD(
             BY_REG(I(SGDT, W(M), F64), I(SIDT, W(M), F64), I(LGDT, R(M), F64 | CPL0 | SYSTEM), I(LIDT, R(M), F64 | CPL0 | SYSTEM),
@@ -315,38 +339,42 @@ const struct x86_opcode x86_map[4][256] = {
             BY_REG(
                 BY_RM([1] = NP_ONLY(I(VMCALL, NONE, SYSTEM))),
                 BY_RM(NP_ONLY(I(MONITOR, NONE, 0, FEATURE(MONITOR))), NP_ONLY(I(MWAIT, NONE, FAR, FEATURE(MONITOR))),
-                    NP_ONLY(I(CLAC, NONE, SYSTEM, SETS(X86_AC), FEATURE(SMAP))), NP_ONLY(I(STAC, NONE, SYSTEM, SETS(X86_AC), FEATURE(SMAP)))),
+                    NP_ONLY(I(CLAC, NONE, SYSTEM, SETS(X86_AC), FEATURE(SMAP))),
+                    NP_ONLY(I(STAC, NONE, SYSTEM, SETS(X86_AC), FEATURE(SMAP)))),
                 BY_RM(NP_ONLY(I(XGETBV, NONE, 0, FEATURE(XSAVE))), NP_ONLY(I(XSETBV, NONE, CPL0 | SYSTEM, FEATURE(XSAVE)))),
-                BY_RM([1] = NP_ONLY(I(VMMCALL, NONE, SYSTEM))),
+                BY_RM([1] = I(VMMCALL, NONE, SYSTEM)),
                 I(SMSW, W(Ewv), 0), UD, I(LMSW, R(Ew), CPL0 | SYSTEM),
                 BY_RM(I(SWAPGS, NONE, O64 | CPL0), I(RDTSCP, NONE, 0, FEATURE(RDTSCP))))),
         [0x02] = I(LAR, RW(Gv, Ew), PROT, SETS(ZF)),
         [0x03] = I(LSL, RW(Gv, Ew), PROT, SETS(ZF)),
-        [0x05] = I(SYSCALL, NONE, PROT | FAR, FEATURE(SYSCALL)),
+        [0x05] = I(SYSCALL, NONE, PROT | FAR, EF(ALL_FLAGS, ALL_FLAGS, 0), FEATURE(SYSCALL)),
         [0x06] = I(CLTS, NONE, CPL0 | SYSTEM),
-        [0x07] = I(SYSRET, NONE, PROT | CPL0 | FAR, FEATURE(SYSCALL)),
+        [0x07] = I(SYSRET, NONE, PROT | CPL0 | FAR, SETS(ALL_FLAGS), FEATURE(SYSCALL)),
         [0x08] = I(INVD, NONE, CPL0 | SYSTEM),
         [0x09] = I(WBINVD, NONE, CPL0 | SYSTEM),
         [0x0b] = I(UD2, NONE, BRANCH),
         [0x0d] = I(NOP, ADDRESS(Ev), 0),
 
         [0x10] = BY_PREFIX(SSE(SSE, MOVUPS, W(Vdq, Wdq), 0), SSE(SSE2, MOVUPD, W(Vdq, Wdq), 0),
-            BY_MOD(SSE(SSE, MOVSS, W(Vdq, Md), 0), SSE(SSE, MOVSS, W(Vd, Ud), 0)), BY_MOD(SSE(SSE2, MOVSD, W(Vdq, Mq), 0), SSE(SSE2, MOVSD, W(Vq, Uq), 0))),
-        [0x11] = BY_PREFIX(SSE(SSE, MOVUPS, W(Wdq, Vdq), 0), SSE(SSE2, MOVUPD, W(Wdq, Vdq), 0), SSE(SSE, MOVSS, W(Wd, Vd), 0), SSE(SSE2, MOVSD, W(Wq, Vq), 0)),
+            BY_MOD(SSE(SSE, MOVSS, W(Vdq, Md), 0), SSE(SSE, MOVSS, W(Vd, Ud), 0)),
+            BY_MOD(SSE(SSE2, MOVSD, W(Vdq, Mq), 0), SSE(SSE2, MOVSD, W(Vq, Uq), 0))),
+        [0x11] = BY_PREFIX(SSE(SSE, MOVUPS, W(Wdq, Vdq), 0), SSE(SSE2, MOVUPD, W(Wdq, Vdq), 0), SSE(SSE, MOVSS, W(Wd, Vd), 0),
+            SSE(SSE2, MOVSD, W(Wq, Vq), 0)),
         [0x12] = BY_PREFIX(BY_MOD(SSE(SSE, MOVLPS, W(Vq, Mq), 0), SSE(SSE, MOVHLPS, W(Vq, Udq), 0)), SSE(SSE2, MOVLPD, W(Vq, Mq), 0),
             SSE(SSE3, MOVSLDUP, W(Vdq, Wdq), ALIGN), SSE(SSE3, MOVDDUP, W(Vdq, Wq), 0)),
         [0x13] = PS_PD(MOVL, W(Mq, Vq), 0),
         [0x14] = PS_PD(UNPCKL, RW(Vdq, Wdq), ALIGN),
         [0x15] = PS_PD(UNPCKH, RW(Vdq, Wdq), ALIGN),
-        [0x16] = BY_PREFIX(BY_MOD(SSE(SSE, MOVHPS, RW(Vdq, Mq), 0), SSE(SSE, MOVLHPS, RW(Vdq, Uq), 0)), SSE(SSE2, MOVHPD, RW(Vdq, Mq), 0),
+        [0x16] = BY_PREFIX(BY_MOD(SSE(SSE, MOVHPS, W(Vq, Mq), 0), SSE(SSE, MOVLHPS, W(Vq, Uq), 0)), SSE(SSE2, MOVHPD, W(Vq, Mq), 0),
             SSE(SSE3, MOVSHDUP, W(Vdq, Wdq), ALIGN)),
         [0x17] = PS_PD(MOVH, W(Mq, Vdq), 0),
         EIGHT(0x18, I(NOP, ADDRESS(Ev), 0)), /* prefetches, ENDBR and other hints */
 
-        [0x20] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Cn), .flags = F64 | CPL0 },
-        [0x21] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Rn, Dn), .flags = F64 | CPL0, EF(0, 0, ARITH) },
-        [0x22] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Cn, Rn), .flags = F64 | CPL0 | SYSTEM },
-        [0x23] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Dn, Rn), .flags = F64 | CPL0 | SYSTEM, EF(0, 0, ARITH) },
+        /* the SDM leaves the arithmetic flags undefined here; processors do not touch them, nor do we */
+        [0x20] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Ry, Cy), .flags = F64 | CPL0 },
+        [0x21] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Ry, Dy), .flags = F64 | CPL0 },
+        [0x22] = { .op = X86_OP_MOV_CR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Cy, Ry), .flags = F64 | CPL0 | SYSTEM },
+        [0x23] = { .op = X86_OP_MOV_DR, .kind = X86_ROW_LEAF_RR, OPERANDS_W(Dy, Ry), .flags = F64 | CPL0 | SYSTEM },
         [0x28] = PS_PD(MOVA, W(Vdq, Wdq), ALIGN),
         [0x29] = PS_PD(MOVA, W(Wdq, Vdq), ALIGN),
         [0x2a] = BY_PREFIX(SSE(SSE, CVTPI2PS, W(Vq, Qq), MMX | FP), SSE(SSE2, CVTPI2PD, W(Vdq, Qq), MMX),
@@ -380,7 +408,8 @@ const struct x86_opcode x86_map[4][256] = {
         [0x59] = PS_PD_SS_SD(MUL),
         [0x5a] = BY_PREFIX(SSE(SSE2, CVTPS2PD, W(Vdq, Wq), FP), SSE(SSE2, CVTPD2PS, W(Vdq, Wdq), ALIGN | FP),
             SSE(SSE2, CVTSS2SD, W(Vq, Wd), FP), SSE(SSE2, CVTSD2SS, W(Vd, Wq), FP)),
-        [0x5b] = BY_PREFIX(SSE(SSE2, CVTDQ2PS, W(Vdq, Wdq), ALIGN | FP), SSE(SSE2, CVTPS2DQ, W(Vdq, Wdq), ALIGN | FP), SSE(SSE2, CVTTPS2DQ, W(Vdq, Wdq), ALIGN | FP)),
+        [0x5b] = BY_PREFIX(SSE(SSE2, CVTDQ2PS, W(Vdq, Wdq), ALIGN | FP), SSE(SSE2, CVTPS2DQ, W(Vdq, Wdq), ALIGN | FP),
+            SSE(SSE2, CVTTPS2DQ, W(Vdq, Wdq), ALIGN | FP)),
         [0x5c] = PS_PD_SS_SD(SUB),
         [0x5d] = PS_PD_SS_SD(MIN),
         [0x5e] = PS_PD_SS_SD(DIV),
@@ -392,11 +421,13 @@ const struct x86_opcode x86_map[4][256] = {
         [0x6c] = X_ONLY(SSE2, PUNPCKLQDQ, RW(Vdq, Wdq), ALIGN), [0x6d] = X_ONLY(SSE2, PUNPCKHQDQ, RW(Vdq, Wdq), ALIGN),
         [0x6e] = BY_PREFIX(MM(MMX, MOVD, W(Pq, Ey)), SSE(SSE2, MOVD, W(Vdq, Ey), 0)),
         [0x6f] = BY_PREFIX(MM(MMX, MOVQ, W(Pq, Qq)), SSE(SSE2, MOVDQA, W(Vdq, Wdq), ALIGN), SSE(SSE2, MOVDQU, W(Vdq, Wdq), 0)),
-        [0x70] = BY_PREFIX(MM(SSE, PSHUFW, W(Pq, Qq, Ib)), SSE(SSE2, PSHUFD, W(Vdq, Wdq, Ib), ALIGN), SSE(SSE2, PSHUFHW, W(Vdq, Wdq, Ib), ALIGN),
+        [0x70] = BY_PREFIX(MM(SSE, PSHUFW, W(Pq, Qq, Ib)), SSE(SSE2, PSHUFD, W(Vdq, Wdq, Ib), ALIGN),
+            SSE(SSE2, PSHUFHW, W(Vdq, Wdq, Ib), ALIGN),
             SSE(SSE2, PSHUFLW, W(Vdq, Wdq, Ib), ALIGN)),
         [0x71] = BY_REG([2] = SHIFT_IMM(PSRLW), [4] = SHIFT_IMM(PSRAW), [6] = SHIFT_IMM(PSLLW)),
         [0x72] = BY_REG([2] = SHIFT_IMM(PSRLD), [4] = SHIFT_IMM(PSRAD), [6] = SHIFT_IMM(PSLLD)),
-        [0x73] = BY_REG([2] = SHIFT_IMM(PSRLQ), [3] = X_ONLY(SSE2, PSRLDQ, RW(Udq, Ib), 0), [6] = SHIFT_IMM(PSLLQ), [7] = X_ONLY(SSE2, PSLLDQ, RW(Udq, Ib), 0)),
+        [0x73] = BY_REG([2] = SHIFT_IMM(PSRLQ), [3] = X_ONLY(SSE2, PSRLDQ, RW(Udq, Ib), 0), [6] = SHIFT_IMM(PSLLQ),
+            [7] = X_ONLY(SSE2, PSLLDQ, RW(Udq, Ib), 0)),
         [0x74] = INT(PCMPEQB), [0x75] = INT(PCMPEQW), [0x76] = INT(PCMPEQD),
         [0x77] = NP_ONLY(MM(MMX, EMMS, NONE)),
         [0x7c] = BY_PREFIX([P66] = SSE(SSE3, HADDPD, RW(Vdq, Wdq), ALIGN | FP), [PF2] = SSE(SSE3, HADDPS, RW(Vdq, Wdq), ALIGN | FP)),
@@ -415,7 +446,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0xa5] = I(SHLD, RW(Ev, Gv, CL), X86_F_KEEPS, EF(0, ARITH & ~AF, AF | OF)),
         [0xa8] = I(PUSH_SEG, R(GS), D64),
         [0xa9] = I(POP_SEG, W(GS), D64 | SYSTEM),
-        [0xaa] = I(RSM, NONE, FAR),
+        [0xaa] = I(RSM, NONE, FAR, SETS(ALL_FLAGS)),
         [0xab] = I(BTS, RW(Ev, Gv), LOCK, BITS),
         [0xac] = I(SHRD, RW(Ev, Gv, Ib), X86_F_KEEPS, EF(0, ARITH & ~AF, AF | OF)),
         [0xad] = I(SHRD, RW(Ev, Gv, CL), X86_F_KEEPS, EF(0, ARITH & ~AF, AF | OF)),
@@ -425,9 +456,12 @@ const struct x86_opcode x86_map[4][256] = {
                 NP_ONLY(I(XSAVE, RW(M), 0, FEATURE(XSAVE))), NP_ONLY(I(XRSTOR, R(M), 0, FEATURE(XSAVE))),
                 BY_PREFIX(I(XSAVEOPT, RW(M), 0, FEATURE(XSAVEOPT)), I(CLWB, ADDRESS(Mb), 0, FEATURE(CLWB))),
                 BY_PREFIX(I(CLFLUSH, ADDRESS(Mb), 0, FEATURE(CLFSH)), I(CLFLUSHOPT, ADDRESS(Mb), 0, FEATURE(CLFLUSHOPT)))),
-            BY_REG(BY_PREFIX([PF3] = I(RDFSBASE, W(Ry), O64, FEATURE(FSGSBASE))), BY_PREFIX([PF3] = I(RDGSBASE, W(Ry), O64, FEATURE(FSGSBASE))),
-                BY_PREFIX([PF3] = I(WRFSBASE, R(Ry), O64, FEATURE(FSGSBASE))), BY_PREFIX([PF3] = I(WRGSBASE, R(Ry), O64, FEATURE(FSGSBASE))),
-                UD, NP_ONLY(I(LFENCE, NONE, 0, FEATURE(SSE2))), NP_ONLY(I(MFENCE, NONE, 0, FEATURE(SSE2))), NP_ONLY(I(SFENCE, NONE, 0, FEATURE(SSE))))),
+            BY_REG(BY_PREFIX([PF3] = I(RDFSBASE, W(Ry), O64, FEATURE(FSGSBASE))),
+                BY_PREFIX([PF3] = I(RDGSBASE, W(Ry), O64, FEATURE(FSGSBASE))),
+                BY_PREFIX([PF3] = I(WRFSBASE, R(Ry), O64, FEATURE(FSGSBASE))),
+                BY_PREFIX([PF3] = I(WRGSBASE, R(Ry), O64, FEATURE(FSGSBASE))),
+                UD, NP_ONLY(I(LFENCE, NONE, 0, FEATURE(SSE2))), NP_ONLY(I(MFENCE, NONE, 0, FEATURE(SSE2))),
+                NP_ONLY(I(SFENCE, NONE, 0, FEATURE(SSE))))),
         [0xaf] = I(IMUL, RW(Gv, Ev), 0, EF(0, CF | OF, ARITH & ~(CF | OF))),
 
         [0xb0] = I(CMPXCHG, RW(Eb, Gb), LOCK, SETS(ARITH)),
@@ -439,8 +473,9 @@ const struct x86_opcode x86_map[4][256] = {
         [0xb6] = I(MOVZX, W(Gv, Eb), 0),
         [0xb7] = I(MOVZX, W(Gv, Ew), 0),
         [0xb8] = BY_PREFIX([PF3] = I(POPCNT, W(Gv, Ev), 0, SETS(ARITH), FEATURE(POPCNT))),
-        [0xb9] = I(UD1, R(Gv, Ev), BRANCH),
-        [0xba] = BY_REG([4] = I(BT, R(Ev, Ib), 0, BITS), [5] = I(BTS, RW(Ev, Ib), LOCK, BITS), [6] = I(BTR, RW(Ev, Ib), LOCK, BITS), [7] = I(BTC, RW(Ev, Ib), LOCK, BITS)),
+        [0xb9] = I(UD1, R(Gd, Ed), BRANCH),
+        [0xba] = BY_REG([4] = I(BT, R(Ev, Ib), 0, BITS), [5] = I(BTS, RW(Ev, Ib), LOCK, BITS), [6] = I(BTR, RW(Ev, Ib), LOCK, BITS),
+            [7] = I(BTC, RW(Ev, Ib), LOCK, BITS)),
         [0xbb] = I(BTC, RW(Ev, Gv), LOCK, BITS),
         [0xbc] = BY_PREFIX(BSF_ROW, BSF_ROW, BSF_OR(TZCNT, BMI1, BSF_ROW), BSF_ROW),
         [0xbd] = BY_PREFIX(BSR_ROW, BSR_ROW, BSF_OR(LZCNT, LZCNT, BSR_ROW), BSR_ROW),
@@ -456,10 +491,12 @@ const struct x86_opcode x86_map[4][256] = {
         [0xc5] = BY_PREFIX(MM(SSE, PEXTRW, W(Gd, Nq, Ib)), SSE(SSE2, PEXTRW, W(Gd, Udq, Ib), 0)),
         [0xc6] = PS_PD(SHUF, RW(Vdq, Wdq, Ib), ALIGN),
         [0xc7] = BY_MOD(
-            BY_REG([1] = BY_W(I(CMPXCHG8B, RW(Mq), LOCK, SETS(ZF), FEATURE(CX8)), I(CMPXCHG16B, RW(Mdq), LOCK | ALIGN, SETS(ZF), FEATURE(CX16))),
+            BY_REG([1] = BY_W(I(CMPXCHG8B, RW(Mq), LOCK, SETS(ZF), FEATURE(CX8)),
+                I(CMPXCHG16B, RW(Mdq), LOCK | ALIGN, SETS(ZF), FEATURE(CX16))),
                 [3] = NP_ONLY(I(XRSTORS, R(M), CPL0, FEATURE(XSAVES))), [4] = NP_ONLY(I(XSAVEC, W(M), 0, FEATURE(XSAVEC))),
                 [5] = NP_ONLY(I(XSAVES, W(M), CPL0, FEATURE(XSAVES)))),
-            BY_REG([6] = BY_PREFIX(RDRAND_ROW(RDRAND), RDRAND_ROW(RDRAND)), [7] = BY_PREFIX(RDRAND_ROW(RDSEED), RDRAND_ROW(RDSEED), I(RDPID, W(Rn), F64, FEATURE(RDPID))))),
+            BY_REG([6] = BY_PREFIX(RDRAND_ROW(RDRAND), RDRAND_ROW(RDRAND)),
+                [7] = BY_PREFIX(RDRAND_ROW(RDSEED), RDRAND_ROW(RDSEED), I(RDPID, W(Ry), F64, FEATURE(RDPID))))),
         EIGHT(0xc8, I(BSWAP, RW(Zv), 0)),
 
         [0xd0] = BY_PREFIX([P66] = SSE(SSE3, ADDSUBPD, RW(Vdq, Wdq), ALIGN | FP), [PF2] = SSE(SSE3, ADDSUBPS, RW(Vdq, Wdq), ALIGN | FP)),
@@ -469,24 +506,28 @@ const struct x86_opcode x86_map[4][256] = {
         [0xd7] = BY_PREFIX(MM(SSE, PMOVMSKB, W(Gd, Nq)), SSE(SSE2, PMOVMSKB, W(Gd, Udq), 0)),
         [0xd8] = INT(PSUBUSB), [0xd9] = INT(PSUBUSW), [0xda] = INT_SSE(PMINUB), [0xdb] = INT(PAND),
         [0xdc] = INT(PADDUSB), [0xdd] = INT(PADDUSW), [0xde] = INT_SSE(PMAXUB), [0xdf] = INT(PANDN),
-        [0xe0] = INT_SSE(PAVGB), [0xe1] = INT(PSRAW), [0xe2] = INT(PSRAD), [0xe3] = INT_SSE(PAVGW), [0xe4] = INT_SSE(PMULHUW), [0xe5] = INT(PMULHW),
+        [0xe0] = INT_SSE(PAVGB), [0xe1] = INT(PSRAW), [0xe2] = INT(PSRAD), [0xe3] = INT_SSE(PAVGW), [0xe4] = INT_SSE(PMULHUW),
+        [0xe5] = INT(PMULHW),
         [0xe6] = BY_PREFIX([P66] = SSE(SSE2, CVTTPD2DQ, W(Vdq, Wdq), ALIGN | FP), [PF3] = SSE(SSE2, CVTDQ2PD, W(Vdq, Wq), 0),
             [PF2] = SSE(SSE2, CVTPD2DQ, W(Vdq, Wdq), ALIGN | FP)),
         [0xe7] = BY_PREFIX(MM(SSE, MOVNTQ, W(Mq, Pq)), SSE(SSE2, MOVNTDQ, W(Mdq, Vdq), ALIGN)),
         [0xe8] = INT(PSUBSB), [0xe9] = INT(PSUBSW), [0xea] = INT_SSE(PMINSW), [0xeb] = INT(POR),
         [0xec] = INT(PADDSB), [0xed] = INT(PADDSW), [0xee] = INT_SSE(PMAXSW), [0xef] = INT(PXOR),
         [0xf0] = BY_PREFIX([PF2] = SSE(SSE3, LDDQU, W(Vdq, Mdq), 0)),
-        [0xf1] = INT(PSLLW), [0xf2] = INT(PSLLD), [0xf3] = INT(PSLLQ), [0xf4] = INT_SSE2(PMULUDQ), [0xf5] = INT(PMADDWD), [0xf6] = INT_SSE(PSADBW),
+        [0xf1] = INT(PSLLW), [0xf2] = INT(PSLLD), [0xf3] = INT(PSLLQ), [0xf4] = INT_SSE2(PMULUDQ), [0xf5] = INT(PMADDWD),
+        [0xf6] = INT_SSE(PSADBW),
         [0xf7] = BY_PREFIX(MM(SSE, MASKMOVQ, R_R_W(Pq, Nq, Dq)), SSE(SSE2, MASKMOVDQU, R_R_W(Vdq, Udq, Ddq), 0)),
         [0xf8] = INT(PSUBB), [0xf9] = INT(PSUBW), [0xfa] = INT(PSUBD), [0xfb] = INT_SSE2(PSUBQ),
         [0xfc] = INT(PADDB), [0xfd] = INT(PADDW), [0xfe] = INT(PADDD),
-        [0xff] = I(UD0, R(Gv, Ev), BRANCH),
+        [0xff] = I(UD0, R(Gd, Ed), BRANCH),
     },
 
     /* ---- table A-4: three-byte opcodes, 0F 38 xx ---- */
     [2] = {
-        [0x00] = INT_SSSE3(PSHUFB), [0x01] = INT_SSSE3(PHADDW), [0x02] = INT_SSSE3(PHADDD), [0x03] = INT_SSSE3(PHADDSW), [0x04] = INT_SSSE3(PMADDUBSW),
-        [0x05] = INT_SSSE3(PHSUBW), [0x06] = INT_SSSE3(PHSUBD), [0x07] = INT_SSSE3(PHSUBSW), [0x08] = INT_SSSE3(PSIGNB), [0x09] = INT_SSSE3(PSIGNW),
+        [0x00] = INT_SSSE3(PSHUFB), [0x01] = INT_SSSE3(PHADDW), [0x02] = INT_SSSE3(PHADDD), [0x03] = INT_SSSE3(PHADDSW),
+        [0x04] = INT_SSSE3(PMADDUBSW),
+        [0x05] = INT_SSSE3(PHSUBW), [0x06] = INT_SSSE3(PHSUBD), [0x07] = INT_SSSE3(PHSUBSW), [0x08] = INT_SSSE3(PSIGNB),
+        [0x09] = INT_SSSE3(PSIGNW),
         [0x0a] = INT_SSSE3(PSIGND), [0x0b] = INT_SSSE3(PMULHRSW),
         [0x10] = X_ONLY(SSE4_1, PBLENDVB, RW(Vdq, Wdq, XMM0), ALIGN),
         [0x14] = X_ONLY(SSE4_1, BLENDVPS, RW(Vdq, Wdq, XMM0), ALIGN),
@@ -495,14 +536,18 @@ const struct x86_opcode x86_map[4][256] = {
         [0x1c] = INT_OF(SSSE3, SSSE3, PABSB, W(Pq, Qq), W(Vdq, Wdq)),
         [0x1d] = INT_OF(SSSE3, SSSE3, PABSW, W(Pq, Qq), W(Vdq, Wdq)),
         [0x1e] = INT_OF(SSSE3, SSSE3, PABSD, W(Pq, Qq), W(Vdq, Wdq)),
-        [0x20] = X_ONLY(SSE4_1, PMOVSXBW, W(Vdq, Wq), 0), [0x21] = X_ONLY(SSE4_1, PMOVSXBD, W(Vdq, Wd), 0), [0x22] = X_ONLY(SSE4_1, PMOVSXBQ, W(Vdq, Ww), 0),
-        [0x23] = X_ONLY(SSE4_1, PMOVSXWD, W(Vdq, Wq), 0), [0x24] = X_ONLY(SSE4_1, PMOVSXWQ, W(Vdq, Wd), 0), [0x25] = X_ONLY(SSE4_1, PMOVSXDQ, W(Vdq, Wq), 0),
+        [0x20] = X_ONLY(SSE4_1, PMOVSXBW, W(Vdq, Wq), 0), [0x21] = X_ONLY(SSE4_1, PMOVSXBD, W(Vdq, Wd), 0),
+        [0x22] = X_ONLY(SSE4_1, PMOVSXBQ, W(Vdq, Ww), 0),
+        [0x23] = X_ONLY(SSE4_1, PMOVSXWD, W(Vdq, Wq), 0), [0x24] = X_ONLY(SSE4_1, PMOVSXWQ, W(Vdq, Wd), 0),
+        [0x25] = X_ONLY(SSE4_1, PMOVSXDQ, W(Vdq, Wq), 0),
         [0x28] = X_ONLY(SSE4_1, PMULDQ, RW(Vdq, Wdq), ALIGN),
         [0x29] = X_ONLY(SSE4_1, PCMPEQQ, RW(Vdq, Wdq), ALIGN),
         [0x2a] = X_ONLY(SSE4_1, MOVNTDQA, W(Vdq, Mdq), ALIGN),
         [0x2b] = X_ONLY(SSE4_1, PACKUSDW, RW(Vdq, Wdq), ALIGN),
-        [0x30] = X_ONLY(SSE4_1, PMOVZXBW, W(Vdq, Wq), 0), [0x31] = X_ONLY(SSE4_1, PMOVZXBD, W(Vdq, Wd), 0), [0x32] = X_ONLY(SSE4_1, PMOVZXBQ, W(Vdq, Ww), 0),
-        [0x33] = X_ONLY(SSE4_1, PMOVZXWD, W(Vdq, Wq), 0), [0x34] = X_ONLY(SSE4_1, PMOVZXWQ, W(Vdq, Wd), 0), [0x35] = X_ONLY(SSE4_1, PMOVZXDQ, W(Vdq, Wq), 0),
+        [0x30] = X_ONLY(SSE4_1, PMOVZXBW, W(Vdq, Wq), 0), [0x31] = X_ONLY(SSE4_1, PMOVZXBD, W(Vdq, Wd), 0),
+        [0x32] = X_ONLY(SSE4_1, PMOVZXBQ, W(Vdq, Ww), 0),
+        [0x33] = X_ONLY(SSE4_1, PMOVZXWD, W(Vdq, Wq), 0), [0x34] = X_ONLY(SSE4_1, PMOVZXWQ, W(Vdq, Wd), 0),
+        [0x35] = X_ONLY(SSE4_1, PMOVZXDQ, W(Vdq, Wq), 0),
         [0x37] = X_ONLY(SSE4_2, PCMPGTQ, RW(Vdq, Wdq), ALIGN),
         [0x38] = X_ONLY(SSE4_1, PMINSB, RW(Vdq, Wdq), ALIGN), [0x39] = X_ONLY(SSE4_1, PMINSD, RW(Vdq, Wdq), ALIGN),
         [0x3a] = X_ONLY(SSE4_1, PMINUW, RW(Vdq, Wdq), ALIGN), [0x3b] = X_ONLY(SSE4_1, PMINUD, RW(Vdq, Wdq), ALIGN),
@@ -510,7 +555,7 @@ const struct x86_opcode x86_map[4][256] = {
         [0x3e] = X_ONLY(SSE4_1, PMAXUW, RW(Vdq, Wdq), ALIGN), [0x3f] = X_ONLY(SSE4_1, PMAXUD, RW(Vdq, Wdq), ALIGN),
         [0x40] = X_ONLY(SSE4_1, PMULLD, RW(Vdq, Wdq), ALIGN),
         [0x41] = X_ONLY(SSE4_1, PHMINPOSUW, W(Vdq, Wdq), ALIGN),
-        [0x82] = P66_ONLY(I(INVPCID, R(Gn, Mdq), F64 | CPL0 | SYSTEM, FEATURE(INVPCID))),
+        [0x82] = P66_ONLY(I(INVPCID, R(Gy, Mdq), F64 | CPL0 | SYSTEM, FEATURE(INVPCID))),
         [0xc8] = NP_ONLY(SSE(SHA, SHA1NEXTE, RW(Vdq, Wdq), ALIGN)),
         [0xc9] = NP_ONLY(SSE(SHA, SHA1MSG1, RW(Vdq, Wdq), ALIGN)),
         [0xca] = NP_ONLY(SSE(SHA, SHA1MSG2, RW(Vdq, Wdq), ALIGN)),
@@ -522,9 +567,12 @@ const struct x86_opcode x86_map[4][256] = {
         [0xdd] = X_ONLY(AES, AESENCLAST, RW(Vdq, Wdq), ALIGN),
         [0xde] = X_ONLY(AES, AESDEC, RW(Vdq, Wdq), ALIGN),
         [0xdf] = X_ONLY(AES, AESDECLAST, RW(Vdq, Wdq), ALIGN),
-        [0xf0] = BY_PREFIX(I(MOVBE, W(Gv, Mv), 0, FEATURE(MOVBE)), I(MOVBE, W(Gv, Mv), 0, FEATURE(MOVBE)), UD, I(CRC32, RW(Gy, Eb), 0, FEATURE(SSE4_2))),
-        [0xf1] = BY_PREFIX(I(MOVBE, W(Mv, Gv), 0, FEATURE(MOVBE)), I(MOVBE, W(Mv, Gv), 0, FEATURE(MOVBE)), UD, I(CRC32, RW(Gy, Ev), 0, FEATURE(SSE4_2))),
-        [0xf6] = BY_PREFIX([P66] = I(ADCX, RW(Gy, Ey), 0, EF(CF, CF, 0), FEATURE(ADX)), [PF3] = I(ADOX, RW(Gy, Ey), 0, EF(OF, OF, 0), FEATURE(ADX))),
+        [0xf0] = BY_PREFIX(I(MOVBE, W(Gv, Mv), 0, FEATURE(MOVBE)), I(MOVBE, W(Gv, Mv), 0, FEATURE(MOVBE)), UD,
+            I(CRC32, RW(Gy, Eb), 0, FEATURE(SSE4_2))),
+        [0xf1] = BY_PREFIX(I(MOVBE, W(Mv, Gv), 0, FEATURE(MOVBE)), I(MOVBE, W(Mv, Gv), 0, FEATURE(MOVBE)), UD,
+            I(CRC32, RW(Gy, Ev), 0, FEATURE(SSE4_2))),
+        [0xf6] = BY_PREFIX([P66] = I(ADCX, RW(Gy, Ey), 0, EF(CF, CF, 0), FEATURE(ADX)),
+            [PF3] = I(ADOX, RW(Gy, Ey), 0, EF(OF, OF, 0), FEATURE(ADX))),
     },
 
     /* ---- table A-5: three-byte opcodes, 0F 3A xx ---- */
@@ -560,9 +608,11 @@ const struct x86_opcode x86_map[4][256] = {
 /* ---- VEX: maps 1 (0F), 2 (0F 38), 3 (0F 3A). Destination first, VEX.vvvv (H, B) second. L and W are ignored unless a group asks. ---- */
 
 #define V(needs, name, operands, row_flags, ...) \
-    { .op = X86_OP_V##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_VEX | X86_F_SSE | PROT | (row_flags), .feature = X86_FEATURE_##needs, __VA_ARGS__ }
+    { .op = X86_OP_V##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_VEX | X86_F_SSE | PROT | (row_flags), \
+        .feature = X86_FEATURE_##needs, __VA_ARGS__ }
 #define VGPR(needs, name, operands, ...) \
-    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_VEX | PROT, .feature = X86_FEATURE_##needs, __VA_ARGS__ }
+    { .op = X86_OP_##name, .kind = X86_ROW_LEAF, OPERANDS_##operands, .flags = X86_F_VEX | PROT, .feature = X86_FEATURE_##needs, \
+        __VA_ARGS__ }
 #define L0(...) GROUP(BY_L, 2, [0] = __VA_ARGS__)
 #define L1(...) GROUP(BY_L, 2, [1] = __VA_ARGS__)
 #define BY_L(...) GROUP(BY_L, 2, __VA_ARGS__)
@@ -584,7 +634,8 @@ const struct x86_opcode x86_map[4][256] = {
 #define FMA_PACKED(name) BY_PREFIX([P66] = BY_VEX_W(V(FMA, name##PS, RW(Vx, Hx, Wx), FP), V(FMA, name##PD, RW(Vx, Hx, Wx), FP)))
 #define FMA_SCALAR(name) BY_PREFIX([P66] = BY_VEX_W(V(FMA, name##SS, RW(Vd, Hd, Wd), FP), V(FMA, name##SD, RW(Vq, Hq, Wq), FP)))
 #define FMA(base, order) \
-    [base + 6] = FMA_PACKED(FMADDSUB##order), [base + 7] = FMA_PACKED(FMSUBADD##order), [base + 8] = FMA_PACKED(FMADD##order), [base + 9] = FMA_SCALAR(FMADD##order), \
+    [base + 6] = FMA_PACKED(FMADDSUB##order), [base + 7] = FMA_PACKED(FMSUBADD##order), [base + 8] = FMA_PACKED(FMADD##order), \
+    [base + 9] = FMA_SCALAR(FMADD##order), \
     [base + 10] = FMA_PACKED(FMSUB##order), [base + 11] = FMA_SCALAR(FMSUB##order), [base + 12] = FMA_PACKED(FNMADD##order), \
     [base + 13] = FMA_SCALAR(FNMADD##order), [base + 14] = FMA_PACKED(FNMSUB##order), [base + 15] = FMA_SCALAR(FNMSUB##order)
 #define BLS EF(0, CF | OF | ZF | SF, AF | PF)
@@ -592,15 +643,19 @@ const struct x86_opcode x86_map[4][256] = {
 const struct x86_opcode x86_vex_map[4][256] = {
     [1] = {
         [0x10] = BY_PREFIX(V(AVX, MOVUPS, W(Vx, Wx), 0), V(AVX, MOVUPD, W(Vx, Wx), 0),
-            BY_MOD(V(AVX, MOVSS, W(Vdq, Md), 0), V(AVX, MOVSS, W(Vdq, Hdq, Ud), 0)), BY_MOD(V(AVX, MOVSD, W(Vdq, Mq), 0), V(AVX, MOVSD, W(Vdq, Hdq, Uq), 0))),
+            BY_MOD(V(AVX, MOVSS, W(Vdq, Md), 0), V(AVX, MOVSS, W(Vdq, Hdq, Ud), 0)),
+            BY_MOD(V(AVX, MOVSD, W(Vdq, Mq), 0), V(AVX, MOVSD, W(Vdq, Hdq, Uq), 0))),
         [0x11] = BY_PREFIX(V(AVX, MOVUPS, W(Wx, Vx), 0), V(AVX, MOVUPD, W(Wx, Vx), 0),
-            BY_MOD(V(AVX, MOVSS, W(Md, Vd), 0), V(AVX, MOVSS, W(Udq, Hdq, Vd), 0)), BY_MOD(V(AVX, MOVSD, W(Mq, Vq), 0), V(AVX, MOVSD, W(Udq, Hdq, Vq), 0))),
-        [0x12] = BY_PREFIX(L0(BY_MOD(V(AVX, MOVLPS, W(Vdq, Hdq, Mq), 0), V(AVX, MOVHLPS, W(Vdq, Hdq, Udq), 0))), L0(V(AVX, MOVLPD, W(Vdq, Hdq, Mq), 0)),
+            BY_MOD(V(AVX, MOVSS, W(Md, Vd), 0), V(AVX, MOVSS, W(Udq, Hdq, Vd), 0)),
+            BY_MOD(V(AVX, MOVSD, W(Mq, Vq), 0), V(AVX, MOVSD, W(Udq, Hdq, Vq), 0))),
+        [0x12] = BY_PREFIX(L0(BY_MOD(V(AVX, MOVLPS, W(Vdq, Hdq, Mq), 0), V(AVX, MOVHLPS, W(Vdq, Hdq, Udq), 0))),
+            L0(V(AVX, MOVLPD, W(Vdq, Hdq, Mq), 0)),
             V(AVX, MOVSLDUP, W(Vx, Wx), 0), V(AVX, MOVDDUP, W(Vx, Wdup), 0)),
         [0x13] = BY_PREFIX(L0(V(AVX, MOVLPS, W(Mq, Vq), 0)), L0(V(AVX, MOVLPD, W(Mq, Vq), 0))),
         [0x14] = VPS_PD(UNPCKL, W(Vx, Hx, Wx), 0),
         [0x15] = VPS_PD(UNPCKH, W(Vx, Hx, Wx), 0),
-        [0x16] = BY_PREFIX(L0(BY_MOD(V(AVX, MOVHPS, W(Vdq, Hdq, Mq), 0), V(AVX, MOVLHPS, W(Vdq, Hdq, Uq), 0))), L0(V(AVX, MOVHPD, W(Vdq, Hdq, Mq), 0)),
+        [0x16] = BY_PREFIX(L0(BY_MOD(V(AVX, MOVHPS, W(Vdq, Hdq, Mq), 0), V(AVX, MOVLHPS, W(Vdq, Hdq, Uq), 0))),
+            L0(V(AVX, MOVHPD, W(Vdq, Hdq, Mq), 0)),
             V(AVX, MOVSHDUP, W(Vx, Wx), 0)),
         [0x17] = BY_PREFIX(L0(V(AVX, MOVHPS, W(Mq, Vdq), 0)), L0(V(AVX, MOVHPD, W(Mq, Vdq), 0))),
         [0x28] = VPS_PD(MOVA, W(Vx, Wx), ALIGN),
@@ -613,7 +668,8 @@ const struct x86_opcode x86_vex_map[4][256] = {
         [0x2f] = BY_PREFIX(V(AVX, COMISS, R(Vd, Wd), FP, COMPARE_FLAGS), V(AVX, COMISD, R(Vq, Wq), FP, COMPARE_FLAGS)),
 
         [0x50] = VPS_PD(MOVMSK, W(Gd, Ux), 0),
-        [0x51] = BY_PREFIX(V(AVX, SQRTPS, W(Vx, Wx), FP), V(AVX, SQRTPD, W(Vx, Wx), FP), V(AVX, SQRTSS, W(Vdq, Hdq, Wd), FP), V(AVX, SQRTSD, W(Vdq, Hdq, Wq), FP)),
+        [0x51] = BY_PREFIX(V(AVX, SQRTPS, W(Vx, Wx), FP), V(AVX, SQRTPD, W(Vx, Wx), FP), V(AVX, SQRTSS, W(Vdq, Hdq, Wd), FP),
+            V(AVX, SQRTSD, W(Vdq, Hdq, Wq), FP)),
         [0x52] = BY_PREFIX([NP] = V(AVX, RSQRTPS, W(Vx, Wx), 0), [PF3] = V(AVX, RSQRTSS, W(Vdq, Hdq, Wd), 0)),
         [0x53] = BY_PREFIX([NP] = V(AVX, RCPPS, W(Vx, Wx), 0), [PF3] = V(AVX, RCPSS, W(Vdq, Hdq, Wd), 0)),
         [0x54] = VPS_PD(AND, W(Vx, Hx, Wx), 0),
@@ -622,7 +678,8 @@ const struct x86_opcode x86_vex_map[4][256] = {
         [0x57] = VPS_PD(XOR, W(Vx, Hx, Wx), 0),
         [0x58] = VPS_PD_SS_SD(ADD),
         [0x59] = VPS_PD_SS_SD(MUL),
-        [0x5a] = BY_PREFIX(V(AVX, CVTPS2PD, W(Vx, Whx), FP), V(AVX, CVTPD2PS, W(Vdq, Wx), FP), V(AVX, CVTSS2SD, W(Vdq, Hdq, Wd), FP), V(AVX, CVTSD2SS, W(Vdq, Hdq, Wq), FP)),
+        [0x5a] = BY_PREFIX(V(AVX, CVTPS2PD, W(Vx, Whx), FP), V(AVX, CVTPD2PS, W(Vdq, Wx), FP), V(AVX, CVTSS2SD, W(Vdq, Hdq, Wd), FP),
+            V(AVX, CVTSD2SS, W(Vdq, Hdq, Wq), FP)),
         [0x5b] = BY_PREFIX(V(AVX, CVTDQ2PS, W(Vx, Wx), FP), V(AVX, CVTPS2DQ, W(Vx, Wx), FP), V(AVX, CVTTPS2DQ, W(Vx, Wx), FP)),
         [0x5c] = VPS_PD_SS_SD(SUB),
         [0x5d] = VPS_PD_SS_SD(MIN),
@@ -660,13 +717,16 @@ const struct x86_opcode x86_vex_map[4][256] = {
         [0xd7] = V66_INT(PMOVMSKB, W(Gd, Ux)),
         [0xd8] = VINT(PSUBUSB), [0xd9] = VINT(PSUBUSW), [0xda] = VINT(PMINUB), [0xdb] = VINT(PAND),
         [0xdc] = VINT(PADDUSB), [0xdd] = VINT(PADDUSW), [0xde] = VINT(PMAXUB), [0xdf] = VINT(PANDN),
-        [0xe0] = VINT(PAVGB), [0xe1] = VSHIFT(PSRAW), [0xe2] = VSHIFT(PSRAD), [0xe3] = VINT(PAVGW), [0xe4] = VINT(PMULHUW), [0xe5] = VINT(PMULHW),
-        [0xe6] = BY_PREFIX([P66] = V(AVX, CVTTPD2DQ, W(Vdq, Wx), FP), [PF3] = V(AVX, CVTDQ2PD, W(Vx, Whx), 0), [PF2] = V(AVX, CVTPD2DQ, W(Vdq, Wx), FP)),
+        [0xe0] = VINT(PAVGB), [0xe1] = VSHIFT(PSRAW), [0xe2] = VSHIFT(PSRAD), [0xe3] = VINT(PAVGW), [0xe4] = VINT(PMULHUW),
+        [0xe5] = VINT(PMULHW),
+        [0xe6] = BY_PREFIX([P66] = V(AVX, CVTTPD2DQ, W(Vdq, Wx), FP), [PF3] = V(AVX, CVTDQ2PD, W(Vx, Whx), 0),
+            [PF2] = V(AVX, CVTPD2DQ, W(Vdq, Wx), FP)),
         [0xe7] = V66(MOVNTDQ, W(Mx, Vx), ALIGN),
         [0xe8] = VINT(PSUBSB), [0xe9] = VINT(PSUBSW), [0xea] = VINT(PMINSW), [0xeb] = VINT(POR),
         [0xec] = VINT(PADDSB), [0xed] = VINT(PADDSW), [0xee] = VINT(PMAXSW), [0xef] = VINT(PXOR),
         [0xf0] = BY_PREFIX([PF2] = V(AVX, LDDQU, W(Vx, Mx), 0)),
-        [0xf1] = VSHIFT(PSLLW), [0xf2] = VSHIFT(PSLLD), [0xf3] = VSHIFT(PSLLQ), [0xf4] = VINT(PMULUDQ), [0xf5] = VINT(PMADDWD), [0xf6] = VINT(PSADBW),
+        [0xf1] = VSHIFT(PSLLW), [0xf2] = VSHIFT(PSLLD), [0xf3] = VSHIFT(PSLLQ), [0xf4] = VINT(PMULUDQ), [0xf5] = VINT(PMADDWD),
+        [0xf6] = VINT(PSADBW),
         [0xf7] = V66_L0(MASKMOVDQU, R_R_W(Vdq, Udq, Ddq), 0),
         [0xf8] = VINT(PSUBB), [0xf9] = VINT(PSUBW), [0xfa] = VINT(PSUBD), [0xfb] = VINT(PSUBQ),
         [0xfc] = VINT(PADDB), [0xfd] = VINT(PADDW), [0xfe] = VINT(PADDD),
@@ -719,8 +779,10 @@ const struct x86_opcode x86_vex_map[4][256] = {
         [0xdc] = P66_ONLY(L0(V(AES, AESENC, W(Vdq, Hdq, Wdq), 0))), [0xdd] = P66_ONLY(L0(V(AES, AESENCLAST, W(Vdq, Hdq, Wdq), 0))),
         [0xde] = P66_ONLY(L0(V(AES, AESDEC, W(Vdq, Hdq, Wdq), 0))), [0xdf] = P66_ONLY(L0(V(AES, AESDECLAST, W(Vdq, Hdq, Wdq), 0))),
         [0xf2] = NP_ONLY(L0(VGPR(BMI1, ANDN, W(Gy, By, Ey), BLS))),
-        [0xf3] = NP_ONLY(L0(BY_REG([1] = VGPR(BMI1, BLSR, W(By, Ey), BLS), [2] = VGPR(BMI1, BLSMSK, W(By, Ey), BLS), [3] = VGPR(BMI1, BLSI, W(By, Ey), BLS)))),
-        [0xf5] = BY_PREFIX([NP] = L0(VGPR(BMI2, BZHI, W(Gy, Ey, By), BLS)), [PF3] = L0(VGPR(BMI2, PEXT, W(Gy, By, Ey))), [PF2] = L0(VGPR(BMI2, PDEP, W(Gy, By, Ey)))),
+        [0xf3] = NP_ONLY(L0(BY_REG([1] = VGPR(BMI1, BLSR, W(By, Ey), BLS), [2] = VGPR(BMI1, BLSMSK, W(By, Ey), BLS),
+            [3] = VGPR(BMI1, BLSI, W(By, Ey), BLS)))),
+        [0xf5] = BY_PREFIX([NP] = L0(VGPR(BMI2, BZHI, W(Gy, Ey, By), BLS)), [PF3] = L0(VGPR(BMI2, PEXT, W(Gy, By, Ey))),
+            [PF2] = L0(VGPR(BMI2, PDEP, W(Gy, By, Ey)))),
         [0xf6] = BY_PREFIX([PF2] = L0(VGPR(BMI2, MULX, W_W(Gy, By, Ey)))),
         [0xf7] = BY_PREFIX(L0(VGPR(BMI1, BEXTR, W(Gy, Ey, By), EF(0, ZF | CF | OF, AF | SF | PF))), L0(VGPR(BMI2, SHLX, W(Gy, Ey, By))),
             L0(VGPR(BMI2, SARX, W(Gy, Ey, By))), L0(VGPR(BMI2, SHRX, W(Gy, Ey, By)))),
@@ -735,14 +797,17 @@ const struct x86_opcode x86_vex_map[4][256] = {
         [0x0a] = V66(ROUNDSS, W(Vdq, Hdq, Wd, Ib), FP), [0x0b] = V66(ROUNDSD, W(Vdq, Hdq, Wq, Ib), FP),
         [0x0c] = V66(BLENDPS, W(Vx, Hx, Wx, Ib), 0), [0x0d] = V66(BLENDPD, W(Vx, Hx, Wx, Ib), 0),
         [0x0e] = V66_INT(PBLENDW, W(Vx, Hx, Wx, Ib)), [0x0f] = V66_INT(PALIGNR, W(Vx, Hx, Wx, Ib)),
-        [0x14] = V66_L0(PEXTRB, W(Ebd, Vdq, Ib), 0), [0x15] = V66_L0(PEXTRW, W(Ewd, Vdq, Ib), 0), [0x16] = V66_L0(PEXTRD, W(Ey, Vdq, Ib), 0),
+        [0x14] = V66_L0(PEXTRB, W(Ebd, Vdq, Ib), 0), [0x15] = V66_L0(PEXTRW, W(Ewd, Vdq, Ib), 0),
+        [0x16] = V66_L0(PEXTRD, W(Ey, Vdq, Ib), 0),
         [0x17] = V66_L0(EXTRACTPS, W(Ed, Vdq, Ib), 0),
-        [0x18] = P66_ONLY(L1(W0(V(AVX, INSERTF128, W(Vqq, Hqq, Wdq, Ib), 0)))), [0x19] = P66_ONLY(L1(W0(V(AVX, EXTRACTF128, W(Wdq, Vqq, Ib), 0)))),
+        [0x18] = P66_ONLY(L1(W0(V(AVX, INSERTF128, W(Vqq, Hqq, Wdq, Ib), 0)))),
+        [0x19] = P66_ONLY(L1(W0(V(AVX, EXTRACTF128, W(Wdq, Vqq, Ib), 0)))),
         [0x1d] = P66_ONLY(W0(V(F16C, CVTPS2PH, W(Whx, Vx, Ib), FP))),
         [0x20] = V66_L0(PINSRB, W(Vdq, Hdq, Ebd, Ib), 0),
         [0x21] = P66_ONLY(L0(BY_MOD(V(AVX, INSERTPS, W(Vdq, Hdq, Md, Ib), 0), V(AVX, INSERTPS, W(Vdq, Hdq, Udq, Ib), 0)))),
         [0x22] = V66_L0(PINSRD, W(Vdq, Hdq, Ey, Ib), 0),
-        [0x38] = P66_ONLY(L1(W0(V(AVX2, INSERTI128, W(Vqq, Hqq, Wdq, Ib), 0)))), [0x39] = P66_ONLY(L1(W0(V(AVX2, EXTRACTI128, W(Wdq, Vqq, Ib), 0)))),
+        [0x38] = P66_ONLY(L1(W0(V(AVX2, INSERTI128, W(Vqq, Hqq, Wdq, Ib), 0)))),
+        [0x39] = P66_ONLY(L1(W0(V(AVX2, EXTRACTI128, W(Wdq, Vqq, Ib), 0)))),
         [0x40] = V66(DPPS, W(Vx, Hx, Wx, Ib), FP),
         [0x41] = V66_L0(DPPD, W(Vdq, Hdq, Wdq, Ib), FP),
         [0x42] = V66_INT(MPSADBW, W(Vx, Hx, Wx, Ib)),

@@ -1,7 +1,8 @@
 /* isa/x86/decode_table.h - what the rows of the decode table are made of. Private to decode.c, decode_table.c and tests of the table.
  *
- * Model: an operand code says where an operand is (ModRM.rm, ModRM.reg, an immediate, ...), of which register class and how wide. Names are the SDM's
- * (vol. 2 appendix A.2): a capital letter for the place, small letters for the width; where the SDM has no name the comment explains.
+ * Model: an operand code says where an operand is (ModRM.rm, ModRM.reg, an immediate, ...), of which register class and how wide. Names are
+ * the SDM's (vol. 2 appendix A.2): a capital letter for the place, small letters for the width; where the SDM has no name the comment
+ * explains.
  */
 #ifndef DP_ISA_X86_DECODE_TABLE_H
 #define DP_ISA_X86_DECODE_TABLE_H
@@ -15,26 +16,24 @@ enum x86_opcode_kind {
     X86_ROW_LEAF_RR,   /* a leaf whose ModRM.mod is ignored: rm is always a register (MOV CR, MOV DR) */
     X86_ROW_BY_MODE,   /* [0] outside 64-bit mode, [1] in it */
     X86_ROW_BY_REXB,   /* REX.B */
+    X86_ROW_BY_W,      /* REX.W */
+    X86_ROW_BY_VEX_W,  /* VEX.W, in every mode */
+    X86_ROW_BY_L,      /* VEX.L */
     X86_ROW_BY_PREFIX, /* mandatory prefix: none, 66, F3, F2 */
     X86_ROW_BY_REG,    /* ModRM.reg; from here on ModRM is needed */
     X86_ROW_BY_RM,     /* ModRM.rm */
     X86_ROW_BY_MOD,    /* [0] memory, [1] register */
-    X86_ROW_BY_W,      /* REX.W or VEX.W; W counts as 0 outside 64-bit mode */
-    X86_ROW_BY_VEX_W,  /* VEX.W in every mode */
-    X86_ROW_BY_L,      /* VEX.L */
 };
 enum { NP, P66, PF3, PF2 }; /* members of BY_PREFIX */
 
-/* Widths: a number of bytes, or one that depends on the instruction. */
+/* Widths, in bytes; decode.c has them as a table. */
 enum x86_width {
-    X86_WIDTH_NONE, X86_WIDTH_B = 1, X86_WIDTH_W = 2, X86_WIDTH_D = 4, X86_WIDTH_Q = 8, X86_WIDTH_T = 10, X86_WIDTH_DQ = 16, X86_WIDTH_QQ = 32,
-    X86_WIDTH_VARIABLE = 64,
-    X86_WIDTH_V = X86_WIDTH_VARIABLE, /* operand size */
+    X86_WIDTH_NONE, X86_WIDTH_B, X86_WIDTH_W, X86_WIDTH_D, X86_WIDTH_Q, X86_WIDTH_T, X86_WIDTH_DQ, X86_WIDTH_QQ, /* 0, 1, 2, 4, 8, 10, 16, 32 */
+    X86_WIDTH_V,    /* operand size */
     X86_WIDTH_Z,    /* 2 or 4 */
     X86_WIDTH_Y,    /* 4 or 8 */
     X86_WIDTH_P,    /* far pointer: 2 + operand size */
     X86_WIDTH_A,    /* pair of operand size */
-    X86_WIDTH_N,    /* natural: 8 in 64-bit mode, else 4 */
     X86_WIDTH_X,    /* VEX.L ? 32 : 16 */
     X86_WIDTH_HX,   /* half, quarter, eighth of x */
     X86_WIDTH_QX,
@@ -43,6 +42,7 @@ enum x86_width {
     X86_WIDTH_WV,   /* memory 2, register of operand size */
     X86_WIDTH_BD,   /* memory 1, register 4 */
     X86_WIDTH_WD,   /* memory 2, register 4 */
+    X86_WIDTHS,
 };
 
 /* Places. Register operands are of the class the code names (XMM: YMM when 32 bytes wide). */
@@ -54,7 +54,7 @@ enum x86_place {
     X86_PLACE_POINTER,                 /* memory at register `which` in the data segment */
     X86_PLACE_OFFSET,                  /* moffs */
     X86_PLACE_ONE,                     /* immediate 1 that is not in the instruction */
-    X86_PLACE_IMM, X86_PLACE_SIMM,     /* immediate, zero- or sign-extended; bytes in the instruction: `which` (0: operand size, SIMM at most 4) */
+    X86_PLACE_IMM, X86_PLACE_SIMM,     /* immediate, zero- or sign-extended, of `which` bytes (0: operand size, SIMM at most 4) */
     X86_PLACE_REL, X86_PLACE_FAR,
     X86_PLACE_VVVV,                    /* VEX.vvvv */
     X86_PLACE_IS4,                     /* register in bits 4-7 of an immediate byte */
@@ -72,30 +72,31 @@ enum x86_place {
     X(AL, GPR, B, GPR, X86_RAX) X(AX, GPR, W, GPR, X86_RAX) X(rAX, GPR, V, GPR, X86_RAX) X(zAX, GPR, Z, GPR, X86_RAX) \
     X(CL, GPR, B, GPR, X86_RCX) X(DX, GPR, W, GPR, X86_RDX) \
     X(Ib, IMM, B, GPR, 1) X(Iw, IMM, W, GPR, 2) X(Iv, IMM, V, GPR, 0) X(One, ONE, B, GPR, 0) \
-    X(sIb, SIMM, V, GPR, 1) /* signed byte, extended to the operand size */ X(sIbb, SIMM, B, GPR, 1) /* signed byte for a byte */ X(Iz, SIMM, V, GPR, 0) \
+    X(sIb, SIMM, V, GPR, 1) X(sIbb, SIMM, B, GPR, 1) /* signed byte for operand size, for a byte */ X(Iz, SIMM, V, GPR, 0) \
     X(Jb, REL, V, GPR, 1) X(Jz, REL, V, GPR, 0) X(Ap, FAR, P, GPR, 0) X(Ob, OFFSET, B, GPR, 0) X(Ov, OFFSET, V, GPR, 0) \
     X(Xb, STRING, B, GPR, X86_RSI) X(Xv, STRING, V, GPR, X86_RSI) X(Xz, STRING, Z, GPR, X86_RSI) \
     X(Yb, STRING, B, GPR, X86_RDI) X(Yv, STRING, V, GPR, X86_RDI) X(Yz, STRING, Z, GPR, X86_RDI) \
     X(Bb, POINTER, B, GPR, X86_RBX) /* XLAT */ X(Dq, POINTER, Q, GPR, X86_RDI) X(Ddq, POINTER, DQ, GPR, X86_RDI) /* MASKMOV */ \
     X(ES, FIXED, W, SEG, X86_ES) X(CS, FIXED, W, SEG, X86_CS) X(SS, FIXED, W, SEG, X86_SS) X(DS, FIXED, W, SEG, X86_DS) \
     X(FS, FIXED, W, SEG, X86_FS) X(GS, FIXED, W, SEG, X86_GS) X(ST0, FIXED, T, ST, 0) X(XMM0, FIXED, DQ, XMM, 0) \
-    X(By, VVVV, Y, GPR, 0) X(Hdq, VVVV, DQ, XMM, 0) X(Hq, VVVV, Q, XMM, 0) X(Hd, VVVV, D, XMM, 0) X(Hx, VVVV, X, XMM, 0) X(Hqq, VVVV, QQ, XMM, 0) \
-    X(Lx, IS4, X, XMM, 0)
+    X(By, VVVV, Y, GPR, 0) X(Hdq, VVVV, DQ, XMM, 0) X(Hq, VVVV, Q, XMM, 0) X(Hd, VVVV, D, XMM, 0) X(Hx, VVVV, X, XMM, 0) \
+    X(Hqq, VVVV, QQ, XMM, 0) X(Lx, IS4, X, XMM, 0)
 
 #define X86_OPERAND_CODES_MODRM(X) \
     X(Eb, RM, B, GPR, 0) X(Ew, RM, W, GPR, 0) X(Ed, RM, D, GPR, 0) X(Ev, RM, V, GPR, 0) X(Ey, RM, Y, GPR, 0) X(Ez, RM, Z, GPR, 0) \
     X(Ewv, RM, WV, GPR, 0) X(Ebd, RM, BD, GPR, 0) X(Ewd, RM, WD, GPR, 0) \
-    X(Gb, REG, B, GPR, 0) X(Gw, REG, W, GPR, 0) X(Gd, REG, D, GPR, 0) X(Gv, REG, V, GPR, 0) X(Gy, REG, Y, GPR, 0) X(Gn, REG, N, GPR, 0) \
-    X(Rv, RM_REG, V, GPR, 0) X(Ry, RM_REG, Y, GPR, 0) X(Rn, RM_REG, N, GPR, 0) \
+    X(Gb, REG, B, GPR, 0) X(Gw, REG, W, GPR, 0) X(Gd, REG, D, GPR, 0) X(Gv, REG, V, GPR, 0) X(Gy, REG, Y, GPR, 0) \
+    X(Rv, RM_REG, V, GPR, 0) X(Ry, RM_REG, Y, GPR, 0) \
     X(M, MEM, NONE, GPR, 0) X(Mb, MEM, B, GPR, 0) X(Mw, MEM, W, GPR, 0) X(Md, MEM, D, GPR, 0) X(Mq, MEM, Q, GPR, 0) X(Mt, MEM, T, GPR, 0) \
     X(Mdq, MEM, DQ, GPR, 0) X(Mx, MEM, X, GPR, 0) X(Mv, MEM, V, GPR, 0) X(My, MEM, Y, GPR, 0) X(Mp, MEM, P, GPR, 0) X(Ma, MEM, A, GPR, 0) \
-    X(VMd, VSIB, D, GPR, 1) X(VMq, VSIB, Q, GPR, 1) X(VMhq, VSIB, Q, GPR, 0) /* gathers: element; the index is XMM, or with `which` YMM when VEX.L */ \
-    X(Sw, REG, W, SEG, 0) X(Cn, REG, N, CR, 0) X(Dn, REG, N, DR, 0) X(STi, RM_REG, T, ST, 0) \
+    X(VMd, VSIB, D, GPR, 1) X(VMq, VSIB, Q, GPR, 1) X(VMhq, VSIB, Q, GPR, 0) /* gathers: element; the index is \
+        XMM, or with `which` YMM when VEX.L */ \
+    X(Sw, REG, W, SEG, 0) X(Cy, REG, Y, CR, 0) X(Dy, REG, Y, DR, 0) X(STi, RM_REG, T, ST, 0) \
     X(Pq, REG, Q, MMX, 0) X(Qq, RM, Q, MMX, 0) X(Qd, RM, D, MMX, 0) X(Nq, RM_REG, Q, MMX, 0) \
     X(Vdq, REG, DQ, XMM, 0) X(Vq, REG, Q, XMM, 0) X(Vd, REG, D, XMM, 0) X(Vx, REG, X, XMM, 0) X(Vqq, REG, QQ, XMM, 0) \
     X(Wdq, RM, DQ, XMM, 0) X(Wq, RM, Q, XMM, 0) X(Wd, RM, D, XMM, 0) X(Ww, RM, W, XMM, 0) X(Wb, RM, B, XMM, 0) \
-    X(Wx, RM, X, XMM, 0) X(Whx, RM, HX, XMM, 0) X(Wqx, RM, QX, XMM, 0) X(Wex, RM, EX, XMM, 0) X(Wqq, RM, QQ, XMM, 0) X(Wdup, RM, DUP, XMM, 0) \
-    X(Udq, RM_REG, DQ, XMM, 0) X(Uq, RM_REG, Q, XMM, 0) X(Ud, RM_REG, D, XMM, 0) X(Ux, RM_REG, X, XMM, 0)
+    X(Wx, RM, X, XMM, 0) X(Whx, RM, HX, XMM, 0) X(Wqx, RM, QX, XMM, 0) X(Wex, RM, EX, XMM, 0) X(Wqq, RM, QQ, XMM, 0) \
+    X(Wdup, RM, DUP, XMM, 0) X(Udq, RM_REG, DQ, XMM, 0) X(Uq, RM_REG, Q, XMM, 0) X(Ud, RM_REG, D, XMM, 0) X(Ux, RM_REG, X, XMM, 0)
 
 enum x86_operand_code {
     X86_OPERAND_NONE,

@@ -1,8 +1,8 @@
 /* isa/x86/insn.h - decoded instructions and the one decode table.
  *
  * Model: tables of rows (struct x86_opcode), one per opcode map, plus groups by ModRM.reg, by mandatory prefix, by mod, by rm, by mode; all
- * constant data in decode_table.c. x86_decode walks them and yields a struct x86_insn: everything engines, the disassembler and the test generators
- * need, and nothing about how it is executed.
+ * constant data in decode_table.c. x86_decode walks them and yields a struct x86_insn: everything engines, the disassembler and the test
+ * generators need, and nothing about how it is executed.
  * Source: Intel SDM vol. 2 appendix A (operand codes Eb, Gv, Iz, ... keep its letters).
  * Invariants: no side effects, no allocation; reads at most `avail` and at most 15 bytes.
  */
@@ -14,11 +14,13 @@
 /* enum x86_op: one per mnemonic and semantics (X86_OP_ADD, X86_OP_MOVAPS, X86_OP_FADD, ...), X86_OP_INVALID = 0, X86_OP_COUNT last. */
 #include "isa/x86/op.h"
 
-/* X86_MEM: at seg:base + (index << scale) + disp of the insn. Where reg is set (string instructions, XLAT, MASKMOV: no ModRM) the base is that register
- * instead: X86_RSI, X86_RDI (of string instructions: always in ES), X86_RBX (XLAT adds AL). Gathers: reg_class is that of the index. */
+/* X86_MEM: at seg:base + (index << scale) + disp of the insn. Where reg is set (string instructions, XLAT, MASKMOV: no ModRM) the base is
+ * that register instead: X86_RSI, X86_RDI (of string instructions: always in ES), X86_RBX (XLAT adds AL). Gathers: reg_class is that of the
+ * index. */
 enum x86_operand_kind { X86_NONE, X86_REG, X86_MEM, X86_IMM, X86_REL /* branch displacement, value is relative to the next instruction */,
                         X86_FAR /* imm: offset, imm2: selector */ };
-enum x86_reg_class { X86_RC_GPR, X86_RC_GPR8H /* AH CH DH BH: reg 0-3 means those */, X86_RC_SEG, X86_RC_CR, X86_RC_DR, X86_RC_ST, X86_RC_MMX, X86_RC_XMM, X86_RC_YMM };
+enum x86_reg_class { X86_RC_GPR, X86_RC_GPR8H /* AH CH DH BH: reg 0-3 means those */, X86_RC_SEG, X86_RC_CR, X86_RC_DR, X86_RC_ST,
+    X86_RC_MMX, X86_RC_XMM, X86_RC_YMM };
 
 struct x86_operand {
     uint8_t kind, reg_class, reg; /* reg 0-15 */
@@ -57,7 +59,8 @@ struct x86_opcode {
     uint8_t feature;         /* enum x86_feature that must be present, 0 = base */
     uint8_t access;          /* two bits an operand, X86_READ | X86_WRITE */
     uint32_t flags;
-    /* EFLAGS (ARITH, DF, IF, ...). written: get a defined value; undefined: left undefined; in both: defined for some operands only (OF of shifts: count 1). */
+    /* EFLAGS (ARITH, DF, IF, ...). written: get a defined value; undefined: left undefined; in both: defined for some operands only (OF of
+     * shifts: count 1). */
     uint32_t flags_read, flags_written, flags_undefined;
     const struct x86_opcode *group; /* groups: the members; TZCNT and LZCNT: what they are on processors without them */
 };
@@ -81,7 +84,7 @@ struct x86_insn {
     uint8_t vvvv;            /* VEX.vvvv register */
     uint8_t cc;              /* condition code 0-15 of Jcc/SETcc/CMOVcc */
     int64_t disp;            /* sign-extended; for moffs the whole address */
-    uint64_t imm, imm2;      /* imm is sign-extended as the instruction does; ENTER: imm size, imm2 level; far pointer: imm offset, imm2 selector */
+    uint64_t imm, imm2;      /* imm is sign-extended as the instruction does; ENTER: size, level; far pointer: offset, selector */
     uint8_t operand_count;
     struct x86_operand operand[4];
     uint64_t features;       /* bit per enum x86_feature needed, those below 64; row->feature is among them, or above 63 alone */
@@ -91,10 +94,12 @@ enum { X86_DECODE_UD = -1,    /* no such instruction here: #UD */
        X86_DECODE_MORE = -2,  /* avail bytes are not enough (fetch more, or the page fault) */
        X86_DECODE_LONG = -3 };/* more than 15 bytes: #GP(0) */
 
-/* Decodes one instruction. LOCK where it is not legal is #UD. Returns the length or one of the codes above. insn is complete only on success. */
+/* Decodes one instruction. LOCK where it is not legal is #UD. Returns the length or one of the codes above. insn is complete only on
+ * success. */
 int x86_decode(const uint8_t *bytes, size_t avail, enum x86_mode mode, struct x86_insn *insn);
 
-/* Does a processor with these features (struct x86_cpuid_model's) have the instruction? Turns TZCNT and LZCNT into the BSF and BSR they are without. */
+/* Does a processor with these features (struct x86_cpuid_model's) have the instruction? Turns TZCNT and LZCNT into the BSF and BSR they are
+ * without. */
 static inline bool x86_insn_supported(struct x86_insn *i, const uint64_t features[2])
 {
     unsigned f = i->row->feature;

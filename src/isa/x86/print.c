@@ -1,4 +1,5 @@
-/* isa/x86/print.c - one line of Intel syntax for a decoded instruction: for logs, `doppel` debugging and failing tests; not meant to be assembled again.
+/* isa/x86/print.c - one line of Intel syntax for a decoded instruction: for logs, `doppel` debugging and failing tests; not meant to be
+ * assembled again.
  *
  * Model: prefixes that act, the mnemonic with its size or condition worked in, operands as decoded. Implied operands are not shown.
  * Source: Intel SDM vol. 2 for mnemonics; the punctuation is that of MASM and GNU as.
@@ -65,7 +66,8 @@ static void put_register(struct line *l, const struct x86_operand *o)
 
 static void put_memory(struct line *l, const struct x86_insn *i, const struct x86_operand *o)
 {
-    static const char *const names[33] = { [1] = "byte", [2] = "word", [4] = "dword", [6] = "fword", [8] = "qword", [10] = "tbyte", [16] = "xmmword", [32] = "ymmword" };
+    static const char *const names[33] = { [1] = "byte", [2] = "word", [4] = "dword", [6] = "fword", [8] = "qword", [10] = "tbyte",
+        [16] = "xmmword", [32] = "ymmword" };
     if (o->size < DP_ARRAY_LEN(names) && names[o->size])
         put(l, "%s ptr ", names[o->size]);
     if (i->seg_override != X86_SEGS)
@@ -113,7 +115,8 @@ static void put_mnemonic(struct line *l, const struct x86_insn *i)
     case X86_OP_JCC: put(l, "j%s", conditions[i->cc]); break;
     case X86_OP_SETCC: put(l, "set%s", conditions[i->cc]); break;
     case X86_OP_CMOVCC: put(l, "cmov%s", conditions[i->cc]); break;
-    case X86_OP_FCMOVCC: put(l, "fcmov%s%s", i->cc & 1 ? "n" : "", (i->cc & 14) == 2 ? "b" : (i->cc & 14) == 4 ? "e" : (i->cc & 14) == 6 ? "be" : "u"); break;
+    case X86_OP_FCMOVCC: put(l, "fcmov%s%s", i->cc & 1 ? "n" : "",
+        (i->cc & 14) == 2 ? "b" : (i->cc & 14) == 4 ? "e" : (i->cc & 14) == 6 ? "be" : "u"); break;
     case X86_OP_CBW: put(l, "%s", i->operand_size == 2 ? "cbw" : wide ? "cdqe" : "cwde"); break;
     case X86_OP_CWD: put(l, "%s", i->operand_size == 2 ? "cwd" : wide ? "cqo" : "cdq"); break;
     case X86_OP_JCXZ: put(l, "j%scxz", i->address_size == 2 ? "" : i->address_size == 4 ? "e" : "r"); break;
@@ -126,7 +129,8 @@ static void put_mnemonic(struct line *l, const struct x86_insn *i)
         put(l, "%s%c", name, size_letter(element_size(i)));
         break;
     case X86_OP_SYSRET: case X86_OP_SYSEXIT: put(l, "%s%s", name, wide ? "q" : ""); break;
-    case X86_OP_FXSAVE: case X86_OP_FXRSTOR: case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: case X86_OP_XSAVES: case X86_OP_XRSTORS:
+    case X86_OP_FXSAVE: case X86_OP_FXRSTOR:
+    case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: case X86_OP_XSAVES: case X86_OP_XRSTORS:
         put(l, "%s%s", name, i->rex_w ? "64" : "");
         break;
     case X86_OP_MOVD: case X86_OP_VMOVD: case X86_OP_PINSRD: case X86_OP_VPINSRD: case X86_OP_PEXTRD: case X86_OP_VPEXTRD:

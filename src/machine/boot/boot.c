@@ -30,8 +30,9 @@ int boot_claim(struct boot *b, uint64_t start, uint64_t size, const char *what, 
     if (!size)
         return 0;
     if (size > UINT64_MAX - start)
-        return dp_error_set(e, -EINVAL, "kernel %s: %s at 0x%" PRIx64 " of 0x%" PRIx64 " bytes passes the end of the address space: the file is damaged",
-                            r->kernel.name, what, start, size);
+        return dp_error_set(
+            e, -EINVAL, "kernel %s: %s at 0x%" PRIx64 " of 0x%" PRIx64 " bytes passes the end of the address space: the file is damaged",
+            r->kernel.name, what, start, size);
     uint64_t end = start + size;
     if (!in_ram(r, start, end)) {
         if (start >= BOOT_HIGH_START && end < BOOT_4G / 4 * 3 && end > r->memory_size) {
@@ -40,8 +41,10 @@ int boot_claim(struct boot *b, uint64_t start, uint64_t size, const char *what, 
             return dp_error_set(e, -ENOMEM, "kernel %s: %s needs memory up to 0x%" PRIx64 ", the machine has %" PRIu64 "M: try -m %s",
                                 r->kernel.name, what, end, r->memory_size / MiB, more);
         }
-        return dp_error_set(e, -EINVAL, "kernel %s: %s wants 0x%" PRIx64 "-0x%" PRIx64 ", where this machine (%" PRIu64
-                            "M) has no free memory: not a kernel for a PC, or damaged", r->kernel.name, what, start, end - 1, r->memory_size / MiB);
+        return dp_error_set(e, -EINVAL,
+                            "kernel %s: %s wants 0x%" PRIx64 "-0x%" PRIx64 ", where this machine (%" PRIu64
+                            "M) has no free memory: not a kernel for a PC, or damaged",
+                            r->kernel.name, what, start, end - 1, r->memory_size / MiB);
     }
     for (unsigned i = 0; i < b->used_count; i++)
         if (start < b->used[i].end && end > b->used[i].start)
@@ -115,8 +118,8 @@ int boot_place(struct boot *b, uint64_t size, uint64_t align, uint64_t low, uint
         return dp_error_set(e, -ENOMEM, "%s of %" PRIu64 "K does not fit beside the kernel into %" PRIu64 "M of memory: try -m %s", what,
                             (size + 1023) / 1024, r->memory_size / MiB, more);
     }
-    return dp_error_set(e, -ENOMEM, "%s of %" PRIu64 "K finds no place below 0x%" PRIx64 ", the kernel's limit for it: make it smaller", what,
-                        (size + 1023) / 1024, high);
+    return dp_error_set(e, -ENOMEM, "%s of %" PRIu64 "K finds no place below 0x%" PRIx64 ", the kernel's limit for it: make it smaller",
+                        what, (size + 1023) / 1024, high);
 }
 
 int boot_write(struct boot *b, uint64_t at, const void *data, uint64_t size, struct dp_error *e)
@@ -228,8 +231,8 @@ int boot_enter_long(struct boot *b, struct x86_state *s, uint64_t rip, struct dp
 
 int dp_boot_load(const struct dp_boot_request *r, struct x86_state *cpu, const char **protocol, struct dp_error *e)
 {
-    static int (*const loaders[])(struct boot *, struct x86_state *, const char **, struct dp_error *) = {boot_linux_bzimage, boot_multiboot,
-                                                                                                        boot_pvh, boot_linux_elf};
+    static int (*const loaders[])(struct boot *, struct x86_state *, const char **,
+                                  struct dp_error *) = {boot_linux_bzimage, boot_multiboot, boot_pvh, boot_linux_elf};
     const char *name;
     if (!r->kernel.size)
         return dp_error_set(e, -ENOEXEC, "kernel %s is empty", r->kernel.name);
@@ -240,7 +243,9 @@ int dp_boot_load(const struct dp_boot_request *r, struct x86_state *cpu, const c
             return rc < 0 ? rc : 0;
     }
     if (boot_is_elf(&r->kernel))
-        return dp_error_set(e, -ENOEXEC, "kernel %s is an ELF file without a Multiboot header, a PVH note or a Linux kernel in it: give a kernel image",
+        return dp_error_set(e, -ENOEXEC,
+                            "kernel %s is an ELF file without a Multiboot header, a PVH note or a Linux kernel in it: give a kernel image",
                             r->kernel.name);
-    return dp_error_set(e, -ENOEXEC, "kernel %s is none of what doppel boots: Linux bzImage or vmlinux, Multiboot 1, ELF with a PVH note", r->kernel.name);
+    return dp_error_set(e, -ENOEXEC, "kernel %s is none of what doppel boots: Linux bzImage or vmlinux, Multiboot 1, ELF with a PVH note",
+                        r->kernel.name);
 }

@@ -11,7 +11,9 @@
 
 struct boot {
     const struct dp_boot_request *r;
-    struct { uint64_t start, end; } used[BOOT_SEGMENTS + 32];
+    struct {
+        uint64_t start, end;
+    } used[BOOT_SEGMENTS + 32];
     unsigned used_count;
 };
 
@@ -29,7 +31,10 @@ uint64_t boot_initrd_size(const struct dp_boot_request *r); /* all of them, each
 
 /* ---- elf.c ---- */
 
-struct boot_segment { uint32_t type; uint64_t offset, vaddr, paddr, filesz, memsz, align; };
+struct boot_segment {
+    uint32_t type;
+    uint64_t offset, vaddr, paddr, filesz, memsz, align;
+};
 struct boot_elf {
     bool is64;
     uint16_t type, machine;
@@ -47,7 +52,8 @@ int boot_elf_load(struct boot *b, const struct boot_elf *elf, uint64_t *end, str
 bool boot_elf_physical(const struct boot_elf *elf, uint64_t virtual, uint64_t *physical);
 bool boot_elf_loaded(const struct boot_elf *elf, uint64_t physical); /* lies in a PT_LOAD's file part */
 /* Finds the note (owner name, type): its descriptor within the file. */
-bool boot_elf_note(const struct dp_boot_blob *f, const struct boot_elf *elf, const char *name, uint32_t type, const uint8_t **desc, uint32_t *size);
+bool boot_elf_note(const struct dp_boot_blob *f, const struct boot_elf *elf, const char *name, uint32_t type, const uint8_t **desc,
+                   uint32_t *size);
 
 /* ---- entry states: a GDT with 0x10 code, 0x18 data, 0x20 TSS is written to memory and loaded ---- */
 

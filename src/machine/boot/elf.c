@@ -16,7 +16,8 @@ int boot_elf_parse(const struct dp_boot_blob *f, struct boot_elf *elf, struct dp
     if (!boot_is_elf(f))
         return dp_error_set(e, -ENOEXEC, "kernel %s is not an ELF file", f->name);
     if ((d[4] != 1 && d[4] != 2) || d[5] != 1)
-        return dp_error_set(e, -ENOEXEC, "kernel %s: an ELF file of class %u, data encoding %u: need 32 or 64 bits, little-endian", f->name, d[4], d[5]);
+        return dp_error_set(e, -ENOEXEC, "kernel %s: an ELF file of class %u, data encoding %u: need 32 or 64 bits, little-endian", f->name,
+                            d[4], d[5]);
     elf->is64 = d[4] == 2;
     uint64_t header = elf->is64 ? 64 : 52, entry_size = elf->is64 ? 56 : 32;
     if (f->size < header)
@@ -29,8 +30,8 @@ int boot_elf_parse(const struct dp_boot_blob *f, struct boot_elf *elf, struct dp
     if (elf->machine != BOOT_EM_386 && elf->machine != BOOT_EM_X86_64)
         return dp_error_set(e, -ENOEXEC, "kernel %s is for another processor (ELF machine %u): need x86", f->name, elf->machine);
     if (!phnum || phnum > BOOT_SEGMENTS || phentsize < entry_size)
-        return dp_error_set(e, -ENOEXEC, "kernel %s: %u program headers of %u bytes: need 1 to %u of at least %" PRIu64, f->name, phnum, phentsize,
-                            BOOT_SEGMENTS, entry_size);
+        return dp_error_set(e, -ENOEXEC, "kernel %s: %u program headers of %u bytes: need 1 to %u of at least %" PRIu64, f->name, phnum,
+                            phentsize, BOOT_SEGMENTS, entry_size);
     if (phoff > f->size || (uint64_t)phnum * phentsize > f->size - phoff)
         return dp_error_set(e, -ENOEXEC, "kernel %s is truncated: its ELF program headers are missing", f->name);
     for (unsigned i = 0; i < phnum; i++) {
@@ -57,7 +58,8 @@ int boot_elf_parse(const struct dp_boot_blob *f, struct boot_elf *elf, struct dp
         if (s->offset > f->size || s->filesz > f->size - s->offset)
             return dp_error_set(e, -ENOEXEC, "kernel %s is truncated: its ELF segment %u ends past the file", f->name, i);
         if (s->type == BOOT_PT_LOAD && s->filesz > s->memsz)
-            return dp_error_set(e, -ENOEXEC, "kernel %s: ELF segment %u is larger in the file than in memory: the file is damaged", f->name, i);
+            return dp_error_set(e, -ENOEXEC, "kernel %s: ELF segment %u is larger in the file than in memory: the file is damaged", f->name,
+                                i);
     }
     return 0;
 }
@@ -115,7 +117,8 @@ bool boot_elf_loaded(const struct boot_elf *elf, uint64_t physical)
     return false;
 }
 
-bool boot_elf_note(const struct dp_boot_blob *f, const struct boot_elf *elf, const char *name, uint32_t type, const uint8_t **desc, uint32_t *size)
+bool boot_elf_note(const struct dp_boot_blob *f, const struct boot_elf *elf, const char *name, uint32_t type, const uint8_t **desc,
+                   uint32_t *size)
 {
     uint64_t name_size = strlen(name) + 1;
     for (unsigned i = 0; i < elf->count; i++) {

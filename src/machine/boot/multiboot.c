@@ -1,8 +1,8 @@
 /* machine/boot/multiboot.c - Multiboot 1: ELF32 and ELF64 kernels, and flat ones that carry their addresses in the header.
  *
- * Model: as GRUB 2 does it: an ELF's entry is translated from virtual to physical by the segment that holds it, ELF64 kernels are entered in
- * 32-bit protected mode all the same, the command line does not repeat the file's name.
- * Source: Multiboot Specification 0.6.96, sections 3.1 (header), 3.2 (machine state), 3.3 (information).
+ * Model: as GRUB 2 does it: an ELF's entry is translated from virtual to physical by the segment that holds it, ELF64 kernels are entered
+ * in 32-bit protected mode all the same, the command line does not repeat the file's name. Source: Multiboot Specification 0.6.96,
+ * sections 3.1 (header), 3.2 (machine state), 3.3 (information).
  */
 #include "machine/boot/boot_internal.h"
 
@@ -14,12 +14,19 @@ enum { INFO_MEMORY = 1 << 0, INFO_CMDLINE = 1 << 2, INFO_MODULES = 1 << 3, INFO_
 static const char loader_name[] = "doppel";
 
 struct info {
-    uint32_t flags, mem_lower, mem_upper, boot_device, cmdline, mods_count, mods_addr, syms[4], mmap_length, mmap_addr, drives_length, drives_addr,
-        config_table, boot_loader_name, apm_table, vbe[4], framebuffer[7];
+    uint32_t flags, mem_lower, mem_upper, boot_device, cmdline, mods_count, mods_addr, syms[4], mmap_length, mmap_addr, drives_length,
+        drives_addr, config_table, boot_loader_name, apm_table, vbe[4], framebuffer[7];
 };
-struct module { uint32_t start, end, string, reserved; };
-struct mmap_entry { uint32_t size; uint64_t base, length; uint32_t type; } __attribute__((packed));
-_Static_assert(sizeof(struct module) == 16 && sizeof(struct mmap_entry) == 24 && offsetof(struct info, boot_loader_name) == 64, "fixed by Multiboot");
+struct module {
+    uint32_t start, end, string, reserved;
+};
+struct mmap_entry {
+    uint32_t size;
+    uint64_t base, length;
+    uint32_t type;
+} __attribute__((packed));
+_Static_assert(sizeof(struct module) == 16 && sizeof(struct mmap_entry) == 24 && offsetof(struct info, boot_loader_name) == 64,
+               "fixed by Multiboot");
 
 /* The header is 4-byte aligned in the first 8 KiB and lies wholly in them. */
 static bool find_header(const struct dp_boot_blob *f, uint64_t *at)
@@ -43,12 +50,14 @@ static int load_flat(struct boot *b, uint64_t header, uint64_t *entry, uint64_t 
     uint64_t header_addr = dp_ld32(h + 12), load = dp_ld32(h + 16), load_end = dp_ld32(h + 20), bss_end = dp_ld32(h + 24);
     *entry = dp_ld32(h + 28);
     if (header_addr < load || header_addr - load > header)
-        return dp_error_set(e, -ENOEXEC, "kernel %s: Multiboot header address 0x%" PRIx64 " and load address 0x%" PRIx64 " contradict each other", f->name,
-                            header_addr, load);
+        return dp_error_set(e, -ENOEXEC,
+                            "kernel %s: Multiboot header address 0x%" PRIx64 " and load address 0x%" PRIx64 " contradict each other",
+                            f->name, header_addr, load);
     uint64_t offset = header - (header_addr - load);
     uint64_t size = load_end ? load_end - load : f->size - offset;
     if (load_end && (load_end < load || size > f->size - offset))
-        return dp_error_set(e, -ENOEXEC, "kernel %s is truncated: its Multiboot header says 0x%" PRIx64 " bytes are to load", f->name, size);
+        return dp_error_set(e, -ENOEXEC, "kernel %s is truncated: its Multiboot header says 0x%" PRIx64 " bytes are to load", f->name,
+                            size);
     if (bss_end && bss_end < load + size)
         return dp_error_set(e, -ENOEXEC, "kernel %s: its Multiboot bss ends before its data does", f->name);
     *end = bss_end ? bss_end : load + size;
@@ -67,8 +76,8 @@ static int load_elf(struct boot *b, uint64_t *entry, uint64_t *end, struct dp_er
     if (rc)
         return rc;
     if (!boot_elf_physical(&elf, elf.entry, entry) || !boot_elf_loaded(&elf, *entry) || *entry > UINT32_MAX)
-        return dp_error_set(e, -ENOEXEC, "kernel %s: its entry 0x%" PRIx64 " lies in no ELF segment below 4 GiB: the file is damaged", b->r->kernel.name,
-                            elf.entry);
+        return dp_error_set(e, -ENOEXEC, "kernel %s: its entry 0x%" PRIx64 " lies in no ELF segment below 4 GiB: the file is damaged",
+                            b->r->kernel.name, elf.entry);
     return boot_elf_load(b, &elf, end, e);
 }
 
@@ -95,8 +104,10 @@ static int put_modules(struct boot *b, struct info *info, uint64_t kernel_end, s
         uint64_t at, size = r->initrd[i].size;
         struct module m = {0};
         /* Right behind the kernel, page-aligned: small kernels count on finding them low. */
-        if ((rc = boot_place(b, DP_MAX(size, 1), DP_PAGE_SIZE, DP_MAX(kernel_end, BOOT_HIGH_START), BOOT_4G, false, "the module", &at, e)) ||
-            (rc = boot_write(b, at, r->initrd[i].data, size, e)) || (rc = put_string(b, r->initrd[i].name, "the module's name", &m.string, e)))
+        if ((rc =
+                 boot_place(b, DP_MAX(size, 1), DP_PAGE_SIZE, DP_MAX(kernel_end, BOOT_HIGH_START), BOOT_4G, false, "the module", &at, e)) ||
+            (rc = boot_write(b, at, r->initrd[i].data, size, e)) ||
+            (rc = put_string(b, r->initrd[i].name, "the module's name", &m.string, e)))
             return rc;
         m.start = (uint32_t)at;
         m.end = (uint32_t)(at + size);
@@ -133,13 +144,15 @@ int boot_multiboot(struct boot *b, struct x86_state *cpu, const char **protocol,
     if (!find_header(&r->kernel, &header))
         return 0;
     uint32_t flags = dp_ld32(r->kernel.data + header + 4);
-    /* Bits 0-15 are requirements: one that is not understood must be refused. A video mode cannot be given (there is no display), but kernels that
-     * ask for one look at the answer, which says "none". */
+    /* Bits 0-15 are requirements: one that is not understood must be refused. A video mode cannot be given (there is no display), but
+     * kernels that ask for one look at the answer, which says "none". */
     if (flags & 0xffff & ~(REQUIRE_PAGE_ALIGN | REQUIRE_MEMORY | REQUIRE_VIDEO))
-        return dp_error_set(e, -ENOTSUP, "kernel %s: its Multiboot header requires features (flags 0x%x) that doppel does not know", r->kernel.name, flags);
+        return dp_error_set(e, -ENOTSUP, "kernel %s: its Multiboot header requires features (flags 0x%x) that doppel does not know",
+                            r->kernel.name, flags);
     bool flat = flags & HAS_ADDRESSES;
     if (!flat && !boot_is_elf(&r->kernel))
-        return dp_error_set(e, -ENOEXEC, "kernel %s: a Multiboot header without addresses in a file that is not ELF: the file is damaged", r->kernel.name);
+        return dp_error_set(e, -ENOEXEC, "kernel %s: a Multiboot header without addresses in a file that is not ELF: the file is damaged",
+                            r->kernel.name);
     if ((rc = flat ? load_flat(b, header, &entry, &end, e) : load_elf(b, &entry, &end, e)))
         return rc;
 

@@ -13,9 +13,15 @@ struct hvm_start_info {
     uint64_t modlist_paddr, cmdline_paddr, rsdp_paddr, memmap_paddr;
     uint32_t memmap_entries, reserved;
 };
-struct hvm_modlist_entry { uint64_t paddr, size, cmdline_paddr, reserved; };
-struct hvm_memmap_entry { uint64_t addr, size; uint32_t type, reserved; };
-_Static_assert(sizeof(struct hvm_start_info) == 56 && sizeof(struct hvm_modlist_entry) == 32 && sizeof(struct hvm_memmap_entry) == 24, "fixed by Xen");
+struct hvm_modlist_entry {
+    uint64_t paddr, size, cmdline_paddr, reserved;
+};
+struct hvm_memmap_entry {
+    uint64_t addr, size;
+    uint32_t type, reserved;
+};
+_Static_assert(sizeof(struct hvm_start_info) == 56 && sizeof(struct hvm_modlist_entry) == 32 && sizeof(struct hvm_memmap_entry) == 24,
+               "fixed by Xen");
 #define HVM_START_MAGIC 0x336ec578u
 
 int boot_pvh(struct boot *b, struct x86_state *cpu, const char **protocol, struct dp_error *e)
@@ -32,20 +38,21 @@ int boot_pvh(struct boot *b, struct x86_state *cpu, const char **protocol, struc
     if (!boot_elf_note(&r->kernel, &elf, "Xen", XEN_ELFNOTE_PHYS32_ENTRY, &desc, &desc_size))
         return 0;
     if (desc_size != 4 && desc_size != 8)
-        return dp_error_set(e, -ENOEXEC, "kernel %s: its PVH entry note has %u bytes, not 4 or 8: the file is damaged", r->kernel.name, desc_size);
+        return dp_error_set(e, -ENOEXEC, "kernel %s: its PVH entry note has %u bytes, not 4 or 8: the file is damaged", r->kernel.name,
+                            desc_size);
     uint64_t entry = desc_size == 8 ? dp_ld64(desc) : dp_ld32(desc);
     if (entry > UINT32_MAX || !boot_elf_loaded(&elf, entry))
-        return dp_error_set(e, -ENOEXEC, "kernel %s: its PVH entry 0x%" PRIx64 " lies in no ELF segment below 4 GiB: the file is damaged", r->kernel.name,
-                            entry);
+        return dp_error_set(e, -ENOEXEC, "kernel %s: its PVH entry 0x%" PRIx64 " lies in no ELF segment below 4 GiB: the file is damaged",
+                            r->kernel.name, entry);
     if ((rc = boot_elf_load(b, &elf, NULL, e)))
         return rc;
 
-    struct hvm_start_info info = {.magic = HVM_START_MAGIC, .version = 1, .nr_modules = r->initrd_count, .rsdp_paddr = r->rsdp,
-                                  .memmap_entries = r->map_count};
+    struct hvm_start_info info = {
+        .magic = HVM_START_MAGIC, .version = 1, .nr_modules = r->initrd_count, .rsdp_paddr = r->rsdp, .memmap_entries = r->map_count};
     if ((rc = boot_cmdline(b, r->cmdline ? r->cmdline : "console=ttyS0", BOOT_LOW_END, &info.cmdline_paddr, e)))
         return rc;
-    if (r->initrd_count &&
-        (rc = boot_place(b, r->initrd_count * sizeof(struct hvm_modlist_entry), 8, 0, BOOT_LOW_END, false, "the module list", &info.modlist_paddr, e)))
+    if (r->initrd_count && (rc = boot_place(b, r->initrd_count * sizeof(struct hvm_modlist_entry), 8, 0, BOOT_LOW_END, false,
+                                            "the module list", &info.modlist_paddr, e)))
         return rc;
     for (unsigned i = 0; i < r->initrd_count; i++) {
         struct hvm_modlist_entry m = {.size = r->initrd[i].size};
@@ -55,7 +62,8 @@ int boot_pvh(struct boot *b, struct x86_state *cpu, const char **protocol, struc
             (rc = boot_write(b, info.modlist_paddr + i * sizeof m, &m, sizeof m, e)))
             return rc;
     }
-    if ((rc = boot_place(b, r->map_count * sizeof(struct hvm_memmap_entry), 8, 0, BOOT_LOW_END, false, "the memory map", &info.memmap_paddr, e)))
+    if ((rc = boot_place(b, r->map_count * sizeof(struct hvm_memmap_entry), 8, 0, BOOT_LOW_END, false, "the memory map", &info.memmap_paddr,
+                         e)))
         return rc;
     for (unsigned i = 0; i < r->map_count; i++) {
         struct hvm_memmap_entry m = {.addr = r->map[i].base, .size = r->map[i].size, .type = r->map[i].type};
@@ -63,8 +71,8 @@ int boot_pvh(struct boot *b, struct x86_state *cpu, const char **protocol, struc
             return rc;
     }
     uint64_t at;
-    if ((rc = boot_place(b, sizeof info, 8, 0, BOOT_LOW_END, false, "hvm_start_info", &at, e)) || (rc = boot_write(b, at, &info, sizeof info, e)) ||
-        (rc = boot_enter_flat32(b, cpu, entry, e)))
+    if ((rc = boot_place(b, sizeof info, 8, 0, BOOT_LOW_END, false, "hvm_start_info", &at, e)) ||
+        (rc = boot_write(b, at, &info, sizeof info, e)) || (rc = boot_enter_flat32(b, cpu, entry, e)))
         return rc;
     cpu->r[X86_RBX] = at;
     *protocol = "PVH";
