@@ -255,11 +255,11 @@ static bool many_accesses(const struct cpu_case *c, uint64_t rip)
 
 static bool memory_fault(unsigned vector) { return vector == X86_PF_ || vector == X86_GP || vector == X86_SS_ || vector == X86_AC_; }
 
-/* Which of two operands faults first, or where a large one with a 16-bit address goes on behind 64 KiB. */
+/* Which of two operands faults first, or where a large one with a short address goes on behind its end. */
 static bool wraps(const struct cpu_case *c, uint64_t rip)
 {
     struct x86_insn i;
-    return insn_at(c, rip, &i) && (i.op == X86_OP_CMPS || i.address_size == 2);
+    return insn_at(c, rip, &i) && (i.op == X86_OP_CMPS || i.address_size < (c->mode == X86_MODE64 ? 8 : 4));
 }
 
 /* An operand across the end of the address space: segment limits of 4 GiB may or may not fault (SDM vol. 3, 6.3), and AMD checks FS and GS offsets

@@ -186,7 +186,7 @@ void sse_precise(struct icpu *c, const struct iop *o, sse_work *work) DP_COLD;
 
 /* Handlers of operations that can raise them: the slow twin takes the precise way when need be. */
 #define SSE_FP_SLOW(name, operation, source)                                                                                             \
-    static DP_COLD void name##_do(struct icpu *c, const struct iop *o) { operation(c, o, source); }                                              \
+    static DP_COLD void name##_do(struct icpu *c, const struct iop *o) { operation(c, o, source); }                                      \
     FPU_COLD_HANDLER(name##_slow)                                                                                                        \
     {                                                                                                                                    \
         if (c->xm_unmasked)                                                                                                              \
@@ -203,8 +203,10 @@ void sse_precise(struct icpu *c, const struct iop *o, sse_work *work) DP_COLD;
         operation(c, o, source);                                                                                                         \
         INTERP_NEXT(c, o);                                                                                                               \
     }
-#define SSE_FP_FORM_M(name, operation, width)                                                                                            \
-    SSE_FP_SLOW(name, operation, SSE_LOAD_##width(c, o))                                                                                 \
+#define SSE_FP_FORM_M(name, operation, width) SSE_FP_FORM_M_AFTER(name, operation, width, (void)0)
+/* first: what comes even before the load. */
+#define SSE_FP_FORM_M_AFTER(name, operation, width, first)                                                                               \
+    SSE_FP_SLOW(name, operation, (first, SSE_LOAD_##width(c, o)))                                                                        \
     SSE_HANDLER(name)                                                                                                                    \
     {                                                                                                                                    \
         struct fpu_memory m;                                                                                                             \

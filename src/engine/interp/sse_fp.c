@@ -116,7 +116,7 @@ SSE_FP_FORM_M(CVTPI2PD_xm, CVTPI2PD_xmm, 8)
         mmx_put(c, o->a, d);                                                                                                             \
     }                                                                                                                                    \
     SSE_FP_FORM_R(name##_mr, name##_mmx, source)                                                                                         \
-    SSE_FP_FORM_M(name##_mm, name##_mmx, width)
+    SSE_FP_FORM_M_AFTER(name##_mm, name##_mmx, width, mmx_begin(c, o))
 TO_MMX_OPS(TO_MMX)
 
 /* ---- unmasked exceptions ---- */

@@ -12,7 +12,7 @@
 /* insn uses sse_i as the immediate. */
 #define KERNELS(name, insn, count)                                                                                                       \
     extern const char sse_kernel_##name[] __attribute__((visibility("hidden")));                                                         \
-    __asm__(".pushsection .text\n .p2align 5\n sse_kernel_" #name ":\n .set sse_i, 0\n .rept " #count "\n .p2align 3, 0xcc\n " insn        \
+    __asm__(".pushsection .text\n .p2align 5\n sse_kernel_" #name ":\n .set sse_i, 0\n .rept " #count "\n .p2align 3, 0xcc\n " insn      \
             "\n ret\n .set sse_i, sse_i + 1\n .endr\n .p2align 3, 0xcc\n .popsection\n");
 
 /* ---- d = op(d, s, imm): name, instruction, immediates, memory width ---- */

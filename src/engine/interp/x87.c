@@ -40,7 +40,7 @@ static inline void copy_value(struct x87_value *to, const struct x87_value *from
         struct x87_value *d = x87_st(c, dst), *s = x87_st(c, src);                                                                       \
         uint16_t sw;                                                                                                                     \
         __asm__ volatile("fldt %2\n\tfldt %1\n\t" insn " %%st(1), %%st\n\tfnstsw %0\n\tfstpt %1\n\tfstp %%st(0)"                         \
-                         : "=a"(sw), "+m"(*d) : "m"(*s));                                                                                \
+                         : "=&a"(sw), "+m"(*d) : "m"(*s));                                                                               \
         set_cc(c, X87_C1, sw);                                                                                                           \
         x87_note(c, o);                                                                                                                  \
         after;                                                                                                                           \
@@ -53,7 +53,7 @@ static inline void copy_value(struct x87_value *to, const struct x87_value *from
         FAST_IF(FULL0 && READABLE(bits));                                                                                                \
         struct x87_value *d = x87_st(c, 0);                                                                                              \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "+m"(*d) : "m"(GUEST(bits)));                     \
+        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=&a"(sw), "+m"(*d) : "m"(GUEST(bits)));                    \
         set_cc(c, X87_C1, sw);                                                                                                           \
         x87_note_memory(c, o, m.ea);                                                                                                     \
         INTERP_NEXT(c, o);                                                                                                               \
@@ -79,7 +79,7 @@ ARITH_INTEGER(DIVR, "fidivr")
         FAST_IF(FULL0);                                                                                                                  \
         struct x87_value *d = x87_st(c, 0);                                                                                              \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %1\n\t" insn "\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "+m"(*d));                                           \
+        __asm__ volatile("fldt %1\n\t" insn "\n\tfnstsw %0\n\tfstpt %1" : "=&a"(sw), "+m"(*d));                                          \
         set_cc(c, X87_C1, sw);                                                                                                           \
         x87_note(c, o);                                                                                                                  \
         INTERP_NEXT(c, o);                                                                                                               \
@@ -105,7 +105,7 @@ SIGN(FABS, &= 0x7f)
     {                                                                                                                                    \
         FAST_IF(FULL0_B);                                                                                                                \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %2\n\tfldt %1\n\t" insn "\n\tfnstsw %0" : "=a"(sw) : "m"(*x87_st(c, 0)), "m"(*x87_st(c, o->b)));          \
+        __asm__ volatile("fldt %2\n\tfldt %1\n\t" insn "\n\tfnstsw %0" : "=&a"(sw) : "m"(*x87_st(c, 0)), "m"(*x87_st(c, o->b)));         \
         set_cc(c, X87_CC, sw);                                                                                                           \
         x87_note(c, o);                                                                                                                  \
         for (unsigned n = pops; n; n--)                                                                                                  \
@@ -125,7 +125,7 @@ COMPARE_REGISTER(FUCOMPP, "fucompp", 2)
         struct fpu_memory m;                                                                                                             \
         FAST_IF(FULL0 && READABLE(bits));                                                                                                \
         uint16_t sw;                                                                                                                     \
-        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0" : "=a"(sw) : "m"(*x87_st(c, 0)), "m"(GUEST(bits)));                       \
+        __asm__ volatile("fldt %1\n\t" insn " %2\n\tfnstsw %0" : "=&a"(sw) : "m"(*x87_st(c, 0)), "m"(GUEST(bits)));                      \
         set_cc(c, X87_CC, sw);                                                                                                           \
         x87_note_memory(c, o, m.ea);                                                                                                     \
         if (pops)                                                                                                                        \
@@ -145,7 +145,7 @@ HANDLER(FTST)
 {
     FAST_IF(FULL0);
     uint16_t sw;
-    __asm__ volatile("fldt %1\n\tftst\n\tfnstsw %0\n\tfstp %%st(0)" : "=a"(sw) : "m"(*x87_st(c, 0)));
+    __asm__ volatile("fldt %1\n\tftst\n\tfnstsw %0\n\tfstp %%st(0)" : "=&a"(sw) : "m"(*x87_st(c, 0)));
     set_cc(c, X87_CC, sw);
     x87_note(c, o);
     INTERP_NEXT(c, o);
@@ -158,7 +158,7 @@ HANDLER(FTST)
         uint16_t sw;                                                                                                                     \
         unsigned zf, pf, cf;                                                                                                             \
         __asm__ volatile("fldt %5\n\tfldt %4\n\t" insn " %%st(1), %%st\n\tfnstsw %0\n\tfstp %%st(0)"                                     \
-                         : "=a"(sw), "=@ccz"(zf), "=@ccp"(pf), "=@ccc"(cf) : "m"(*x87_st(c, 0)), "m"(*x87_st(c, o->b)));                 \
+                         : "=&a"(sw), "=@ccz"(zf), "=@ccp"(pf), "=@ccc"(cf) : "m"(*x87_st(c, 0)), "m"(*x87_st(c, o->b)));                \
         set_cc(c, 0, sw);                                                                                                                \
         c->lf_result = !zf; /* OF, SF, AF are cleared */                                                                                 \
         c->lf_aux = cf << 31 | cf << 30 | (pf ^ zf) << 8;                                                                                \
@@ -180,7 +180,7 @@ COMPARE_FLAGS(FUCOMIP, "fucomip", 1)
         FAST_IF(ROOM && READABLE(bits));                                                                                                 \
         uint16_t sw;                                                                                                                     \
         x87_push(c);                                                                                                                     \
-        __asm__ volatile(insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=a"(sw), "=m"(*x87_st(c, 0)) : "m"(GUEST(bits)));                        \
+        __asm__ volatile(insn " %2\n\tfnstsw %0\n\tfstpt %1" : "=&a"(sw), "=m"(*x87_st(c, 0)) : "m"(GUEST(bits)));                       \
         set_cc(c, X87_C1, sw);                                                                                                           \
         x87_note_memory(c, o, m.ea);                                                                                                     \
         INTERP_NEXT(c, o);                                                                                                               \
@@ -232,7 +232,7 @@ CONSTANT_OPS(CONSTANT)
         struct fpu_memory m;                                                                                                             \
         uint16_t sw;                                                                                                                     \
         FAST_IF(FULL0 && WRITABLE(bits));                                                                                                \
-        __asm__ volatile("fldt %2\n\t" insn " %1\n\tfnstsw %0" : "=a"(sw), "=m"(GUEST(bits)) : "m"(*x87_st(c, 0)));                      \
+        __asm__ volatile("fldt %2\n\t" insn " %1\n\tfnstsw %0" : "=&a"(sw), "=m"(GUEST(bits)) : "m"(*x87_st(c, 0)));                     \
         set_cc(c, X87_C1, sw);                                                                                                           \
         x87_note_memory(c, o, m.ea);                                                                                                     \
         if (pops)                                                                                                                        \
@@ -385,12 +385,6 @@ static iop_fn *fast_handler(const struct x86_insn *i, unsigned size, bool into_s
     }
 }
 
-/* FNOP's relatives that once were FENI, FDISI and FSETPM: they do not even wait. */
-HANDLER(nothing)
-{
-    INTERP_NEXT(c, o);
-}
-
 bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn)
 {
     if (i->op < X86_OP_FADD || i->op > X86_OP_FNINIT)
@@ -413,9 +407,7 @@ bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, b
         o->a = o->b = (uint8_t)sti;
         /* DC and DE name ST(i) first; of DC that concerns the arithmetic only. */
         o->fn = fast_handler(i, o->size, (i->opcode & 7) == 4);
-        if (i->op == X86_OP_FNOP && i->row->flags & X86_F_X87NW)
-            o->fn = nothing;
-        else if (!o->fn)
+        if (!o->fn)
             o->fn = x87_exact;
     }
     if (i->op == X86_OP_FWAIT ? c->mode & IMODE_WAIT_NM : c->mode & IMODE_X87_NM)
