@@ -685,7 +685,11 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
         return i->operand_size == 2 && (i->operand[2].kind == X86_IMM ? (i->imm & 31) > 16 : i->base == X86_RCX || i->index == X86_RCX);
     case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: /* EDX:EAX must ask for nothing that only the host has */
         return i->base == X86_RAX || i->base == X86_RDX || i->index == X86_RAX || i->index == X86_RDX;
-    case X86_OP_JMP_FAR: case X86_OP_CALL_FAR: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
+    case X86_OP_CALL_FAR:
+        if (c->mode == X86_MODE64 && i->base == X86_RSP)
+            return true; /* wants RSP below 4 GiB, see one_insn */
+        return i->rex_w;
+    case X86_OP_JMP_FAR: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
         return i->rex_w; /* AMD has no m16:64 (APM vol. 3) */
     default:
         return false;
