@@ -150,6 +150,21 @@ static bool only_mxcsr_mask(const uint8_t *native, const uint8_t *engine)
     return false;
 }
 
+/* The instruction at rip; false when there is none of the snippet. */
+static bool insn_at(const struct cpu_case *c, uint64_t rip, struct x86_insn *i)
+{
+    for (unsigned n = 0; n < c->insn_count; n++)
+        if (c->in.rip + c->insn_at[n] == rip)
+            return cpu_decode_nth(c, n, i);
+    return false;
+}
+
+static bool op_at(const struct cpu_case *c, uint64_t rip, unsigned a, unsigned b)
+{
+    struct x86_insn i;
+    return insn_at(c, rip, &i) && (i.op == a || i.op == b);
+}
+
 static bool is_mmx_at(const struct cpu_case *c, uint64_t rip)
 {
     struct x86_insn i;
@@ -190,8 +205,8 @@ static void compare_fpu(const struct cpu_case *c, const struct x86_insn *last, c
     /* Known deviation: with overflow or underflow unmasked, PE tells whether the result was exact but for the exponent's range; the interpreter does not
      * compute that and says inexact. */
     uint32_t mxcsr_mask = n->vector == X86_XM && dp_ld32(a + FX_MXCSR) & ~(dp_ld32(a + FX_MXCSR) >> 7) & 0x18 ? ~0x20u : ~0u;
-    if (n->vector == X86_XM && (op == X86_OP_DPPS || op == X86_OP_DPPD))
-        mxcsr_mask &= ~0x38u; /* nor in which of its steps the dot product stopped */
+    if (n->vector == X86_XM && op_at(c, n->out.rip, X86_OP_DPPS, X86_OP_DPPD))
+        mxcsr_mask &= ~0x3fu; /* nor in which of its steps the dot product stopped */
     check(d, "mxcsr", dp_ld32(a + FX_MXCSR) & mxcsr_mask, dp_ld32(b + FX_MXCSR) & mxcsr_mask);
     for (unsigned i = 0; i < 16; i++) {
         char what[16];
@@ -214,16 +229,8 @@ static void compare_fpu(const struct cpu_case *c, const struct x86_insn *last, c
         return;
     check(d, "fop", dp_ld16(a + FX_FOP) & 0x7ff, dp_ld16(b + FX_FOP) & 0x7ff);
     check(d, "fip", dp_ld64(a + FX_FIP), dp_ld64(b + FX_FIP));
-    check(d, "fdp", dp_ld64(a + FX_FDP), dp_ld64(b + FX_FDP));
-}
-
-/* The instruction at rip; false when there is none of the snippet. */
-static bool insn_at(const struct cpu_case *c, uint64_t rip, struct x86_insn *i)
-{
-    for (unsigned n = 0; n < c->insn_count; n++)
-        if (c->in.rip + c->insn_at[n] == rip)
-            return cpu_decode_nth(c, n, i);
-    return false;
+    if (dp_ld64(a + FX_FDP)) /* now and then a task switch loses it */
+        check(d, "fdp", dp_ld64(a + FX_FDP), dp_ld64(b + FX_FDP));
 }
 
 /* Instructions of several accesses, whose order no manual tells. */
@@ -238,6 +245,7 @@ static bool many_accesses(const struct cpu_case *c, uint64_t rip)
     switch (i.op) {
     case X86_OP_FXSAVE: case X86_OP_FXRSTOR: case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_FNSAVE: case X86_OP_FRSTOR: case X86_OP_FNSTENV: case X86_OP_FLDENV:
     case X86_OP_RET_FAR: case X86_OP_CALL_FAR: case X86_OP_IRET: case X86_OP_PUSHA: case X86_OP_POPA: case X86_OP_ENTER: case X86_OP_BOUND: case X86_OP_CMPS:
+    case X86_OP_LES: case X86_OP_LDS: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
     case X86_OP_CALL: /* AMD pushes before it looks at the target */
         return true;
     default:
@@ -245,13 +253,24 @@ static bool many_accesses(const struct cpu_case *c, uint64_t rip)
     }
 }
 
-static bool op_at(const struct cpu_case *c, uint64_t rip, unsigned a, unsigned b)
+static bool memory_fault(unsigned vector) { return vector == X86_PF_ || vector == X86_GP || vector == X86_SS_ || vector == X86_AC_; }
+
+/* Which of two operands faults first, or where a large one with a short address goes on behind its end. */
+static bool wraps(const struct cpu_case *c, uint64_t rip)
 {
     struct x86_insn i;
-    return insn_at(c, rip, &i) && (i.op == a || i.op == b);
+    return insn_at(c, rip, &i) && (i.op == X86_OP_CMPS || i.address_size < (c->mode == X86_MODE64 ? 8 : 4));
 }
 
-static bool memory_fault(unsigned vector) { return vector == X86_PF_ || vector == X86_GP || vector == X86_SS_ || vector == X86_AC_; }
+/* An operand across the end of the address space: segment limits of 4 GiB may or may not fault (SDM vol. 3, 6.3), and AMD checks FS and GS offsets
+ * for being canonical before it adds the base. */
+static bool at_the_end(const struct cpu_case *c, const struct cpu_result *n, const struct cpu_result *e)
+{
+    struct x86_insn i;
+    if ((n->vector != X86_GP && n->vector != X86_SS_) || e->vector != X86_PF_ || !insn_at(c, n->out.rip, &i))
+        return false;
+    return c->mode == X86_MODE64 ? i.seg >= X86_FS && e->cr2 - 0x7fffffffff00 < 0x100 : e->cr2 >= 0xfffffff0;
+}
 
 static bool alignment_matters(const struct cpu_case *c, uint64_t rip)
 {
@@ -275,6 +294,8 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
         return 0; /* whether bytes that are not stored can fault is the processor's choice (SDM vol. 2, MASKMOVDQU) */
     if (n->vector != e->vector && native_memory_fault && memory_fault(e->vector) && n->out.rip == e->out.rip && many_accesses(c, n->out.rip))
         return 0;
+    if (at_the_end(c, n, e))
+        return 0;
     if (n->vector == X86_MF && memory_fault(e->vector) && is_mmx_at(c, n->out.rip))
         return 0; /* a pending x87 exception and a fault of the operand: which comes first */
     if (n->vector != e->vector) {
@@ -288,7 +309,7 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
     bool have = c->insn_count == 1 && cpu_decode_nth(c, 0, &last);
     /* Linux sets P for addresses of its own half and the page below it, to tell nothing about its layout. */
     uint32_t error_mask = n->vector == X86_PF_ && n->cr2 >= 0x7ffffffff000 ? ~1u : ~0u;
-    if (n->vector == X86_PF_ && many_accesses(c, n->out.rip) && (n->cr2 - e->cr2 + 1024 < 2048 || op_at(c, n->out.rip, X86_OP_CMPS, X86_OP_CMPS)))
+    if (n->vector == X86_PF_ && many_accesses(c, n->out.rip) && (n->cr2 - e->cr2 + 1024 < 2048 || wraps(c, n->out.rip)))
         error_mask &= ~1u; /* which byte of which page faulted first is the processor's choice */
     else
         check(&d, "cr2", n->cr2, e->cr2);
@@ -297,13 +318,14 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
     /* Outside 64-bit mode (also when the snippet left it) the upper halves are undefined and R8-R15 unreachable (SDM vol. 1, 3.4.1.1). */
     bool code64 = cpu_descriptor_of(n->out.seg[X86_CS]) >> 40 & X86_ATTR_L;
     uint64_t gpr_mask = code64 ? ~0ull : 0xffffffff;
-    if (have && last.op == X86_OP_LAR)
-        gpr_mask &= ~0xf0000ull; /* 00FxFF00H: x is undefined (SDM vol. 2, LAR) */
+    bool last_lar = have && last.op == X86_OP_LAR;
     bool partial = op_at(c, n->out.rip, X86_OP_POPA, X86_OP_POPA); /* it faulted: registers popped so far stay on AMD */
     for (unsigned i = 0; i < (code64 ? 16u : 8u) && !partial; i++) {
         uint64_t m = gpr_mask;
+        if (last_lar)
+            m &= ~0xf0000ull; /* 00FxFF00H: x is undefined (SDM vol. 2, LAR) */
         if (i == X86_RSP && c->mode != X86_MODE64) /* returning to a 16-bit stack leaves the host's upper bits (Linux: espfix64) */
-            m = c->mode == X86_MODE16 ? 0xffff : 0xffffffff;
+            m &= c->mode == X86_MODE16 || (have && (last.op == X86_OP_RET_FAR || last.op == X86_OP_IRET)) ? 0xffff : 0xffffffff;
         check(&d, reg_name[i], n->out.r[i] & m, e->out.r[i] & m);
     }
     uint64_t mask = ~(uint64_t)undefined_at(c, n->out.rip);

@@ -446,6 +446,13 @@ static bool memory_shape(const struct x86_insn *i, const struct x86_operand *m)
     }
 }
 
+/* Not into 64-bit code from elsewhere: AMD pushes with the new segment's rules, so without the stack's base. */
+static uint16_t far_selector(struct dp_random *r, const struct cpu_case *c)
+{
+    uint16_t s = cpu_one_in(r, 2) ? c->in.seg[X86_CS] : random_selector(r);
+    return c->mode != X86_MODE64 && (s & ~3) == (CPU_SEL_CODE64 & ~3) ? CPU_SEL_CODE32 : s;
+}
+
 /* What the memory operand holds before. */
 static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x86_insn *i, const struct x86_operand *m, uint64_t linear)
 {
@@ -493,7 +500,7 @@ static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x8
         uint64_t v = random_code_offset(r, c);
         memcpy(p, &v, 8);
         if (i->op == X86_OP_JMP_FAR || i->op == X86_OP_CALL_FAR)
-            dp_st16(p + (i->operand_size == 2 ? 2 : 4), cpu_one_in(r, 2) ? c->in.seg[X86_CS] : random_selector(r));
+            dp_st16(p + (i->operand_size == 2 ? 2 : 4), far_selector(r, c));
         break;
     }
     case X86_OP_MOV_SEG: case X86_OP_LAR: case X86_OP_LSL: case X86_OP_VERR: case X86_OP_VERW: case X86_OP_ARPL:
@@ -664,6 +671,8 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
         return false;
     case X86_OP_NOP:
         return i->opcode == 0x0d && i->mod == 3; /* PREFETCHW of a register: NOP on Intel, #UD on AMD */
+    case X86_OP_MOVSXD:
+        return i->operand_size == 2; /* AMD reads 32 bits of memory all the same */
     case X86_OP_BSF: case X86_OP_BSR:
         return i->rep; /* F3 makes it TZCNT or LZCNT on the host */
     case X86_OP_JMP: case X86_OP_CALL: case X86_OP_RET: case X86_OP_JCC: case X86_OP_LOOP: case X86_OP_JCXZ:
@@ -676,7 +685,11 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
         return i->operand_size == 2 && (i->operand[2].kind == X86_IMM ? (i->imm & 31) > 16 : i->base == X86_RCX || i->index == X86_RCX);
     case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: /* EDX:EAX must ask for nothing that only the host has */
         return i->base == X86_RAX || i->base == X86_RDX || i->index == X86_RAX || i->index == X86_RDX;
-    case X86_OP_JMP_FAR: case X86_OP_CALL_FAR: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
+    case X86_OP_CALL_FAR:
+        if (c->mode == X86_MODE64 && i->base == X86_RSP)
+            return true; /* wants RSP below 4 GiB, see one_insn */
+        return i->rex_w;
+    case X86_OP_JMP_FAR: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
         return i->rex_w; /* AMD has no m16:64 (APM vol. 3) */
     default:
         return false;
@@ -704,7 +717,7 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
         int length = x86_decode(d.bytes, 15, fs->mode, insn);
         if (length <= 0 || insn->op != op || insn->vex || !in_model(fs->model, insn) || host_differs(c, insn, d.bytes))
             continue;
-        if ((op == X86_OP_UD0 || op == X86_OP_UD1) && c->code_offset + 16 > CPU_CODE_SIZE)
+        if ((op == X86_OP_UD0 || op == X86_OP_UD1) && (c->code_offset & (CPU_PAGE - 1)) + 16 > CPU_PAGE)
             return false; /* whether they have a ModRM to be fetched depends on the processor */
         uint64_t next_rip = c->in.rip + c->code_size + (unsigned)length;
         const struct x86_operand *m = memory_operand(insn);
@@ -841,7 +854,7 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
         cpu_random_bytes(&r, bytes + n, 8);
         struct x86_insn insn;
         int length = x86_decode(bytes, 15, fs->mode, &insn);
-        if (length > 0 || host_only(&f) || (f.prefix == 0xf0 && f.map == 1 && (f.opcode & 0xfd) == 0x20)) /* AMD: LOCK MOV CR0 is CR8 */
+        if (length > 0 || host_only(&f) || (f.prefix == 0xf0 && f.map == 1 && ((f.opcode & 0xfd) == 0x20 || f.opcode == 0))) /* AMD: LOCK MOV CR0 is CR8, VERW ignores LOCK */
             continue;
         memcpy(c->code, bytes, 15);
         c->code_size = 15, c->insn_count = 1, c->insn_at[0] = 0;

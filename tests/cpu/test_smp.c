@@ -45,8 +45,8 @@ ROUTINE(count_xchg_lock, "1: mov $1, %eax\n2: xchg %eax, (%rdi)\n test %eax, %ea
 ROUTINE(toggle_bits, " xor %eax, %eax\n1: lock btsl %r9d, (%rdi)\n adc $0, %rax\n lock btrl %r9d, (%rdi)\n cmc\n adc $0, %rax\n dec %rsi\n jnz 1b");
 /* Straddles two cache lines (RDI + 62). */
 ROUTINE(count_split, "1: lock addq $1, 60(%rdi)\n dec %rsi\n jnz 1b\n xor %eax, %eax");
-/* Straddles two pages (RDI + 4092). */
-ROUTINE(count_pages, "1: lock addq $1, 4092(%rdi)\n dec %rsi\n jnz 1b\n xor %eax, %eax");
+/* Straddles two pages (RDI + 0x2ffc). */
+ROUTINE(count_pages, "1: lock addq $1, 0x2ffc(%rdi)\n dec %rsi\n jnz 1b\n xor %eax, %eax");
 
 /* Message passing: x then y are raised together; y seen means x seen. */
 ROUTINE(mp_write, " xor %eax, %eax\n1: inc %rax\n mov %rax, (%rdi)\n mov %rax, 128(%rdi)\n cmp %rsi, %rax\n jb 1b\n xor %eax, %eax");
@@ -231,14 +231,14 @@ static void test_cmpxchg16b(void **s)
 static void test_xchg_lock(void **s) { run_both(*s, R(count_xchg_lock), N / 4); assert_int_equal(shared64(*s, 64), CPUS * (N / 4)); }
 static void test_bits(void **s) { run_both(*s, R(toggle_bits), N); assert_int_equal(shared64(*s, 0), 0); }
 static void test_split(void **s) { run_both(*s, R(count_split), N / 4); assert_int_equal(shared64(*s, 60), CPUS * (N / 4)); }
-static void test_pages(void **s) { run_both(*s, R(count_pages), N / 4); assert_int_equal(shared64(*s, 4092) & ~0ull >> 8, CPUS * (N / 4)); } /* its last byte is the callee's first */
+static void test_pages(void **s) { run_both(*s, R(count_pages), N / 4); assert_int_equal(shared64(*s, 0x2ffc), CPUS * (N / 4)); }
 static void test_message_passing(void **s) { run(*s, (struct routine[]){ R(mp_write), R(mp_read) }, 2, N * 5); }
 static void test_sb_mfence(void **s) { run_both(*s, R(sb_mfence), ROUNDS); }
 static void test_sb_lock(void **s) { run_both(*s, R(sb_lock), ROUNDS); }
 static void test_sb_xchg(void **s) { run_both(*s, R(sb_xchg), ROUNDS); }
 static void test_load_buffering(void **s) { run_both(*s, R(lb), ROUNDS); }
 static void test_tearing(void **s) { run(*s, (struct routine[]){ R(tear_write), R(tear_read) }, 2, N * 5); }
-static void test_cross_modify(void **s) { run(*s, (struct routine[]){ R(xmc_write), R(xmc_run) }, 2, 400); } /* each round is two hand-overs between threads, dear on a busy host */
+static void test_cross_modify(void **s) { run(*s, (struct routine[]){ R(xmc_write), R(xmc_run) }, 2, ROUNDS); }
 static void test_cross_modify_storm(void **s) { run(*s, (struct routine[]){ R(xmc_storm), R(xmc_watch) }, 2, 0xfff0); }
 static void test_own_code(void **s) { run(*s, (struct routine[]){ R(smc_own) }, 1, ROUNDS); }
 static void test_own_next(void **s) { run(*s, (struct routine[]){ R(smc_next) }, 1, ROUNDS); }

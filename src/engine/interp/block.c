@@ -93,6 +93,11 @@ static void prepare(struct icpu *c, const struct x86_insn *i, struct iop *o, uns
     o->seg = i->seg < X86_SEGS ? i->seg : 6;
     if (i->op == X86_OP_LEA)
         o->seg = 6;
+    bool memory = false;
+    for (unsigned k = 0; k < i->operand_count; k++)
+        memory |= i->operand[k].kind == X86_MEM;
+    if (!memory)
+        o->seg = X86_SS; /* what reaches memory all the same is a push or pop: its faults are #SS */
     unsigned code = c->mode & IMODE_CODE;
     if (code == X86_MODE64)
         o->slow_segment = false;
@@ -102,19 +107,11 @@ static void prepare(struct icpu *c, const struct x86_insn *i, struct iop *o, uns
 
 static bool is_x87(const struct x86_insn *i) { return i->row->flags & (X86_F_X87 | X86_F_X87NW); }
 
-static bool feature_missing(const struct icpu *c, const struct x86_insn *i)
-{
-    if (i->op == X86_OP_TZCNT || i->op == X86_OP_LZCNT)
-        return false; /* without the feature the prefix means nothing: BSF, BSR */
-    const uint64_t *have = c->vm->model->features;
-    return (i->features & ~have[0]) || (i->row->feature && !(have[i->row->feature / 64] >> (i->row->feature % 64) & 1));
-}
-
-static void lower(struct icpu *c, const struct x86_insn *i, struct iop *o, unsigned page_offset, bool *need_insn)
+static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned page_offset, bool *need_insn)
 {
     uint32_t f = i->row->flags;
     *need_insn = false;
-    if (feature_missing(c, i)) {
+    if (!x86_insn_supported(i, c->vm->model->features)) {
         o->fn = interp_op_ud;
         return;
     }

@@ -1588,8 +1588,8 @@ bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *
     case X86_OP_BSF: return lower_rm(i, o, bsf_table);
     case X86_OP_BSR: return lower_rm(i, o, bsr_table);
     case X86_OP_POPCNT: return lower_rm(i, o, popcnt_table);
-    case X86_OP_LZCNT: return lower_rm(i, o, x86_has(c->vm->model, X86_FEATURE_LZCNT) ? lzcnt_table : bsr_table);
-    case X86_OP_TZCNT: return lower_rm(i, o, x86_has(c->vm->model, X86_FEATURE_BMI1) ? tzcnt_table : bsf_table);
+    case X86_OP_LZCNT: return lower_rm(i, o, lzcnt_table);
+    case X86_OP_TZCNT: return lower_rm(i, o, tzcnt_table);
     case X86_OP_CRC32: return lower_rm(i, o, crc32_table);
     case X86_OP_BSWAP:
         o->a = d->reg;

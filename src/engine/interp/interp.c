@@ -264,7 +264,7 @@ static void step(struct icpu *c)
     if (rf)
         c->s.rflags &= ~(uint64_t)X86_RF;
     interp_update_mode(c);
-    tf = tf && !c->delivered;
+    tf = tf && !c->delivered && !c->s.movss_shadow;
     if ((tf || c->watch_dr6) && c->s.run_state != X86_SHUTDOWN) {
         x86_fault(&c->ctx, X86_DB, false, 0);
         c->ctx.fault.dr6 = c->watch_dr6 | (tf ? 1u << 14 : 0);

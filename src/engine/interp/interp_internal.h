@@ -200,7 +200,7 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
 void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size);
 /* Faults if a store of size bytes would. */
 void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
-/* Host address for a read-modify-write of size bytes within one page of plain RAM, NULL when it is none (then use load and store).
+/* Host address for a read-modify-write of size bytes within one page of plain RAM (or two neighbours), NULL when it is none (then use load and store).
  * Faults as a write would. After writing call interp_rmw_done. */
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);

@@ -352,25 +352,20 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
         check_access(c, o, linear, size, true);
     struct x86_translation t;
     struct dp_range r;
-    translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     unsigned first = (unsigned)(DP_PAGE_SIZE - (linear & 0xfff));
-    if (first < size) {
-        /* Across two pages: atomic where their RAM is contiguous, as a split lock of the host; else a plain read and write. */
-        struct x86_translation t2;
-        struct dp_range r2;
-        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &t2);
-        dp_space_find(c->vm->memory, t2.phys, &r2);
-        if (t2.phys != t.phys + first || local_apic(c, t2.phys) || !r2.ram || r2.readonly)
-            return NULL;
-        dp_space_find(c->vm->memory, t.phys, &r);
-        if (r.ram != r2.ram || r.readonly || t.phys + size - r.base > r.size)
-            return NULL;
-        return r.ram->host + r.ram_offset + (t.phys - r.base);
-    }
+    if (first < size)
+        check_canonical(c, o, linear, size);
+    translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
     dp_space_find(c->vm->memory, t.phys, &r);
+    if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
+        struct x86_translation second;
+        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &second);
+        if (second.phys != t.phys + first || t.phys + size - r.base > r.size)
+            return NULL;
+    }
     if (!r.ram || r.readonly || local_apic(c, t.phys))
         return NULL;
-    if (whole_page(&r, t.phys))
+    if (first >= size && whole_page(&r, t.phys))
         fill(c, current_kind(c), linear, X86_ACCESS_WRITE, &t, &r);
     return r.ram->host + r.ram_offset + (t.phys - r.base);
 }
