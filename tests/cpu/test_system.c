@@ -506,8 +506,9 @@ static void test_align(void **state)
 {
     struct bare *b = *state;
     static const uint8_t end[] = { 0xcd, 0x80 };
-    bare_put(b, BARE_USER_CODE, align, align_end - 2); /* without PUSHF and HLT */
-    bare_put(b, BARE_USER_CODE + (uint64_t)(align_end - 2 - align), end, end + 2);
+    const uint8_t *stop = (const uint8_t *)((uintptr_t)align_end - 2); /* without PUSHF and HLT */
+    bare_put(b, BARE_USER_CODE, align, stop);
+    bare_put(b, BARE_USER_CODE + (uint64_t)(stop - align), end, end + 2);
     struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
     bare_user(&s);
     s.cr0 |= X86_CR0_AM;
