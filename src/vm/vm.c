@@ -335,10 +335,14 @@ static int load(struct dp_vm *vm, struct dp_error *e)
         struct dp_pc_kernel k = {kernel, initrd, c->initrd_count, vm->cmdline};
         rc = dp_pc_boot(vm->pc, c->kernel ? &k : NULL, s, &vm->protocol, e);
     }
+    if (!rc && c->kernel)
+        dp_pc_firmware_state(vm->pc, s);
     if (!rc)
         vm->engine->push(vm->vcpu[0].cpu, s);
     for (unsigned i = 1; !rc && i < vm->vcpu_count; i++) {
         x86_state_reset(s, false);
+        if (c->kernel)
+            dp_pc_firmware_state(vm->pc, s);
         vm->engine->push(vm->vcpu[i].cpu, s);
     }
     free((void *)kernel.data);

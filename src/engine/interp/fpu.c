@@ -25,7 +25,7 @@ void x87_host_load(const struct icpu *c)
 void x87_set_control(struct icpu *c, uint16_t fcw, uint16_t fsw)
 {
     c->s.fpu.fcw = (uint16_t)((fcw & X87_FCW_USED) | X87_FCW_ONE);
-    fsw &= (uint16_t)~(X87_ES | X87_B);
+    fsw &= (uint16_t) ~(X87_ES | X87_B);
     if (fsw & ~fcw & X87_FLAGS)
         fsw |= X87_ES | X87_B;
     c->s.fpu.fsw = fsw;
@@ -40,10 +40,7 @@ void x87_init(struct icpu *c)
 }
 
 /* ---- entering and leaving the run loop ---- */
-void interp_fpu_save(struct icpu *c)
-{
-    c->s.mxcsr |= sse_host_mxcsr() & MXCSR_FLAGS;
-}
+void interp_fpu_save(struct icpu *c) { c->s.mxcsr |= sse_host_mxcsr() & MXCSR_FLAGS; }
 
 void interp_fpu_load(struct icpu *c)
 {
@@ -75,10 +72,7 @@ uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned
     return linear;
 }
 
-void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
-{
-    (void)interp_rmw_host(c, o, linear, size);
-}
+void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size) { (void)interp_rmw_host(c, o, linear, size); }
 
 static void touch(struct icpu *c, const struct iop *o, uint64_t linear, bool write)
 {
@@ -152,12 +146,13 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
 {
     struct x86_fpu *f = &c->s.fpu;
     struct x87_image image;
-    uint8_t memory[16] = { 0 };
+    uint8_t memory[16] = {0};
     uint64_t linear = 0;
     bool store = o->extra & X87_EXTRA_STORE;
     x87_wait(c, o);
     if (o->size) {
-        linear = o->size == 10 ? fpu_linear_series(c, o, &(struct fpu_series){ 10, 8, 8, 0, store, FPU_FIRST_THEN_PAGE }) : fpu_linear(c, o, o->size, o->size, store);
+        linear = o->size == 10 ? fpu_linear_series(c, o, &(struct fpu_series){10, 8, 8, 0, store, FPU_FIRST_THEN_PAGE})
+                               : fpu_linear(c, o, o->size, o->size, store);
         if (!store)
             interp_load_bytes(c, o, linear, memory, o->size);
     }
@@ -172,7 +167,8 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
     x87_get_stack(c, image.st);
 
     unsigned opcode = o->imm >> 8 & 7, modrm = o->imm & 0xff;
-    const char *kernel = modrm >= 0xc0 ? x87_register_kernel + (opcode << 6 | (modrm & 63)) * 4 : x87_memory_kernel + (opcode << 3 | (modrm >> 3 & 7)) * 4;
+    const char *kernel =
+        modrm >= 0xc0 ? x87_register_kernel + (opcode << 6 | (modrm & 63)) * 4 : x87_memory_kernel + (opcode << 3 | (modrm >> 3 & 7)) * 4;
     uint64_t flags = (interp_flags(c) & 0xff) << 8 | interp_of(c); /* AH for SAHF; AL makes OF by an addition */
     /* FXRSTOR and FXSAVE do not raise pending exceptions, nor does FNINIT. */
     __asm__ volatile("addb $0x7f, %%al\n\tsahf\n\tfxrstor64 %[image]\n\tcall *%[kernel]\n\tfxsave64 %[image]\n\tfninit\n\tlahf\n\tseto %%al"
