@@ -50,13 +50,15 @@ bool cpu_flags_may_stay(const struct x86_insn *i)
 static uint32_t undefined_at(const struct cpu_case *c, uint64_t rip)
 {
     uint32_t undefined = 0;
+    bool branched = false;
     for (unsigned n = 0; n < c->insn_count; n++) {
         struct x86_insn i;
         if (c->insn_count > 1 && rip == c->in.rip + c->insn_at[n])
             break; /* this one did not happen */
         if (!cpu_decode_nth(c, n, &i))
             break;
-        if (!cpu_flags_may_stay(&i))
+        branched |= (i.row->flags & X86_F_BRANCH) != 0;
+        if (!cpu_flags_may_stay(&i) && !branched) /* behind a branch it may have been jumped over */
             undefined &= ~i.row->flags_written;
         undefined |= undefined_flags(c, &i);
     }
@@ -255,11 +257,11 @@ static bool many_accesses(const struct cpu_case *c, uint64_t rip)
 
 static bool memory_fault(unsigned vector) { return vector == X86_PF_ || vector == X86_GP || vector == X86_SS_ || vector == X86_AC_; }
 
-/* Which of two operands faults first, or where a large one with a 16-bit address goes on behind 64 KiB. */
+/* Which of two operands faults first, or where a large one with a short address goes on behind its end. */
 static bool wraps(const struct cpu_case *c, uint64_t rip)
 {
     struct x86_insn i;
-    return insn_at(c, rip, &i) && (i.op == X86_OP_CMPS || i.address_size == 2);
+    return insn_at(c, rip, &i) && (i.op == X86_OP_CMPS || i.address_size < (c->mode == X86_MODE64 ? 8 : 4));
 }
 
 /* An operand across the end of the address space: segment limits of 4 GiB may or may not fault (SDM vol. 3, 6.3), and AMD checks FS and GS offsets
@@ -325,7 +327,7 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
         if (last_lar)
             m &= ~0xf0000ull; /* 00FxFF00H: x is undefined (SDM vol. 2, LAR) */
         if (i == X86_RSP && c->mode != X86_MODE64) /* returning to a 16-bit stack leaves the host's upper bits (Linux: espfix64) */
-            m &= c->mode == X86_MODE16 ? 0xffff : 0xffffffff;
+            m &= c->mode == X86_MODE16 || (have && (last.op == X86_OP_RET_FAR || last.op == X86_OP_IRET)) ? 0xffff : 0xffffffff;
         check(&d, reg_name[i], n->out.r[i] & m, e->out.r[i] & m);
     }
     uint64_t mask = ~(uint64_t)undefined_at(c, n->out.rip);

@@ -238,7 +238,7 @@ static void test_sb_lock(void **s) { run_both(*s, R(sb_lock), ROUNDS); }
 static void test_sb_xchg(void **s) { run_both(*s, R(sb_xchg), ROUNDS); }
 static void test_load_buffering(void **s) { run_both(*s, R(lb), ROUNDS); }
 static void test_tearing(void **s) { run(*s, (struct routine[]){ R(tear_write), R(tear_read) }, 2, N * 5); }
-static void test_cross_modify(void **s) { run(*s, (struct routine[]){ R(xmc_write), R(xmc_run) }, 2, 400); } /* each round is two hand-overs between threads, dear on a busy host */
+static void test_cross_modify(void **s) { run(*s, (struct routine[]){ R(xmc_write), R(xmc_run) }, 2, ROUNDS); }
 static void test_cross_modify_storm(void **s) { run(*s, (struct routine[]){ R(xmc_storm), R(xmc_watch) }, 2, 0xfff0); }
 static void test_own_code(void **s) { run(*s, (struct routine[]){ R(smc_own) }, 1, ROUNDS); }
 static void test_own_next(void **s) { run(*s, (struct routine[]){ R(smc_next) }, 1, ROUNDS); }

@@ -93,6 +93,11 @@ static void prepare(struct icpu *c, const struct x86_insn *i, struct iop *o, uns
     o->seg = i->seg < X86_SEGS ? i->seg : 6;
     if (i->op == X86_OP_LEA)
         o->seg = 6;
+    bool memory = false;
+    for (unsigned k = 0; k < i->operand_count; k++)
+        memory |= i->operand[k].kind == X86_MEM;
+    if (!memory)
+        o->seg = X86_SS; /* what reaches memory all the same is a push or pop: its faults are #SS */
     unsigned code = c->mode & IMODE_CODE;
     if (code == X86_MODE64)
         o->slow_segment = false;
