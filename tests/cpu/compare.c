@@ -50,13 +50,15 @@ bool cpu_flags_may_stay(const struct x86_insn *i)
 static uint32_t undefined_at(const struct cpu_case *c, uint64_t rip)
 {
     uint32_t undefined = 0;
+    bool branched = false;
     for (unsigned n = 0; n < c->insn_count; n++) {
         struct x86_insn i;
         if (c->insn_count > 1 && rip == c->in.rip + c->insn_at[n])
             break; /* this one did not happen */
         if (!cpu_decode_nth(c, n, &i))
             break;
-        if (!cpu_flags_may_stay(&i))
+        branched |= (i.row->flags & X86_F_BRANCH) != 0;
+        if (!cpu_flags_may_stay(&i) && !branched) /* behind a branch it may have been jumped over */
             undefined &= ~i.row->flags_written;
         undefined |= undefined_flags(c, &i);
     }

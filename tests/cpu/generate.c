@@ -805,19 +805,38 @@ bool cpu_generate_sequence(const struct cpu_forms *fs, uint64_t seed, uint64_t i
     c->in.rflags &= ~(uint64_t)(X86_TF | X86_AC);
     unsigned count = 2 + (unsigned)cpu_below(&r, CPU_MAX_INSNS - 1);
     uint32_t tainted = 0;
+    bool branches = cpu_one_in(&r, 3), branched = false; /* forwards only: they end */
+    uint8_t branch[CPU_MAX_INSNS] = { 0 };
     for (unsigned attempt = 0; attempt < 100 && c->insn_count < count; attempt++) {
         struct x86_insn insn;
         struct cpu_case before = *c;
+        if (branches && c->insn_count && c->insn_count + 1u < count && cpu_one_in(&r, 3)) {
+            uint8_t jump[2] = { cpu_one_in(&r, 4) ? 0xeb : (uint8_t)(0x70 + cpu_below(&r, 16)), 0 };
+            if (x86_decode(jump, 2, fs->mode, &insn) != 2 || insn.row->flags_read & tainted)
+                continue;
+            memcpy(c->code + c->code_size, jump, 2);
+            branch[c->insn_count] = 1;
+            c->insn_at[c->insn_count++] = c->code_size;
+            c->code_size += 2;
+            branched = true;
+            continue;
+        }
         if (!one_insn(&r, fs, fs->ordinary[cpu_below(&r, fs->ordinary_count)], cpu_one_in(&r, 2), c, &insn))
             continue;
         if ((insn.row->flags_read & tainted) || c->code_size > CPU_MAX_CODE - 16) {
             *c = before; /* would read what the manual leaves open */
             continue;
         }
-        if (!cpu_flags_may_stay(&insn))
+        if (!cpu_flags_may_stay(&insn) && !branched)
             tainted &= ~insn.row->flags_written;
         tainted |= insn.row->flags_undefined;
     }
+    for (unsigned k = 0; k < c->insn_count; k++)
+        if (branch[k]) {
+            unsigned to = k + 1 + (unsigned)cpu_below(&r, c->insn_count - k);
+            unsigned target = to < c->insn_count ? c->insn_at[to] : c->code_size;
+            c->code[c->insn_at[k] + 1] = (uint8_t)(target - (c->insn_at[k] + 2u));
+        }
     clip_code(c);
     return c->insn_count > 1;
 }

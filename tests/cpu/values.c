@@ -161,3 +161,10 @@ void cpu_random_fx(struct dp_random *r, uint8_t fx[512])
     for (unsigned i = 0; i < 16; i++)
         cpu_random_vector(r, fx + FX_XMM + i * 16);
 }
+
+void cpu_base_image(uint8_t data[CPU_DATA_SIZE])
+{
+    struct dp_random r;
+    dp_random_seed(&r, 20240229);
+    cpu_random_bytes(&r, data, CPU_DATA_SIZE);
+}

@@ -1,4 +1,4 @@
-/* world.c - what native and guest side share: descriptors and the base image of memory. */
+/* world.c - the segment descriptors of native and guest side. */
 #include "cpu.h"
 
 /* Bases put the data pages at offset 0x4000 of 16-bit segments, so that 16-bit offsets reach them and the holes around them. */
@@ -36,11 +36,4 @@ uint64_t cpu_descriptor_of(uint16_t selector)
     case 0x30: return 0x00affb000000ffffull; /* code64 */
     default: return 0;
     }
-}
-
-void cpu_base_image(uint8_t data[CPU_DATA_SIZE])
-{
-    struct dp_random r;
-    dp_random_seed(&r, 20240229);
-    cpu_random_bytes(&r, data, CPU_DATA_SIZE);
 }
