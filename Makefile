@@ -7,7 +7,7 @@ all build: $(BUILD)/build.ninja
 
 $(BUILD)/build.ninja:
 	@scripts/install-deps
-	@meson setup $(BUILD) -Dtests=false >/dev/null
+	@meson setup $(BUILD) -Dtests=false > $(BUILD).log 2>&1 || { tail -n 20 $(BUILD).log >&2; exit 1; }
 
 demo:
 	@./demo
