@@ -427,7 +427,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     if (!rc && c->cmdline && !(vm->cmdline = strdup(c->cmdline)))
         rc = dp_error_set(e, -ENOMEM, "no memory");
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
-        struct dp_block_options o = {.path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly};
+        struct dp_block_options o = {.path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
         rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
     }
     if (!rc)

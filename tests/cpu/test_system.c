@@ -506,8 +506,9 @@ static void test_align(void **state)
 {
     struct bare *b = *state;
     static const uint8_t end[] = { 0xcd, 0x80 };
-    bare_put(b, BARE_USER_CODE, align, align_end - 2); /* without PUSHF and HLT */
-    bare_put(b, BARE_USER_CODE + (uint64_t)(align_end - 2 - align), end, end + 2);
+    const uint8_t *stop = (const uint8_t *)((uintptr_t)align_end - 2); /* without PUSHF and HLT */
+    bare_put(b, BARE_USER_CODE, align, stop);
+    bare_put(b, BARE_USER_CODE + (uint64_t)(stop - align), end, end + 2);
     struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
     bare_user(&s);
     s.cr0 |= X86_CR0_AM;
@@ -575,7 +576,7 @@ static void test_crossing(void **state)
     }
 }
 /* REP with a fault: registers hold the progress, and the instruction goes on where it stopped. */
-BARE_ASM(rep_fault, "mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n rep movsd\n mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n repe cmpsd");
+BARE_ASM(rep_fault, "mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n rep movsd\n mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n repe cmpsl");
 static void map_second(struct bare *b, struct bare_frame *f)
 {
     if (f->vector == X86_PF_)

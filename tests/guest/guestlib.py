@@ -162,7 +162,12 @@ class Terminal:
                 data = os.read(self.master, 65536)
             except OSError:
                 return None
-            self.text = (self.text + data.decode(errors="replace")).replace("\r\n", "\n")
+            self.text = self._plain(self.text + data.decode(errors="replace"))
+
+    @staticmethod
+    def _plain(text):
+        """Without the carriage returns of two terminals, and the cursor queries of the guest's line editor."""
+        return re.sub("\r+\n", "\n", text).replace("\033[6n", "")
 
     def raw(self):
         return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ECHO)
@@ -185,7 +190,7 @@ class Terminal:
                 return self.status
             if self.master >= 0 and select.select([self.master], [], [], 0.05)[0]:
                 try:
-                    self.text = (self.text + os.read(self.master, 65536).decode(errors="replace")).replace("\r\n", "\n")
+                    self.text = self._plain(self.text + os.read(self.master, 65536).decode(errors="replace"))
                 except OSError:
                     pass
             else:

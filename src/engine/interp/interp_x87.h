@@ -4,10 +4,11 @@
  * the guest's with every exception masked. There are two ways to execute an instruction:
  * - fast: the guest masks all exceptions and no register involved is empty (or, for pushes, full). The handler loads the operands onto the
  *   host's stack, lets the host's instruction run and takes result, C1 and exception flags from it.
- * - exact, everything else (x87_exact): the host gets the guest's whole x87 state with FXRSTOR, runs the very same instruction and gives
- * the state back with FXSAVE. Stack faults, unmasked exceptions and the results that go with them are the host's. Invariants: fcw has
- * reserved bits as the hardware reads them; ES and B in fsw say whether an unmasked flag is set (x87_set_control keeps both), so ES is 0
- * while everything is masked; the host's exception flags are a subset of the guest's (whoever clears guest flags calls x87_host_load).
+ * - exact, everything else (x87_exact): the host gets the guest's whole x87 state with FRSTOR, runs the very same instruction and
+ *   gives the state back with FNSAVE. Stack faults, unmasked exceptions and the results that go with them are the host's.
+ * Invariants: fcw has reserved bits as the hardware reads them; ES and B in fsw say whether an unmasked flag is set (x87_set_control
+ * keeps both), so ES is 0 while everything is masked; the host's exception flags are a subset of the guest's (whoever clears guest flags
+ * calls x87_host_load).
  * Source: Intel SDM vol. 1 ch. 8; AMD APM vol. 1 ch. 6.
  */
 #ifndef DP_INTERP_X87_H

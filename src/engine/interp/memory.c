@@ -463,6 +463,13 @@ uint64_t interp_linear_slow(struct icpu *c, const struct iop *o, unsigned size, 
     return (g->base + offset) & 0xffffffffull;
 }
 
+uint64_t interp_linear_moved(struct icpu *c, const struct iop *o, int64_t by, unsigned size, bool write)
+{
+    struct iop moved = *o;
+    moved.disp += by;
+    return interp_linear(c, &moved, size, write);
+}
+
 /* ---- callbacks of isa/x86: they return -1 with the fault instead of leaving ---- */
 
 /* Host address of one byte range within a page, or NULL with *mmio = phys when it is no plain RAM. -1 on a fault. */

@@ -72,19 +72,56 @@ ARITH_INTEGER(SUBR, "fisubr")
 ARITH_INTEGER(DIV, "fidiv")
 ARITH_INTEGER(DIVR, "fidivr")
 
-#define UNARY(name, insn)                                                                                                                  \
+#define UNARY(name, insn, cc)                                                                                                              \
     HANDLER(name)                                                                                                                          \
     {                                                                                                                                      \
         FAST_IF(FULL(0));                                                                                                                  \
         struct x87_value *d = x87_st(c, 0);                                                                                                \
         uint16_t sw;                                                                                                                       \
         __asm__ volatile("fldt %1\n\t" insn "\n\tfnstsw %0\n\tfstpt %1" : "=&a"(sw), "+m"(*d));                                            \
-        set_cc(c, X87_C1, sw);                                                                                                             \
+        set_cc(c, cc, sw);                                                                                                                 \
         x87_note(c, o);                                                                                                                    \
         INTERP_NEXT(c, o);                                                                                                                 \
     }
-UNARY(FSQRT, "fsqrt")
-UNARY(FRNDINT, "frndint")
+UNARY(FSQRT, "fsqrt", X87_C1)
+UNARY(FRNDINT, "frndint", X87_C1)
+UNARY(F2XM1, "f2xm1", X87_C1)
+UNARY(FSIN, "fsin", X87_C1 | X87_C2)
+UNARY(FCOS, "fcos", X87_C1 | X87_C2)
+UNARY(FXAM, "fxam", X87_CC)
+
+/* ST(0) = ST(0) op ST(1), and ST(1) = ST(1) op ST(0) with a pop. */
+#define BINARY(name, insn, cc)                                                                                                             \
+    HANDLER(name)                                                                                                                          \
+    {                                                                                                                                      \
+        FAST_IF(FULL(0) && FULL(1));                                                                                                       \
+        uint16_t sw;                                                                                                                       \
+        __asm__ volatile("fldt %2\n\tfldt %1\n\t" insn "\n\tfnstsw %0\n\tfstpt %1\n\tfstp %%st(0)"                                         \
+                         : "=&a"(sw), "+m"(*x87_st(c, 0))                                                                                  \
+                         : "m"(*x87_st(c, 1)));                                                                                            \
+        set_cc(c, cc, sw);                                                                                                                 \
+        x87_note(c, o);                                                                                                                    \
+        INTERP_NEXT(c, o);                                                                                                                 \
+    }
+/* A NaN comes without bits of a quotient. */
+#define QUOTIENT_CC ((x87_st(c, 0)->byte[9] & 0x7f) == 0x7f && x87_st(c, 0)->byte[8] == 0xff ? X87_C1 | X87_C2 : X87_CC)
+BINARY(FPREM, "fprem", QUOTIENT_CC)
+BINARY(FPREM1, "fprem1", QUOTIENT_CC)
+BINARY(FSCALE, "fscale", X87_C1)
+#define BINARY_POP(name, insn)                                                                                                             \
+    HANDLER(name)                                                                                                                          \
+    {                                                                                                                                      \
+        FAST_IF(FULL(0) && FULL(1));                                                                                                       \
+        uint16_t sw;                                                                                                                       \
+        __asm__ volatile("fldt %1\n\tfldt %2\n\t" insn "\n\tfnstsw %0\n\tfstpt %1" : "=&a"(sw), "+m"(*x87_st(c, 1)) : "m"(*x87_st(c, 0))); \
+        set_cc(c, X87_C1, sw);                                                                                                             \
+        x87_note(c, o);                                                                                                                    \
+        x87_pop(c);                                                                                                                        \
+        INTERP_NEXT(c, o);                                                                                                                 \
+    }
+BINARY_POP(FPATAN, "fpatan")
+BINARY_POP(FYL2X, "fyl2x")
+BINARY_POP(FYL2XP1, "fyl2xp1")
 
 #define SIGN(name, op)                                                                                                                     \
     HANDLER(name)                                                                                                                          \
@@ -392,7 +429,9 @@ static iop_fn *fast_handler(const struct x86_insn *i, unsigned size, bool into_s
         CASE_FORMS(FISTP, .m16 = FISTP_m16, .m32 = FISTP_m32, .m64 = FISTP_m64)
         CASE_FORMS(FISTTP, .m16 = FISTTP_m16, .m32 = FISTTP_m32, .m64 = FISTTP_m64)
         CONSTANT_OPS(CASE_ONE)
-        CASE_ONE(FSQRT) CASE_ONE(FRNDINT) CASE_ONE(FCHS) CASE_ONE(FABS) CASE_ONE(FTST) CASE_ONE(FXCH) CASE_ONE(FINCSTP) CASE_ONE(FDECSTP)
+        CASE_ONE(FSQRT) CASE_ONE(FRNDINT) CASE_ONE(F2XM1) CASE_ONE(FSIN) CASE_ONE(FCOS) CASE_ONE(FXAM)
+        CASE_ONE(FPREM) CASE_ONE(FPREM1) CASE_ONE(FSCALE) CASE_ONE(FPATAN) CASE_ONE(FYL2X) CASE_ONE(FYL2XP1)
+        CASE_ONE(FCHS) CASE_ONE(FABS) CASE_ONE(FTST) CASE_ONE(FXCH) CASE_ONE(FINCSTP) CASE_ONE(FDECSTP)
         CASE_ONE(FCOMPP) CASE_ONE(FUCOM) CASE_ONE(FUCOMP) CASE_ONE(FUCOMPP)
         CASE_ONE(FCOMI) CASE_ONE(FCOMIP) CASE_ONE(FUCOMI) CASE_ONE(FUCOMIP)
             /* clang-format on */
