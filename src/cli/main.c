@@ -1,6 +1,9 @@
 /* cli/main.c - the command `doppel`: finds the verb. One file per verb. */
 #include "cli/options.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 static const struct cli_verb *const verbs[] = {&cli_run, &cli_doctor};
 
 static void help(FILE *to)
@@ -25,8 +28,20 @@ static const struct cli_verb *find(const char *name)
     return NULL;
 }
 
+/* Whoever starts us may have closed stdin, stdout or stderr: their numbers must not become those of a disk, which messages would then be written to. */
+static void fill_standard_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    if (fd > 2)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    fill_standard_descriptors();
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name) {
         fprintf(stderr, "doppel: no verb given: try `doppel run --kernel FILE` or `doppel --help`\n");

@@ -76,10 +76,22 @@ static void say(const char *format, ...)
     fprintf(stderr, "doppel: %s%s", text, isatty(STDERR_FILENO) ? "\r\n" : "\n");
 }
 
+/* Libraries also tell, unasked, what a user must know (a disk that fails): those lines are of categories that --trace did not name. */
+static bool is_notice(const struct session *s, const char *line)
+{
+    size_t n = strcspn(line, ":");
+    for (unsigned c = 0; c < DP_TRACE_COUNT; c++)
+        if (strlen(dp_trace_name(c)) == n && !strncmp(dp_trace_name(c), line, n))
+            return !dp_trace_on(&s->trace, c);
+    return false;
+}
+
 static void trace_line(void *opaque, const char *line)
 {
     struct session *s = opaque;
-    if (s->trace_file)
+    if (is_notice(s, line))
+        say("%s", line + strcspn(line, ":") + strlen(": "));
+    else if (s->trace_file)
         fprintf(s->trace_file, "%s\n", line);
     else
         fprintf(stderr, "%s%s", line, isatty(STDERR_FILENO) ? "\r\n" : "\n");
@@ -150,7 +162,7 @@ static void status_escape(void *opaque, struct dp_buffer *out)
     struct session *s = opaque;
     struct dp_engine_counters c;
     dp_vm_counters(s->vm, &c);
-    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts", phase[dp_vm_phase(s->vm)],
+    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts\n", phase[dp_vm_phase(s->vm)],
                      dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9, c.instructions, c.interrupts);
 }
 
@@ -360,8 +372,15 @@ static int run(int argc, char **argv)
 
     /* Devices leave their consoles, consoles flush and restore the terminal, and only then something is said on it. */
     dp_vm_destroy(s.vm);
-    for (unsigned i = 0; i < s.console_count; i++)
+    struct dp_error lost[DP_ARRAY_LEN(s.consoles)] = {0};
+    for (unsigned i = 0; i < s.console_count; i++) {
+        dp_console_drain(s.consoles[i]);
+        /* A guest that ended well is no success when what it said is lost; a reader that went away wanted no more. */
+        int code = dp_console_error(s.consoles[i], &lost[i]);
+        if (code && code != -EPIPE && !sum.status)
+            sum.status = EXIT_STATUS_ERROR;
         dp_console_close(s.consoles[i]);
+    }
     cli_guard_stop(&guard);
     if (strcmp(sum.result, "poweroff") && strcmp(sum.result, "exit"))
         say("%s", sum.reason);
@@ -369,6 +388,9 @@ static int run(int argc, char **argv)
         fprintf(stderr, "%.*s%s", (int)sum.report.size, (const char *)sum.report.data,
                 sum.report.data[sum.report.size - 1] == '\n' ? "" : "\n");
     dp_buffer_fini(&sum.report);
+    for (unsigned i = 0; i < s.console_count; i++)
+        if (lost[i].code)
+            say("%s", lost[i].text);
     if (s.o.json || s.o.json_fd)
         print_json(s.o.json_fd ? (int)s.o.json_fd : STDERR_FILENO, &sum);
     if (s.signal_fd >= 0) {

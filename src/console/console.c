@@ -482,6 +482,19 @@ int dp_console_open_memory(struct dp_console **out, struct dp_error *e)
     return *out ? 0 : -ENOMEM;
 }
 
+void dp_console_drain(struct dp_console *c)
+{
+    for (int waited = 0; c->loop && c->out >= 0; waited += 20) {
+        pthread_mutex_lock(&c->lock);
+        flush(c);
+        bool done = !c->output.count;
+        pthread_mutex_unlock(&c->lock);
+        if (done || waited >= CLOSE_WAIT_MS)
+            break;
+        poll(&(struct pollfd){.fd = c->out, .events = POLLOUT}, 1, 20);
+    }
+}
+
 void dp_console_close(struct dp_console *c)
 {
     if (!c)
@@ -495,14 +508,7 @@ void dp_console_close(struct dp_console *c)
         if (c->wake >= 0)
             dp_loop_unwatch(c->loop, c->wake);
     }
-    for (int waited = 0; c->loop && c->output.count && c->out >= 0; waited += 20) {
-        pthread_mutex_lock(&c->lock);
-        flush(c);
-        pthread_mutex_unlock(&c->lock);
-        if (!c->output.count || waited >= CLOSE_WAIT_MS)
-            break;
-        poll(&(struct pollfd){.fd = c->out, .events = POLLOUT}, 1, 20);
-    }
+    dp_console_drain(c);
     dp_console_emergency_restore(c);
     if (c->own_out && c->out >= 0)
         close(c->out);

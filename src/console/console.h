@@ -25,6 +25,7 @@ int dp_console_open_stdio(struct dp_loop *l, const struct dp_console_escapes *es
 int dp_console_open_file(struct dp_loop *l, const char *path, struct dp_console **out, struct dp_error *e) DP_MUST_CHECK;
 int dp_console_open_memory(struct dp_console **out, struct dp_error *e) DP_MUST_CHECK; /* tests: output is kept, input is fed */
 void dp_console_close(struct dp_console *c); /* restores the terminal; flushes what is queued, briefly */
+void dp_console_drain(struct dp_console *c); /* writes what is queued, waiting briefly; afterwards dp_console_error knows all. Loop's thread */
 void dp_console_attach(struct dp_console *c, const struct dp_console_client *client); /* one client; copied; NULL detaches */
 size_t dp_console_write(struct dp_console *c, const uint8_t *data, size_t n);         /* any thread */
 void dp_console_kick(struct dp_console *c);                                            /* the client has room again; any thread */

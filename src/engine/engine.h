@@ -39,6 +39,9 @@ struct dp_x86_bus {
     /* Paravirtual clock MSRs 0x4b564d00, 0x4b564d01, 0x11, 0x12; false: #GP(0). */
     bool (*pv_msr_write)(void *pv, unsigned cpu, uint32_t msr, uint64_t value);
     void *pv;
+    /* The guest's TSC is now the VM's + offset (it wrote IA32_TSC or IA32_TSC_ADJUST). */
+    void (*tsc_moved)(void *board, unsigned cpu, int64_t offset);
+    void *board;
 };
 
 enum dp_line {

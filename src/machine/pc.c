@@ -55,6 +55,7 @@ struct pc_cpu {
     struct dp_pc *pc;
     unsigned index;
     struct dp_device *lapic;
+    _Atomic int64_t tsc_offset; /* of the guest's TSC from the VM's */
 };
 
 struct dp_pc {
@@ -132,8 +133,18 @@ static void vm_request(void *opaque, enum dp_vm_request request, int status)
 
 static uint64_t tsc_now(void *opaque)
 {
+    struct pc_cpu *cpu = opaque;
+    const struct dp_pc_config *c = &cpu->pc->config;
+    return dp_tsc_from_ns(dp_clock_now(c->clock), c->model->tsc_khz) + (uint64_t)atomic_load(&cpu->tsc_offset);
+}
+
+/* In the processor's thread: its deadline timer and its paravirtual clock go by the guest's TSC. */
+static void tsc_moved(void *opaque, unsigned cpu, int64_t offset)
+{
     struct dp_pc *pc = opaque;
-    return dp_tsc_from_ns(dp_clock_now(pc->config.clock), pc->config.model->tsc_khz);
+    atomic_store(&pc->cpu[cpu].tsc_offset, offset);
+    dp_lapic_tsc_changed(pc->cpu[cpu].lapic);
+    dp_pvclock_tsc_moved(pc->pvclock, cpu, offset);
 }
 
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
@@ -148,6 +159,8 @@ void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
         .msr_read = dp_lapic_msr_read,
         .msr_write = dp_lapic_msr_write,
         .apic = pc->cpu[cpu].lapic,
+        .tsc_moved = tsc_moved,
+        .board = pc,
         .pv_msr_write = dp_pvclock_msr_write,
         .pv = pc->pvclock,
     };
@@ -191,7 +204,7 @@ static int add_lapics(struct dp_pc *pc, struct dp_error *e)
                              .physical_bits = pc->config.model->physical_bits,
                              .bus_hz = (uint64_t)pc->config.model->apic_bus_khz * 1000,
                              .tsc = tsc_now,
-                             .tsc_opaque = pc,
+                             .tsc_opaque = &pc->cpu[i],
                              .tsc_khz = pc->config.model->tsc_khz,
                          });
     }
@@ -365,8 +378,22 @@ void dp_pc_destroy(struct dp_pc *pc)
     free(pc);
 }
 
+void dp_pc_firmware_state(const struct dp_pc *pc, struct x86_state *s)
+{
+    enum { WRITE_BACK = 6, FIXED_ENABLE = 1 << 10, ENABLE = 1 << 11 };
+    const uint64_t low_memory = 0x0606060606060606;
+    s->mtrr_def = ENABLE | FIXED_ENABLE | WRITE_BACK;
+    s->mtrr_fixed[0] = s->mtrr_fixed[1] = low_memory;  /* 0-9ffff; a0000-bffff stays uncacheable, which is type 0 */
+    for (unsigned i = 3; i < DP_ARRAY_LEN(s->mtrr_fixed); i++)
+        s->mtrr_fixed[i] = 0x0505050505050505;         /* c0000-fffff: write-protected */
+    s->mtrr_base[0] = MMIO32_START;                    /* 3 to 4 GiB: devices, uncacheable */
+    s->mtrr_mask[0] = (((1ull << pc->config.model->physical_bits) - 1) & ~((1ull << 30) - 1)) | ENABLE;
+}
+
 void dp_pc_reset(struct dp_pc *pc)
 {
+    for (unsigned i = 0; i < pc->config.cpus; i++)
+        atomic_store(&pc->cpu[i].tsc_offset, 0);
     for (unsigned i = 0; i < pc->device_count; i++)
         dp_device_reset(pc->device[i]);
 }

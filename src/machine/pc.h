@@ -56,6 +56,8 @@ struct dp_pc_kernel {
 /* The firmware's part after each reset. k may be NULL: no kernel; then *cpu and *protocol stay as they are. */
 int dp_pc_boot(struct dp_pc *pc, const struct dp_pc_kernel *k, struct x86_state *cpu, const char **protocol,
                struct dp_error *e) DP_MUST_CHECK;
+/* What firmware leaves in every processor and kernels build on: memory types. On top of a reset or boot state. */
+void dp_pc_firmware_state(const struct dp_pc *pc, struct x86_state *s);
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);

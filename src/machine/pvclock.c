@@ -19,10 +19,12 @@ _Static_assert(sizeof(struct time_info) == 32 && sizeof(struct wall_clock) == 12
 struct pvclock_regs {
     uint64_t system_time[DP_PVCLOCK_CPUS]; /* MSR values: address, bit 0 enables */
     uint64_t wall_clock;
+    uint64_t tsc_offset[DP_PVCLOCK_CPUS];
 };
 static const struct dp_field fields[] = {
     DP_FIELD_ARRAY(struct pvclock_regs, system_time, 1, DP_KIND_U64, 0, 0),
     DP_FIELD_U64(struct pvclock_regs, wall_clock, 2, 0, 0),
+    DP_FIELD_ARRAY(struct pvclock_regs, tsc_offset, 3, DP_KIND_U64, 0, 0),
 };
 static const struct dp_state_table state = DP_STATE_TABLE(struct pvclock_regs, "pvclock", fields);
 
@@ -65,9 +67,12 @@ static void publish(struct dp_space *m, uint64_t at, void *structure, size_t siz
     dp_space_write(m, at, &version, sizeof version);
 }
 
-static void publish_time(struct pvclock *p, uint64_t msr, bool stopped)
+static void publish_time(struct pvclock *p, unsigned cpu, bool stopped)
 {
-    struct time_info t = {.flags = FLAG_TSC_STABLE | (stopped ? FLAG_GUEST_STOPPED : 0)};
+    pthread_mutex_lock(&p->d.lock);
+    uint64_t msr = p->regs.system_time[cpu], offset = p->regs.tsc_offset[cpu];
+    pthread_mutex_unlock(&p->d.lock);
+    struct time_info t = {.tsc_timestamp = offset, .flags = FLAG_TSC_STABLE | (stopped ? FLAG_GUEST_STOPPED : 0)};
     if (!(msr & ENABLE))
         return;
     dp_pvclock_scale(p->tsc_khz, &t.tsc_to_system_mul, &t.tsc_shift);
@@ -95,7 +100,7 @@ bool dp_pvclock_msr_write(void *opaque, unsigned cpu, uint32_t msr, uint64_t val
         pthread_mutex_lock(&p->d.lock);
         p->regs.system_time[cpu] = value;
         pthread_mutex_unlock(&p->d.lock);
-        publish_time(p, value, false);
+        publish_time(p, cpu, false);
         return true;
     default:
         return false;
@@ -112,12 +117,17 @@ static void pvclock_resume(struct dp_device *d)
     if (!p->was_paused)
         return;
     p->was_paused = false;
-    for (unsigned i = 0; i < DP_PVCLOCK_CPUS; i++) {
-        pthread_mutex_lock(&d->lock);
-        uint64_t msr = p->regs.system_time[i];
-        pthread_mutex_unlock(&d->lock);
-        publish_time(p, msr, true);
-    }
+    for (unsigned i = 0; i < DP_PVCLOCK_CPUS; i++)
+        publish_time(p, i, true);
+}
+
+void dp_pvclock_tsc_moved(struct dp_device *d, unsigned cpu, int64_t offset)
+{
+    struct pvclock *p = (struct pvclock *)d;
+    pthread_mutex_lock(&d->lock);
+    p->regs.tsc_offset[cpu] = (uint64_t)offset;
+    pthread_mutex_unlock(&d->lock);
+    publish_time(p, cpu, false);
 }
 
 /* Restored elsewhere counts as having been stopped. */

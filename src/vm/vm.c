@@ -335,10 +335,14 @@ static int load(struct dp_vm *vm, struct dp_error *e)
         struct dp_pc_kernel k = {kernel, initrd, c->initrd_count, vm->cmdline};
         rc = dp_pc_boot(vm->pc, c->kernel ? &k : NULL, s, &vm->protocol, e);
     }
+    if (!rc && c->kernel)
+        dp_pc_firmware_state(vm->pc, s);
     if (!rc)
         vm->engine->push(vm->vcpu[0].cpu, s);
     for (unsigned i = 1; !rc && i < vm->vcpu_count; i++) {
         x86_state_reset(s, false);
+        if (c->kernel)
+            dp_pc_firmware_state(vm->pc, s);
         vm->engine->push(vm->vcpu[i].cpu, s);
     }
     free((void *)kernel.data);
@@ -423,7 +427,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     if (!rc && c->cmdline && !(vm->cmdline = strdup(c->cmdline)))
         rc = dp_error_set(e, -ENOMEM, "no memory");
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
-        struct dp_block_options o = {.path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly};
+        struct dp_block_options o = {.path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
         rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
     }
     if (!rc)

@@ -1,255 +1,55 @@
-/* native.c - executes cases on the host's processor.
+/* native.c - the native side as seen from here: a child process (native_child.c) that executes batches of cases on the host's processor.
  *
- * Model: a child process shares a batch of cases and results with us. It raises one signal; from then on every case is started by returning
- * from a signal handler (sigreturn loads all registers, CS, SS and the FPU image in one go) and ends in the next signal, whose frame is the result:
- * two kernel entries a case, no ptrace. The handler runs on an alternate stack with the snippet's FS base, flags and data segments still
- * loaded, so its entry (assembly) and body touch no thread-local storage and start by clearing AC.
- * A child that dies (a wild store into the harness) costs its case, marked CPU_DIED, and is replaced.
- * Invariant: kernel and processor give vector, error code and CR2 in the frame's trapno, err and cr2; Linux reports
- * faults at kernel addresses with the P bit set (arch/x86/mm/fault.c), which the comparison allows for.
+ * Model: cases and results lie in shared memory, a pipe in each direction says when. A child that dies (a wild store into itself) costs its
+ * case, marked CPU_DIED, and is replaced.
  */
-#include <asm/ldt.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/wait.h>
-#include <ucontext.h>
 #include <unistd.h>
 
-#include "cpu.h"
-
-struct batch {
-    unsigned count;
-    volatile unsigned next; /* the case being executed */
-    struct cpu_case cases[CPU_BATCH];
-    struct cpu_result results[CPU_BATCH];
-};
+#include "native.h"
 
 struct cpu_native {
-    struct batch *batch;
+    struct cpu_native_batch *batch;
+    int batch_fd;
     pid_t child;
     int to_child, from_child;
 };
 
-/* The child's own. A signal handler has no other way to reach its context. */
-static struct {
-    struct batch *batch;
-    uint8_t *code;              /* writable alias of the code pages */
-    uint8_t *data;              /* writable alias of the data pages */
-    uint8_t base[CPU_DATA_SIZE];
-    ucontext_t home;            /* registers of run_batch, to return to after the batch */
-    uint8_t home_fp[4096] __attribute__((aligned(64)));
-    uint32_t home_fp_size;
-    bool active;
-    unsigned last_tick;
-    uint64_t home_fs;
-} child;
-uint64_t cpu_native_saved_fs __attribute__((visibility("hidden")));  /* FS base the snippet left */
-uint64_t cpu_native_home_fs __attribute__((visibility("hidden")));
-
-void cpu_native_entry(int sig, siginfo_t *info, void *context);
-__attribute__((visibility("hidden"), used)) void cpu_native_handle(int sig, siginfo_t *info, ucontext_t *u);
-__asm__(".text\n"
-        ".type cpu_native_entry, @function\n"
-        "cpu_native_entry:\n"
-        "  pushq $0x202\n" /* no AC, DF, NT, ID of the snippet */
-        "  popfq\n"
-        "  rdfsbase %rcx\n"
-        "  movq %rcx, cpu_native_saved_fs(%rip)\n"
-        "  movq cpu_native_home_fs(%rip), %rcx\n"
-        "  wrfsbase %rcx\n"
-        "  subq $8, %rsp\n"
-        "  call cpu_native_handle\n"
-        "  addq $8, %rsp\n"
-        "  movq cpu_native_saved_fs(%rip), %rcx\n"
-        "  wrfsbase %rcx\n"
-        "  ret\n");
-
-static inline uint64_t read_gs_base(void) { uint64_t v; __asm__ volatile("rdgsbase %0" : "=r"(v)); return v; }
-static inline void write_gs_base(uint64_t v) { __asm__ volatile("wrgsbase %0" : : "r"(v)); }
-static inline void write_fs_base(uint64_t v) { __asm__ volatile("wrfsbase %0" : : "r"(v)); }
-
-static const uint8_t greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                     REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
-
-static void capture(ucontext_t *u, int sig, struct cpu_result *r)
+/* The child is the program beside this one. */
+static void child_path(char *path, size_t size)
 {
-    const greg_t *g = u->uc_mcontext.gregs;
-    for (unsigned i = 0; i < 16; i++)
-        r->out.r[i] = (uint64_t)g[greg_of[i]];
-    r->out.rip = (uint64_t)g[REG_RIP];
-    r->out.rflags = (uint64_t)g[REG_EFL];
-    uint16_t ds, es, fs, gs;
-    __asm__ volatile("movw %%ds, %0\n movw %%es, %1\n movw %%fs, %2\n movw %%gs, %3" : "=r"(ds), "=r"(es), "=r"(fs), "=r"(gs));
-    r->out.seg[X86_CS] = (uint16_t)g[REG_CSGSFS];
-    r->out.seg[X86_SS] = (uint16_t)((uint64_t)g[REG_CSGSFS] >> 48);
-    r->out.seg[X86_DS] = ds, r->out.seg[X86_ES] = es, r->out.seg[X86_FS] = fs, r->out.seg[X86_GS] = gs;
-    r->out.fs_base = cpu_native_saved_fs;
-    r->out.gs_base = read_gs_base();
-    memcpy(r->out.fx, u->uc_mcontext.fpregs, 512);
-    r->vector = sig == SIGALRM ? CPU_TIMEOUT : (uint8_t)g[REG_TRAPNO];
-    r->error = (uint32_t)g[REG_ERR];
-    r->cr2 = r->vector == X86_PF_ ? (uint64_t)g[REG_CR2] : 0;
-    memcpy(r->data, child.data, CPU_RW_SIZE);
-}
-
-static void load(ucontext_t *u, const struct cpu_case *c)
-{
-    memcpy(child.data, child.base, CPU_DATA_SIZE);
-    for (unsigned i = 0; i < c->patch_count; i++)
-        memcpy(child.data + c->patch[i].offset, c->patch[i].bytes, c->patch[i].size);
-    memcpy(child.code + c->code_offset, c->code, c->code_size);
-
-    greg_t *g = u->uc_mcontext.gregs;
-    for (unsigned i = 0; i < 16; i++)
-        g[greg_of[i]] = (greg_t)c->in.r[i];
-    g[REG_RIP] = (greg_t)c->in.rip;
-    g[REG_EFL] = (greg_t)c->in.rflags;
-    g[REG_CSGSFS] = (greg_t)((uint64_t)c->in.seg[X86_CS] | (uint64_t)c->in.seg[X86_SS] << 48);
-    u->uc_flags |= 2 | 4; /* UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS: load SS as it is given */
-    /* Keep what the kernel wrote behind the legacy image, and have it load x87 and SSE from there. */
-    uint8_t *fp = (uint8_t *)u->uc_mcontext.fpregs;
-    memcpy(fp, c->in.fx, FX_END);
-    if (dp_ld32(fp + 464) == 0x46505853) /* FP_XSTATE_MAGIC1 */
-        dp_st64(fp + 512, dp_ld64(fp + 512) | 3);
-    sigemptyset(&u->uc_sigmask);
-    __asm__ volatile("movw %0, %%ds\n movw %1, %%es\n movw %2, %%fs\n movw %3, %%gs" : : "r"(c->in.seg[X86_DS]), "r"(c->in.seg[X86_ES]),
-                     "r"(c->in.seg[X86_FS]), "r"(c->in.seg[X86_GS]));
-    /* A selector brings its base; only null ones have theirs given. */
-    if (!c->in.seg[X86_GS])
-        write_gs_base(c->in.gs_base);
-    uint64_t fs;
-    if (c->in.seg[X86_FS])
-        __asm__ volatile("rdfsbase %0" : "=r"(fs));
-    else
-        fs = c->in.fs_base;
-    cpu_native_saved_fs = fs; /* the entry code loads it last */
-    write_fs_base(cpu_native_home_fs);
-}
-
-void cpu_native_handle(int sig, siginfo_t *info, ucontext_t *u)
-{
-    struct batch *b = child.batch;
-    if (!child.active) {
-        if (sig == SIGALRM)
-            return;
-        child.active = true; /* the first: remember where to go back to */
-        child.home = *u;
-        child.home_fs = cpu_native_saved_fs;
-        uint8_t *fp = (uint8_t *)u->uc_mcontext.fpregs;
-        memcpy(child.home_fp, fp, 512);
-        load(u, &b->cases[b->next]);
-        return;
-    }
-    if (sig == SIGALRM && child.last_tick != b->next) {
-        child.last_tick = b->next;
-        return;
-    }
-    const struct cpu_case *c = &b->cases[b->next];
-    capture(u, sig, &b->results[b->next]);
-    memset(child.code + c->code_offset, 0xcc, c->code_size);
-    b->next++;
-    child.last_tick = ~0u;
-    if (b->next < b->count) {
-        load(u, &b->cases[b->next]);
-        return;
-    }
-    child.active = false;
-    uint8_t *fp = (uint8_t *)u->uc_mcontext.fpregs;
-    memcpy(u->uc_mcontext.gregs, child.home.uc_mcontext.gregs, sizeof u->uc_mcontext.gregs);
-    u->uc_mcontext.gregs[REG_RIP]++; /* over the HLT that brought us here */
-    memcpy(fp, child.home_fp, 512);
-    dp_st64(fp + 512, dp_ld64(fp + 512) | 3);
-    sigemptyset(&u->uc_sigmask);
-    __asm__ volatile("movw %0, %%ds\n movw %0, %%es\n movw %0, %%fs\n movw %0, %%gs" : : "r"((uint16_t)0));
-    write_gs_base(0);
-    cpu_native_saved_fs = child.home_fs;
-    write_fs_base(cpu_native_home_fs);
-}
-
-static int map_world(void)
-{
-    int code = memfd_create("code", MFD_CLOEXEC), data = memfd_create("data", MFD_CLOEXEC);
-    if (code < 0 || data < 0 || ftruncate(code, CPU_CODE_SIZE) || ftruncate(data, CPU_DATA_SIZE))
-        return -1;
-    child.code = mmap(NULL, CPU_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, code, 0);
-    child.data = mmap(NULL, CPU_DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, data, 0);
-    if (child.code == MAP_FAILED || child.data == MAP_FAILED)
-        return -1;
-    memset(child.code, 0xcc, CPU_CODE_SIZE);
-    cpu_base_image(child.base);
-    const struct { uint64_t at; size_t size; int prot, fd; off_t offset; } maps[] = {
-        { CPU_CODE, CPU_CODE_SIZE, PROT_READ | PROT_EXEC, code, 0 },
-        { CPU_DATA, CPU_RW_SIZE, PROT_READ | PROT_WRITE, data, 0 },
-        { CPU_DATA + CPU_RW_SIZE, CPU_PAGE, PROT_READ, data, CPU_RW_SIZE },
-        { CPU_HIGH, CPU_RW_SIZE, PROT_READ | PROT_WRITE, data, 0 },
-        { CPU_HIGH + CPU_RW_SIZE, CPU_PAGE, PROT_READ, data, CPU_RW_SIZE },
-    };
-    for (unsigned i = 0; i < DP_ARRAY_LEN(maps); i++) {
-        void *p = mmap((void *)maps[i].at, maps[i].size, maps[i].prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, maps[i].fd, maps[i].offset);
-        if (p != (void *)maps[i].at)
-            return -1;
-    }
-    for (unsigned i = 0; i < LDT_COUNT; i++) {
-        const struct cpu_ldt_entry *l = &cpu_ldt[i];
-        struct user_desc d = { .entry_number = i, .base_addr = l->base, .limit = l->limit, .seg_32bit = l->big, .contents = l->contents,
-                               .read_exec_only = l->read_exec_only, .limit_in_pages = l->pages, .seg_not_present = l->absent };
-        if (syscall(SYS_modify_ldt, 0x11, &d, sizeof d))
-            return -1;
-    }
-    return 0;
-}
-
-static void child_main(struct batch *b, int in, int out)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    child.batch = b;
-    __asm__ volatile("rdfsbase %0" : "=r"(cpu_native_home_fs));
-    if (map_world())
-        _exit(3);
-    size_t stack_size = 256 << 10;
-    stack_t ss = { .ss_sp = mmap(NULL, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), .ss_size = stack_size };
-    if (ss.ss_sp == MAP_FAILED || sigaltstack(&ss, NULL))
-        _exit(3);
-    const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM };
-    for (unsigned i = 0; i < DP_ARRAY_LEN(signals); i++) {
-        struct sigaction a = { .sa_sigaction = cpu_native_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
-        sigfillset(&a.sa_mask);
-        sigaction(signals[i], &a, NULL);
-    }
-    char byte;
-    while (read(in, &byte, 1) == 1) {
-        const struct itimerval tick = { { 0, 100000 }, { 0, 100000 } }, off = { { 0, 0 }, { 0, 0 } };
-        child.last_tick = ~0u;
-        setitimer(ITIMER_REAL, &tick, NULL);
-        if (b->next < b->count)
-            __asm__ volatile("hlt" : : : "memory"); /* #GP: the handler takes over; every register comes back */
-        setitimer(ITIMER_REAL, &off, NULL);
-        if (write(out, &byte, 1) != 1)
-            break;
-    }
-    _exit(0);
+    ssize_t n = readlink("/proc/self/exe", path, size - 16);
+    path[n < 0 ? 0 : n] = 0;
+    char *slash = strrchr(path, '/');
+    strcpy(slash ? slash + 1 : path, "cpu-native");
 }
 
 static int start_child(struct cpu_native *n, struct dp_error *e)
 {
     int a[2], b[2];
-    if (pipe(a))
+    if (pipe2(a, O_CLOEXEC))
         return dp_error_set(e, -errno, "cannot make a pipe");
-    if (pipe(b)) {
+    if (pipe2(b, O_CLOEXEC)) {
         close(a[0]), close(a[1]);
         return dp_error_set(e, -EMFILE, "cannot make a pipe");
     }
+    char path[4096];
+    child_path(path, sizeof path);
     fflush(NULL);
     n->child = fork();
     if (n->child == 0) {
-        for (int fd = 3; fd < 256; fd++) /* another native side's pipe would never end while we hold it */
-            if (fd != a[0] && fd != b[1])
-                close(fd);
-        child_main(n->batch, a[0], b[1]);
+        /* First out of the way of the numbers they get. */
+        int fd[3] = {fcntl(n->batch_fd, F_DUPFD, 10), fcntl(a[0], F_DUPFD, 10), fcntl(b[1], F_DUPFD, 10)};
+        for (int i = 0; i < 3; i++) {
+            dup2(fd[i], CPU_NATIVE_BATCH_FD + i);
+            close(fd[i]);
+        }
+        execl(path, path, (char *)NULL);
+        _exit(4);
     }
     close(a[0]), close(b[1]);
     n->to_child = a[1], n->from_child = b[0];
@@ -272,10 +72,24 @@ int cpu_native_create(struct cpu_native **out, struct dp_error *e)
     if (!n)
         return dp_error_set(e, -ENOMEM, "out of memory");
     signal(SIGPIPE, SIG_IGN);
-    n->batch = mmap(NULL, sizeof *n->batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (n->batch == MAP_FAILED || start_child(n, e)) {
+    n->batch_fd = memfd_create("cases", MFD_CLOEXEC);
+    if (n->batch_fd < 0 || ftruncate(n->batch_fd, sizeof *n->batch)) {
         free(n);
-        return dp_error_set(e, -ENOMEM, "cannot start the native side");
+        return dp_error_set(e, -ENOMEM, "no memory for the native side's cases");
+    }
+    n->batch = mmap(NULL, sizeof *n->batch, PROT_READ | PROT_WRITE, MAP_SHARED, n->batch_fd, 0);
+    if (n->batch == MAP_FAILED) {
+        close(n->batch_fd);
+        free(n);
+        return dp_error_set(e, -ENOMEM, "no memory for the native side's cases");
+    }
+    cpu_base_image(n->batch->base);
+    int err = start_child(n, e);
+    if (err) {
+        munmap(n->batch, sizeof *n->batch);
+        close(n->batch_fd);
+        free(n);
+        return err;
     }
     *out = n;
     return 0;
@@ -287,12 +101,13 @@ void cpu_native_destroy(struct cpu_native *n)
         return;
     stop_child(n);
     munmap(n->batch, sizeof *n->batch);
+    close(n->batch_fd);
     free(n);
 }
 
 int cpu_native_run(struct cpu_native *n, const struct cpu_case *cases, struct cpu_result *results, unsigned count, struct dp_error *e)
 {
-    struct batch *b = n->batch;
+    struct cpu_native_batch *b = n->batch;
     memcpy(b->cases, cases, count * sizeof *cases);
     memset(b->results, 0, count * sizeof *results);
     b->count = count, b->next = 0;
@@ -303,8 +118,11 @@ int cpu_native_run(struct cpu_native *n, const struct cpu_case *cases, struct cp
             break;
         int status = stop_child(n);
         if (WIFEXITED(status) && ++failed_starts > 2)
-            return dp_error_set(e, -EIO, "the native side cannot set up its memory or LDT (exit status %d); it needs a Linux x86-64 host with modify_ldt and FSGSBASE",
-                                WEXITSTATUS(status));
+            return dp_error_set(
+                e, -EIO,
+                WEXITSTATUS(status) == 4
+                    ? "cannot run cpu-native, which belongs beside this program; build it"
+                    : "the native side cannot set up its memory or LDT; it needs a Linux x86-64 host with modify_ldt and FSGSBASE");
         if (!WIFEXITED(status)) {
             b->results[b->next].vector = CPU_DIED;
             b->results[b->next].error = (uint32_t)WTERMSIG(status);

@@ -572,7 +572,7 @@ static void test_crossing(void **state)
     }
 }
 /* REP with a fault: registers hold the progress, and the instruction goes on where it stopped. */
-BARE_ASM(rep_fault, "mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n rep movsd\n mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n repe cmpsd");
+BARE_ASM(rep_fault, "mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n rep movsd\n mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n repe cmpsl");
 static void map_second(struct bare *b, struct bare_frame *f)
 {
     if (f->vector == X86_PF_)

@@ -5,7 +5,7 @@
 #include "tests/device/conformance.h"
 
 enum { DATA, IER, IIR, FCR = IIR, LCR, MCR, LSR, MSR, SCR };
-enum { BASE = 0x3f8, OUT2 = 8, LOOP = 0x10 };
+enum { BASE = 0x3f8, DTR = 1, RTS = 2, OUT2 = 8, LOOP = 0x10 };
 
 struct rig { struct conformance_world w; struct dp_device *d; struct dp_console *c; bool irq; unsigned edges; };
 
@@ -187,9 +187,43 @@ static void receive(void **state)
     assert_memory_equal(many, got, sizeof(got));
     assert_int_equal(in(&r, LSR), 0x60);
     out(&r, IER, 0);
+    out(&r, MCR, RTS);
     dp_console_feed(r.c, "zz", 2);
+    assert_int_equal(in(&r, LSR), 0x61);
     out(&r, FCR, 0x43); /* clear */
     assert_int_equal(in(&r, LSR), 0x60);
+    rig_free(&r);
+}
+
+/* What is typed before a driver listens waits: drivers clear the FIFO when they start. Interrupts, RTS and patient polling are listening. */
+static void listening(void **state)
+{
+    struct rig r;
+    rig_new(&r);
+    dp_console_feed(r.c, "abcd", 4);
+    out(&r, FCR, 0x07);
+    for (unsigned i = 0; i < 50; i++) { /* as a driver that sends */
+        assert_int_equal(in(&r, LSR), 0x60);
+        out(&r, DATA, '.');
+    }
+    out(&r, FCR, 0x00);
+    out(&r, MCR, RTS); /* without FIFO: one character */
+    assert_int_equal(in(&r, LSR), 0x61);
+    out(&r, MCR, 0);
+    assert_int_equal(in(&r, DATA), 'a');
+    assert_int_equal(in(&r, LSR), 0x60);
+    unsigned polls = 0;
+    while (!(in(&r, LSR) & 1) && polls < 100)
+        polls++;
+    assert_in_range(polls, 2, 20);
+    assert_int_equal(in(&r, DATA), 'b');
+    out(&r, FCR, 0x01);
+    out(&r, IER, 1); /* a probe: no interrupt gets through without OUT2 */
+    out(&r, MCR, OUT2 | DTR);
+    assert_int_equal(in(&r, LSR), 0x60);
+    out(&r, MCR, OUT2);
+    assert_int_equal(in(&r, DATA), 'c');
+    assert_int_equal(in(&r, DATA), 'd');
     rig_free(&r);
 }
 
@@ -298,6 +332,7 @@ static void out2_gates(void **state)
 {
     struct rig r;
     rig_new(&r);
+    out(&r, MCR, RTS);
     out(&r, IER, 1);
     dp_console_feed(r.c, "a", 1);
     assert_int_equal(in(&r, IIR), 4);
@@ -441,9 +476,9 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers),  cmocka_unit_test(transmit),          cmocka_unit_test(back_pressure), cmocka_unit_test(receive),
-        cmocka_unit_test(timeout_length), cmocka_unit_test(priorities),    cmocka_unit_test(loopback),      cmocka_unit_test(out2_gates),
-        cmocka_unit_test(pause_and_restore), cmocka_unit_test(no_console), cmocka_unit_test(threads),       cmocka_unit_test(conformance),
+        cmocka_unit_test(registers), cmocka_unit_test(transmit), cmocka_unit_test(back_pressure), cmocka_unit_test(receive), cmocka_unit_test(listening),
+        cmocka_unit_test(timeout_length), cmocka_unit_test(priorities), cmocka_unit_test(loopback), cmocka_unit_test(out2_gates),
+        cmocka_unit_test(pause_and_restore), cmocka_unit_test(no_console), cmocka_unit_test(threads), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("uart", tests, NULL, NULL);
 }

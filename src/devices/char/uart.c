@@ -8,7 +8,7 @@
  */
 #include "devices/char/uart.h"
 
-enum { FIFO = 16, CLOCK_BAUD = 115200 /* divisor 1 */ };
+enum { FIFO = 16, CLOCK_BAUD = 115200 /* divisor 1 */, POLLS = 8 };
 
 enum { /* register offsets */ REG_DATA, REG_IER, REG_IIR, REG_FCR = REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR, REGS };
 enum { IER_RDA = 1, IER_THRE = 2, IER_LINE = 4, IER_MODEM = 8 };
@@ -30,6 +30,7 @@ struct uart_regs {
     uint8_t rx[FIFO], rx_flags[FIFO]; /* LSR_PE | LSR_FE | LSR_BI of each character */
     uint8_t rx_start, rx_count;
     uint8_t tx[FIFO], tx_start, tx_count;
+    uint8_t polls;                   /* reads of LSR in a row that told nothing, POLLS at most */
 };
 
 struct uart {
@@ -66,6 +67,7 @@ static const struct dp_field uart_fields[] = {
     DP_FIELD_BYTES(struct uart_regs, tx, 17),
     DP_FIELD_U8(struct uart_regs, tx_start, 18, 0, FIFO - 1),
     DP_FIELD_U8(struct uart_regs, tx_count, 19, 0, 0x1f),
+    DP_FIELD_U8(struct uart_regs, polls, 20, 0, 0),
 };
 
 static unsigned depth(const struct uart_regs *r) { return r->fcr & FCR_ENABLE ? FIFO : 1; }
@@ -124,6 +126,13 @@ static uint8_t interrupt_id(const struct uart_regs *r)
     if ((r->ier & IER_MODEM) && (r->msr & 0x0f))
         return IIR_MODEM;
     return IIR_NONE;
+}
+
+/* Whether anybody is there to receive: who raises RTS; who takes interrupts and does not care for modem lines; who asks LSR again and again with nothing
+ * else to learn from it. Before, input stays in the console, because drivers that probe and start clear the FIFO. Loopback disconnects the line. */
+static bool listening(const struct uart_regs *r)
+{
+    return !(r->mcr & MCR_LOOP) && ((r->mcr & MCR_RTS) || ((r->mcr & (MCR_OUT2 | MCR_DTR)) == MCR_OUT2 && (r->ier & IER_RDA)) || r->polls >= POLLS);
 }
 
 static bool irq_level(const struct uart_regs *r)
@@ -248,7 +257,7 @@ static size_t uart_room(void *opaque)
 {
     struct uart *u = opaque;
     pthread_mutex_lock(&u->device.lock);
-    size_t room = u->regs.mcr & MCR_LOOP ? 0 : depth(&u->regs) - u->regs.rx_count; /* loopback disconnects the line */
+    size_t room = listening(&u->regs) ? depth(&u->regs) - u->regs.rx_count : 0;
     pthread_mutex_unlock(&u->device.lock);
     return room;
 }
@@ -302,6 +311,9 @@ static uint64_t uart_read(void *opaque, uint64_t offset, unsigned size)
     bool kick = false;
     uint8_t v = 0;
     pthread_mutex_lock(&u->device.lock);
+    bool listened = listening(r);
+    if (offset != REG_LSR)
+        r->polls = 0;
     switch (offset) {
     case REG_DATA: v = r->lcr & LCR_DLAB ? (uint8_t)r->divisor : read_data(u, &kick); break;
     case REG_IER: v = r->lcr & LCR_DLAB ? (uint8_t)(r->divisor >> 8) : r->ier; break;
@@ -315,6 +327,7 @@ static uint64_t uart_read(void *opaque, uint64_t offset, unsigned size)
     case REG_MCR: v = r->mcr; break;
     case REG_LSR:
         v = line_status(r);
+        r->polls = v == (LSR_THRE | LSR_TEMT) ? DP_MIN(r->polls + 1, POLLS) : 0;
         r->overrun = false;
         if (r->rx_count)
             r->rx_flags[r->rx_start] = 0;
@@ -325,6 +338,7 @@ static uint64_t uart_read(void *opaque, uint64_t offset, unsigned size)
         break;
     case REG_SCR: v = r->scr; break;
     }
+    kick |= !listened && listening(r);
     pthread_mutex_unlock(&u->device.lock);
     irq_sync(u);
     if (kick)
@@ -378,6 +392,8 @@ static void uart_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
     uint8_t v = (uint8_t)value;
     bool kick = false;
     pthread_mutex_lock(&u->device.lock);
+    bool listened = listening(r);
+    r->polls = 0;
     switch (offset) {
     case REG_DATA:
         if (r->lcr & LCR_DLAB)
@@ -403,13 +419,11 @@ static void uart_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
             rx_push(u, 0, LSR_BI | LSR_FE);
         r->lcr = v;
         break;
-    case REG_MCR:
-        kick = r->mcr & ~v & MCR_LOOP;
-        write_mcr(u, v);
-        break;
+    case REG_MCR: write_mcr(u, v); break;
     case REG_SCR: r->scr = v; break;
     default: break; /* LSR and MSR: factory tests only */
     }
+    kick |= !listened && listening(r);
     pthread_mutex_unlock(&u->device.lock);
     tx_flush(u);
     irq_sync(u);

@@ -16,16 +16,22 @@ void sse_set_mxcsr(struct icpu *c, uint32_t v)
     sse_host_set_mxcsr(c->s.mxcsr | MXCSR_MASKS);
 }
 
-void x87_host_load(const struct icpu *c)
+static void x87_host_load_control(const struct icpu *c)
 {
     uint16_t fcw = c->s.fpu.fcw | X87_FLAGS;
-    __asm__ volatile("fnclex\n\tfldcw %0" : : "m"(fcw));
+    __asm__ volatile("fldcw %0" : : "m"(fcw));
+}
+
+void x87_host_load(const struct icpu *c)
+{
+    __asm__ volatile("fnclex");
+    x87_host_load_control(c);
 }
 
 void x87_set_control(struct icpu *c, uint16_t fcw, uint16_t fsw)
 {
     c->s.fpu.fcw = (uint16_t)((fcw & X87_FCW_USED) | X87_FCW_ONE);
-    fsw &= (uint16_t)~(X87_ES | X87_B);
+    fsw &= (uint16_t) ~(X87_ES | X87_B);
     if (fsw & ~fcw & X87_FLAGS)
         fsw |= X87_ES | X87_B;
     c->s.fpu.fsw = fsw;
@@ -40,10 +46,7 @@ void x87_init(struct icpu *c)
 }
 
 /* ---- entering and leaving the run loop ---- */
-void interp_fpu_save(struct icpu *c)
-{
-    c->s.mxcsr |= sse_host_mxcsr() & MXCSR_FLAGS;
-}
+void interp_fpu_save(struct icpu *c) { c->s.mxcsr |= sse_host_mxcsr() & MXCSR_FLAGS; }
 
 void interp_fpu_load(struct icpu *c)
 {
@@ -75,10 +78,7 @@ uint64_t fpu_linear(struct icpu *c, const struct iop *o, unsigned size, unsigned
     return linear;
 }
 
-void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
-{
-    (void)interp_rmw_host(c, o, linear, size);
-}
+void fpu_probe_write(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size) { (void)interp_rmw_host(c, o, linear, size); }
 
 static void touch(struct icpu *c, const struct iop *o, uint64_t linear, bool write)
 {
@@ -138,49 +138,42 @@ __asm__(".pushsection .text\n .p2align 5\n"
 extern const char x87_register_kernel[] __attribute__((visibility("hidden")));
 extern const char x87_memory_kernel[] __attribute__((visibility("hidden")));
 
-struct x87_image {
-    uint16_t fcw, fsw;
-    uint8_t ftw, reserved;
-    uint16_t fop;
-    uint64_t fip, fdp;
-    uint32_t mxcsr, mxcsr_mask;
-    uint8_t st[8][16];
-    uint8_t rest[512 - 160];
-} __attribute__((aligned(16)));
+struct x87_image { /* FRSTOR's and FNSAVE's, 32-bit protected */
+    uint16_t fcw, reserved0, fsw, reserved1, tags, reserved2;
+    uint32_t fip, fcs_fop, fdp, fds;
+    struct x87_value st[8];
+};
+_Static_assert(sizeof(struct x87_image) == 108, "FNSAVE image");
 
 static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop *o)
 {
     struct x86_fpu *f = &c->s.fpu;
-    struct x87_image image;
-    uint8_t memory[16] = { 0 };
+    struct x87_image image = {.fcw = f->fcw, .fsw = f->fsw};
+    uint8_t memory[16] = {0};
     uint64_t linear = 0;
     bool store = o->extra & X87_EXTRA_STORE;
     x87_wait(c, o);
     if (o->size) {
-        linear = o->size == 10 ? fpu_linear_series(c, o, &(struct fpu_series){ 10, 8, 8, 0, store, FPU_FIRST_THEN_PAGE }) : fpu_linear(c, o, o->size, o->size, store);
+        linear = o->size == 10 ? fpu_linear_series(c, o, &(struct fpu_series){10, 8, 8, 0, store, FPU_FIRST_THEN_PAGE})
+                               : fpu_linear(c, o, o->size, o->size, store);
         if (!store)
             interp_load_bytes(c, o, linear, memory, o->size);
     }
-    image.fcw = f->fcw;
-    image.fsw = f->fsw;
-    image.ftw = (uint8_t)f->ftw;
-    image.reserved = 0;
-    image.fop = 0;
-    image.fip = image.fdp = 0;
-    image.mxcsr = sse_host_mxcsr();
-    image.mxcsr_mask = 0;
-    x87_get_stack(c, image.st);
+    for (unsigned i = 0; i < 8; i++) {
+        image.tags |= (uint16_t)(f->ftw >> i & 1 ? 0 : 3 << 2 * i); /* not empty will do, FRSTOR looks itself */
+        image.st[i] = *x87_st(c, i);
+    }
 
     unsigned opcode = o->imm >> 8 & 7, modrm = o->imm & 0xff;
-    const char *kernel = modrm >= 0xc0 ? x87_register_kernel + (opcode << 6 | (modrm & 63)) * 4 : x87_memory_kernel + (opcode << 3 | (modrm >> 3 & 7)) * 4;
+    const char *kernel =
+        modrm >= 0xc0 ? x87_register_kernel + (opcode << 6 | (modrm & 63)) * 4 : x87_memory_kernel + (opcode << 3 | (modrm >> 3 & 7)) * 4;
     uint64_t flags = (interp_flags(c) & 0xff) << 8 | interp_of(c); /* AH for SAHF; AL makes OF by an addition */
-    /* FXRSTOR and FXSAVE do not raise pending exceptions, nor does FNINIT. */
-    __asm__ volatile("addb $0x7f, %%al\n\tsahf\n\tfxrstor64 %[image]\n\tcall *%[kernel]\n\tfxsave64 %[image]\n\tfninit\n\tlahf\n\tseto %%al"
+    /* FNSAVE does not wait for the exception there may be now, and leaves the unit initialised. */
+    __asm__ volatile("addb $0x7f, %%al\n\tsahf\n\tfrstor %[image]\n\tcall *%[kernel]\n\tfnsave %[image]\n\tlahf\n\tseto %%al"
                      : "+a"(flags), [image] "+m"(image), "+m"(memory)
                      : [kernel] "r"(kernel), "D"(memory)
-                     : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm12", "xmm13", "xmm14", "xmm15");
-    x87_host_load(c);
+                     : "cc", "memory");
+    x87_host_load_control(c);
 
     /* An unmasked exception other than precision keeps a memory destination as it was; it must be writable all the same. */
     if (store && image.fsw & ~image.fcw & X87_FLAGS & ~X87_PE)
@@ -188,8 +181,11 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
     else if (store)
         interp_store_bytes(c, o, linear, memory, o->size);
     f->fsw = image.fsw;
-    f->ftw = image.ftw;
-    x87_set_stack(c, image.st);
+    f->ftw = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        f->ftw |= (uint16_t)((image.tags >> 2 * i & 3) != 3) << i;
+        *x87_st(c, i) = image.st[i];
+    }
     if (o->extra & X87_EXTRA_FLAGS)
         interp_set_arith(c, (flags >> 8 & 0xff) | (flags & 1 ? X86_OF : 0));
     if (o->size)

@@ -1,9 +1,9 @@
 /* engine/interp/fxstate.c - FXSAVE and XSAVE families, LDMXCSR, STMXCSR.
  *
- * Model: states x87 (0) and SSE (1) in the standard format. The x87 state counts as in use unless it is the initial one, SSE always, as AMD's
- * processors have it; XSAVEOPT only leaves out states not in use. The save forms read the
- * area, change what they own and write it back whole, so that a fault changes nothing.
- * As AMD's processors do, the last instruction and operand pointers are saved as zeros unless an unmasked x87 exception is pending.
+ * Model: states x87 (0) and SSE (1) in the standard format. The x87 state counts as in use unless it is the initial one, SSE always, as
+ * AMD's processors have it; XSAVEOPT only leaves out states not in use. The save forms read the area, change what they own and write it
+ * back whole, so that a fault changes nothing. As AMD's processors do, the last instruction and operand pointers are saved as zeros unless
+ * an unmasked x87 exception is pending.
  * Source: Intel SDM vol. 1 ch. 10.5, 13.4-13.8; AMD APM vol. 2 11.4.
  */
 #include "engine/interp/interp_sse.h"
@@ -79,13 +79,13 @@ static void get_xmm(struct icpu *c, const struct iop *o, const uint8_t *area)
 
 static uint64_t fx_linear(struct icpu *c, const struct iop *o, bool write)
 {
-    return fpu_linear_series(c, o, &(struct fpu_series){ AREA_LEGACY, 16, 16, 16, write, FPU_LAST });
+    return fpu_linear_series(c, o, &(struct fpu_series){AREA_LEGACY, 16, 16, 16, write, FPU_LAST});
 }
 static uint64_t xsave_linear(struct icpu *c, const struct iop *o, bool write)
 {
     if ((interp_ea(c, o) + c->segbase[o->seg]) & 63) /* before anything else, unlike FXSAVE's */
         interp_fault_code(c, o, X86_GP, 0);
-    return fpu_linear_series(c, o, &(struct fpu_series){ AREA_XSAVE, 16, 64, 64, write, FPU_FIRST_THEN_LAST });
+    return fpu_linear_series(c, o, &(struct fpu_series){AREA_XSAVE, 16, 64, 64, write, FPU_FIRST_THEN_LAST});
 }
 
 FPU_CALL_HANDLER(fxsave)
@@ -118,10 +118,7 @@ static uint64_t in_use(const struct icpu *c)
 }
 
 /* States the instruction is about: asked for in EDX:EAX and enabled. */
-static uint64_t requested(const struct icpu *c)
-{
-    return (c->s.r[X86_RDX] << 32 | (uint32_t)c->s.r[X86_RAX]) & c->s.xcr0 & STATES;
-}
+static uint64_t requested(const struct icpu *c) { return (c->s.r[X86_RDX] << 32 | (uint32_t)c->s.r[X86_RAX]) & c->s.xcr0 & STATES; }
 
 FPU_CALL_HANDLER(xsave)
 {
@@ -184,18 +181,35 @@ bool sse_lower_state(struct icpu *c, const struct x86_insn *i, struct iop *o)
 {
     bool x = false;
     switch (i->op) {
-    case X86_OP_LDMXCSR: o->fn = ldmxcsr; return true;
-    case X86_OP_STMXCSR: o->fn = stmxcsr; return true;
-    case X86_OP_FXSAVE: o->fn = fxsave; break;
-    case X86_OP_FXRSTOR: o->fn = fxrstor; break;
-    case X86_OP_XSAVE: case X86_OP_XSAVEOPT: o->fn = xsave; x = true; break;
-    case X86_OP_XRSTOR: o->fn = xrstor; x = true; break;
-    default: return false;
+    case X86_OP_LDMXCSR:
+        o->fn = ldmxcsr;
+        return true;
+    case X86_OP_STMXCSR:
+        o->fn = stmxcsr;
+        return true;
+    case X86_OP_FXSAVE:
+        o->fn = fxsave;
+        break;
+    case X86_OP_FXRSTOR:
+        o->fn = fxrstor;
+        break;
+    case X86_OP_XSAVE:
+    case X86_OP_XSAVEOPT:
+        o->fn = xsave;
+        x = true;
+        break;
+    case X86_OP_XRSTOR:
+        o->fn = xrstor;
+        x = true;
+        break;
+    default:
+        return false;
     }
-    o->extra = (i->rex_w ? LAYOUT_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? LAYOUT_XMM16 : 0) | (i->op == X86_OP_XSAVEOPT ? SAVE_USED : 0);
+    o->extra = (i->rex_w ? LAYOUT_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? LAYOUT_XMM16 : 0) |
+               (i->op == X86_OP_XSAVEOPT ? SAVE_USED : 0);
     if (x && !(c->mode & IMODE_OSXSAVE))
         o->fn = interp_op_ud;
-    else if (c->mode & (x ? IMODE_SSE_NM : IMODE_X87_NM)) /* EM matters to the FX forms only */
+    else if (x && c->mode & IMODE_SSE_NM) /* of the FX forms block.c has seen to it */
         o->fn = interp_op_nm;
     return true;
 }

@@ -193,6 +193,8 @@ static inline uint64_t interp_linear(struct icpu *c, const struct iop *o, unsign
         return interp_linear_slow(c, o, size, write);
     return interp_ea(c, o) + c->segbase[o->seg];
 }
+/* The memory operand moved by some bytes. Out of line: a handler whose locals have their address taken cannot end in a jump. */
+uint64_t interp_linear_moved(struct icpu *c, const struct iop *o, int64_t by, unsigned size, bool write);
 /* Slow paths: TLB miss, page crossing, MMIO, watched pages. They fault by interp_fault. size 1-8. */
 uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uint64_t value, unsigned size);
@@ -358,7 +360,7 @@ void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
 
-/* integer.c: pushes and pops through the current stack, any width */
+/* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
 uint64_t interp_peek(struct icpu *c, const struct iop *o, unsigned skip, unsigned size);
 void interp_release(struct icpu *c, uint64_t bytes);
@@ -370,6 +372,7 @@ static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMOD
 /* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when
  * the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
 bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
+bool interp_lower_flow(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_string(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_sse(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn); /* MMX too */

@@ -380,7 +380,7 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
     dp_space_find(c->vm->memory, t.phys, &r);
     if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
         struct x86_translation second;
-        translate_or_leave(c, o, linear + first, X86_ACCESS_WRITE, &second);
+        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &second);
         if (second.phys != t.phys + first || t.phys + size - r.base > r.size)
             return NULL;
     }
@@ -480,6 +480,13 @@ uint64_t interp_linear_slow(struct icpu *c, const struct iop *o, unsigned size, 
         interp_fault_code(c, o, vector, 0);
     }
     return (g->base + offset) & 0xffffffffull;
+}
+
+uint64_t interp_linear_moved(struct icpu *c, const struct iop *o, int64_t by, unsigned size, bool write)
+{
+    struct iop moved = *o;
+    moved.disp += by;
+    return interp_linear(c, &moved, size, write);
 }
 
 /* ---- callbacks of isa/x86: they return -1 with the fault instead of leaving ---- */

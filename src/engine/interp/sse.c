@@ -1,7 +1,7 @@
 /* engine/interp/sse.c - lowering of SSE and MMX instructions.
  *
- * Model: see interp_sse.h. Whether the units may be used at all is part of the block's mode and decided here.
- * Source: Intel SDM vol. 3 2.5 (CR0.EM, CR0.TS, CR4.OSFXSR) and 13.1, vol. 2 instruction headings.
+ * Model: see interp_sse.h. Whether the units may be used at all was decided before (block.c).
+ * Source: Intel SDM vol. 2.
  */
 #include "engine/interp/interp_sse.h"
 
@@ -24,10 +24,5 @@ bool interp_lower_sse(struct icpu *c, const struct x86_insn *i, struct iop *o, b
         *o = saved;
         return false;
     }
-    uint32_t flags = i->row->flags;
-    if ((flags & X86_F_SSE && c->mode & IMODE_SSE_UD) || (flags & X86_F_MMX && c->mode & IMODE_MMX_UD))
-        o->fn = interp_op_ud;
-    else if (flags & (X86_F_SSE | X86_F_MMX) && c->mode & IMODE_SSE_NM)
-        o->fn = interp_op_nm;
     return true;
 }

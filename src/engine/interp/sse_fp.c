@@ -7,6 +7,7 @@
 #include "engine/interp/interp_sse.h"
 
 /* ---- arithmetic: destination, source -> destination ---- */
+/* clang-format off */
 #define BINARY_OPS(X)                                                                                                                    \
     X(ADDPS, "addps", A16) X(ADDPD, "addpd", A16) X(ADDSS, "addss", 4) X(ADDSD, "addsd", 8)                                              \
     X(SUBPS, "subps", A16) X(SUBPD, "subpd", A16) X(SUBSS, "subss", 4) X(SUBSD, "subsd", 8)                                              \
@@ -21,15 +22,16 @@
     X(SQRTPS, "sqrtps", A16) X(SQRTPD, "sqrtpd", A16) X(CVTPS2PD, "cvtps2pd", 8) X(CVTPD2PS, "cvtpd2ps", A16)                            \
     X(CVTDQ2PS, "cvtdq2ps", A16) X(CVTPS2DQ, "cvtps2dq", A16) X(CVTTPS2DQ, "cvttps2dq", A16)                                             \
     X(CVTDQ2PD, "cvtdq2pd", 8) X(CVTPD2DQ, "cvtpd2dq", A16) X(CVTTPD2DQ, "cvttpd2dq", A16)
+/* clang-format on */
 
-#define FP_FORMS(name, width, op)                                                                                                        \
-    SSE_OPERATION(name##_xmm)                                                                                                            \
-    {                                                                                                                                    \
-        __m128i d = sse_get(c, o->a);                                                                                                    \
-        op;                                                                                                                              \
-        sse_put(c, o->a, d);                                                                                                             \
-    }                                                                                                                                    \
-    SSE_FP_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                               \
+#define FP_FORMS(name, width, op)                                                                                                          \
+    SSE_OPERATION(name##_xmm)                                                                                                              \
+    {                                                                                                                                      \
+        __m128i d = sse_get(c, o->a);                                                                                                      \
+        op;                                                                                                                                \
+        sse_put(c, o->a, d);                                                                                                               \
+    }                                                                                                                                      \
+    SSE_FP_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                                 \
     SSE_FP_FORM_M(name##_xm, name##_xmm, width)
 #define BINARY(name, insn, width) FP_FORMS(name, width, SSE_OP2(insn, d, s))
 #define UNARY(name, insn, width) FP_FORMS(name, width, SSE_OP1(insn, d, s))
@@ -38,42 +40,44 @@ UNARY_OPS(UNARY)
 
 /* ---- comparisons into the flags ---- */
 #define COMPARE_OPS(X) X(COMISS, "comiss", 4) X(COMISD, "comisd", 8) X(UCOMISS, "ucomiss", 4) X(UCOMISD, "ucomisd", 8)
-#define COMPARE(name, insn, width)                                                                                                       \
-    SSE_OPERATION(name##_xmm)                                                                                                            \
-    {                                                                                                                                    \
-        unsigned zf, pf, cf;                                                                                                             \
-        __asm__ volatile(insn " %4, %3" : "=@ccz"(zf), "=@ccp"(pf), "=@ccc"(cf) : "x"(sse_get(c, o->a)), "x"(s));                        \
-        c->lf_result = !zf; /* OF, SF, AF are cleared; lf_aux as interp_set_arith would */                                               \
-        c->lf_aux = cf << 31 | cf << 30 | (pf ^ zf) << 8;                                                                                \
-    }                                                                                                                                    \
-    SSE_FP_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                               \
+#define COMPARE(name, insn, width)                                                                                                         \
+    SSE_OPERATION(name##_xmm)                                                                                                              \
+    {                                                                                                                                      \
+        unsigned zf, pf, cf;                                                                                                               \
+        __asm__ volatile(insn " %4, %3" : "=@ccz"(zf), "=@ccp"(pf), "=@ccc"(cf) : "x"(sse_get(c, o->a)), "x"(s));                          \
+        c->lf_result = !zf; /* OF, SF, AF are cleared; lf_aux as interp_set_arith would */                                                 \
+        c->lf_aux = cf << 31 | cf << 30 | (pf ^ zf) << 8;                                                                                  \
+    }                                                                                                                                      \
+    SSE_FP_FORM_R(name##_xr, name##_xmm, sse_get(c, o->b))                                                                                 \
     SSE_FP_FORM_M(name##_xm, name##_xmm, width)
 COMPARE_OPS(COMPARE)
 
 /* ---- conversions from and to general registers ---- */
 #define FROM_GPR_OPS(X) X(CVTSI2SS, "cvtsi2ss") X(CVTSI2SD, "cvtsi2sd")
-#define FROM_GPR_SIZE(name, insn, bits, width)                                                                                           \
-    SSE_OPERATION(name##_##bits)                                                                                                         \
-    {                                                                                                                                    \
-        __m128i d = sse_get(c, o->a);                                                                                                    \
-        __asm__ volatile(insn " %1, %0" : "+x"(d) : "r"((uint##bits##_t)_mm_cvtsi128_si64(s)));                                          \
-        sse_put(c, o->a, d);                                                                                                             \
-    }                                                                                                                                    \
-    SSE_FP_FORM_R(name##_r##bits, name##_##bits, _mm_cvtsi64_si128((long long)c->s.r[o->b]))                                             \
+#define FROM_GPR_SIZE(name, insn, bits, width)                                                                                             \
+    SSE_OPERATION(name##_##bits)                                                                                                           \
+    {                                                                                                                                      \
+        __m128i d = sse_get(c, o->a);                                                                                                      \
+        __asm__ volatile(insn " %1, %0" : "+x"(d) : "r"((uint##bits##_t)_mm_cvtsi128_si64(s)));                                            \
+        sse_put(c, o->a, d);                                                                                                               \
+    }                                                                                                                                      \
+    SSE_FP_FORM_R(name##_r##bits, name##_##bits, _mm_cvtsi64_si128((long long)c->s.r[o->b]))                                               \
     SSE_FP_FORM_M(name##_m##bits, name##_##bits, width)
 #define FROM_GPR(name, insn) FROM_GPR_SIZE(name, insn "l", 32, 4) FROM_GPR_SIZE(name, insn "q", 64, 8)
 FROM_GPR_OPS(FROM_GPR)
 
+/* clang-format off */
 #define TO_GPR_OPS(X)                                                                                                                    \
     X(CVTSS2SI, "cvtss2si", 4) X(CVTTSS2SI, "cvttss2si", 4) X(CVTSD2SI, "cvtsd2si", 8) X(CVTTSD2SI, "cvttsd2si", 8)
-#define TO_GPR_SIZE(name, insn, bits, width)                                                                                             \
-    SSE_OPERATION(name##_##bits)                                                                                                         \
-    {                                                                                                                                    \
-        uint##bits##_t d;                                                                                                                \
-        __asm__ volatile(insn " %1, %0" : "=r"(d) : "x"(s));                                                                             \
-        c->s.r[o->a] = d;                                                                                                                \
-    }                                                                                                                                    \
-    SSE_FP_FORM_R(name##_r##bits, name##_##bits, sse_get(c, o->b))                                                                       \
+/* clang-format on */
+#define TO_GPR_SIZE(name, insn, bits, width)                                                                                               \
+    SSE_OPERATION(name##_##bits)                                                                                                           \
+    {                                                                                                                                      \
+        uint##bits##_t d;                                                                                                                  \
+        __asm__ volatile(insn " %1, %0" : "=r"(d) : "x"(s));                                                                               \
+        c->s.r[o->a] = d;                                                                                                                  \
+    }                                                                                                                                      \
+    SSE_FP_FORM_R(name##_r##bits, name##_##bits, sse_get(c, o->b))                                                                         \
     SSE_FP_FORM_M(name##_m##bits, name##_##bits, width)
 #define TO_GPR(name, insn, width) TO_GPR_SIZE(name, insn, 32, width) TO_GPR_SIZE(name, insn, 64, width)
 TO_GPR_OPS(TO_GPR)
@@ -103,19 +107,21 @@ SSE_FP_FORM_M(CVTPI2PS_xm, CVTPI2PS_xmm, 8)
 SSE_FP_FORM_R(CVTPI2PD_xr, CVTPI2PD_xmm, mmx_source(c, o))
 SSE_FP_FORM_M(CVTPI2PD_xm, CVTPI2PD_xmm, 8)
 
+/* clang-format off */
 #define TO_MMX_OPS(X)                                                                                                                    \
     X(CVTPS2PI, "cvtps2dq", sse_get_low(c, o->b), 8) X(CVTTPS2PI, "cvttps2dq", sse_get_low(c, o->b), 8)                                  \
     X(CVTPD2PI, "cvtpd2dq", sse_get(c, o->b), A16) X(CVTTPD2PI, "cvttpd2dq", sse_get(c, o->b), A16)
-#define TO_MMX(name, insn, source, width)                                                                                                \
-    SSE_OPERATION(name##_mmx)                                                                                                            \
-    {                                                                                                                                    \
-        __m128i d;                                                                                                                       \
-        mmx_begin(c, o);                                                                                                                 \
-        mmx_use(c);                                                                                                                      \
-        SSE_OP1(insn, d, s);                                                                                                             \
-        mmx_put(c, o->a, d);                                                                                                             \
-    }                                                                                                                                    \
-    SSE_FP_FORM_R(name##_mr, name##_mmx, source)                                                                                         \
+/* clang-format on */
+#define TO_MMX(name, insn, source, width)                                                                                                  \
+    SSE_OPERATION(name##_mmx)                                                                                                              \
+    {                                                                                                                                      \
+        __m128i d;                                                                                                                         \
+        mmx_begin(c, o);                                                                                                                   \
+        mmx_use(c);                                                                                                                        \
+        SSE_OP1(insn, d, s);                                                                                                               \
+        mmx_put(c, o->a, d);                                                                                                               \
+    }                                                                                                                                      \
+    SSE_FP_FORM_R(name##_mr, name##_mmx, source)                                                                                           \
     SSE_FP_FORM_M_AFTER(name##_mm, name##_mmx, width, mmx_begin(c, o))
 TO_MMX_OPS(TO_MMX)
 
@@ -123,10 +129,15 @@ TO_MMX_OPS(TO_MMX)
 enum { XF_I = 1, XF_D = 2, XF_Z = 4, XF_O = 8, XF_U = 16, XF_P = 32, XF_PRE = XF_I | XF_D | XF_Z, MXCSR_FZ = 1 << 15 };
 
 /* Whatever o->a may name: work changes just one of these. */
-struct undo { __m128i xmm, mmx; uint64_t gpr, lf_result; uint32_t lf_aux; };
+struct undo {
+    __m128i xmm, mmx;
+    uint64_t gpr, lf_result;
+    uint32_t lf_aux;
+};
 static void undo_take(const struct icpu *c, unsigned a, struct undo *u)
 {
-    *u = (struct undo){ sse_get(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]), c->s.r[a & 15], c->lf_result, c->lf_aux };
+    *u = (struct undo){sse_get(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]), c->s.r[a & 15], c->lf_result,
+                       c->lf_aux};
 }
 static void undo_apply(struct icpu *c, unsigned a, const struct undo *u)
 {
@@ -169,9 +180,9 @@ void sse_precise(struct icpu *c, const struct iop *o, sse_work *work)
 }
 
 /* ---- lowering ---- */
-#define FORMS_XMM(name, ...) static const struct sse_forms name##_forms = { name##_xr, name##_xm, NULL, NULL };
-#define FORMS_MMX(name, ...) static const struct sse_forms name##_forms = { NULL, NULL, name##_mr, name##_mm };
-#define FORMS_GPR(name, ...) static const struct sse_forms name##_forms[2] = { { name##_r32, name##_m32 }, { name##_r64, name##_m64 } };
+#define FORMS_XMM(name, ...) static const struct sse_forms name##_forms = {name##_xr, name##_xm, NULL, NULL};
+#define FORMS_MMX(name, ...) static const struct sse_forms name##_forms = {NULL, NULL, name##_mr, name##_mm};
+#define FORMS_GPR(name, ...) static const struct sse_forms name##_forms[2] = {{name##_r32, name##_m32}, {name##_r64, name##_m64}};
 BINARY_OPS(FORMS_XMM)
 UNARY_OPS(FORMS_XMM)
 COMPARE_OPS(FORMS_XMM)
@@ -181,13 +192,20 @@ FORMS_XMM(CVTPI2PD)
 FROM_GPR_OPS(FORMS_GPR)
 TO_GPR_OPS(FORMS_GPR)
 
-#define CASE(name, ...) case X86_OP_##name: return sse_pick(i, o, &name##_forms);
-#define CASE_FROM_GPR(name, ...) case X86_OP_##name: return sse_pick(i, o, &name##_forms[i->operand[1].size == 8]);
-#define CASE_TO_GPR(name, ...) case X86_OP_##name: return sse_pick(i, o, &name##_forms[i->operand[0].size == 8]);
+#define CASE(name, ...)                                                                                                                    \
+    case X86_OP_##name:                                                                                                                    \
+        return sse_pick(i, o, &name##_forms);
+#define CASE_FROM_GPR(name, ...)                                                                                                           \
+    case X86_OP_##name:                                                                                                                    \
+        return sse_pick(i, o, &name##_forms[i->operand[1].size == 8]);
+#define CASE_TO_GPR(name, ...)                                                                                                             \
+    case X86_OP_##name:                                                                                                                    \
+        return sse_pick(i, o, &name##_forms[i->operand[0].size == 8]);
 
 bool sse_lower_fp(const struct x86_insn *i, struct iop *o)
 {
     switch (i->op) {
+        /* clang-format off */
         BINARY_OPS(CASE)
         UNARY_OPS(CASE)
         COMPARE_OPS(CASE)
@@ -196,6 +214,7 @@ bool sse_lower_fp(const struct x86_insn *i, struct iop *o)
         CASE(CVTPI2PD)
         FROM_GPR_OPS(CASE_FROM_GPR)
         TO_GPR_OPS(CASE_TO_GPR)
+        /* clang-format on */
     default:
         return false;
     }

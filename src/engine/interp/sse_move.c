@@ -1,7 +1,7 @@
 /* engine/interp/sse_move.c - SSE and MMX moves: loads, stores, register copies, masks into general registers.
  *
- * Model: see interp_sse.h. Stores are told from loads by operand[0]; a is always the register the instruction writes or, for stores, b the one it
- * reads. Non-temporal hints are plain accesses here.
+ * Model: see interp_sse.h. Stores are told from loads by operand[0]; a is always the register the instruction writes or, for stores, b the
+ * one it reads. Non-temporal hints are plain accesses here.
  * Source: Intel SDM vol. 2.
  */
 #include "engine/interp/interp_sse.h"
@@ -94,13 +94,13 @@ MMX_FORM_M(mmx_load32, mmx_put_source, 4)
 MMX_FORM_R(mmx_from_gpr64, mmx_put_source, _mm_cvtsi64_si128((long long)c->s.r[o->b]))
 MMX_FORM_R(mmx_from_gpr32, mmx_put_source, _mm_cvtsi32_si128((int)c->s.r[o->b]))
 MMX_FORM_R(movdq2q, mmx_put_source, sse_get_low(c, o->b))
-#define MMX_READ(name, op)                                                                                                               \
-    SSE_HANDLER(name)                                                                                                                    \
-    {                                                                                                                                    \
-        mmx_begin(c, o);                                                                                                                 \
-        op;                                                                                                                              \
-        mmx_use(c);                                                                                                                      \
-        INTERP_NEXT(c, o);                                                                                                               \
+#define MMX_READ(name, op)                                                                                                                 \
+    SSE_HANDLER(name)                                                                                                                      \
+    {                                                                                                                                      \
+        mmx_begin(c, o);                                                                                                                   \
+        op;                                                                                                                                \
+        mmx_use(c);                                                                                                                        \
+        INTERP_NEXT(c, o);                                                                                                                 \
     }
 MMX_READ(mmx_store64, STORE64(mmx_get64(c, o->b)))
 MMX_READ(mmx_store32, STORE32((uint32_t)mmx_get64(c, o->b)))
@@ -120,7 +120,7 @@ SSE_HANDLER(emms)
 /* ---- masked stores to [rDI]: only the bytes whose mask has the sign set, but (AMD) all must be writable ---- */
 static void store_masked(struct icpu *c, const struct iop *o, const uint8_t *data, unsigned selected, unsigned size)
 {
-    uint64_t linear = fpu_linear_series(c, o, &(struct fpu_series){ size, 8, size, 0, true, FPU_FIRST_THEN_PAGE });
+    uint64_t linear = fpu_linear_series(c, o, &(struct fpu_series){size, 8, size, 0, true, FPU_FIRST_THEN_PAGE});
     for (unsigned k = 0; k < size; k++)
         if (selected >> k & 1)
             interp_store8(c, o, linear + k, data[k]);
@@ -181,31 +181,62 @@ bool sse_lower_move(const struct x86_insn *i, struct iop *o)
     bool mmx = i->operand[0].reg_class == X86_RC_MMX && i->operand[0].kind == X86_REG;
     bool mmx_source = i->operand[1].reg_class == X86_RC_MMX && i->operand[1].kind == X86_REG;
     switch (i->op) {
-    case X86_OP_MOVAPS: case X86_OP_MOVAPD: case X86_OP_MOVDQA: return pick_move(i, o, copy128, load_aligned, store_aligned);
-    case X86_OP_MOVUPS: case X86_OP_MOVUPD: case X86_OP_MOVDQU: return pick_move(i, o, copy128, load_unaligned, store_unaligned);
-    case X86_OP_LDDQU: return pick_move(i, o, NULL, load_unaligned, NULL);
-    case X86_OP_MOVNTDQA: return pick_move(i, o, NULL, load_aligned, NULL);
-    case X86_OP_MOVNTPS: case X86_OP_MOVNTPD: case X86_OP_MOVNTDQ: return pick_move(i, o, NULL, NULL, store_aligned);
-    case X86_OP_MOVSS: return pick_move(i, o, merge32, load32_zero, store32);
-    case X86_OP_MOVSD: return pick_move(i, o, merge64, load64_zero, store64);
-    case X86_OP_MOVLPS: case X86_OP_MOVLPD: return pick_move(i, o, NULL, load_low, store64);
-    case X86_OP_MOVHPS: case X86_OP_MOVHPD: return pick_move(i, o, NULL, load_high, store_high);
-    case X86_OP_MOVHLPS: return pick_move(i, o, high_to_low, NULL, NULL);
-    case X86_OP_MOVLHPS: return pick_move(i, o, low_to_high, NULL, NULL);
-    case X86_OP_MOVMSKPS: return pick_move(i, o, movmskps, NULL, NULL);
-    case X86_OP_MOVMSKPD: return pick_move(i, o, movmskpd, NULL, NULL);
-    case X86_OP_PMOVMSKB: return pick_move(i, o, mmx_source ? mmx_pmovmskb : pmovmskb, NULL, NULL);
-    case X86_OP_MOVD: return lower_movd(i, o);
+    case X86_OP_MOVAPS:
+    case X86_OP_MOVAPD:
+    case X86_OP_MOVDQA:
+        return pick_move(i, o, copy128, load_aligned, store_aligned);
+    case X86_OP_MOVUPS:
+    case X86_OP_MOVUPD:
+    case X86_OP_MOVDQU:
+        return pick_move(i, o, copy128, load_unaligned, store_unaligned);
+    case X86_OP_LDDQU:
+        return pick_move(i, o, NULL, load_unaligned, NULL);
+    case X86_OP_MOVNTDQA:
+        return pick_move(i, o, NULL, load_aligned, NULL);
+    case X86_OP_MOVNTPS:
+    case X86_OP_MOVNTPD:
+    case X86_OP_MOVNTDQ:
+        return pick_move(i, o, NULL, NULL, store_aligned);
+    case X86_OP_MOVSS:
+        return pick_move(i, o, merge32, load32_zero, store32);
+    case X86_OP_MOVSD:
+        return pick_move(i, o, merge64, load64_zero, store64);
+    case X86_OP_MOVLPS:
+    case X86_OP_MOVLPD:
+        return pick_move(i, o, NULL, load_low, store64);
+    case X86_OP_MOVHPS:
+    case X86_OP_MOVHPD:
+        return pick_move(i, o, NULL, load_high, store_high);
+    case X86_OP_MOVHLPS:
+        return pick_move(i, o, high_to_low, NULL, NULL);
+    case X86_OP_MOVLHPS:
+        return pick_move(i, o, low_to_high, NULL, NULL);
+    case X86_OP_MOVMSKPS:
+        return pick_move(i, o, movmskps, NULL, NULL);
+    case X86_OP_MOVMSKPD:
+        return pick_move(i, o, movmskpd, NULL, NULL);
+    case X86_OP_PMOVMSKB:
+        return pick_move(i, o, mmx_source ? mmx_pmovmskb : pmovmskb, NULL, NULL);
+    case X86_OP_MOVD:
+        return lower_movd(i, o);
     case X86_OP_MOVQ:
         if (mmx || mmx_source)
             return pick_move(i, o, mmx_copy, mmx_load64, mmx_store64);
         return pick_move(i, o, copy64_zero, load64_zero, store64);
-    case X86_OP_MOVNTQ: return pick_move(i, o, NULL, NULL, mmx_store64);
-    case X86_OP_MOVDQ2Q: return pick_move(i, o, movdq2q, NULL, NULL);
-    case X86_OP_MOVQ2DQ: return pick_move(i, o, movq2dq, NULL, NULL);
-    case X86_OP_MASKMOVDQU: return lower_maskmov(i, o, maskmovdqu);
-    case X86_OP_MASKMOVQ: return lower_maskmov(i, o, maskmovq);
-    case X86_OP_EMMS: o->fn = emms; return true;
-    default: return false;
+    case X86_OP_MOVNTQ:
+        return pick_move(i, o, NULL, NULL, mmx_store64);
+    case X86_OP_MOVDQ2Q:
+        return pick_move(i, o, movdq2q, NULL, NULL);
+    case X86_OP_MOVQ2DQ:
+        return pick_move(i, o, movq2dq, NULL, NULL);
+    case X86_OP_MASKMOVDQU:
+        return lower_maskmov(i, o, maskmovdqu);
+    case X86_OP_MASKMOVQ:
+        return lower_maskmov(i, o, maskmovq);
+    case X86_OP_EMMS:
+        o->fn = emms;
+        return true;
+    default:
+        return false;
     }
 }

@@ -479,6 +479,8 @@ static void WRMSR(struct icpu *c, const struct iop *o)
         uint64_t delta = msr == MSR_TSC ? v - interp_tsc(c) : v - c->s.tsc_adjust;
         c->s.tsc_offset += (int64_t)delta;
         c->s.tsc_adjust += delta;
+        if (c->bus.tsc_moved)
+            c->bus.tsc_moved(c->bus.board, c->index, c->s.tsc_offset);
     } else if (apic_msr(msr)) {
         if (!c->bus.msr_write || !c->bus.msr_write(c->bus.apic, msr, v))
             interp_fault_code(c, o, X86_GP, 0);

@@ -12,7 +12,7 @@
 static uint64_t env_linear(struct icpu *c, const struct iop *o, unsigned size, bool write)
 {
     unsigned word = o->size == 2 ? 2 : 4;
-    return fpu_linear_series(c, o, &(struct fpu_series){ size, word, word, 0, write, FPU_FIRST_THEN_LAST });
+    return fpu_linear_series(c, o, &(struct fpu_series){size, word, word, 0, write, FPU_FIRST_THEN_LAST});
 }
 
 HANDLER(fnstsw_ax)
@@ -207,21 +207,42 @@ bool x87_lower_env(const struct x86_insn *i, struct iop *o)
 {
     o->size = i->operand_size;
     switch (i->op) {
-    case X86_OP_FNSTSW: o->fn = i->operand[0].kind == X86_MEM ? fnstsw_m : fnstsw_ax; return true;
-    case X86_OP_FNSTCW: o->fn = fnstcw; return true;
-    case X86_OP_FLDCW: o->fn = fldcw; return true;
-    case X86_OP_FNCLEX: o->fn = fnclex; return true;
-    case X86_OP_FNINIT: o->fn = fninit; return true;
+    case X86_OP_FNSTSW:
+        o->fn = i->operand[0].kind == X86_MEM ? fnstsw_m : fnstsw_ax;
+        return true;
+    case X86_OP_FNSTCW:
+        o->fn = fnstcw;
+        return true;
+    case X86_OP_FLDCW:
+        o->fn = fldcw;
+        return true;
+    case X86_OP_FNCLEX:
+        o->fn = fnclex;
+        return true;
+    case X86_OP_FNINIT:
+        o->fn = fninit;
+        return true;
     case X86_OP_FNOP: /* D9 D0 waits; FNENI and its like do not */
         if (!(i->row->flags & X86_F_X87NW))
             return false;
         o->fn = fneni;
         return true;
-    case X86_OP_FWAIT: o->fn = fwait; return true;
-    case X86_OP_FNSTENV: o->fn = fnstenv; return true;
-    case X86_OP_FLDENV: o->fn = fldenv; return true;
-    case X86_OP_FNSAVE: o->fn = fnsave; return true;
-    case X86_OP_FRSTOR: o->fn = frstor; return true;
-    default: return false;
+    case X86_OP_FWAIT:
+        o->fn = fwait;
+        return true;
+    case X86_OP_FNSTENV:
+        o->fn = fnstenv;
+        return true;
+    case X86_OP_FLDENV:
+        o->fn = fldenv;
+        return true;
+    case X86_OP_FNSAVE:
+        o->fn = fnsave;
+        return true;
+    case X86_OP_FRSTOR:
+        o->fn = frstor;
+        return true;
+    default:
+        return false;
     }
 }

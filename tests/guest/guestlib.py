@@ -1,0 +1,227 @@
+"""guestlib.py - for the tests that boot Debian's kernel: an initramfs with given commands, a run of doppel with each line's time of arrival, checks that are counted."""
+import hashlib, os, pty, re, select, shutil, signal, subprocess, sys, tempfile, termios, time
+
+TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PATIENCE = float(os.environ.get("DOPPEL_TEST_PATIENCE", "1"))  # a multiplier for time limits, for slow or loaded hosts
+
+
+class Result:
+    """status; out and err as text with plain newlines; lines: [(seconds of the host's clock, line)] of out; start, end."""
+
+    def __init__(self, status, out, err, lines, start, end):
+        self.status, self.out, self.err, self.lines, self.start, self.end = status, out, err, lines, start, end
+        self.seconds = end - start
+
+    def value(self, key):
+        """What the guest printed as 'key=value', or None."""
+        m = re.search(r"^%s=(.*)$" % re.escape(key), self.out, re.M)
+        return m and m[1].strip()
+
+    def when(self, text):
+        """When the first line that holds the text arrived, or None."""
+        return next((t for t, line in self.lines if text in line), None)
+
+    def between(self, begin, end):
+        """The lines between two markers."""
+        m = re.search(r"^%s\n(.*?)^%s$" % (re.escape(begin), re.escape(end)), self.out, re.M | re.S)
+        return m[1] if m else ""
+
+
+class Tests:
+    def __init__(self, doppel, engine=None):
+        self.doppel, self.engine = os.path.abspath(doppel), engine
+        self.dir = tempfile.mkdtemp(prefix="doppel-guest-")
+        self.passed = self.failed = 0
+        self.last = None
+        self._base = None
+        cache = subprocess.run([TOP + "/scripts/fetch-kernel"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        self.kernel = cache + "/vmlinuz"
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def close(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def check(self, good, what):
+        if good:
+            self.passed += 1
+            return True
+        self.failed += 1
+        print("FAIL: " + what)
+        if self.last:
+            print("  status %s after %.1f s; the end of its output:" % (self.last.status, self.last.seconds))
+            for line in (self.last.out.splitlines()[-25:] + self.last.err.splitlines()[-10:]):
+                print("  | " + line)
+            self.last = None  # once is enough
+        return False
+
+    def base(self):
+        """busybox and modules; a shell on the console."""
+        if not self._base:
+            self._base = self.path("base.gz")
+            subprocess.run([TOP + "/scripts/make-initrd", self._base], check=True)
+        return self._base
+
+    def initrd(self, commands):
+        """The arguments for an initramfs that runs the commands: the base with one more archive behind it."""
+        folder = tempfile.mkdtemp(dir=self.dir)
+        with open(folder + "/commands", "w") as f:
+            f.write(commands)
+        with open(folder + ".cpio", "wb") as f:
+            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=folder, input=b"commands\n", stdout=f, check=True)
+        return ["--initrd", self.base(), "--initrd", folder + ".cpio"]
+
+    def argv(self, *args):
+        return [self.doppel, "run"] + (["--engine", self.engine] if self.engine else []) + list(args)
+
+    def linux(self, *args, commands=None, append="", limit=120):
+        """Arguments to boot Debian's kernel; the limit is doppel's own, ours is later."""
+        a = ["--kernel", self.kernel] + (self.initrd(commands) if commands is not None else ["--initrd", self.base()])
+        return self.argv(*a, "--append", ("console=ttyS0 quiet " + append).strip(), "--timeout", str(limit * PATIENCE), *args)
+
+    def run(self, argv, stdin=None, limit=150, env=None):
+        """stdin: bytes, or None for nothing."""
+        start = time.monotonic()
+        p = subprocess.Popen(argv, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd=self.dir)
+        texts, partial, lines = {p.stdout: b"", p.stderr: b""}, b"", []
+        if stdin:
+            p.stdin.write(stdin)
+            p.stdin.close()
+        open_files = [p.stdout, p.stderr]
+        while open_files:
+            ready, _, _ = select.select(open_files, [], [], max(0, start + limit * PATIENCE - time.monotonic()))
+            if not ready:
+                p.kill()
+                print("FAIL: doppel did not end in time")
+                self.failed += 1
+                break
+            for f in ready:
+                data = os.read(f.fileno(), 65536)
+                if not data:
+                    open_files.remove(f)
+                texts[f] += data
+                if f is p.stdout:
+                    partial += data
+                    *whole, partial = partial.split(b"\n")
+                    lines += [(time.time(), w.decode(errors="replace").rstrip("\r")) for w in whole]
+        status = p.wait()
+        out, err = (texts[f].decode(errors="replace").replace("\r\n", "\n") for f in (p.stdout, p.stderr))
+        p.stdout.close()
+        p.stderr.close()
+        self.last = Result(status, out, err, lines, start, time.monotonic())
+        return self.last
+
+    def finish(self):
+        self.close()
+        print("%d passed, %d failed" % (self.passed, self.failed))
+        return 1 if self.failed else 0
+
+
+class Terminal:
+    """doppel on a pseudo-terminal of its own, as in a window."""
+
+    def __init__(self, argv, cwd=None):
+        self.text = ""
+        self.master, self.slave = pty.openpty()
+        self.before = termios.tcgetattr(self.slave)
+        pid = os.fork()
+        if pid == 0:
+            os.close(self.master)
+            self._login_tty()
+            if cwd:
+                os.chdir(cwd)
+            os.execv(argv[0], argv)
+        self.pid = pid
+
+    def _login_tty(self):
+        import fcntl
+        os.setsid()
+        fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
+        for fd in (0, 1, 2):
+            os.dup2(self.slave, fd)
+        if self.slave > 2:
+            os.close(self.slave)
+
+    def type(self, text):
+        os.write(self.master, text.encode())
+
+    def expect(self, pattern, limit=90):
+        """Reads until the pattern appears in what is new; returns the match, None when it does not come."""
+        end = time.monotonic() + limit * PATIENCE
+        while True:
+            m = re.search(pattern, self.text)
+            if m:
+                self.text = self.text[m.end():]
+                return m
+            if not self._read(max(0, end - time.monotonic())):
+                return None
+
+    @staticmethod
+    def _plain(text):
+        """Without the carriage returns of two terminals, and the cursor queries of the guest's line editor."""
+        return re.sub("\r+\n", "\n", text).replace("\033[6n", "")
+
+    def raw(self):
+        return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ECHO)
+
+    def restored(self):
+        """The terminal is as it was; the guard may take a moment."""
+        for _ in range(200):
+            if termios.tcgetattr(self.slave) == self.before:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def _read(self, patience):
+        """Takes what the terminal shows within the time; False when there is nothing (any more)."""
+        if self.master < 0 or not select.select([self.master], [], [], patience)[0]:
+            return False
+        try:
+            self.text = self._plain(self.text + os.read(self.master, 65536).decode(errors="replace"))
+            return True
+        except OSError:
+            return False
+
+    def wait(self, limit=90):
+        """The status, as subprocess gives it; None (and an end to it) when it does not come."""
+        end = time.monotonic() + limit * PATIENCE
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                while self._read(0):
+                    pass
+                return os.waitstatus_to_exitcode(status)
+            if not self._read(0.05):
+                time.sleep(0.02)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return None
+
+    def close(self):
+        for fd in (self.master, self.slave):
+            if fd >= 0:
+                os.close(fd)
+        self.master = self.slave = -1
+
+
+def sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def main(cases, argv):
+    """argv: [--engine NAME] DOPPEL [CASE...]"""
+    args, engine = argv[1:], None
+    if args[:1] == ["--engine"]:
+        engine, args = args[1], args[2:]
+    if not args or [c for c in args[1:] if c not in cases]:
+        sys.exit("usage: %s [--engine NAME] DOPPEL [CASE...]\ncases: %s" % (argv[0], " ".join(cases)))
+    t = Tests(args[0], engine)
+    try:
+        for name in args[1:] or [c for c in cases if not c.startswith("long-")]:
+            cases[name](t)
+            t.last = None
+    finally:
+        t.close()
+    return t.finish()
