@@ -807,7 +807,6 @@ static void test_rom(void **state)
 
 /* ---- dirty pages ---- */
 BARE_ASM(dirty, "mov $0x30000, %edi\n1: lock incq (%rdi)\n mov (%rdi), %rax\n mov %rax, 0x1000(%rdi)\n movups %xmm0, 0x2000(%rdi)\n push %rax\n pop %rax\n cmpb $0, 0x31ff8\n je 1b");
-struct dirty_thread { struct bare *b; };
 static void test_dirty(void **state) /* a page copied after its bit was cleared is either the last version or dirty again */
 {
     struct bare *b = *state;
@@ -842,9 +841,9 @@ static void test_dirty_each(void **state) /* after a harvest has returned, a lat
 {
     struct bare *b = *state;
     struct dp_error e;
-    uint64_t *bitmap = calloc(BARE_RAM / 4096 / 64, 8);
     if (b->steps)
         skip();
+    uint64_t *bitmap = calloc(BARE_RAM / 4096 / 64, 8);
     assert_int_equal(dp_space_dirty_start(b->memory, 0, &e), 0);
     bare_put(b, BARE_CODE, dirty_once, dirty_once_end);
     struct x86_state s = bare_long(b, 0, BARE_CODE);
