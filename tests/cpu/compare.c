@@ -293,6 +293,7 @@ static bool many_accesses(const struct cpu_case *c, uint64_t rip)
     case X86_OP_FNSTENV:
     case X86_OP_FLDENV:
     case X86_OP_RET_FAR:
+    case X86_OP_JMP_FAR:
     case X86_OP_CALL_FAR:
     case X86_OP_IRET:
     case X86_OP_PUSHA:

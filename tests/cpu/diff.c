@@ -93,7 +93,7 @@ static int run_batch(struct run *u, const struct cpu_case *cases, unsigned count
         return 0;
     if (cpu_native_run(u->native, cases, native, count, &e) || (u->native2 && cpu_native_run(u->native2, cases, engine, count, &e))) {
         fprintf(stderr, "cpu-diff: %s\n", e.text);
-        return 77;
+        return e.code == -ENOENT ? 2 : 77;
     }
     for (unsigned i = 0; i < count; i++) {
         if (u->guest)

@@ -164,7 +164,7 @@ int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, st
         bytes[n] = f->modrm;
         struct x86_insn insn;
         bool special = op == X86_OP_LAR ||
-                       (op >= X86_OP_XSAVE && op <= X86_OP_XRSTORS); /* their exceptions to the comparison need a case of their own */
+                       (op >= X86_OP_FXSAVE && op <= X86_OP_XRSTORS); /* their exceptions to the comparison need a case of their own */
         if (x86_decode(bytes, 15, mode, &insn) > 0 && !(insn.row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0)) && !special)
             fs->ordinary[fs->ordinary_count++] = (uint16_t)op;
     }
@@ -823,6 +823,8 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
     case X86_OP_CALL_FAR:
         if (c->mode == X86_MODE64 && i->base == X86_RSP)
             return true; /* wants RSP below 4 GiB, see one_insn */
+        if (i->operand[0].kind == X86_FAR && (i->imm2 & 0xfffc) == (CPU_SEL_CODE64 & ~3))
+            return true; /* see far_selector */
         return i->rex_w;
     case X86_OP_JMP_FAR:
     case X86_OP_LSS:
@@ -1012,7 +1014,7 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
         struct form f = {0, (uint8_t)cpu_below(&r, 4), (uint8_t)dp_random_next(&r), (uint8_t)dp_random_next(&r)};
         static const uint8_t prefixes[] = {0, 0, 0x66, 0xf3, 0xf2, 0xf0};
         f.prefix = prefixes[cpu_below(&r, DP_ARRAY_LEN(prefixes))];
-        if (f.map == 0 && (f.opcode == 0x0f || is_prefix(fs->mode, f.opcode)))
+        if ((f.map == 0 && (f.opcode == 0x0f || is_prefix(fs->mode, f.opcode))) || (f.map == 1 && (f.opcode | 2) == 0x3a))
             continue;
         uint8_t bytes[24] = {f.prefix};
         unsigned n = f.prefix ? 1 : 0;

@@ -119,7 +119,7 @@ int cpu_native_run(struct cpu_native *n, const struct cpu_case *cases, struct cp
         int status = stop_child(n);
         if (WIFEXITED(status) && ++failed_starts > 2)
             return dp_error_set(
-                e, -EIO,
+                e, WEXITSTATUS(status) == 4 ? -ENOENT : -EIO,
                 WEXITSTATUS(status) == 4
                     ? "cannot run cpu-native, which belongs beside this program; build it"
                     : "the native side cannot set up its memory or LDT; it needs a Linux x86-64 host with modify_ldt and FSGSBASE");

@@ -243,7 +243,7 @@ static void run_both(struct smp *m, struct routine r, uint64_t iterations)
 }
 static uint64_t shared64(struct smp *m, unsigned at) { return dp_ld64(m->ram->host + SHARED + at); }
 
-enum { N = 200000, ROUNDS = 20000 };
+enum { N = 200000, ROUNDS = 8000 };
 
 static void test_xadd(void **s)
 {
