@@ -1,13 +1,14 @@
 /* bare.h - a bench for bare-metal tests: one small machine in this process, code assembled into the test, traps logged.
  *
- * Model: RAM at 0, a manual clock, a fake interrupt controller (a bit per vector), and an engine by name. bare_long gives a state in 64-bit mode at CPL 0
- * with identity tables (4 KiB pages below 2 MiB, 2 MiB pages up to the end of RAM), a window of 512 free pages at ALIAS, GDT, TSS and an IDT whose stubs save
- * the registers and tell the host by a port; the host logs the trap and says how to go on:
+ * Model: RAM at 0, a manual clock, a fake interrupt controller (a bit per vector), and an engine by name. bare_long gives a state in
+ * 64-bit mode at CPL 0 with identity tables (4 KiB pages below 2 MiB, 2 MiB pages up to the end of RAM), a window of 512 free pages at
+ * ALIAS, GDT, TSS and an IDT whose stubs save the registers and tell the host by a port; the host logs the trap and says how to go on:
  *   interrupts, NMI, #DB, #BP    return
  *   other exceptions             go on at R15, which becomes 0; when R15 is 0, halt
  * unless the test set on_trap. Real and 32-bit protected mode have stubs that halt: the vector is what RIP tells (bare_stub_vector).
  * Guest code reaches the host by ports: BARE_IRQ raises vector AL, BARE_NMI, BARE_HOOK calls on_hook(AL); and by MMIO at BARE_MMIO.
- * Modes of running, for all tests of a file (argv): "whole"; "steps": one instruction per run(); "roundtrip": besides, pull and push after each.
+ * Modes of running, for all tests of a file (argv): "whole"; "steps": one instruction per run(); "roundtrip": besides, pull and push after
+ * each.
  */
 #ifndef BARE_H
 #define BARE_H
@@ -24,16 +25,15 @@
 
 enum {
     BARE_STUBS16 = 0x600, BARE_STUBS32 = 0x700, BARE_PML4 = 0x1000, BARE_PDPT = 0x2000, BARE_PD = 0x3000, BARE_PT = 0x4000, BARE_GDT = 0x5000,
-    BARE_IDT = 0x6000, BARE_TSS = 0x7000, BARE_STUBS = 0x8000, BARE_COMMON = 0x9000, BARE_MAILBOX = 0xa000, BARE_ALIAS_PD = 0xb000, BARE_ALIAS_PT = 0xc000,
-    BARE_IDT32 = 0xd000, BARE_CODE = 0x10000, BARE_DATA = 0x20000 /* 64 KiB */, BARE_STACKS = 0x40000, BARE_USER_CODE = 0x50000, BARE_USER_STACK = 0x60000,
-    BARE_RAM = 16 << 20, BARE_ALIAS = 1 << 30,
-    BARE_CS64 = 0x08, BARE_DS = 0x10, BARE_USER_CS32 = 0x1b, BARE_USER_DS = 0x23, BARE_USER_CS64 = 0x2b, BARE_CS32 = 0x30, BARE_CS16 = 0x38, BARE_TR = 0x50,
+    BARE_IDT = 0x6000, BARE_TSS = 0x7000, BARE_STUBS = 0x8000, BARE_COMMON = 0x9000, BARE_MAILBOX = 0xa000, BARE_ALIAS_PD = 0xb000,
+    BARE_ALIAS_PT = 0xc000, BARE_IDT32 = 0xd000, BARE_CODE = 0x10000, BARE_DATA = 0x20000 /* 64 KiB */, BARE_STACKS = 0x40000,
+    BARE_USER_CODE = 0x50000, BARE_USER_STACK = 0x60000, BARE_RAM = 16 << 20, BARE_ALIAS = 1 << 30,
+    BARE_CS64 = 0x08, BARE_DS = 0x10, BARE_USER_CS32 = 0x1b, BARE_USER_DS = 0x23, BARE_USER_CS64 = 0x2b, BARE_CS32 = 0x30, BARE_CS16 = 0x38,
+    BARE_TR = 0x50,
     BARE_PORTS = 0x80, BARE_TRAP = 0x80, BARE_IRQ = 0x81, BARE_NMI = 0x82, BARE_HOOK = 0x83,
     BARE_CPUS = 2, BARE_TRAPS = 256,
 };
 #define BARE_MMIO 0xf0000000ull
-#define BARE_TEXT_(x) #x
-#define BARE_TEXT(x) BARE_TEXT_(x)
 
 /* Guest code between name and name_end; position-independent, ends with HLT. bits: 16, 32, 64. */
 #define BARE_CODE_BITS(bits, name, text)                                                                                                 \
@@ -78,13 +78,31 @@ struct bare {
 static const char *bare_engine = "interp", *bare_mode = "whole";
 static _Thread_local struct bare_cpu *bare_running;
 
-__asm__(".pushsection .rodata\nbare_common:\n push %rax\n push %rcx\n push %rdx\n push %rbx\n push %rbp\n push %rsi\n push %rdi\n push %r8\n push %r9\n push %r10\n"
-        " push %r11\n push %r12\n push %r13\n push %r14\n push %r15\n mov %cr2, %rax\n push %rax\n mov %dr6, %rax\n push %rax\n str %eax\n mov %rsp, 0xa000(%rax)\n"
-        " out %al, $0x80\n str %eax\n cmpb $0, 0xa008(%rax)\n jne 1f\n pop %rax\n pop %rax\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %r11\n pop %r10\n pop %r9\n"
-        " pop %r8\n pop %rdi\n pop %rsi\n pop %rbp\n pop %rbx\n pop %rdx\n pop %rcx\n pop %rax\n add $16, %rsp\n iretq\n1: hlt\nbare_common_end:\n.popsection\n");
+__asm__(".pushsection .rodata\nbare_common:\n push %rax\n push %rcx\n push %rdx\n push %rbx\n push %rbp\n push %rsi\n push %rdi\n"
+    " push %r8\n push %r9\n push %r10\n"
+        " push %r11\n push %r12\n push %r13\n push %r14\n push %r15\n mov %cr2, %rax\n push %rax\n mov %dr6, %rax\n push %rax\n"
+            " str %eax\n mov %rsp, 0xa000(%rax)\n"
+        " out %al, $0x80\n str %eax\n cmpb $0, 0xa008(%rax)\n jne 1f\n pop %rax\n pop %rax\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n"
+            " pop %r11\n pop %r10\n pop %r9\n"
+        " pop %r8\n pop %rdi\n pop %rsi\n pop %rbp\n pop %rbx\n pop %rdx\n pop %rcx\n pop %rax\n add $16, %rsp\n iretq\n1: hlt\n"
+            "bare_common_end:\n.popsection\n");
 extern const uint8_t bare_common[], bare_common_end[];
 
 /* ---- devices ---- */
+static bool bare_pending(void *apic)
+{
+    struct bare_cpu *p = apic;
+    return atomic_load(&p->irr[0]) | atomic_load(&p->irr[1]) | atomic_load(&p->irr[2]) | atomic_load(&p->irr[3]);
+}
+/* The line as the vectors have it; looked at again, because another thread may have set it in between. */
+static void bare_line(struct bare_cpu *p)
+{
+    bool level;
+    do {
+        level = bare_pending(p);
+        p->b->engine->interrupt(p->cpu, DP_LINE_INTR, level);
+    } while (bare_pending(p) != level);
+}
 static int bare_ack(void *apic)
 {
     struct bare_cpu *p = apic;
@@ -94,21 +112,15 @@ static int bare_ack(void *apic)
             continue;
         int bit = 63 - __builtin_clzll(bits);
         atomic_fetch_and(&p->irr[w], ~(1ull << bit));
-        if (!(atomic_load(&p->irr[0]) | atomic_load(&p->irr[1]) | atomic_load(&p->irr[2]) | atomic_load(&p->irr[3])))
-            p->b->engine->interrupt(p->cpu, DP_LINE_INTR, 0);
+        bare_line(p);
         return w * 64 + bit;
     }
     return -1;
 }
-static bool bare_pending(void *apic)
-{
-    struct bare_cpu *p = apic;
-    return atomic_load(&p->irr[0]) | atomic_load(&p->irr[1]) | atomic_load(&p->irr[2]) | atomic_load(&p->irr[3]);
-}
 static void bare_irq(struct bare *b, unsigned cpu, uint8_t vector)
 {
     atomic_fetch_or(&b->cpu[cpu].irr[vector / 64], 1ull << vector % 64);
-    b->engine->interrupt(b->cpu[cpu].cpu, DP_LINE_INTR, 1);
+    bare_line(&b->cpu[cpu]);
 }
 static uint64_t bare_apic_read(void *apic, uint64_t offset, unsigned size) { return 0; }
 static void bare_apic_write(void *apic, uint64_t offset, uint64_t value, unsigned size) {}
@@ -187,7 +199,8 @@ static void bare_tables(struct bare *b)
         bool user = i << 12 >= BARE_USER_CODE && i << 12 < BARE_USER_STACK + 0x10000;
         dp_st64(m + BARE_PT + i * 8, (uint64_t)i << 12 | (user ? 7 : 3));
     }
-    static const uint64_t gdt[] = { 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff, 0x00cf9b000000ffff,
+    static const uint64_t gdt[] = { 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff,
+        0x00affb000000ffff, 0x00cf9b000000ffff,
                                     0x00009b000000ffff };
     for (unsigned i = 0; i < DP_ARRAY_LEN(gdt); i++)
         dp_st64(m + BARE_GDT + i * 8, gdt[i]);
@@ -208,7 +221,8 @@ static void bare_tables(struct bare *b)
         n += 4;
         stub[n++] = 0xe9;
         dp_st32(stub + n, (uint32_t)(BARE_COMMON - (BARE_STUBS + v * 16 + n + 4)));
-        dp_st64(gate, (uint64_t)(BARE_STUBS + v * 16) | (uint64_t)BARE_CS64 << 16 | 0x8eull << 40 | (v == 3 || v == 4 || v == 0x80 ? 0x60ull << 40 : 0));
+        uint64_t dpl = v == 3 || v == 4 || v == 0x80 ? 3 : 0;
+        dp_st64(gate, (uint64_t)(BARE_STUBS + v * 16) | (uint64_t)BARE_CS64 << 16 | (0x8e | dpl << 5) << 40);
         dp_st64(m + BARE_IDT32 + v * 8, (uint64_t)(BARE_STUBS32 + v) | (uint64_t)BARE_CS32 << 16 | 0x8eull << 40);
         m[BARE_STUBS16 + v] = m[BARE_STUBS32 + v] = 0xf4;
         dp_st32(m + v * 4, BARE_STUBS16 >> 4 << 16 | v);
@@ -351,7 +365,8 @@ static inline int bare_setup(void **state)
     assert_int_equal(b->engine->vm_init(&b->vm, &b->state, &e), 0);
     for (unsigned i = 0; i < BARE_CPUS; i++) {
         struct bare_cpu *p = &b->cpu[i];
-        const struct dp_x86_bus bus = { bare_ack, bare_pending, bare_apic_read, bare_apic_write, bare_tpr, bare_set_tpr, bare_msr, bare_set_msr, p, bare_pv, p };
+        const struct dp_x86_bus bus = { bare_ack, bare_pending, bare_apic_read, bare_apic_write, bare_tpr, bare_set_tpr, bare_msr,
+            bare_set_msr, p, bare_pv, p };
         p->b = b;
         p->index = i;
         assert_int_equal(b->engine->cpu_init(b->state, i, &bus, &p->cpu, &e), 0);

@@ -1,6 +1,7 @@
 /* test_system.c - privileged semantics of an engine: what happens between instructions, at page borders and when code or tables change.
  *
- * Each test runs bare-metal code on the bench of bare.h and looks at traps, memory and the state after. argv: engine, mode of running (see bare.h).
+ * Each test runs bare-metal code on the bench of bare.h and looks at traps, memory and the state after. argv: engine, mode of running
+ * (see bare.h), a pattern of names.
  * Source: Intel SDM vol. 3, sections named at the tests.
  */
 #include "bare.h"
@@ -54,7 +55,8 @@ static void test_popf_window(void **state)
     bare_assert_done(b, popf_window, 1);
     assert_int_equal(b->trap[0].rip, AT(popf_window, after));
 }
-BARE_ASM(iret_window, "mov $0x40, %al\n out %al, $0x81\n mov %rsp, %rax\n push $0x10\n push %rax\n push $0x202\n push $8\n lea iret_window_after(%rip), %rax\n push %rax\n iretq\n"
+BARE_ASM(iret_window, "mov $0x40, %al\n out %al, $0x81\n mov %rsp, %rax\n push $0x10\n push %rax\n push $0x202\n push $8\n"
+    " lea iret_window_after(%rip), %rax\n push %rax\n iretq\n"
                       "iret_window_after: nop\n nop\n cli");
 MARK(iret_window, after);
 static void test_iret_window(void **state)
@@ -65,7 +67,8 @@ static void test_iret_window(void **state)
     assert_int_equal(b->trap[0].rip, AT(iret_window, after));
 }
 /* An interrupt that comes while a block runs, and one from a store to a device. */
-BARE_ASM(irq_order, "mov $0x40, %al\n out %al, $0x81\n mov $0x51, %al\n out %al, $0x81\n mov $0x45, %al\n out %al, $0x81\n sti\n nop\n nop\n nop\n nop\n nop\n cli");
+BARE_ASM(irq_order, "mov $0x40, %al\n out %al, $0x81\n mov $0x51, %al\n out %al, $0x81\n mov $0x45, %al\n out %al, $0x81\n sti\n nop\n"
+    " nop\n nop\n nop\n nop\n cli");
 static void test_irq_order(void **state)
 {
     struct bare *b = *state;
@@ -121,7 +124,8 @@ static void test_hlt_nmi(void **state) /* HLT with IF clear wakes for an NMI, no
 /* ---- traps: TF, RF, debug registers (SDM vol. 3 ch. 17) ---- */
 #define SET_TF "pushf\n orl $0x100, (%rsp)\n popf\n"
 #define CLEAR_TF "pushf\n andl $~0x100, (%rsp)\n popf\n"
-BARE_ASM(tf_steps, SET_TF "nop\ntf_steps_1: inc %rbx\ntf_steps_2: mov %rbx, (%rdi)\ntf_steps_3: jmp 1f\n1:\ntf_steps_4: " CLEAR_TF "nop\n nop");
+BARE_ASM(tf_steps, SET_TF "nop\ntf_steps_1: inc %rbx\ntf_steps_2: mov %rbx, (%rdi)\ntf_steps_3: jmp 1f\n1:\ntf_steps_4: " CLEAR_TF "nop\n"
+    " nop");
 MARK(tf_steps, 1);
 MARK(tf_steps, 2);
 MARK(tf_steps, 3);
@@ -229,7 +233,8 @@ static void test_tf_syscall(void **state)
     assert_int_equal(b->traps, 3);
 }
 
-BARE_ASM(bp_code, "lea bp_code_at(%rip), %rax\n mov %rax, %dr0\n mov $1, %eax\n mov %rax, %dr7\n mov $3, %ebx\n1: nop\nbp_code_at: dec %ebx\n jnz 1b\n xor %eax, %eax\n mov %rax, %dr7");
+BARE_ASM(bp_code, "lea bp_code_at(%rip), %rax\n mov %rax, %dr0\n mov $1, %eax\n mov %rax, %dr7\n mov $3, %ebx\n1: nop\n"
+    "bp_code_at: dec %ebx\n jnz 1b\n xor %eax, %eax\n mov %rax, %dr7");
 MARK(bp_code, at);
 static void set_rf(struct bare *b, struct bare_frame *f) { f->rflags |= X86_RF; }
 static void test_bp_code(void **state) /* a fault before the instruction; RF lets it pass once */
@@ -244,7 +249,8 @@ static void test_bp_code(void **state) /* a fault before the instruction; RF let
         assert_int_equal(b->trap[i].rbx, 3 - i);
     }
 }
-BARE_ASM(bp_rep, "lea bp_rep_at(%rip), %rax\n mov %rax, %dr0\n mov $1, %eax\n mov %rax, %dr7\n mov $20, %ecx\nbp_rep_at: rep stosb\n xor %eax, %eax\n mov %rax, %dr7");
+BARE_ASM(bp_rep, "lea bp_rep_at(%rip), %rax\n mov %rax, %dr0\n mov $1, %eax\n mov %rax, %dr7\n mov $20, %ecx\nbp_rep_at: rep stosb\n"
+    " xor %eax, %eax\n mov %rax, %dr7");
 static void test_bp_rep(void **state) /* RF holds for all iterations */
 {
     struct bare *b = *state;
@@ -252,7 +258,8 @@ static void test_bp_rep(void **state) /* RF holds for all iterations */
     bare_do(b, bp_rep);
     bare_assert_done(b, bp_rep, 1);
 }
-BARE_ASM(bp_ss, "lea bp_ss_at(%rip), %rax\n mov %rax, %dr0\n mov $1, %eax\n mov %rax, %dr7\n mov %ss, %ebx\n mov %ebx, %ss\nbp_ss_at: nop\n xor %eax, %eax\n mov %rax, %dr7");
+BARE_ASM(bp_ss, "lea bp_ss_at(%rip), %rax\n mov %rax, %dr0\n mov $1, %eax\n mov %rax, %dr7\n mov %ss, %ebx\n mov %ebx, %ss\n"
+    "bp_ss_at: nop\n xor %eax, %eax\n mov %rax, %dr7");
 static void test_bp_ss(void **state) /* MOV SS suppresses the breakpoint at what follows */
 {
     bare_do(*state, bp_ss);
@@ -260,7 +267,8 @@ static void test_bp_ss(void **state) /* MOV SS suppresses the breakpoint at what
 }
 #define WATCH(control) "lea 16(%rdi), %rax\n mov %rax, %dr1\n mov $" #control ", %eax\n mov %rax, %dr7\n"
 #define UNWATCH "xor %eax, %eax\n mov %rax, %dr7"
-BARE_ASM(bp_write, WATCH(0x00d00004) "mov (%rdi), %eax\n mov 16(%rdi), %eax\n movb $1, 15(%rdi)\n movb $1, 20(%rdi)\n mov %eax, 13(%rdi)\nbp_write_1: movups %xmm0, 4(%rdi)\nbp_write_2: incl 19(%rdi)\nbp_write_3: "
+BARE_ASM(bp_write, WATCH(0x00d00004) "mov (%rdi), %eax\n mov 16(%rdi), %eax\n movb $1, 15(%rdi)\n movb $1, 20(%rdi)\n"
+    " mov %eax, 13(%rdi)\nbp_write_1: movups %xmm0, 4(%rdi)\nbp_write_2: incl 19(%rdi)\nbp_write_3: "
                    "push %rdi\n add $12, %rdi\n mov $8, %ecx\n rep stosb\nbp_write_5: pop %rdi\n" UNWATCH);
 MARK(bp_write, 1);
 MARK(bp_write, 2);
@@ -279,7 +287,8 @@ static void test_bp_write(void **state)
             assert_int_equal(b->trap[i].rcx, 6 - i);
     }
 }
-BARE_ASM(bp_access, WATCH(0x00f00004) "mov (%rdi), %eax\n mov 16(%rdi), %eax\n movb $1, 15(%rdi)\n mov %eax, 13(%rdi)\n movups 4(%rdi), %xmm0\n cmpb $0, 19(%rdi)\n" UNWATCH);
+BARE_ASM(bp_access, WATCH(0x00f00004) "mov (%rdi), %eax\n mov 16(%rdi), %eax\n movb $1, 15(%rdi)\n mov %eax, 13(%rdi)\n"
+    " movups 4(%rdi), %xmm0\n cmpb $0, 19(%rdi)\n" UNWATCH);
 static void test_bp_access(void **state)
 {
     bare_do(*state, bp_access);
@@ -295,7 +304,8 @@ static void test_bp_mov_ss(void **state) /* the trap of MOV SS's operand comes a
     assert_int_equal(b->trap[0].rip, AT(bp_mov_ss, at));
     assert_int_equal(b->trap[0].dr6 & 0xe00f, 2);
 }
-BARE_ASM(bp_io, "mov %cr4, %rax\n or $8, %eax\n mov %rax, %cr4\n mov $0x8c, %eax\n mov %rax, %dr2\n mov $0x02000010, %eax\n mov %rax, %dr7\n out %al, $0x8b\n out %al, $0x8c\nbp_io_1: in $0x8c, %al\n"
+BARE_ASM(bp_io, "mov %cr4, %rax\n or $8, %eax\n mov %rax, %cr4\n mov $0x8c, %eax\n mov %rax, %dr2\n mov $0x02000010, %eax\n"
+    " mov %rax, %dr7\n out %al, $0x8b\n out %al, $0x8c\nbp_io_1: in $0x8c, %al\n"
                 "bp_io_2: in $0x8d, %al\n" UNWATCH);
 MARK(bp_io, 1);
 MARK(bp_io, 2);
@@ -345,7 +355,8 @@ static void test_invlpg(void **state)
     assert_int_equal(*bare_pte(b, BARE_ALIAS) & 0x60, 0x20);
 }
 /* INVLPG of one address of a large page flushes all of it. */
-BARE_ASM(invlpg_large, "mov 0x200000, %eax\n mov 0x3ff000, %edx\n movq $0x800083, 0x3008\n invlpg 0x234567\n mov 0x200000, %ebx\n mov 0x3ff000, %ecx\n movq $0x200083, 0x3008\n invlpg 0x200000");
+BARE_ASM(invlpg_large, "mov 0x200000, %eax\n mov 0x3ff000, %edx\n movq $0x800083, 0x3008\n invlpg 0x234567\n mov 0x200000, %ebx\n"
+    " mov 0x3ff000, %ecx\n movq $0x200083, 0x3008\n invlpg 0x200000");
 static void test_invlpg_large(void **state)
 {
     struct bare *b = *state;
@@ -370,7 +381,8 @@ static void test_cr3(void **state)
     assert_int_equal(s->r[X86_RCX], 22);
 }
 /* Accessed and dirty bits: a read sets A, the first write D even if the page is in the TLB. */
-BARE_ASM(ad_bits, "mov $0x40000000, %ebx\n mov 0xc000, %r9\n mov (%rbx), %eax\n mov 0xc000, %r10\n mov %eax, (%rbx)\n mov 0xc000, %r11\n andq $~0x60, 0xc000\n invlpg (%rbx)\n mov %eax, 8(%rbx)\n mov 0xc000, %r12");
+BARE_ASM(ad_bits, "mov $0x40000000, %ebx\n mov 0xc000, %r9\n mov (%rbx), %eax\n mov 0xc000, %r10\n mov %eax, (%rbx)\n mov 0xc000, %r11\n"
+    " andq $~0x60, 0xc000\n invlpg (%rbx)\n mov %eax, 8(%rbx)\n mov 0xc000, %r12");
 static void test_ad(void **state)
 {
     struct bare *b = *state;
@@ -383,7 +395,8 @@ static void test_ad(void **state)
     assert_int_equal(s->r[X86_R12], D | 0x63);
 }
 /* Write protection of the supervisor follows CR0.WP at once. */
-BARE_ASM(wp, "mov $0x40000000, %ebx\n mov %cr0, %rdx\n and $~0x10000, %edx\n mov %rdx, %cr0\n movl $5, (%rbx)\n or $0x10000, %edx\n mov %rdx, %cr0\n lea 1f(%rip), %r15\n movl $6, (%rbx)\n ud2\n1: mov (%rbx), %ecx");
+BARE_ASM(wp, "mov $0x40000000, %ebx\n mov %cr0, %rdx\n and $~0x10000, %edx\n mov %rdx, %cr0\n movl $5, (%rbx)\n or $0x10000, %edx\n"
+    " mov %rdx, %cr0\n lea 1f(%rip), %r15\n movl $6, (%rbx)\n ud2\n1: mov (%rbx), %ecx");
 static void test_wp(void **state)
 {
     struct bare *b = *state;
@@ -395,9 +408,10 @@ static void test_wp(void **state)
     assert_int_equal(b->trap[0].cr2, BARE_ALIAS);
     assert_int_equal(s->r[X86_RCX], 5);
 }
-/* A fault flushes its address's translation: with the entry put right (no INVLPG) the access goes through; with one taken away after a write fault
- * the read faults too (4.10.4.1). */
-BARE_ASM(spurious, "mov $0x40000000, %ebx\n mov (%rbx), %eax\n lea 1f(%rip), %r15\n movl $6, (%rbx)\n1: movq $0, 0xc000\n lea 3f(%rip), %r15\n movl $7, (%rbx)\n3: lea 4f(%rip), %r15\n mov (%rbx), %ecx\n ud2\n4: "
+/* A fault flushes its address's translation: with the entry put right (no INVLPG) the access goes through; with one taken away after a
+ * write fault the read faults too (4.10.4.1). */
+BARE_ASM(spurious, "mov $0x40000000, %ebx\n mov (%rbx), %eax\n lea 1f(%rip), %r15\n movl $6, (%rbx)\n1: movq $0, 0xc000\n"
+    " lea 3f(%rip), %r15\n movl $7, (%rbx)\n3: lea 4f(%rip), %r15\n mov (%rbx), %ecx\n ud2\n4: "
                    "movq $0x20003, 0xc000\n movl $8, (%rbx)");
 static void test_spurious(void **state)
 {
@@ -412,9 +426,12 @@ static void test_spurious(void **state)
     }
     assert_int_equal(bare_ld(b, D) & 0xff, 8);
 }
-BARE_ASM(smap, "mov $0x40000000, %ebx\n stac\n mov (%rbx), %eax\n mov %eax, (%rbx)\n clac\n lea 1f(%rip), %r15\n mov (%rbx), %eax\n ud2\n1: lea 2f(%rip), %r15\n mov %eax, (%rbx)\n ud2\n2: pushf\n orl $0x40000, (%rsp)\n popf\n"
-               " mov (%rbx), %eax\n clac\n lea 3f(%rip), %r15\n incl (%rbx)\n ud2\n3: lea 4f(%rip), %r15\n movups (%rbx), %xmm0\n ud2\n4: nop\n stac\n mov $0x10, %dx\n mov %rbx, %rdi\n insb\n mov %rbx, %rsi\n"
-               " mov $0x8f, %dx\n outsb\n fxsave (%rbx)\n fxrstor (%rbx)\n enter $8, $0\n leave\n mov %rsp, %rcx\n lea 0x800(%rbx), %rsp\n push %rax\n enter $8, $1\n leave\n pop %rax\n pushf\n popf\n mov %rcx, %rsp\n clac");
+BARE_ASM(smap, "mov $0x40000000, %ebx\n stac\n mov (%rbx), %eax\n mov %eax, (%rbx)\n clac\n lea 1f(%rip), %r15\n mov (%rbx), %eax\n ud2\n"
+    "1: lea 2f(%rip), %r15\n mov %eax, (%rbx)\n ud2\n2: pushf\n orl $0x40000, (%rsp)\n popf\n"
+               " mov (%rbx), %eax\n clac\n lea 3f(%rip), %r15\n incl (%rbx)\n ud2\n3: lea 4f(%rip), %r15\n movups (%rbx), %xmm0\n ud2\n"
+                   "4: nop\n stac\n mov $0x10, %dx\n mov %rbx, %rdi\n insb\n mov %rbx, %rsi\n"
+               " mov $0x8f, %dx\n outsb\n fxsave (%rbx)\n fxrstor (%rbx)\n enter $8, $0\n leave\n mov %rsp, %rcx\n"
+                   " lea 0x800(%rbx), %rsp\n push %rax\n enter $8, $1\n leave\n pop %rax\n pushf\n popf\n mov %rcx, %rsp\n clac");
 static void test_smap(void **state)
 {
     struct bare *b = *state;
@@ -431,7 +448,8 @@ static void test_smap(void **state)
     }
 }
 /* Implicit accesses do not profit from AC: a GDT on a user page. */
-BARE_ASM(smap_implicit, "mov $0x40000000, %ebx\n stac\n mov (%rbx), %eax\n lea 1f(%rip), %r15\n mov $0x10, %eax\n mov %eax, %es\n ud2\n1: clac");
+BARE_ASM(smap_implicit, "mov $0x40000000, %ebx\n stac\n mov (%rbx), %eax\n lea 1f(%rip), %r15\n mov $0x10, %eax\n mov %eax, %es\n ud2\n"
+    "1: clac");
 static void test_smap_implicit(void **state)
 {
     struct bare *b = *state;
@@ -440,7 +458,7 @@ static void test_smap_implicit(void **state)
     struct x86_state s = bare_long(b, 0, BARE_CODE);
     s.cr4 |= X86_CR4_SMAP;
     s.gdtr.base = BARE_ALIAS;
-    /* Delivery reads CS through the same GDT: give it a supervisor mapping of the code descriptor by an LDT-free way, that is, expect the #DF -> shutdown. */
+    /* Delivery reads the handler's CS through the same GDT, so this ends in a shutdown. */
     bare_run(b, &s);
     assert_int_equal(b->cpu[0].exit.kind, DP_EXIT_SHUTDOWN);
     assert_non_null(strstr((char *)b->cpu[0].exit.text.data, "#PF(0x1)"));
@@ -468,7 +486,8 @@ static void test_smep(void **state)
     assert_int_equal(b->trap[0].error, 0x11);
 }
 /* The NX bit of a page whose code is in use, INVLPG; EFER.NXE cleared makes the bit reserved. */
-BARE_ASM(nx, "mov $0x40000000, %ebx\n call *%rbx\n btsq $63, 0xc000\n invlpg (%rbx)\n lea 1f(%rip), %r15\n call *%rbx\n ud2\n1: mov (%rbx), %eax\n mov $0xc0000080, %ecx\n rdmsr\n btr $11, %eax\n wrmsr\n"
+BARE_ASM(nx, "mov $0x40000000, %ebx\n call *%rbx\n btsq $63, 0xc000\n invlpg (%rbx)\n lea 1f(%rip), %r15\n call *%rbx\n ud2\n"
+    "1: mov (%rbx), %eax\n mov $0xc0000080, %ecx\n rdmsr\n btr $11, %eax\n wrmsr\n"
              " lea 2f(%rip), %r15\n mov (%rbx), %eax\n ud2\n2: nop");
 static void test_nx(void **state)
 {
@@ -500,7 +519,8 @@ static void test_user_rights(void **state) /* the user may not read what the sup
     assert_int_equal(b->trap[0].ss, BARE_USER_DS);
 }
 /* Alignment checks at CPL 3 with CR0.AM and AC; not for the supervisor's implicit accesses. */
-BARE_ASM(align, "lea -0x100(%rsp), %rdi\n mov 1(%rdi), %al\n mov 2(%rdi), %ax\n mov 4(%rdi), %eax\n mov 8(%rdi), %rax\n lea 1f(%rip), %r15\n mov 1(%rdi), %ax\n ud2\n1: lea 2f(%rip), %r15\n mov %eax, 2(%rdi)\n ud2\n"
+BARE_ASM(align, "lea -0x100(%rsp), %rdi\n mov 1(%rdi), %al\n mov 2(%rdi), %ax\n mov 4(%rdi), %eax\n mov 8(%rdi), %rax\n"
+    " lea 1f(%rip), %r15\n mov 1(%rdi), %ax\n ud2\n1: lea 2f(%rip), %r15\n mov %eax, 2(%rdi)\n ud2\n"
                 "2: lea 3f(%rip), %r15\n incq 4(%rdi)\n ud2\n3: lea 4f(%rip), %r15\n lea -1(%rsp), %rsp\n push %rax\n ud2\n4: int $0x80\n");
 static void test_align(void **state)
 {
@@ -540,8 +560,10 @@ CROSS(sgdt, "", "sgdt 0xffc(%rdi)");
 CROSS(movbe, "mov $-1, %rax", "mov %ax, 0xfff(%rdi)");
 #define CROSS_ROW(name) { #name, cross_##name, cross_##name##_end }
 static const struct cross { const char *name; const uint8_t *begin, *end; } crossings[] = {
-    CROSS_ROW(mov), CROSS_ROW(movups), CROSS_ROW(add), CROSS_ROW(xchg), CROSS_ROW(xadd), CROSS_ROW(cmpxchg), CROSS_ROW(cmpxchg8b), CROSS_ROW(bts), CROSS_ROW(pop), CROSS_ROW(push),
-    CROSS_ROW(stos), CROSS_ROW(fxsave), CROSS_ROW(fstp), CROSS_ROW(enter), CROSS_ROW(call), CROSS_ROW(fnsave), CROSS_ROW(sgdt), CROSS_ROW(movbe) };
+    CROSS_ROW(mov), CROSS_ROW(movups), CROSS_ROW(add), CROSS_ROW(xchg), CROSS_ROW(xadd), CROSS_ROW(cmpxchg), CROSS_ROW(cmpxchg8b),
+        CROSS_ROW(bts), CROSS_ROW(pop), CROSS_ROW(push),
+    CROSS_ROW(stos), CROSS_ROW(fxsave), CROSS_ROW(fstp), CROSS_ROW(enter), CROSS_ROW(call), CROSS_ROW(fnsave), CROSS_ROW(sgdt),
+        CROSS_ROW(movbe) };
 static void test_crossing(void **state)
 {
     struct bare *b = *state;
@@ -572,7 +594,8 @@ static void test_crossing(void **state)
     }
 }
 /* REP with a fault: registers hold the progress, and the instruction goes on where it stopped. */
-BARE_ASM(rep_fault, "mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n rep movsd\n mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n repe cmpsl");
+BARE_ASM(rep_fault, "mov $0x40000000, %edi\n mov $0x22000, %esi\n mov $0x600, %ecx\n rep movsd\n mov $0x40000000, %edi\n"
+    " mov $0x22000, %esi\n mov $0x600, %ecx\n repe cmpsl");
 static void map_second(struct bare *b, struct bare_frame *f)
 {
     if (f->vector == X86_PF_)
@@ -608,18 +631,22 @@ SMC(rep_movs, "movl $2, (%rdi)\n mov %rdi, %rsi\n mov %rbx, %rdi\n mov $4, %ecx\
 SMC(push, "mov %rsp, %rsi\n lea 8(%rbx), %rsp\n mov (%rbx), %rdx\n inc %rdx\n push %rdx\n mov %rsi, %rsp");
 SMC(call, "jmp 2f\n1: pop %rdx\n inc %dl\n mov %dl, (%rbx)\n jmp 9f\n2: mov (%rbx), %dl\n push %rdx\n jmp 1b");
 SMC(movups, "movups (%rbx), %xmm0\n movd %ecx, %xmm1\n movss %xmm1, %xmm0\n movups %xmm0, (%rbx)");
-SMC(movntdq, "lea (%rbx), %rdx\n and $~15, %rdx\n movdqa (%rdx), %xmm0\n movdqa %xmm0, (%rdi)\n mov %rbx, %rsi\n sub %rdx, %rsi\n movb $2, (%rdi,%rsi)\n movdqa (%rdi), %xmm0\n movntdq %xmm0, (%rdx)");
+SMC(movntdq, "lea (%rbx), %rdx\n and $~15, %rdx\n movdqa (%rdx), %xmm0\n movdqa %xmm0, (%rdi)\n mov %rbx, %rsi\n sub %rdx, %rsi\n"
+    " movb $2, (%rdi,%rsi)\n movdqa (%rdi), %xmm0\n movntdq %xmm0, (%rdx)");
 SMC(fist, "fninit\n fld1\n fadd %st(0)\n fistpl (%rbx)");
 SMC(alias, "mov $0x40000000, %edx\n mov %ebx, %esi\n and $0xfff, %esi\n mov %ecx, (%rdx,%rsi)");
 SMC(cross, "mov $0x40000000, %edx\n mov %ebx, %esi\n and $0xfff, %esi\n mov $2, %eax\n mov %eax, (%rdx,%rsi)");
-SMC(cmpxchg16b, "lea (%rbx), %rsi\n and $~15, %rsi\n mov (%rsi), %rax\n mov 8(%rsi), %rdx\n movdqa (%rsi), %xmm0\n movdqa %xmm0, (%rdi)\n mov %rbx, %r9\n sub %rsi, %r9\n movb $2, (%rdi,%r9)\n mov (%rdi), %rbx\n mov 8(%rdi), %rcx\n"
+SMC(cmpxchg16b, "lea (%rbx), %rsi\n and $~15, %rsi\n mov (%rsi), %rax\n mov 8(%rsi), %rdx\n movdqa (%rsi), %xmm0\n movdqa %xmm0, (%rdi)\n"
+    " mov %rbx, %r9\n sub %rsi, %r9\n movb $2, (%rdi,%r9)\n mov (%rdi), %rbx\n mov 8(%rdi), %rcx\n"
                 " lock cmpxchg16b (%rsi)");
 SMC(setcc, "movb $0, (%rbx)\n stc\n setc (%rbx)\n incb (%rbx)");
 SMC(dma, "mov $1, %al\n out %al, $0x83");
 SMC(mmio, "mov $0x40001000, %edx\n movl $1, (%rdx)");
 #define SMC_ROW(name) { #name, smc_##name, smc_##name##_end }
-static const struct cross smcs[] = { SMC_ROW(mov), SMC_ROW(byte), SMC_ROW(inc), SMC_ROW(lock), SMC_ROW(xchg), SMC_ROW(stos), SMC_ROW(rep_stos), SMC_ROW(rep_movs), SMC_ROW(push), SMC_ROW(call),
-    SMC_ROW(movups), SMC_ROW(movntdq), SMC_ROW(fist), SMC_ROW(alias), SMC_ROW(cross), SMC_ROW(cmpxchg16b), SMC_ROW(setcc), SMC_ROW(dma), SMC_ROW(mmio) };
+static const struct cross smcs[] = { SMC_ROW(mov), SMC_ROW(byte), SMC_ROW(inc), SMC_ROW(lock), SMC_ROW(xchg), SMC_ROW(stos),
+    SMC_ROW(rep_stos), SMC_ROW(rep_movs), SMC_ROW(push), SMC_ROW(call),
+    SMC_ROW(movups), SMC_ROW(movntdq), SMC_ROW(fist), SMC_ROW(alias), SMC_ROW(cross), SMC_ROW(cmpxchg16b), SMC_ROW(setcc), SMC_ROW(dma),
+        SMC_ROW(mmio) };
 static void dma_code(struct bare *b) /* a device writes into the code: arg[0] is the address */
 {
     uint8_t two = 2;
@@ -635,8 +662,9 @@ static void test_smc(void **state)
     for (unsigned k = 0; k < DP_ARRAY_LEN(smcs) * 3; k++) {
         const struct cross *x = &smcs[k % DP_ARRAY_LEN(smcs)];
         unsigned length = (unsigned)(x->end - x->begin);
-        /* At the start of a page; so that the immediate is the next page's first byte; so that it straddles pages where a page ends. */
-        uint64_t at = k < DP_ARRAY_LEN(smcs) ? BARE_CODE : k < 2 * DP_ARRAY_LEN(smcs) ? BARE_CODE + 0x1000 - (length - 8) : BARE_CODE + 0x1000 - (length - 7);
+        /* At the start of a page; so that the immediate is the next page's first byte; so that it straddles the pages. */
+        const uint64_t end = BARE_CODE + 0x1000, places[] = { BARE_CODE, end - (length - 8), end - (length - 7) };
+        uint64_t at = places[k / DP_ARRAY_LEN(smcs)];
         bare_map(b, BARE_ALIAS, at + length - 8 < BARE_CODE + 0x1000 ? BARE_CODE : BARE_CODE + 0x1000, 3);
         bare_map(b, BARE_ALIAS + 0x1000, BARE_MMIO, 3);
         if (!strcmp(x->name, "cross") && k >= 2 * DP_ARRAY_LEN(smcs))
@@ -647,11 +675,13 @@ static void test_smc(void **state)
         struct x86_state s = bare_long(b, 0, at);
         bare_run(b, &s);
         if (b->cpu[0].exit.kind != DP_EXIT_HALT || b->traps || b->cpu[0].out.r[X86_RAX] != 2)
-            fail_msg("%s (%u): eax %u, %u traps (vector %u)", x->name, k, (unsigned)b->cpu[0].out.r[X86_RAX], b->traps, (unsigned)b->trap[0].vector);
+            fail_msg("%s (%u): eax %u, %u traps (vector %u)", x->name, k, (unsigned)b->cpu[0].out.r[X86_RAX], b->traps,
+                (unsigned)b->trap[0].vector);
     }
 }
 /* One physical page at two addresses: relative branches and RIP-relative operands follow the address the code runs at. */
-BARE_ASM(alias_run, "mov $0x40000000, %ebx\n lea 2f(%rip), %rcx\n and $0xfff, %ecx\n mov $100, %esi\n1: lea (%rbx,%rcx), %rdx\n call *%rdx\n add %rax, %r9\n lea 2f(%rip), %rdx\n call *%rdx\n add %rax, %r10\n dec %esi\n jnz 1b\n hlt\n"
+BARE_ASM(alias_run, "mov $0x40000000, %ebx\n lea 2f(%rip), %rcx\n and $0xfff, %ecx\n mov $100, %esi\n1: lea (%rbx,%rcx), %rdx\n"
+    " call *%rdx\n add %rax, %r9\n lea 2f(%rip), %rdx\n call *%rdx\n add %rax, %r10\n dec %esi\n jnz 1b\n hlt\n"
                     "2: jmp 3f\n nop\n3: lea 2b(%rip), %rax\n ret");
 static void test_alias(void **state)
 {
@@ -661,7 +691,8 @@ static void test_alias(void **state)
     assert_int_equal(s->r[X86_R9] - s->r[X86_R10], 100ull * (BARE_ALIAS - BARE_CODE));
 }
 /* An instruction whose second page is mapped elsewhere while its first one stays. */
-BARE_ASM(second_page, "mov $0x40000ffe, %ebx\n call *%rbx\n mov %eax, %r9d\n movq $0x24003, 0xc008\n invlpg 0x40001000\n call *%rbx\n mov %eax, %r10d\n movq $0x23003, 0xc008\n mov %cr3, %rax\n mov %rax, %cr3\n call *%rbx");
+BARE_ASM(second_page, "mov $0x40000ffe, %ebx\n call *%rbx\n mov %eax, %r9d\n movq $0x24003, 0xc008\n invlpg 0x40001000\n call *%rbx\n"
+    " mov %eax, %r10d\n movq $0x23003, 0xc008\n mov %cr3, %rax\n mov %rax, %cr3\n call *%rbx");
 static void test_second_page(void **state)
 {
     struct bare *b = *state;
@@ -677,7 +708,8 @@ static void test_second_page(void **state)
     assert_int_equal(s->r[X86_RAX], 5);
 }
 /* Code moved under a linear address without any write to it. */
-BARE_ASM(remap_code, "mov $0x40000000, %ebx\n mov $100, %esi\n1: call *%rbx\n add %eax, %r9d\n movq $0x21003, 0xc000\n invlpg (%rbx)\n call *%rbx\n add %eax, %r10d\n movq $0x20003, 0xc000\n invlpg (%rbx)\n dec %esi\n jnz 1b");
+BARE_ASM(remap_code, "mov $0x40000000, %ebx\n mov $100, %esi\n1: call *%rbx\n add %eax, %r9d\n movq $0x21003, 0xc000\n invlpg (%rbx)\n"
+    " call *%rbx\n add %eax, %r10d\n movq $0x20003, 0xc000\n invlpg (%rbx)\n dec %esi\n jnz 1b");
 static void test_remap_code(void **state)
 {
     struct bare *b = *state;
@@ -740,7 +772,8 @@ static void test_flood(void **state)
 }
 
 /* ---- the memory map changes while code runs ---- */
-BARE_ASM(remap_ram, "mov 0x30000, %eax\n mov $0x40001000, %edx\n movl $1, (%rdx)\n mov 0x30000, %ebx\n movl $7, 0x30000\n mov $2, %al\n out %al, $0x83\n mov 0x30000, %ecx");
+BARE_ASM(remap_ram, "mov 0x30000, %eax\n mov $0x40001000, %edx\n movl $1, (%rdx)\n mov 0x30000, %ebx\n movl $7, 0x30000\n mov $2, %al\n"
+    " out %al, $0x83\n mov 0x30000, %ecx");
 static void map_spare(struct bare *b, bool on)
 {
     struct dp_error e;
@@ -771,8 +804,9 @@ BARE_ASM(remap_loop, "mov $0x30000, %ebx\n jmp *%rbx");
 static void test_remap_loop(void **state)
 {
     struct bare *b = *state;
-    /* 1: dec %ecx; jnz 2f; mov $1, %eax; out %al, $0x83; 2: jmp 3f; 3: cmp $0, %ecx; jns 1b -> with ecx = 50; in the spare page: hlt at 3 */
-    static const uint8_t loop[] = { 0xff, 0xc9, 0x75, 0x07, 0xb8, 1, 0, 0, 0, 0xe6, 0x83, 0xeb, 0x00, 0x81, 0xf9, 0, 0, 0, 0x80, 0x75, 0xeb, 0xf4 };
+    /* 1: dec %ecx; jnz 2f; mov $1, %eax; out %al, $0x83; 2: jmp 3f; 3: cmp $0x80000000, %ecx; jnz 1b; the other copy has HLT at 3 */
+    static const uint8_t loop[] = { 0xff, 0xc9, 0x75, 0x07, 0xb8, 1, 0, 0, 0, 0xe6, 0x83, 0xeb, 0x00, 0x81, 0xf9, 0, 0, 0, 0x80, 0x75,
+        0xeb, 0xf4 };
     b->on_hook = unmap_by_port;
     b->arg[0] = 0;
     bare_put(b, 0x30000, loop, loop + sizeof loop);
@@ -789,7 +823,8 @@ static void test_remap_loop(void **state)
     assert_int_equal((uint32_t)b->cpu[0].out.r[X86_RCX], 0);
 }
 /* Read-only RAM ignores stores, also read-modify-writes, strings and pushes. */
-BARE_ASM(rom, "mov $0x30000, %edi\n movl $1, (%rdi)\n incl (%rdi)\n lock incl (%rdi)\n movups %xmm0, (%rdi)\n mov $16, %ecx\n rep stosb\n mov $0x30000, %edi\n mov %rsp, %rdx\n lea 64(%rdi), %rsp\n push %rdi\n mov %rdx, %rsp\n xchg %eax, (%rdi)\n"
+BARE_ASM(rom, "mov $0x30000, %edi\n movl $1, (%rdi)\n incl (%rdi)\n lock incl (%rdi)\n movups %xmm0, (%rdi)\n mov $16, %ecx\n rep stosb\n"
+    " mov $0x30000, %edi\n mov %rsp, %rdx\n lea 64(%rdi), %rsp\n push %rdi\n mov %rdx, %rsp\n xchg %eax, (%rdi)\n"
               " fxsave (%rdi)\n mov (%rdi), %ebx");
 static void test_rom(void **state)
 {
@@ -806,7 +841,8 @@ static void test_rom(void **state)
 }
 
 /* ---- dirty pages ---- */
-BARE_ASM(dirty, "mov $0x30000, %edi\n1: lock incq (%rdi)\n mov (%rdi), %rax\n mov %rax, 0x1000(%rdi)\n movups %xmm0, 0x2000(%rdi)\n push %rax\n pop %rax\n cmpb $0, 0x31ff8\n je 1b");
+BARE_ASM(dirty, "mov $0x30000, %edi\n1: lock incq (%rdi)\n mov (%rdi), %rax\n mov %rax, 0x1000(%rdi)\n movups %xmm0, 0x2000(%rdi)\n"
+    " push %rax\n pop %rax\n cmpb $0, 0x31ff8\n je 1b");
 static void test_dirty(void **state) /* a page copied after its bit was cleared is either the last version or dirty again */
 {
     struct bare *b = *state;
@@ -836,7 +872,8 @@ static void test_dirty(void **state) /* a page copied after its bit was cleared 
     assert_int_equal(b->cpu[0].exit.kind, DP_EXIT_HALT);
 }
 /* The race in slow motion is not to be had; so in number: the writer stops right after a harvest. */
-BARE_ASM(dirty_once, "mov $0x30000, %edi\n1: mov (%rdi), %rax\n2: mov 8(%rdi), %rbx\n cmp %rax, %rbx\n je 2b\n mov %rbx, (%rdi)\n cmp $-1, %rbx\n jne 1b");
+BARE_ASM(dirty_once, "mov $0x30000, %edi\n1: mov (%rdi), %rax\n2: mov 8(%rdi), %rbx\n cmp %rax, %rbx\n je 2b\n mov %rbx, (%rdi)\n"
+    " cmp $-1, %rbx\n jne 1b");
 static void test_dirty_each(void **state) /* after a harvest has returned, a later write always shows in the next one */
 {
     struct bare *b = *state;
@@ -906,14 +943,22 @@ static void real_case(struct bare *b, uint16_t ip, const char *bytes, unsigned l
 static void test_real_limits(void **state)
 {
     struct bare *b = *state;
-    real_case(b, 0xfffe, "\xb0\x05", 2, X86_GP, 0);                     /* mov $5, %al at the very end: then IP is 0x10000, beyond the limit */
-    real_case(b, 0xffff, "\xb0\x05", 2, X86_GP, 0xffff);                /* an instruction across the limit */
-    real_case(b, 0x100, "\x66\xa3\xfd\xff", 4, X86_GP, 0x100);          /* mov %eax, 0xfffd */
-    real_case(b, 0x100, "\xa3\xff\xff", 3, X86_GP, 0x100);              /* mov %ax, 0xffff */
-    real_case(b, 0x100, "\xa2\xff\xff\xf4", 4, -1, 0x104);              /* mov %al, 0xffff */
-    real_case(b, 0x100, "\xe9\x00\xff", 3, -1, 4);                      /* jmp forward wraps: 0x103 + 0xff00 = 0x10003 -> 3: hlt */
-    real_case(b, 0x100, "\xbc\x01\x00\x50", 4, -2, 0x103);              /* mov $1, %sp; push %ax: #SS, which has no stack either */
-    real_case(b, 0x100, "\xbc\x00\x00\x50\xf4", 5, -1, 0x105);          /* mov $0, %sp; push %ax wraps to 0xfffe */
+    /* mov $5, %al at the very end: then IP is 0x10000, beyond the limit */
+    real_case(b, 0xfffe, "\xb0\x05", 2, X86_GP, 0);
+    /* an instruction across the limit */
+    real_case(b, 0xffff, "\xb0\x05", 2, X86_GP, 0xffff);
+    /* mov %eax, 0xfffd */
+    real_case(b, 0x100, "\x66\xa3\xfd\xff", 4, X86_GP, 0x100);
+    /* mov %ax, 0xffff */
+    real_case(b, 0x100, "\xa3\xff\xff", 3, X86_GP, 0x100);
+    /* mov %al, 0xffff */
+    real_case(b, 0x100, "\xa2\xff\xff\xf4", 4, -1, 0x104);
+    /* jmp forward wraps: 0x103 + 0xff00 = 0x10003 -> 3: hlt */
+    real_case(b, 0x100, "\xe9\x00\xff", 3, -1, 4);
+    /* mov $1, %sp; push %ax: #SS, which has no stack either */
+    real_case(b, 0x100, "\xbc\x01\x00\x50", 4, -2, 0x103);
+    /* mov $0, %sp; push %ax wraps to 0xfffe */
+    real_case(b, 0x100, "\xbc\x00\x00\x50\xf4", 5, -1, 0x105);
 }
 /* One block of code seen under two CS limits: what the first entry found does not bind the second one. */
 static void test_limit_change(void **state)
@@ -935,7 +980,8 @@ static void test_limit_change(void **state)
         }
     }
 }
-BARE_CODE_BITS(32, protected32, "mov $0x40, %al\n out %al, $0x81\n mov $0x20000, %edi\n mov $5, %ecx\n rep stosb\n call 1f\n1: pop %eax\n sti\n nop\n nop");
+BARE_CODE_BITS(32, protected32, "mov $0x40, %al\n out %al, $0x81\n mov $0x20000, %edi\n mov $5, %ecx\n rep stosb\n call 1f\n1: pop %eax\n"
+    " sti\n nop\n nop");
 static void test_protected(void **state)
 {
     struct bare *b = *state;
@@ -945,6 +991,131 @@ static void test_protected(void **state)
     assert_int_equal(bare_stub_vector(out), 0x40);
     assert_int_equal(dp_ld32(b->mem + out->r[X86_RSP]), BARE_CODE + (uint64_t)(protected32_end - protected32) - 2);
     assert_int_equal(dp_ld32(b->mem + D), 0x40404040);
+}
+
+/* ---- operands half in RAM, half in a device; windows smaller than a page ---- */
+BARE_ASM(mixed, "mov 0xffc(%rdi), %rax\n movups 0xff8(%rdi), %xmm0\n movabs $0x1122334455667788, %rbx\n mov %rbx, 0xffe(%rdi)\n"
+    " lock incq 0xffc(%rdi)\n mov 0xfff(%rdi), %cx\n lea 0x1010(%rdi), %rsi\n lea 0xf00(%rdi), %rdi\n"
+                "mov $16, %ecx\n rep movsb\n xchg %rdx, (%rsi)\n");
+static void test_mixed(void **state)
+{
+    struct bare *b = *state;
+    bare_map(b, BARE_ALIAS, D, 3), bare_map(b, BARE_ALIAS + 0x1000, BARE_MMIO, 3);
+    for (unsigned i = 0; i < 64; i++)
+        b->mmio[i] = (uint8_t)(0x40 + i), b->mem[D + 0x1000 - 64 + i] = (uint8_t)i;
+    bare_put(b, BARE_CODE, mixed, mixed_end);
+    struct x86_state s = bare_long(b, 0, BARE_CODE);
+    s.r[X86_RDI] = BARE_ALIAS;
+    s.r[X86_RDX] = 0xabcd;
+    const struct x86_state *out = bare_run(b, &s);
+    bare_assert_done(b, mixed, 0);
+    assert_int_equal(out->r[X86_RAX], 0x434241403f3e3d3cull);
+    assert_int_equal(dp_ld64(out->vec[0]), 0x3f3e3d3c3b3a3938ull);
+    assert_int_equal(dp_ld64(out->vec[0] + 8), 0x4746454443424140ull);
+    assert_int_equal(dp_ld32(b->mem + D + 0xffc), 0x77883d3d); /* 3c + 1 */
+    assert_int_equal(dp_ld32(b->mmio), 0x33445566);
+    assert_int_equal(dp_ld32(b->mem + D + 0xf00), 0x53525150);
+    assert_int_equal(out->r[X86_RDX], 0x6766656463626160ull);
+    assert_int_equal(dp_ld64(b->mmio + 0x20), 0xabcd);
+}
+BARE_ASM(small_window, "mov 0x30ffc, %rax\n mov 0x30ff8, %rcx\n mov 0x31000, %rdx\n movq $-1, 0x30ffc\n movl $5, 0x30800\n"
+    " lock incl 0x30800\n mov 0x30800, %ebx");
+static void test_small_window(void **state) /* 4 bytes of a device at the end of a page of RAM */
+{
+    struct bare *b = *state;
+    struct dp_error e;
+    uint32_t id;
+    assert_int_equal(dp_space_map_window(b->memory, 0x30ffa, 4, &bare_mmio_ops, b, 5, &id, &e), 0);
+    memset(b->mem + 0x30000, 0x11, 0x2000);
+    memcpy(b->mmio, "\xa0\xa1\xa2\xa3", 4);
+    const struct x86_state *s = bare_do(b, small_window);
+    bare_assert_done(b, small_window, 0);
+    assert_int_equal(s->r[X86_RAX], 0x111111111111a3a2ull);
+    assert_int_equal(s->r[X86_RCX], 0x1111a3a2a1a01111ull);
+    assert_int_equal(s->r[X86_RDX], 0x1111111111111111ull);
+    assert_int_equal(s->r[X86_RBX], 6);
+    assert_memory_equal(b->mmio, "\xa0\xa1\xff\xff", 4);
+    assert_int_equal(dp_ld64(b->mem + 0x30ff8), 0xffff111111111111ull); /* what is under the window stays */
+}
+
+/* ---- 32-bit paging (SDM vol. 3 4.3, 4.4) ---- */
+/* 4 MiB pages, then 4 KiB ones at the same address; INVLPG of any address of the large page. */
+BARE_CODE_BITS(32, paging32, "mov $0x28000, %eax\n mov %eax, %cr3\n mov %cr4, %eax\n or $0x10, %eax\n mov %eax, %cr4\n mov %cr0, %eax\n"
+    " or $0x80000000, %eax\n mov %eax, %cr0\n mov 0x40000000, %ebx\n movl $0x29007, 0x28400\n"
+                             " invlpg 0x40123456\n mov 0x40000000, %ecx\n movl $7, 0x40000000\n mov 0x28400, %esi\n mov 0x29000, %edi\n"
+                                 " mov %cr0, %eax\n and $0x7fffffff, %eax\n mov %eax, %cr0\n mov 0x20000, %edx\n");
+static void test_paging32(void **state)
+{
+    struct bare *b = *state;
+    memset(b->mem + 0x28000, 0, 0x2000);
+    dp_st32(b->mem + 0x28000, 0x83);                 /* identity */
+    dp_st32(b->mem + 0x28000 + 0x400, 0x400083);     /* 1 GiB -> 4 MiB */
+    dp_st32(b->mem + 0x29000, D | 7);
+    dp_st32(b->mem + 0x400000, 44), dp_st32(b->mem + D, 55);
+    bare_put(b, BARE_CODE, paging32, paging32_end);
+    struct x86_state s = bare_protected(b, BARE_CODE);
+    const struct x86_state *out = bare_run(b, &s);
+    assert_int_equal(bare_stub_vector(out), -1);
+    assert_int_equal(out->r[X86_RBX], 44);
+    assert_int_equal(out->r[X86_RCX], 55);
+    assert_int_equal(out->r[X86_RDX], 7);
+    assert_int_equal(out->r[X86_RSI], 0x29027);
+    assert_int_equal(out->r[X86_RDI], D | 0x67);
+}
+/* PAE: the four PDPTEs are loaded with CR3; what is in memory afterwards does not matter. */
+BARE_CODE_BITS(32, pae, "mov $0x28020, %eax\n mov %eax, %cr3\n mov %cr4, %eax\n or $0x20, %eax\n mov %eax, %cr4\n mov %cr0, %eax\n"
+    " or $0x80000000, %eax\n mov %eax, %cr0\n mov 0x40000000, %ebx\n movl $0, 0x28028\n invlpg 0x40000000\n"
+                        " mov 0x40000000, %ecx\n mov $0x28020, %eax\n movl $0x29001, 0x28028\n mov %eax, %cr3\n mov 0x40000000, %edx\n"
+                            " movl $0, 0x28028\n mov %eax, %cr3\n mov 0x40000000, %edx");
+static void test_pae(void **state)
+{
+    struct bare *b = *state;
+    memset(b->mem + 0x28000, 0, 0x3000);
+    dp_st64(b->mem + 0x28020, 0x29001), dp_st64(b->mem + 0x28028, 0x2a001);
+    dp_st64(b->mem + 0x29000, 0x83), dp_st64(b->mem + 0x2a000, 0x400083);
+    dp_st32(b->mem + 0x400000, 44), dp_st32(b->mem, 66);
+    bare_put(b, BARE_CODE, pae, pae_end);
+    struct x86_state s = bare_protected(b, BARE_CODE);
+    const struct x86_state *out = bare_run(b, &s);
+    assert_int_equal(bare_stub_vector(out), X86_PF_);
+    assert_int_equal(out->cr2, BARE_ALIAS);
+    assert_int_equal(out->r[X86_RBX], 44);
+    assert_int_equal(out->r[X86_RCX], 44);
+    assert_int_equal(out->r[X86_RDX], 66);
+}
+/* Through all modes and back: real, 16- and 32-bit protected, PAE, compatibility, 64-bit, and home again; twice, so that blocks of one
+ * mode meet the others. */
+#define TOUR_AT(label) "(" #label " - tour + 0x10000)"
+BARE_CODE_BITS(16, tour, "xor %eax, %eax\n mov %ax, %ds\n mov %ax, %ss\n mov $2, %ebp\n4: lgdtl 0x7f00\n mov %cr0, %eax\n or $1, %al\n"
+    " mov %eax, %cr0\n inc %ebx\n ljmpl $0x30, $" TOUR_AT(1f) "\n.code32\n1: mov $0x10, %eax\n"
+                         " mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n inc %ebx\n mov $0x1000, %eax\n mov %eax, %cr3\n"
+                             " mov %cr4, %eax\n or $0x20, %eax\n mov %eax, %cr4\n mov $0xc0000080, %ecx\n rdmsr\n or $0x100, %eax\n wrmsr\n"
+                         " mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n inc %ebx\n rdmsr\n bt $10, %eax\n adc $0, %ebx\n"
+                             " ljmpl $0x08, $" TOUR_AT(2f) "\n.code64\n2: mov $-1, %rax\n inc %eax\n mov %eax, %eax\n shr $32, %rax\n"
+                         " add %rax, %rbx\n bts $40, %rsi\n inc %rbx\n ljmpl *0x7f10\n.code32\n3: inc %ebx\n mov %cr0, %eax\n"
+                             " and $0x7fffffff, %eax\n mov %eax, %cr0\n rdmsr\n and $~0x100, %eax\n wrmsr\n inc %ebx\n"
+                         " ljmpl $0x38, $" TOUR_AT(5f) " - 0x10000\n.code16\n5: mov $0x40, %eax\n mov %ax, %ds\n mov %ax, %ss\n"
+                             " mov %cr0, %eax\n and $~1, %al\n mov %eax, %cr0\n ljmpl $0x1000, $" TOUR_AT(6f) " - 0x10000\n6: inc %ebx\n"
+                         " xor %eax, %eax\n mov %ax, %ds\n mov %ax, %ss\n dec %ebp\n jnz 4b\n jmp 7f\n"
+                             "tour_compat: .long 3b - tour + 0x10000\n7:\n");
+MARK(tour, compat);
+static void test_tour(void **state)
+{
+    struct bare *b = *state;
+    bare_put(b, BARE_CODE, tour, tour_end);
+    dp_st64(b->mem + BARE_GDT + 0x38, 0x00009b010000ffff); /* 16-bit code at 64 KiB */
+    dp_st64(b->mem + BARE_GDT + 0x40, 0x000093000000ffff); /* 16-bit data */
+    dp_st16(b->mem + 0x7f00, 0xff), dp_st32(b->mem + 0x7f02, BARE_GDT);
+    memcpy(b->mem + 0x7f10, tour_compat, 4);
+    dp_st16(b->mem + 0x7f14, BARE_CS32);
+    struct x86_state s = bare_real(b, BARE_CODE >> 4, 0);
+    const struct x86_state *out = bare_run(b, &s);
+    assert_int_equal(b->cpu[0].exit.kind, DP_EXIT_HALT);
+    assert_int_equal(out->r[X86_RIP], tour_end - tour);
+    assert_int_equal(out->seg[X86_CS].base, BARE_CODE);
+    assert_int_equal(out->r[X86_RBX], 2 * 8);
+    assert_int_equal(out->cr0 & (X86_CR0_PG | X86_CR0_PE), 0);
+    assert_int_equal(out->efer & (X86_EFER_LMA | X86_EFER_LME), 0);
 }
 
 /* ---- start and end of processors ---- */
@@ -1135,7 +1306,8 @@ static void test_endless_rep(void **state) /* STOSB to one page by a count of 2^
 }
 
 /* ---- addresses that are not canonical ---- */
-#define NONCANONICAL(name, instruction) BARE_ASM(nc_##name, "mov $0x800000000000, %rbx\n lea 1f(%rip), %r15\n mov %rsp, %r9\n" instruction "\n ud2\n1: mov %r9, %rsp")
+#define NONCANONICAL(name, instruction) \
+    BARE_ASM(nc_##name, "mov $0x800000000000, %rbx\n lea 1f(%rip), %r15\n mov %rsp, %r9\n" instruction "\n ud2\n1: mov %r9, %rsp")
 NONCANONICAL(load, "mov (%rbx), %eax");
 NONCANONICAL(store, "mov %rax, -4(%rbx)");
 NONCANONICAL(push, "mov %rbx, %rsp\n add $8, %rsp\n push %rax");
@@ -1155,7 +1327,8 @@ static void test_canonical(void **state)
 {
     struct bare *b = *state;
     static const struct { const char *name; const uint8_t *begin, *end; unsigned vector; } t[] = {
-        NC_ROW(load, X86_GP), NC_ROW(store, X86_GP), NC_ROW(push, X86_SS_), NC_ROW(rbp, X86_SS_), NC_ROW(jmp, X86_GP), NC_ROW(ret, X86_GP), NC_ROW(call, X86_GP), NC_ROW(rmw, X86_GP),
+        NC_ROW(load, X86_GP), NC_ROW(store, X86_GP), NC_ROW(push, X86_SS_), NC_ROW(rbp, X86_SS_), NC_ROW(jmp, X86_GP), NC_ROW(ret,
+            X86_GP), NC_ROW(call, X86_GP), NC_ROW(rmw, X86_GP),
         NC_ROW(sse, X86_GP), NC_ROW(movs, X86_GP), NC_ROW(lidt, X86_GP), NC_ROW(iret, X86_GP), NC_ROW(wrmsr, X86_GP), NC_ROW(cr3, X86_GP) };
     b->mem[BARE_IDT + X86_GP * 16 + 4] = b->mem[BARE_IDT + X86_SS_ * 16 + 4] = 1;
     for (unsigned i = 0; i < DP_ARRAY_LEN(t); i++) {
@@ -1200,13 +1373,18 @@ int main(int argc, char **argv)
         cmocka_set_test_filter(argv[3]);
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
     const struct CMUnitTest tests[] = {
-        T(test_sti_shadow), T(test_sti_cli), T(test_sti_hlt), T(test_ss_shadow), T(test_popf_window), T(test_iret_window), T(test_irq_order), T(test_nmi_block), T(test_hlt_nmi),
-        T(test_tf), T(test_tf_rep), T(test_tf_ss), T(test_tf_hlt), T(test_tf_int), T(test_tf_fault), T(test_tf_syscall), T(test_bp_code), T(test_bp_rep), T(test_bp_ss), T(test_bp_write),
+        T(test_sti_shadow), T(test_sti_cli), T(test_sti_hlt), T(test_ss_shadow), T(test_popf_window), T(test_iret_window),
+            T(test_irq_order), T(test_nmi_block), T(test_hlt_nmi),
+        T(test_tf), T(test_tf_rep), T(test_tf_ss), T(test_tf_hlt), T(test_tf_int), T(test_tf_fault), T(test_tf_syscall),
+            T(test_bp_code), T(test_bp_rep), T(test_bp_ss), T(test_bp_write),
         T(test_bp_access), T(test_bp_mov_ss), T(test_bp_io), T(test_gd),
-        T(test_invlpg), T(test_invlpg_large), T(test_cr3), T(test_ad), T(test_wp), T(test_spurious), T(test_smap), T(test_smap_implicit), T(test_smep), T(test_nx), T(test_user_rights), T(test_align),
-        T(test_crossing), T(test_rep_fault), T(test_smc), T(test_alias), T(test_second_page), T(test_remap_code), T(test_mmio_code), T(test_flood),
+        T(test_invlpg), T(test_invlpg_large), T(test_cr3), T(test_ad), T(test_wp), T(test_spurious), T(test_smap),
+            T(test_smap_implicit), T(test_smep), T(test_nx), T(test_user_rights), T(test_align),
+        T(test_crossing), T(test_rep_fault), T(test_smc), T(test_alias), T(test_second_page), T(test_remap_code), T(test_mmio_code),
+            T(test_flood),
         T(test_remap_ram), T(test_remap_loop), T(test_rom), T(test_dirty), T(test_dirty_each),
-        T(test_real), T(test_real_limits), T(test_limit_change), T(test_protected), T(test_sipi), T(test_sipi_saved), T(test_event_pending), T(test_triple),
+        T(test_real), T(test_real_limits), T(test_limit_change), T(test_mixed), T(test_small_window), T(test_paging32), T(test_pae),
+            T(test_tour), T(test_protected), T(test_sipi), T(test_sipi_saved), T(test_event_pending), T(test_triple),
         T(test_count), T(test_budget), T(test_kick), T(test_endless_rep), T(test_canonical), T(test_ipi_storm) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -228,10 +228,16 @@ static void bus_store(struct icpu *c, uint64_t phys, uint64_t value, unsigned si
     own_map_change(c);
 }
 
+/* Is all of an access within one page RAM? A device's window may begin in the middle of a page. */
+static bool in_ram(struct icpu *c, const struct dp_range *r, uint64_t phys, unsigned size)
+{
+    return r->ram && phys - r->base + size <= r->size && !local_apic(c, phys);
+}
+
 /* One access within one page, translated. */
 static uint64_t load_in_page(struct icpu *c, uint64_t phys, const struct dp_range *r, unsigned size)
 {
-    if (r->ram && !local_apic(c, phys)) {
+    if (in_ram(c, r, phys, size)) {
         const uint8_t *host = r->ram->host + r->ram_offset + (phys - r->base);
         switch (size) { /* aligned accesses are single ones */
         case 1: return *(volatile const uint8_t *)host;
@@ -255,7 +261,7 @@ static uint64_t load_in_page(struct icpu *c, uint64_t phys, const struct dp_rang
 }
 static void store_in_page(struct icpu *c, uint64_t phys, const struct dp_range *r, uint64_t value, unsigned size)
 {
-    if (r->ram && !local_apic(c, phys)) {
+    if (in_ram(c, r, phys, size)) {
         if (r->readonly)
             return;
         uint64_t offset = r->ram_offset + (phys - r->base);
@@ -381,10 +387,10 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
     if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
         struct x86_translation second;
         translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &second);
-        if (second.phys != t.phys + first || t.phys + size - r.base > r.size)
+        if (second.phys != t.phys + first)
             return NULL;
     }
-    if (!r.ram || r.readonly || local_apic(c, t.phys))
+    if (!in_ram(c, &r, t.phys, size) || r.readonly)
         return NULL;
     if (first >= size && whole_page(&r, t.phys))
         fill(c, current_kind(c), linear, X86_ACCESS_WRITE, &t, &r);
@@ -509,9 +515,8 @@ static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, 
     dp_space_find(c->vm->memory, t.phys, r);
     *phys = t.phys;
     *host = NULL;
-    if (r->ram && !local_apic(c, t.phys)) {
-        if (whole_page(r, t.phys))
-            fill(c, kind, linear, access, &t, r);
+    if (whole_page(r, t.phys) && !local_apic(c, t.phys)) {
+        fill(c, kind, linear, access, &t, r);
         *host = r->ram->host + r->ram_offset + (t.phys - r->base);
     }
     return 0;
