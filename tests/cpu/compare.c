@@ -1,7 +1,7 @@
 /* compare.c - what of two results must be equal, and what the manuals leave open.
  *
- * Flags that an instruction leaves undefined come from the decode table (flags_undefined), refined for shifts and rotates by their count. Everything
- * else that is not compared is a case below with its reason.
+ * Flags that an instruction leaves undefined come from the decode table (flags_undefined), refined for shifts and rotates by their count.
+ * Everything else that is not compared is a case below with its reason.
  */
 #include <math.h>
 
@@ -12,24 +12,32 @@ bool cpu_decode_nth(const struct cpu_case *c, unsigned n, struct x86_insn *insn)
     return n < c->insn_count && x86_decode(c->code + c->insn_at[n], DP_MIN(15u, (unsigned)c->code_size - c->insn_at[n]), c->mode, insn) > 0;
 }
 
-/* SDM vol. 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD: count 0 changes no flag; OF is defined for a count of 1 only; AF is undefined for shifts
- * and untouched by rotates; CF is undefined when SHL or SHR (8- or 16-bit) shift by the operand size or more. */
+/* SDM vol. 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD: count 0 changes no flag; OF is defined for a count of 1 only; AF is undefined
+ * for shifts and untouched by rotates; CF is undefined when SHL or SHR (8- or 16-bit) shift by the operand size or more. */
 static uint32_t undefined_flags(const struct cpu_case *c, const struct x86_insn *i)
 {
+    if (!i->operand_count)
+        return i->row->flags_undefined;
     unsigned bits = i->operand[0].size * 8u;
     const struct x86_operand *by = &i->operand[i->operand_count - 1];
     bool known = by->kind == X86_IMM || c->insn_count == 1;
     unsigned count = (unsigned)(by->kind == X86_IMM ? i->imm : c->in.r[X86_RCX]) & (bits == 64 ? 63 : 31);
     switch (i->op) {
-    case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR:
+    case X86_OP_SHL:
+    case X86_OP_SHR:
+    case X86_OP_SAR:
         if (!known)
             return X86_CF | X86_OF | X86_AF | i->row->flags_undefined;
         return !count ? 0 : X86_AF | (count != 1 ? X86_OF : 0) | (count >= bits && i->op != X86_OP_SAR ? X86_CF : 0);
-    case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR:
+    case X86_OP_ROL:
+    case X86_OP_ROR:
+    case X86_OP_RCL:
+    case X86_OP_RCR:
         if (!known)
             return X86_OF;
         return count > 1 ? X86_OF : 0;
-    case X86_OP_SHLD: case X86_OP_SHRD:
+    case X86_OP_SHLD:
+    case X86_OP_SHRD:
         if (!known)
             return X86_ARITH;
         return !count ? 0 : count > bits ? X86_ARITH : X86_AF | (count != 1 ? X86_OF : 0);
@@ -41,8 +49,18 @@ static uint32_t undefined_flags(const struct cpu_case *c, const struct x86_insn 
 bool cpu_flags_may_stay(const struct x86_insn *i)
 {
     switch (i->op) {
-    case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHLD: case X86_OP_SHRD: return true;
-    default: return i->row->flags & X86_F_REP;
+    case X86_OP_SHL:
+    case X86_OP_SHR:
+    case X86_OP_SAR:
+    case X86_OP_ROL:
+    case X86_OP_ROR:
+    case X86_OP_RCL:
+    case X86_OP_RCR:
+    case X86_OP_SHLD:
+    case X86_OP_SHRD:
+        return true;
+    default:
+        return i->row->flags & X86_F_REP;
     }
 }
 
@@ -65,13 +83,17 @@ static uint32_t undefined_at(const struct cpu_case *c, uint64_t rip)
     return undefined;
 }
 
-static const char *const reg_name[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
-static const char *const seg_name[6] = { "es", "cs", "ss", "ds", "fs", "gs" };
+static const char *const reg_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+static const char *const seg_name[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
 
 static void flag_text(uint64_t f, char text[64])
 {
-    static const struct { uint32_t bit; const char *name; } names[] = { { X86_CF, "CF" }, { X86_PF, "PF" }, { X86_AF, "AF" }, { X86_ZF, "ZF" }, { X86_SF, "SF" },
-        { X86_TF, "TF" }, { X86_IF, "IF" }, { X86_DF, "DF" }, { X86_OF, "OF" }, { X86_NT, "NT" }, { X86_RF, "RF" }, { X86_AC, "AC" }, { X86_ID, "ID" } };
+    static const struct {
+        uint32_t bit;
+        const char *name;
+    } names[] = {{X86_CF, "CF"}, {X86_PF, "PF"}, {X86_AF, "AF"}, {X86_ZF, "ZF"}, {X86_SF, "SF"}, {X86_TF, "TF"}, {X86_IF, "IF"},
+                 {X86_DF, "DF"}, {X86_OF, "OF"}, {X86_NT, "NT"}, {X86_RF, "RF"}, {X86_AC, "AC"}, {X86_ID, "ID"}};
     size_t n = 0;
     text[0] = 0;
     for (unsigned i = 0; i < DP_ARRAY_LEN(names); i++)
@@ -79,7 +101,10 @@ static void flag_text(uint64_t f, char text[64])
             n += (size_t)snprintf(text + n, 64 - n, "%s%s", n ? " " : "", names[i].name);
 }
 
-struct diff { struct dp_buffer *out; unsigned count; };
+struct diff {
+    struct dp_buffer *out;
+    unsigned count;
+};
 
 static void differ(struct diff *d, const char *what, uint64_t native, uint64_t engine)
 {
@@ -134,8 +159,17 @@ static bool close_ext(const uint8_t *a, const uint8_t *b, uint64_t ulps)
 static bool is_transcendental(unsigned op)
 {
     switch (op) {
-    case X86_OP_F2XM1: case X86_OP_FYL2X: case X86_OP_FYL2XP1: case X86_OP_FPTAN: case X86_OP_FPATAN: case X86_OP_FSIN: case X86_OP_FCOS: case X86_OP_FSINCOS: return true;
-    default: return false;
+    case X86_OP_F2XM1:
+    case X86_OP_FYL2X:
+    case X86_OP_FYL2XP1:
+    case X86_OP_FPTAN:
+    case X86_OP_FPATAN:
+    case X86_OP_FSIN:
+    case X86_OP_FCOS:
+    case X86_OP_FSINCOS:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -178,34 +212,38 @@ static bool is_mmx_at(const struct cpu_case *c, uint64_t rip)
     return false;
 }
 
-static void compare_fpu(const struct cpu_case *c, const struct x86_insn *last, const struct cpu_result *n, const struct cpu_result *e, struct diff *d)
+static void compare_fpu(const struct cpu_case *c, const struct x86_insn *last, const struct cpu_result *n, const struct cpu_result *e,
+                        struct diff *d)
 {
     const uint8_t *a = n->out.fx, *b = e->out.fx;
     unsigned op = last ? last->op : X86_OP_INVALID;
     bool transcendental = is_transcendental(op);
-    bool mmx_fault = n->vector != X86_BP && n->vector != X86_DB && (dp_ld16(a + FX_FSW) & 0x3800) == 0 && a[FX_FTW] == 0xff && (dp_ld16(b + FX_FSW) >> 11 & 7 || b[FX_FTW] != 0xff) &&
-                     is_mmx_at(c, n->out.rip);
+    bool mmx_fault = n->vector != X86_BP && n->vector != X86_DB && (dp_ld16(a + FX_FSW) & 0x3800) == 0 && a[FX_FTW] == 0xff &&
+                     (dp_ld16(b + FX_FSW) >> 11 & 7 || b[FX_FTW] != 0xff) && is_mmx_at(c, n->out.rip);
     check(d, "fcw", dp_ld16(a + FX_FCW), dp_ld16(b + FX_FCW));
-    /* C1 tells the direction of rounding and PE inexactness: neither is prescribed for transcendentals (SDM vol. 1, 8.3.10). C0, C2, C3 undefined after most. */
+    /* C1 tells the direction of rounding and PE inexactness: neither is prescribed for transcendentals (SDM vol. 1, 8.3.10). C0, C2, C3
+     * undefined after most. */
     uint16_t fsw_mask = transcendental ? 0xfddf : 0xffff;
-    if (mmx_fault) { /* MMX instructions that fault: AMD has set TOP and tags before, Intel has not. The registers, by number, are the same. */
+    if (mmx_fault) { /* MMX instructions that fault: AMD has set TOP and tags before, Intel has not. The registers, by number, are the same.
+                      */
         for (unsigned i = 0; i < 8; i++)
-            if (memcmp(a + FX_ST + ((i - (dp_ld16(a + FX_FSW) >> 11)) & 7) * 16, b + FX_ST + ((i - (dp_ld16(b + FX_FSW) >> 11)) & 7) * 16, 8))
+            if (memcmp(a + FX_ST + ((i - (dp_ld16(a + FX_FSW) >> 11)) & 7) * 16, b + FX_ST + ((i - (dp_ld16(b + FX_FSW) >> 11)) & 7) * 16,
+                       8))
                 differ(d, "mm", i, i);
     } else {
-    check(d, "fsw", dp_ld16(a + FX_FSW) & fsw_mask, dp_ld16(b + FX_FSW) & fsw_mask);
-    check(d, "ftw", a[FX_FTW], b[FX_FTW]);
-    for (unsigned i = 0; i < 8; i++) {
-        char what[16];
-        snprintf(what, sizeof what, "st%u", i);
-        const uint8_t *x = a + FX_ST + i * 16, *y = b + FX_ST + i * 16;
-        if (transcendental && close_ext(x, y, 4))
-            continue;
-        check_bytes(d, what, x, y, 10);
+        check(d, "fsw", dp_ld16(a + FX_FSW) & fsw_mask, dp_ld16(b + FX_FSW) & fsw_mask);
+        check(d, "ftw", a[FX_FTW], b[FX_FTW]);
+        for (unsigned i = 0; i < 8; i++) {
+            char what[16];
+            snprintf(what, sizeof what, "st%u", i);
+            const uint8_t *x = a + FX_ST + i * 16, *y = b + FX_ST + i * 16;
+            if (transcendental && close_ext(x, y, 4))
+                continue;
+            check_bytes(d, what, x, y, 10);
+        }
     }
-    }
-    /* Known deviation: with overflow or underflow unmasked, PE tells whether the result was exact but for the exponent's range; the interpreter does not
-     * compute that and says inexact. */
+    /* Known deviation: with overflow or underflow unmasked, PE tells whether the result was exact but for the exponent's range; the
+     * interpreter does not compute that and says inexact. */
     uint32_t mxcsr_mask = n->vector == X86_XM && dp_ld32(a + FX_MXCSR) & ~(dp_ld32(a + FX_MXCSR) >> 7) & 0x18 ? ~0x20u : ~0u;
     if (n->vector == X86_XM && op_at(c, n->out.rip, X86_OP_DPPS, X86_OP_DPPD))
         mxcsr_mask &= ~0x3fu; /* nor in which of its steps the dot product stopped */
@@ -245,9 +283,29 @@ static bool many_accesses(const struct cpu_case *c, uint64_t rip)
         if (i.operand[k].kind == X86_MEM && i.operand[k].size == 10)
             return true;
     switch (i.op) {
-    case X86_OP_FXSAVE: case X86_OP_FXRSTOR: case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_FNSAVE: case X86_OP_FRSTOR: case X86_OP_FNSTENV: case X86_OP_FLDENV:
-    case X86_OP_RET_FAR: case X86_OP_CALL_FAR: case X86_OP_IRET: case X86_OP_PUSHA: case X86_OP_POPA: case X86_OP_ENTER: case X86_OP_BOUND: case X86_OP_CMPS:
-    case X86_OP_LES: case X86_OP_LDS: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
+    case X86_OP_FXSAVE:
+    case X86_OP_FXRSTOR:
+    case X86_OP_XSAVE:
+    case X86_OP_XRSTOR:
+    case X86_OP_XSAVEOPT:
+    case X86_OP_FNSAVE:
+    case X86_OP_FRSTOR:
+    case X86_OP_FNSTENV:
+    case X86_OP_FLDENV:
+    case X86_OP_RET_FAR:
+    case X86_OP_JMP_FAR:
+    case X86_OP_CALL_FAR:
+    case X86_OP_IRET:
+    case X86_OP_PUSHA:
+    case X86_OP_POPA:
+    case X86_OP_ENTER:
+    case X86_OP_BOUND:
+    case X86_OP_CMPS:
+    case X86_OP_LES:
+    case X86_OP_LDS:
+    case X86_OP_LSS:
+    case X86_OP_LFS:
+    case X86_OP_LGS:
     case X86_OP_CALL: /* AMD pushes before it looks at the target */
         return true;
     default:
@@ -264,8 +322,8 @@ static bool wraps(const struct cpu_case *c, uint64_t rip)
     return insn_at(c, rip, &i) && (i.op == X86_OP_CMPS || i.address_size < (c->mode == X86_MODE64 ? 8 : 4));
 }
 
-/* An operand across the end of the address space: segment limits of 4 GiB may or may not fault (SDM vol. 3, 6.3), and AMD checks FS and GS offsets
- * for being canonical before it adds the base. */
+/* An operand across the end of the address space: segment limits of 4 GiB may or may not fault (SDM vol. 3, 6.3), and AMD checks FS and GS
+ * offsets for being canonical before it adds the base. */
 static bool at_the_end(const struct cpu_case *c, const struct cpu_result *n, const struct cpu_result *e)
 {
     struct x86_insn i;
@@ -282,19 +340,21 @@ static bool alignment_matters(const struct cpu_case *c, uint64_t rip)
 
 unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const struct cpu_result *e, struct dp_buffer *out)
 {
-    struct diff d = { out, 0 };
+    struct diff d = {out, 0};
     if (n->vector == CPU_DIED || n->vector == CPU_TIMEOUT)
         return 0; /* a store into the harness itself, or a loop: nothing known */
     if (e->vector == CPU_ENGINE_ERROR) {
         dp_buffer_printf(out, "  engine: %s\n", e->text);
         return 1;
     }
-    if ((n->vector ^ e->vector) == (X86_GP ^ X86_SS_) && !n->error && !e->error && alignment_matters(c, n->out.rip) && n->out.rip == e->out.rip)
+    if ((n->vector ^ e->vector) == (X86_GP ^ X86_SS_) && !n->error && !e->error && alignment_matters(c, n->out.rip) &&
+        n->out.rip == e->out.rip)
         return 0; /* misaligned and beyond its stack segment: which comes first is open */
     bool native_memory_fault = memory_fault(n->vector);
     if (native_memory_fault && op_at(c, n->out.rip, X86_OP_MASKMOVQ, X86_OP_MASKMOVDQU))
         return 0; /* whether bytes that are not stored can fault is the processor's choice (SDM vol. 2, MASKMOVDQU) */
-    if (n->vector != e->vector && native_memory_fault && memory_fault(e->vector) && n->out.rip == e->out.rip && many_accesses(c, n->out.rip))
+    if (n->vector != e->vector && native_memory_fault && memory_fault(e->vector) && n->out.rip == e->out.rip &&
+        many_accesses(c, n->out.rip))
         return 0;
     if (at_the_end(c, n, e))
         return 0;
@@ -325,7 +385,7 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
     for (unsigned i = 0; i < (code64 ? 16u : 8u) && !partial; i++) {
         uint64_t m = gpr_mask;
         if (last_lar)
-            m &= ~0xf0000ull; /* 00FxFF00H: x is undefined (SDM vol. 2, LAR) */
+            m &= ~0xf0000ull;                      /* 00FxFF00H: x is undefined (SDM vol. 2, LAR) */
         if (i == X86_RSP && c->mode != X86_MODE64) /* returning to a 16-bit stack leaves the host's upper bits (Linux: espfix64) */
             m &= c->mode == X86_MODE16 || (have && (last.op == X86_OP_RET_FAR || last.op == X86_OP_IRET)) ? 0xffff : 0xffffffff;
         check(&d, reg_name[i], n->out.r[i] & m, e->out.r[i] & m);
@@ -336,15 +396,16 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
         char a[64], b[64];
         flag_text(fn & ~fe, a), flag_text(fe & ~fn, b);
         d.count++;
-        dp_buffer_printf(out, "  rflags %s%s%s: native %#llx, engine %#llx (only native: %s; only engine: %s)\n", a, *a && *b ? " " : "", b, (unsigned long long)n->out.rflags,
-                         (unsigned long long)e->out.rflags, a, b);
+        dp_buffer_printf(out, "  rflags %s%s%s: native %#llx, engine %#llx (only native: %s; only engine: %s)\n", a, *a && *b ? " " : "", b,
+                         (unsigned long long)n->out.rflags, (unsigned long long)e->out.rflags, a, b);
     }
     for (unsigned i = 0; i < X86_SEGS; i++) /* entering the host's signal handler turns null selectors 1-3 into 0 */
         if (n->out.seg[i] || e->out.seg[i] > 3)
             check(&d, seg_name[i], n->out.seg[i], e->out.seg[i]);
     check(&d, "fs_base", n->out.fs_base, e->out.fs_base);
     check(&d, "gs_base", n->out.gs_base, e->out.gs_base);
-    bool pushed = have && last.op == X86_OP_CALL_FAR && n->vector != X86_BP && n->vector != X86_DB; /* AMD pushes, and then looks at the target */
+    bool pushed =
+        have && last.op == X86_OP_CALL_FAR && n->vector != X86_BP && n->vector != X86_DB; /* AMD pushes, and then looks at the target */
     for (unsigned i = 0, shown = 0; !pushed && i < CPU_RW_SIZE && shown < 4; i += 16)
         if (memcmp(n->data + i, e->data + i, 16) && !only_mxcsr_mask(n->data + i, e->data + i)) {
             char what[32];
@@ -358,9 +419,12 @@ unsigned cpu_compare(const struct cpu_case *c, const struct cpu_result *n, const
 
 void cpu_describe(const struct cpu_case *c, struct dp_buffer *out)
 {
-    static const char *const mode_name[] = { "16", "32", "64" };
+    static const char *const mode_name[] = {"16", "32", "64"};
     dp_buffer_printf(out, "--seed %llu --op %s --index %llu --mode %s\n", (unsigned long long)c->seed,
-                     c->op == X86_OP_COUNT ? "sequence" : c->op == X86_OP_INVALID ? "undefined" : x86_op_name(c->op), (unsigned long long)c->index, mode_name[c->mode]);
+                     c->op == X86_OP_COUNT     ? "sequence"
+                     : c->op == X86_OP_INVALID ? "undefined"
+                                               : x86_op_name(c->op),
+                     (unsigned long long)c->index, mode_name[c->mode]);
     for (unsigned n = 0; n < c->insn_count; n++) {
         struct x86_insn i;
         unsigned end = n + 1 < c->insn_count ? c->insn_at[n + 1] : c->code_size;
@@ -376,8 +440,9 @@ void cpu_describe(const struct cpu_case *c, struct dp_buffer *out)
     flag_text(c->in.rflags, flags);
     for (unsigned i = 0; i < (c->mode == X86_MODE64 ? 16u : 8u); i++)
         dp_buffer_printf(out, "  %-3s %016llx%s", reg_name[i], (unsigned long long)c->in.r[i], i % 4 == 3 ? "\n" : "");
-    dp_buffer_printf(out, "  flags %s; cs %x ss %x ds %x es %x fs %x (%llx) gs %x (%llx)\n", flags, c->in.seg[X86_CS], c->in.seg[X86_SS], c->in.seg[X86_DS],
-                     c->in.seg[X86_ES], c->in.seg[X86_FS], (unsigned long long)c->in.fs_base, c->in.seg[X86_GS], (unsigned long long)c->in.gs_base);
+    dp_buffer_printf(out, "  flags %s; cs %x ss %x ds %x es %x fs %x (%llx) gs %x (%llx)\n", flags, c->in.seg[X86_CS], c->in.seg[X86_SS],
+                     c->in.seg[X86_DS], c->in.seg[X86_ES], c->in.seg[X86_FS], (unsigned long long)c->in.fs_base, c->in.seg[X86_GS],
+                     (unsigned long long)c->in.gs_base);
     for (unsigned i = 0; i < c->patch_count; i++) {
         dp_buffer_printf(out, "  data[%#x] ", c->patch[i].offset);
         hex(out, c->patch[i].bytes, DP_MIN(c->patch[i].size, 32u));
@@ -393,7 +458,8 @@ void cpu_describe(const struct cpu_case *c, struct dp_buffer *out)
     if (!fpu)
         return;
     const uint8_t *fx = c->in.fx;
-    dp_buffer_printf(out, "  fcw %04x fsw %04x ftw %02x mxcsr %08x\n", dp_ld16(fx + FX_FCW), dp_ld16(fx + FX_FSW), fx[FX_FTW], dp_ld32(fx + FX_MXCSR));
+    dp_buffer_printf(out, "  fcw %04x fsw %04x ftw %02x mxcsr %08x\n", dp_ld16(fx + FX_FCW), dp_ld16(fx + FX_FSW), fx[FX_FTW],
+                     dp_ld32(fx + FX_MXCSR));
     for (unsigned k = 0; x87 && k < 8; k++) {
         dp_buffer_printf(out, "  st%u ", k);
         hex(out, fx + FX_ST + k * 16, 10);

@@ -1,7 +1,7 @@
 /* diff.c - the command: generates cases, runs them on the host and on an engine, reports what differs.
  *
- * Mismatches are grouped by operation, mode and what differs; of each group the first cases are shown in full with the command line that repeats them.
- * Exit status: 0 all equal, 1 mismatches, 2 usage, 77 (meson: skipped) where the host cannot run the native side.
+ * Mismatches are grouped by operation, mode and what differs; of each group the first cases are shown in full with the command line that
+ * repeats them. Exit status: 0 all equal, 1 mismatches, 2 usage, 77 (meson: skipped) where the host cannot run the native side.
  */
 #include <getopt.h>
 #include <sched.h>
@@ -12,7 +12,11 @@
 #include "cpu.h"
 #include "isa/x86/x86.h"
 
-struct group { char key[160]; uint64_t count; struct group *next; };
+struct group {
+    char key[160];
+    uint64_t count;
+    struct group *next;
+};
 
 struct run {
     struct cpu_native *native, *native2;
@@ -74,9 +78,10 @@ static void report(struct run *u, const struct cpu_case *c, const struct cpu_res
     }
     if ((*g)->count++ >= u->show)
         return;
-    struct dp_buffer text = { 0 };
+    struct dp_buffer text = {0};
     cpu_describe(c, &text);
-    printf("MISMATCH %s\n%.*s%.*s  (both: vector %d error %#x)\n\n", key, (int)text.size, (const char *)text.data, (int)diff->size, (const char *)diff->data, n->vector, n->error);
+    printf("MISMATCH %s\n%.*s%.*s  (both: vector %d error %#x)\n\n", key, (int)text.size, (const char *)text.data, (int)diff->size,
+           (const char *)diff->data, n->vector, n->error);
     dp_buffer_fini(&text);
 }
 
@@ -88,7 +93,7 @@ static int run_batch(struct run *u, const struct cpu_case *cases, unsigned count
         return 0;
     if (cpu_native_run(u->native, cases, native, count, &e) || (u->native2 && cpu_native_run(u->native2, cases, engine, count, &e))) {
         fprintf(stderr, "cpu-diff: %s\n", e.text);
-        return 77;
+        return e.code == -ENOENT ? 2 : 77;
     }
     for (unsigned i = 0; i < count; i++) {
         if (u->guest)
@@ -97,12 +102,12 @@ static int run_batch(struct run *u, const struct cpu_case *cases, unsigned count
         u->faults[native[i].vector]++;
         u->died += native[i].vector == CPU_DIED;
         if (native[i].vector == CPU_DIED && u->verbose) {
-            struct dp_buffer text = { 0 };
+            struct dp_buffer text = {0};
             cpu_describe(&cases[i], &text);
             printf("DIED (signal %u)\n%.*s\n", native[i].error, (int)text.size, (const char *)text.data);
             dp_buffer_fini(&text);
         }
-        struct dp_buffer diff = { 0 };
+        struct dp_buffer diff = {0};
         /* A task switch in the middle of a case can lose x87 pointers: what is not there the second time was not the engine. */
         for (unsigned attempt = 0; cpu_compare(&cases[i], &native[i], &engine[i], &diff); attempt++) {
             static struct cpu_result again;
@@ -112,7 +117,7 @@ static int run_batch(struct run *u, const struct cpu_case *cases, unsigned count
             }
             native[i] = again;
             dp_buffer_fini(&diff);
-            diff = (struct dp_buffer){ 0 };
+            diff = (struct dp_buffer){0};
         }
         dp_buffer_fini(&diff);
     }
@@ -125,7 +130,9 @@ static int run_op(struct run *u, const struct cpu_forms *f, unsigned op, uint64_
     unsigned n = 0;
     for (uint64_t i = first; i < first + count; i++) {
         struct cpu_case *c = &cases[n];
-        bool ok = op == X86_OP_COUNT ? cpu_generate_sequence(f, u->seed, i, c) : op == X86_OP_INVALID ? cpu_generate_undefined(f, u->seed, i, c) : cpu_generate(f, op, u->seed, i, c);
+        bool ok = op == X86_OP_COUNT     ? cpu_generate_sequence(f, u->seed, i, c)
+                  : op == X86_OP_INVALID ? cpu_generate_undefined(f, u->seed, i, c)
+                                         : cpu_generate(f, op, u->seed, i, c);
         if (!ok)
             continue;
         if (++n == CPU_BATCH) {
@@ -147,7 +154,8 @@ static void list(struct run *u)
         if (!(n[0] + n[1] + n[2]))
             continue;
         const char *why = cpu_op_skipped(op);
-        printf("%-16s encodings: 16-bit %u, 32-bit %u, 64-bit %u%s%s\n", x86_op_name(op), n[0], n[1], n[2], why ? "; not compared: " : "", why ? why : "");
+        printf("%-16s encodings: 16-bit %u, 32-bit %u, 64-bit %u%s%s\n", x86_op_name(op), n[0], n[1], n[2], why ? "; not compared: " : "",
+               why ? why : "");
     }
 }
 
@@ -162,7 +170,8 @@ static bool named(const char *names, const char *name)
 
 static int usage(FILE *f, int status)
 {
-    fprintf(f, "usage: cpu-diff [--engine NAME|native] [--seed N] [--op NAME,...|all] [--not NAME,...] [--mode 64|32|16|all] [--count K] [--index N] [--show N] [--list]\n"
+    fprintf(f, "usage: cpu-diff [--engine NAME|native] [--seed N] [--op NAME,...|all] [--not NAME,...] [--mode 64|32|16|all] [--count K] "
+               "[--index N] [--show N] [--list]\n"
                "  --op also takes 'sequence' (snippets of several instructions) and 'undefined' (bytes that are no instruction)\n"
                "  --engine native compares the host with itself: a check of this harness\n");
     return status;
@@ -170,26 +179,49 @@ static int usage(FILE *f, int status)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = { { "engine", 1, 0, 'e' }, { "seed", 1, 0, 's' }, { "op", 1, 0, 'o' }, { "not", 1, 0, 'n' }, { "mode", 1, 0, 'm' }, { "count", 1, 0, 'c' },
-        { "index", 1, 0, 'i' }, { "show", 1, 0, 'w' }, { "list", 0, 0, 'l' }, { "verbose", 0, 0, 'v' }, { "help", 0, 0, 'h' }, { 0 } };
+    static const struct option options[] = {{"engine", 1, 0, 'e'}, {"seed", 1, 0, 's'},    {"op", 1, 0, 'o'},    {"not", 1, 0, 'n'},
+                                            {"mode", 1, 0, 'm'},   {"count", 1, 0, 'c'},   {"index", 1, 0, 'i'}, {"show", 1, 0, 'w'},
+                                            {"list", 0, 0, 'l'},   {"verbose", 0, 0, 'v'}, {"help", 0, 0, 'h'},  {0}};
     const char *engine = "interp", *ops = "all", *not_ops = NULL, *mode = "all";
-    struct run u = { .seed = 1, .show = 1 };
+    struct run u = {.seed = 1, .show = 1};
     uint64_t count = 100, first = 0;
     bool listing = false, one = false;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
-        case 'e': engine = optarg; break;
-        case 's': u.seed = strtoull(optarg, NULL, 0); break;
-        case 'o': ops = optarg; break;
-        case 'n': not_ops = optarg; break;
-        case 'm': mode = optarg; break;
-        case 'c': count = strtoull(optarg, NULL, 0); break;
-        case 'i': first = strtoull(optarg, NULL, 0), one = true; break;
-        case 'w': u.show = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 'l': listing = true; break;
-        case 'v': u.verbose = true; break;
-        case 'h': return usage(stdout, 0);
-        default: return usage(stderr, 2);
+        case 'e':
+            engine = optarg;
+            break;
+        case 's':
+            u.seed = strtoull(optarg, NULL, 0);
+            break;
+        case 'o':
+            ops = optarg;
+            break;
+        case 'n':
+            not_ops = optarg;
+            break;
+        case 'm':
+            mode = optarg;
+            break;
+        case 'c':
+            count = strtoull(optarg, NULL, 0);
+            break;
+        case 'i':
+            first = strtoull(optarg, NULL, 0), one = true;
+            break;
+        case 'w':
+            u.show = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'l':
+            listing = true;
+            break;
+        case 'v':
+            u.verbose = true;
+            break;
+        case 'h':
+            return usage(stdout, 0);
+        default:
+            return usage(stderr, 2);
         }
     if (optind < argc)
         return usage(stderr, 2);
@@ -236,7 +268,8 @@ int main(int argc, char **argv)
     for (struct group *g = u.groups; g; g = g->next)
         printf("%8llu x %s\n", (unsigned long long)g->count, g->key);
     double s = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
-    printf("%llu cases in %.1f s, %llu mismatches; %llu lost to wild stores\n", (unsigned long long)u.cases, s, (unsigned long long)u.mismatches, (unsigned long long)u.died);
+    printf("%llu cases in %.1f s, %llu mismatches; %llu lost to wild stores\n", (unsigned long long)u.cases, s,
+           (unsigned long long)u.mismatches, (unsigned long long)u.died);
     if (u.verbose)
         for (unsigned i = 0; i < 256; i++)
             if (u.faults[i])

@@ -1,17 +1,25 @@
 /* generate.c - random instances of every encoding.
  *
- * Model: at start every (prefix, map, opcode, ModRM) is put through x86_decode, which sorts the encodings by operation. A case picks one, adds random
- * prefixes, registers, SIB, displacement and immediate, decodes the bytes again, and then arranges the state around what the decoder says the operands
- * are: addresses that hit the data pages (or their edges, the read-only page, a hole, nowhere), likely divisors, selectors, images for the loads of whole states.
- * Invariant: the decoder is the only source of which operation bytes are; this file knows only the lengths up to the displacement.
+ * Model: at start every (prefix, map, opcode, ModRM) is put through x86_decode, which sorts the encodings by operation. A case picks one,
+ * adds random prefixes, registers, SIB, displacement and immediate, decodes the bytes again, and then arranges the state around what the
+ * decoder says the operands are: addresses that hit the data pages (or their edges, the read-only page, a hole, nowhere), likely divisors,
+ * selectors, images for the loads of whole states. Invariant: the decoder is the only source of which operation bytes are; this file knows
+ * only the lengths up to the displacement.
  */
 #include <stdlib.h>
 
 #include "cpu.h"
 #include "isa/x86/x86.h"
 
-struct form { uint8_t prefix, map, opcode, modrm; };
-struct op_forms { struct form *list; uint32_t count, capacity; uint32_t *group; uint32_t groups; /* starts of runs with equal prefix, map and opcode */ };
+struct form {
+    uint8_t prefix, map, opcode, modrm;
+};
+struct op_forms {
+    struct form *list;
+    uint32_t count, capacity;
+    uint32_t *group;
+    uint32_t groups; /* starts of runs with equal prefix, map and opcode */
+};
 struct cpu_forms {
     enum x86_mode mode;
     const struct x86_cpuid_model *model;
@@ -20,28 +28,31 @@ struct cpu_forms {
     unsigned ordinary_count;
 };
 
-static const struct { uint16_t op; const char *why; } skipped[] = {
-    { X86_OP_CPUID, "the host's own values" },
-    { X86_OP_RDTSC, "time" },
-    { X86_OP_RDTSCP, "time" },
-    { X86_OP_RDPMC, "the host's own counters" },
-    { X86_OP_RDRAND, "random" },
-    { X86_OP_RDSEED, "random" },
-    { X86_OP_RDPID, "the host's own processor number" },
-    { X86_OP_SYSCALL, "would call the host's kernel" },
-    { X86_OP_SYSENTER, "would call the host's kernel; #UD in long mode on AMD" },
-    { X86_OP_SYSEXIT, "#UD in long mode on AMD, #GP on Intel" },
-    { X86_OP_SGDT, "the host's own tables (UMIP: emulated by Linux)" },
-    { X86_OP_SIDT, "the host's own tables (UMIP: emulated by Linux)" },
-    { X86_OP_SLDT, "the host's own tables (UMIP)" },
-    { X86_OP_STR, "the host's own tables (UMIP)" },
-    { X86_OP_SMSW, "the host's own CR0 (UMIP: emulated by Linux)" },
-    { X86_OP_XGETBV, "the host's own XCR0" },
-    { X86_OP_MONITOR, "#UD or not at CPL 3 is a choice of the processor" },
-    { X86_OP_MWAIT, "#UD or not at CPL 3 is a choice of the processor" },
-    { X86_OP_INT1, "SVM hypervisors resume it at the instruction, not behind it" },
-    { X86_OP_VMCALL, "hypercall" },
-    { X86_OP_VMMCALL, "hypercall: reaches the host's hypervisor" },
+static const struct {
+    uint16_t op;
+    const char *why;
+} skipped[] = {
+    {X86_OP_CPUID, "the host's own values"},
+    {X86_OP_RDTSC, "time"},
+    {X86_OP_RDTSCP, "time"},
+    {X86_OP_RDPMC, "the host's own counters"},
+    {X86_OP_RDRAND, "random"},
+    {X86_OP_RDSEED, "random"},
+    {X86_OP_RDPID, "the host's own processor number"},
+    {X86_OP_SYSCALL, "would call the host's kernel"},
+    {X86_OP_SYSENTER, "would call the host's kernel; #UD in long mode on AMD"},
+    {X86_OP_SYSEXIT, "#UD in long mode on AMD, #GP on Intel"},
+    {X86_OP_SGDT, "the host's own tables (UMIP: emulated by Linux)"},
+    {X86_OP_SIDT, "the host's own tables (UMIP: emulated by Linux)"},
+    {X86_OP_SLDT, "the host's own tables (UMIP)"},
+    {X86_OP_STR, "the host's own tables (UMIP)"},
+    {X86_OP_SMSW, "the host's own CR0 (UMIP: emulated by Linux)"},
+    {X86_OP_XGETBV, "the host's own XCR0"},
+    {X86_OP_MONITOR, "#UD or not at CPL 3 is a choice of the processor"},
+    {X86_OP_MWAIT, "#UD or not at CPL 3 is a choice of the processor"},
+    {X86_OP_INT1, "SVM hypervisors resume it at the instruction, not behind it"},
+    {X86_OP_VMCALL, "hypercall"},
+    {X86_OP_VMMCALL, "hypercall: reaches the host's hypervisor"},
 };
 
 const char *cpu_op_skipped(unsigned op)
@@ -60,7 +71,7 @@ static bool in_model(const struct x86_cpuid_model *m, const struct x86_insn *i)
 /* prefix, escape, opcode: returns the length. */
 static unsigned put_opcode(uint8_t *p, const struct form *f)
 {
-    static const uint8_t escape[4][2] = { { 0 }, { 0x0f }, { 0x0f, 0x38 }, { 0x0f, 0x3a } };
+    static const uint8_t escape[4][2] = {{0}, {0x0f}, {0x0f, 0x38}, {0x0f, 0x3a}};
     unsigned n = 0;
     for (unsigned i = 0; i < 2 && escape[f->map][i]; i++)
         p[n++] = escape[f->map][i];
@@ -71,8 +82,20 @@ static unsigned put_opcode(uint8_t *p, const struct form *f)
 static bool is_prefix(enum x86_mode mode, uint8_t b)
 {
     switch (b) {
-    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: return true;
-    default: return mode == X86_MODE64 && (b & 0xf0) == 0x40;
+    case 0x26:
+    case 0x2e:
+    case 0x36:
+    case 0x3e:
+    case 0x64:
+    case 0x65:
+    case 0x66:
+    case 0x67:
+    case 0xf0:
+    case 0xf2:
+    case 0xf3:
+        return true;
+    default:
+        return mode == X86_MODE64 && (b & 0xf0) == 0x40;
     }
 }
 
@@ -100,7 +123,7 @@ static int add_form(struct cpu_forms *fs, unsigned op, const struct form *f)
 
 int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, struct cpu_forms **out, struct dp_error *e)
 {
-    static const uint8_t prefixes[] = { 0, 0x66, 0xf3, 0xf2 };
+    static const uint8_t prefixes[] = {0, 0x66, 0xf3, 0xf2};
     struct cpu_forms *fs = calloc(1, sizeof *fs);
     if (!fs)
         return dp_error_set(e, -ENOMEM, "out of memory");
@@ -113,8 +136,8 @@ int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, st
                 for (unsigned modrm = 0; modrm < 256; modrm++) {
                     if ((modrm >> 6 == 1 || modrm >> 6 == 2) || (modrm < 0xc0 && (modrm & 7) != 1))
                         continue; /* memory is memory: one rm will do */
-                    struct form f = { prefixes[p], (uint8_t)map, (uint8_t)opcode, (uint8_t)modrm };
-                    uint8_t bytes[24] = { prefixes[p] };
+                    struct form f = {prefixes[p], (uint8_t)map, (uint8_t)opcode, (uint8_t)modrm};
+                    uint8_t bytes[24] = {prefixes[p]};
                     unsigned n = prefixes[p] ? 1 : 0;
                     n += put_opcode(bytes + n, &f);
                     bytes[n] = (uint8_t)modrm;
@@ -135,12 +158,13 @@ int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, st
         if (!fs->op[op].count || cpu_op_skipped(op))
             continue;
         const struct form *f = &fs->op[op].list[0];
-        uint8_t bytes[24] = { f->prefix };
+        uint8_t bytes[24] = {f->prefix};
         unsigned n = f->prefix ? 1 : 0;
         n += put_opcode(bytes + n, f);
         bytes[n] = f->modrm;
         struct x86_insn insn;
-        bool special = op == X86_OP_LAR || (op >= X86_OP_XSAVE && op <= X86_OP_XRSTORS); /* their exceptions to the comparison need a case of their own */
+        bool special = op == X86_OP_LAR ||
+                       (op >= X86_OP_FXSAVE && op <= X86_OP_XRSTORS); /* their exceptions to the comparison need a case of their own */
         if (x86_decode(bytes, 15, mode, &insn) > 0 && !(insn.row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0)) && !special)
             fs->ordinary[fs->ordinary_count++] = (uint16_t)op;
     }
@@ -181,14 +205,28 @@ static uint64_t pick_target(struct dp_random *r, enum x86_mode mode, unsigned si
         size = 1;
     unsigned inside = cpu_below(r, size + 1);
     switch (cpu_below(r, 24)) {
-    case 0: case 1: t = CPU_DATA + CPU_RW_SIZE + cpu_below(r, CPU_PAGE - size); break;      /* read-only */
-    case 2: t = CPU_DATA + CPU_PAGE - inside; break;                                        /* across two pages */
-    case 3: t = CPU_DATA + CPU_RW_SIZE - inside; break;                                     /* into the read-only page */
-    case 4: t = CPU_DATA + CPU_DATA_SIZE - inside; break;                                   /* into the hole behind */
-    case 5: t = CPU_DATA - inside; break;                                                   /* out of the hole before */
-    case 6: t = CPU_DATA + CPU_DATA_SIZE + cpu_below(r, 4096); break;                       /* nothing there */
+    case 0:
+    case 1:
+        t = CPU_DATA + CPU_RW_SIZE + cpu_below(r, CPU_PAGE - size);
+        break; /* read-only */
+    case 2:
+        t = CPU_DATA + CPU_PAGE - inside;
+        break; /* across two pages */
+    case 3:
+        t = CPU_DATA + CPU_RW_SIZE - inside;
+        break; /* into the read-only page */
+    case 4:
+        t = CPU_DATA + CPU_DATA_SIZE - inside;
+        break; /* into the hole behind */
+    case 5:
+        t = CPU_DATA - inside;
+        break; /* out of the hole before */
+    case 6:
+        t = CPU_DATA + CPU_DATA_SIZE + cpu_below(r, 4096);
+        break; /* nothing there */
     case 7:
-        t = mode == X86_MODE64 && cpu_one_in(r, 2) ? (1ull << 47) - inside + (cpu_one_in(r, 2) ? 0 : dp_random_next(r) << 40) : dp_random_next(r); /* wild */
+        t = mode == X86_MODE64 && cpu_one_in(r, 2) ? (1ull << 47) - inside + (cpu_one_in(r, 2) ? 0 : dp_random_next(r) << 40)
+                                                   : dp_random_next(r); /* wild */
         return t;
     default:
         t = CPU_DATA + cpu_below(r, CPU_RW_SIZE - DP_MIN(size, 1024u));
@@ -241,8 +279,8 @@ static void set_address(struct dp_random *r, struct cpu_case *c, unsigned reg, u
 
 static void random_segments(struct dp_random *r, struct cpu_case *c)
 {
-    static const uint8_t data_any[] = { LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_READONLY, LDT_CODE32, LDT_DATA32_BASE };
-    static const uint8_t stack_any[] = { LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_DATA32_BASE };
+    static const uint8_t data_any[] = {LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_READONLY, LDT_CODE32, LDT_DATA32_BASE};
+    static const uint8_t stack_any[] = {LDT_DATA16, LDT_SHORT, LDT_DOWN16, LDT_DOWN32, LDT_DATA32_BASE};
     uint16_t *s = c->in.seg;
     if (c->mode == X86_MODE64) {
         s[X86_CS] = CPU_SEL_CODE64, s[X86_SS] = CPU_SEL_DATA;
@@ -258,10 +296,12 @@ static void random_segments(struct dp_random *r, struct cpu_case *c)
         return;
     }
     bool m16 = c->mode == X86_MODE16;
-    s[X86_CS] = m16 ? (cpu_one_in(r, 16) ? CPU_SEL_LDT(LDT_CODE16_SHORT) : CPU_SEL_LDT(LDT_CODE16)) : cpu_one_in(r, 4) ? CPU_SEL_LDT(LDT_CODE32_BASE) : CPU_SEL_CODE32;
+    s[X86_CS] = m16                ? (cpu_one_in(r, 16) ? CPU_SEL_LDT(LDT_CODE16_SHORT) : CPU_SEL_LDT(LDT_CODE16))
+                : cpu_one_in(r, 4) ? CPU_SEL_LDT(LDT_CODE32_BASE)
+                                   : CPU_SEL_CODE32;
     uint16_t usual = m16 ? CPU_SEL_LDT(LDT_DATA16) : CPU_SEL_DATA;
     s[X86_SS] = cpu_one_in(r, 5) ? CPU_SEL_LDT(stack_any[cpu_below(r, DP_ARRAY_LEN(stack_any))]) : usual;
-    static const uint8_t others[] = { X86_DS, X86_ES, X86_FS, X86_GS };
+    static const uint8_t others[] = {X86_DS, X86_ES, X86_FS, X86_GS};
     for (unsigned i = 0; i < DP_ARRAY_LEN(others); i++) {
         s[others[i]] = cpu_one_in(r, 4) ? CPU_SEL_LDT(data_any[cpu_below(r, DP_ARRAY_LEN(data_any))]) : usual;
         if (cpu_one_in(r, 40))
@@ -278,11 +318,15 @@ static unsigned stack_size(const struct cpu_case *c)
 
 static uint16_t random_selector(struct dp_random *r)
 {
-    static const uint16_t known[] = { 0, 3, 1, CPU_SEL_DATA, CPU_SEL_CODE32, CPU_SEL_CODE64, 0x10, 0x18, 0x13, 0x1b, 0x28, 0x29, 0x08, 0x40, 0x43, 0x48, 0x50, 0x53, 0x63, 0x80, 0x38 };
+    static const uint16_t known[] = {0,    3,    1,    CPU_SEL_DATA, CPU_SEL_CODE32, CPU_SEL_CODE64, 0x10, 0x18, 0x13, 0x1b, 0x28,
+                                     0x29, 0x08, 0x40, 0x43,         0x48,           0x50,           0x53, 0x63, 0x80, 0x38};
     switch (cpu_below(r, 4)) {
-    case 0: return known[cpu_below(r, DP_ARRAY_LEN(known))];
-    case 1: return (uint16_t)dp_random_next(r);
-    default: return (uint16_t)(cpu_below(r, LDT_COUNT + 1) << 3 | 4 | (cpu_one_in(r, 4) ? cpu_below(r, 4) : 3));
+    case 0:
+        return known[cpu_below(r, DP_ARRAY_LEN(known))];
+    case 1:
+        return (uint16_t)dp_random_next(r);
+    default:
+        return (uint16_t)(cpu_below(r, LDT_COUNT + 1) << 3 | 4 | (cpu_one_in(r, 4) ? cpu_below(r, 4) : 3));
     }
 }
 
@@ -299,10 +343,16 @@ static void random_state(struct dp_random *r, struct cpu_case *c)
     for (unsigned i = 0; i < 16; i++)
         c->in.r[i] = cpu_one_in(r, 4) ? pick_target(r, c->mode, 8, c->mode == X86_MODE64) : cpu_random_int(r);
     random_segments(r, c);
-    set_address(r, c, X86_RSP, X86_SS, cpu_one_in(r, 12) ? pick_target(r, c->mode, 8, true) : CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull) + (cpu_one_in(r, 6) ? cpu_below(r, 8) : 0), stack_size(c));
+    set_address(r, c, X86_RSP, X86_SS,
+                cpu_one_in(r, 12) ? pick_target(r, c->mode, 8, true)
+                                  : CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull) + (cpu_one_in(r, 6) ? cpu_below(r, 8) : 0),
+                stack_size(c));
     if (c->mode == X86_MODE64)
-        c->in.r[X86_RSP] = cpu_one_in(r, 12) ? pick_target(r, c->mode, 8, true) : CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull) + (cpu_one_in(r, 6) ? cpu_below(r, 8) : 0);
-    c->in.rflags = 0x202 | (dp_random_next(r) & X86_ARITH) | (cpu_one_in(r, 4) ? X86_DF : 0) | (cpu_one_in(r, 50) ? X86_TF : 0) | (cpu_one_in(r, 50) ? X86_AC : 0);
+        c->in.r[X86_RSP] = cpu_one_in(r, 12)
+                               ? pick_target(r, c->mode, 8, true)
+                               : CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull) + (cpu_one_in(r, 6) ? cpu_below(r, 8) : 0);
+    c->in.rflags = 0x202 | (dp_random_next(r) & X86_ARITH) | (cpu_one_in(r, 4) ? X86_DF : 0) | (cpu_one_in(r, 50) ? X86_TF : 0) |
+                   (cpu_one_in(r, 50) ? X86_AC : 0);
     cpu_random_fx(r, c->in.fx);
     if (c->mode != X86_MODE64) /* 32-bit code never sees them, but they must survive: keep them as the entry leaves them */
         for (unsigned i = 0; i < 16; i++)
@@ -311,9 +361,13 @@ static void random_state(struct dp_random *r, struct cpu_case *c)
 
 /* ---- one instruction ---- */
 
-struct draft { uint8_t bytes[32]; unsigned size, opcode_at, modrm_at, disp_at, disp_size; };
+struct draft {
+    uint8_t bytes[32];
+    unsigned size, opcode_at, modrm_at, disp_at, disp_size;
+};
 
-static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct form *f, bool absolute, uint32_t row_flags, bool has_modrm, struct draft *d)
+static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct form *f, bool absolute, uint32_t row_flags, bool has_modrm,
+                        struct draft *d)
 {
     uint8_t prefix[8];
     unsigned n = 0;
@@ -325,7 +379,7 @@ static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct fo
     if (p67)
         prefix[n++] = 0x67;
     if (cpu_one_in(r, 8)) {
-        static const uint8_t seg[] = { 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65 };
+        static const uint8_t seg[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
         prefix[n++] = seg[cpu_one_in(r, 2) ? 4 + cpu_below(r, 2) : cpu_below(r, 6)];
     }
     if (cpu_one_in(r, row_flags & X86_F_LOCK ? 4 : 100))
@@ -380,8 +434,10 @@ static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct fo
     return size <= 15;
 }
 
-/* Makes the memory operand's address linear (nearly, where scaling rounds); false when the bytes had to change and must be decoded again. */
-static void aim(struct dp_random *r, struct cpu_case *c, const struct x86_insn *i, uint8_t *bytes, const struct draft *d, uint64_t linear, uint64_t next_rip)
+/* Makes the memory operand's address linear (nearly, where scaling rounds); false when the bytes had to change and must be decoded again.
+ */
+static void aim(struct dp_random *r, struct cpu_case *c, const struct x86_insn *i, uint8_t *bytes, const struct draft *d, uint64_t linear,
+                uint64_t next_rip)
 {
     unsigned as = i->address_size;
     uint64_t offset = linear - seg_base(c, i->seg), rest = offset - (uint64_t)i->disp;
@@ -429,11 +485,22 @@ static unsigned memory_size(const struct x86_insn *i, const struct x86_operand *
     if (m->size)
         return m->size;
     switch (i->op) {
-    case X86_OP_FXSAVE: case X86_OP_FXRSTOR: return 512;
-    case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: return 576;
-    case X86_OP_FNSAVE: case X86_OP_FRSTOR: return i->operand_size == 2 ? 94 : 108;
-    case X86_OP_FNSTENV: case X86_OP_FLDENV: return i->operand_size == 2 ? 14 : 28;
-    default: return 16;
+    case X86_OP_FXSAVE:
+    case X86_OP_FXRSTOR:
+        return 512;
+    case X86_OP_XSAVE:
+    case X86_OP_XRSTOR:
+    case X86_OP_XSAVEOPT:
+    case X86_OP_XSAVEC:
+        return 576;
+    case X86_OP_FNSAVE:
+    case X86_OP_FRSTOR:
+        return i->operand_size == 2 ? 94 : 108;
+    case X86_OP_FNSTENV:
+    case X86_OP_FLDENV:
+        return i->operand_size == 2 ? 14 : 28;
+    default:
+        return 16;
     }
 }
 
@@ -441,8 +508,15 @@ static unsigned memory_size(const struct x86_insn *i, const struct x86_operand *
 static bool memory_shape(const struct x86_insn *i, const struct x86_operand *m)
 {
     switch (i->op) {
-    case X86_OP_RET_FAR: case X86_OP_CALL_FAR: case X86_OP_IRET: case X86_OP_ENTER: case X86_OP_PUSHA: case X86_OP_POPA: return true;
-    default: return m && memory_size(i, m) > 16 - 6;
+    case X86_OP_RET_FAR:
+    case X86_OP_CALL_FAR:
+    case X86_OP_IRET:
+    case X86_OP_ENTER:
+    case X86_OP_PUSHA:
+    case X86_OP_POPA:
+        return true;
+    default:
+        return m && memory_size(i, m) > 16 - 6;
     }
 }
 
@@ -461,7 +535,8 @@ static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x8
     if (!p)
         return;
     switch (i->op) {
-    case X86_OP_FXRSTOR: case X86_OP_XRSTOR:
+    case X86_OP_FXRSTOR:
+    case X86_OP_XRSTOR:
         cpu_random_fx(r, p);
         cpu_random_bytes(r, p + FX_END, 512 - FX_END);
         if (cpu_one_in(r, 16))
@@ -476,7 +551,8 @@ static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x8
                 p[512 + cpu_below(r, 24)] |= (uint8_t)(1u << cpu_below(r, 8)) & (uint8_t)~0xe4u;
         }
         break;
-    case X86_OP_FLDENV: case X86_OP_FRSTOR: {
+    case X86_OP_FLDENV:
+    case X86_OP_FRSTOR: {
         uint8_t fx[512];
         cpu_random_fx(r, fx);
         cpu_random_bytes(r, p, size);
@@ -496,17 +572,29 @@ static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x8
         for (unsigned k = 0; k < 10; k++)
             p[k] = cpu_one_in(r, 16) ? (uint8_t)dp_random_next(r) : (uint8_t)(cpu_below(r, 10) << 4 | cpu_below(r, 10));
         break;
-    case X86_OP_JMP: case X86_OP_CALL: case X86_OP_JMP_FAR: case X86_OP_CALL_FAR: {
+    case X86_OP_JMP:
+    case X86_OP_CALL:
+    case X86_OP_JMP_FAR:
+    case X86_OP_CALL_FAR: {
         uint64_t v = random_code_offset(r, c);
         memcpy(p, &v, 8);
         if (i->op == X86_OP_JMP_FAR || i->op == X86_OP_CALL_FAR)
             dp_st16(p + (i->operand_size == 2 ? 2 : 4), far_selector(r, c));
         break;
     }
-    case X86_OP_MOV_SEG: case X86_OP_LAR: case X86_OP_LSL: case X86_OP_VERR: case X86_OP_VERW: case X86_OP_ARPL:
+    case X86_OP_MOV_SEG:
+    case X86_OP_LAR:
+    case X86_OP_LSL:
+    case X86_OP_VERR:
+    case X86_OP_VERW:
+    case X86_OP_ARPL:
         dp_st16(p, random_selector(r));
         break;
-    case X86_OP_LDS: case X86_OP_LES: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
+    case X86_OP_LDS:
+    case X86_OP_LES:
+    case X86_OP_LSS:
+    case X86_OP_LFS:
+    case X86_OP_LGS:
         cpu_random_bytes(r, p, 8);
         dp_st16(p + i->operand_size, random_selector(r));
         break;
@@ -540,7 +628,13 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
     uint8_t *p;
     uint64_t v;
     switch (i->op) {
-    case X86_OP_MOVS: case X86_OP_CMPS: case X86_OP_STOS: case X86_OP_LODS: case X86_OP_SCAS: case X86_OP_INS: case X86_OP_OUTS:
+    case X86_OP_MOVS:
+    case X86_OP_CMPS:
+    case X86_OP_STOS:
+    case X86_OP_LODS:
+    case X86_OP_SCAS:
+    case X86_OP_INS:
+    case X86_OP_OUTS:
         set_address(r, c, X86_RSI, seg, pick_target(r, c->mode, i->operand_size, high), i->address_size);
         set_address(r, c, X86_RDI, X86_ES, pick_target(r, c->mode, i->operand_size, high), i->address_size);
         if ((i->op == X86_OP_INS || i->op == X86_OP_OUTS) && (i->rep || i->repne))
@@ -558,26 +652,40 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
     case X86_OP_XLAT:
         set_address(r, c, X86_RBX, seg, pick_target(r, c->mode, 1, high), i->address_size);
         break;
-    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU:
+    case X86_OP_MASKMOVQ:
+    case X86_OP_MASKMOVDQU:
         set_address(r, c, X86_RDI, seg, pick_target(r, c->mode, 16, high), i->address_size);
         break;
-    case X86_OP_LEAVE: case X86_OP_ENTER:
+    case X86_OP_LEAVE:
+    case X86_OP_ENTER:
         set_address(r, c, X86_RBP, X86_SS, pick_target(r, c->mode, 8, false), stack_size(c));
         break;
-    case X86_OP_LOOP: case X86_OP_LOOPE: case X86_OP_LOOPNE: case X86_OP_JCXZ:
+    case X86_OP_LOOP:
+    case X86_OP_LOOPE:
+    case X86_OP_LOOPNE:
+    case X86_OP_JCXZ:
         set_low(r, &reg[X86_RCX], cpu_below(r, 3), i->address_size);
         break;
-    case X86_OP_DIV: case X86_OP_IDIV:
+    case X86_OP_DIV:
+    case X86_OP_IDIV:
         if (cpu_one_in(r, 4))
             break;
         if (i->operand[0].size == 1)
             dp_st16(&reg[X86_RAX], i->op == X86_OP_DIV ? (uint16_t)cpu_below(r, 512) : (uint16_t)(int8_t)dp_random_next(r));
         else if (i->op == X86_OP_IDIV)
-            reg[X86_RDX] = (uint64_t)((int64_t)(i->operand[0].size == 8 ? reg[X86_RAX] : i->operand[0].size == 4 ? (uint64_t)(int32_t)reg[X86_RAX] : (uint64_t)(int16_t)reg[X86_RAX]) >> 63);
+            reg[X86_RDX] = (uint64_t)((int64_t)(i->operand[0].size == 8   ? reg[X86_RAX]
+                                                : i->operand[0].size == 4 ? (uint64_t)(int32_t)reg[X86_RAX]
+                                                                          : (uint64_t)(int16_t)reg[X86_RAX]) >>
+                                      63);
         else
             reg[X86_RDX] = cpu_below(r, 4) ? 0 : cpu_below(r, 4096);
         break;
-    case X86_OP_RET: case X86_OP_POPF: case X86_OP_POP_SEG: case X86_OP_POP: case X86_OP_RET_FAR: case X86_OP_IRET:
+    case X86_OP_RET:
+    case X86_OP_POPF:
+    case X86_OP_POP_SEG:
+    case X86_OP_POP:
+    case X86_OP_RET_FAR:
+    case X86_OP_IRET:
         if (!(p = patch_at(c, stack_linear(c, X86_RSP), 64)))
             break;
         cpu_random_bytes(r, p, 64);
@@ -601,11 +709,15 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
             }
         }
         break;
-    case X86_OP_PCMPESTRM: case X86_OP_PCMPESTRI:
+    case X86_OP_PCMPESTRM:
+    case X86_OP_PCMPESTRI:
         if (!cpu_one_in(r, 4))
             reg[X86_RAX] = cpu_below(r, 36) - 18, reg[X86_RDX] = cpu_below(r, 36) - 18;
         break;
-    case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC:
+    case X86_OP_XSAVE:
+    case X86_OP_XRSTOR:
+    case X86_OP_XSAVEOPT:
+    case X86_OP_XSAVEC:
         reg[X86_RAX] &= 3, reg[X86_RDX] = 0; /* the host's XCR0 has more than ours */
         break;
     default:
@@ -619,24 +731,36 @@ static void arrange_registers(struct dp_random *r, struct cpu_case *c, const str
     uint64_t *reg = c->in.r;
     const struct x86_operand *o = i->operand;
     switch (i->op) {
-    case X86_OP_BT: case X86_OP_BTS: case X86_OP_BTR: case X86_OP_BTC:
+    case X86_OP_BT:
+    case X86_OP_BTS:
+    case X86_OP_BTR:
+    case X86_OP_BTC:
         if (o[0].kind == X86_MEM && o[1].kind == X86_REG && o[1].reg != i->base && o[1].reg != i->index && !cpu_one_in(r, 8))
             set_low(r, &reg[o[1].reg], cpu_below(r, 4096) - 2048, i->operand_size);
         break;
-    case X86_OP_MOV_SEG: case X86_OP_LAR: case X86_OP_LSL: case X86_OP_VERR: case X86_OP_VERW: case X86_OP_ARPL:
+    case X86_OP_MOV_SEG:
+    case X86_OP_LAR:
+    case X86_OP_LSL:
+    case X86_OP_VERR:
+    case X86_OP_VERW:
+    case X86_OP_ARPL:
         for (unsigned k = 0; k < i->operand_count; k++)
             if (o[k].kind == X86_REG && o[k].reg_class == X86_RC_GPR && o[k].reg != X86_RSP && !(memory_operand(i)))
                 dp_st16(&reg[o[k].reg], random_selector(r));
         break;
-    case X86_OP_JMP: case X86_OP_CALL:
+    case X86_OP_JMP:
+    case X86_OP_CALL:
         if (o[0].kind == X86_REG)
             reg[o[0].reg] = random_code_offset(r, c);
         break;
-    case X86_OP_SHLD: case X86_OP_SHRD:
+    case X86_OP_SHLD:
+    case X86_OP_SHRD:
         if (i->operand_size == 2) /* more than 16: result undefined (SDM vol. 2, SHLD) */
             reg[X86_RCX] &= ~0x10ull;
         break;
-    case X86_OP_CMPXCHG: case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B:
+    case X86_OP_CMPXCHG:
+    case X86_OP_CMPXCHG8B:
+    case X86_OP_CMPXCHG16B:
         if (cpu_one_in(r, 2)) {
             int64_t at = data_offset(linear);
             if (o[0].kind == X86_REG) {
@@ -662,7 +786,8 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
     switch (i->op) {
     case X86_OP_INT:
         return (i->imm & 0xff) == 0x80 && true; /* Linux's own gate: a system call */
-    case X86_OP_LOOPE: case X86_OP_LOOPNE:
+    case X86_OP_LOOPE:
+    case X86_OP_LOOPNE:
         for (unsigned k = 0; k < i->length && bytes[k] != i->opcode; k++)
             if (bytes[k] == 0xf2 || bytes[k] == 0xf3)
                 return true; /* AMD: the prefix's condition wins over the opcode's */
@@ -673,23 +798,38 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
         return i->opcode == 0x0d && i->mod == 3; /* PREFETCHW of a register: NOP on Intel, #UD on AMD */
     case X86_OP_MOVSXD:
         return i->operand_size == 2; /* AMD reads 32 bits of memory all the same */
-    case X86_OP_BSF: case X86_OP_BSR:
+    case X86_OP_BSF:
+    case X86_OP_BSR:
         return i->rep; /* F3 makes it TZCNT or LZCNT on the host */
-    case X86_OP_JMP: case X86_OP_CALL: case X86_OP_RET: case X86_OP_JCC: case X86_OP_LOOP: case X86_OP_JCXZ:
+    case X86_OP_JMP:
+    case X86_OP_CALL:
+    case X86_OP_RET:
+    case X86_OP_JCC:
+    case X86_OP_LOOP:
+    case X86_OP_JCXZ:
         if (c->mode == X86_MODE64) /* operand size 16: AMD truncates RIP, Intel ignores it (SDM vol. 2, CALL) */
             for (unsigned k = 0; k < i->length && bytes[k] != i->opcode; k++)
                 if (bytes[k] == 0x66)
                     return true;
         return false;
-    case X86_OP_SHLD: case X86_OP_SHRD:
+    case X86_OP_SHLD:
+    case X86_OP_SHRD:
         return i->operand_size == 2 && (i->operand[2].kind == X86_IMM ? (i->imm & 31) > 16 : i->base == X86_RCX || i->index == X86_RCX);
-    case X86_OP_XSAVE: case X86_OP_XRSTOR: case X86_OP_XSAVEOPT: case X86_OP_XSAVEC: /* EDX:EAX must ask for nothing that only the host has */
+    case X86_OP_XSAVE:
+    case X86_OP_XRSTOR:
+    case X86_OP_XSAVEOPT:
+    case X86_OP_XSAVEC: /* EDX:EAX must ask for nothing that only the host has */
         return i->base == X86_RAX || i->base == X86_RDX || i->index == X86_RAX || i->index == X86_RDX;
     case X86_OP_CALL_FAR:
         if (c->mode == X86_MODE64 && i->base == X86_RSP)
             return true; /* wants RSP below 4 GiB, see one_insn */
+        if (i->operand[0].kind == X86_FAR && (i->imm2 & 0xfffc) == (CPU_SEL_CODE64 & ~3))
+            return true; /* see far_selector */
         return i->rex_w;
-    case X86_OP_JMP_FAR: case X86_OP_LSS: case X86_OP_LFS: case X86_OP_LGS:
+    case X86_OP_JMP_FAR:
+    case X86_OP_LSS:
+    case X86_OP_LFS:
+    case X86_OP_LGS:
         return i->rex_w; /* AMD has no m16:64 (APM vol. 3) */
     default:
         return false;
@@ -705,7 +845,7 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
         unsigned g = (unsigned)cpu_below(r, o->groups);
         uint32_t first = o->group[g], end = g + 1 < o->groups ? o->group[g + 1] : o->count;
         const struct form *f = &o->list[first + cpu_below(r, end - first)];
-        uint8_t plain[24] = { f->prefix };
+        uint8_t plain[24] = {f->prefix};
         unsigned n = f->prefix ? 1 : 0;
         n += put_opcode(plain + n, f);
         plain[n] = f->modrm;
@@ -752,8 +892,13 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
 static void place_code(struct dp_random *r, struct cpu_case *c)
 {
     switch (cpu_below(r, 16)) {
-    case 0: case 1: c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8); break;        /* across the two pages */
-    case 2: c->code_offset = CPU_CODE_SIZE - 1 - (uint32_t)cpu_below(r, 10); break;          /* into the hole */
+    case 0:
+    case 1:
+        c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8);
+        break; /* across the two pages */
+    case 2:
+        c->code_offset = CPU_CODE_SIZE - 1 - (uint32_t)cpu_below(r, 10);
+        break; /* into the hole */
     case 3:
         if (c->in.seg[X86_CS] == CPU_SEL_LDT(LDT_CODE16_SHORT)) {
             c->code_offset = CPU_PAGE - 1 - (uint32_t)cpu_below(r, 8); /* into the segment's limit */
@@ -806,12 +951,12 @@ bool cpu_generate_sequence(const struct cpu_forms *fs, uint64_t seed, uint64_t i
     unsigned count = 2 + (unsigned)cpu_below(&r, CPU_MAX_INSNS - 1);
     uint32_t tainted = 0;
     bool branches = cpu_one_in(&r, 3), branched = false; /* forwards only: they end */
-    uint8_t branch[CPU_MAX_INSNS] = { 0 };
+    uint8_t branch[CPU_MAX_INSNS] = {0};
     for (unsigned attempt = 0; attempt < 100 && c->insn_count < count; attempt++) {
         struct x86_insn insn;
         struct cpu_case before = *c;
         if (branches && c->insn_count && c->insn_count + 1u < count && cpu_one_in(&r, 3)) {
-            uint8_t jump[2] = { cpu_one_in(&r, 4) ? 0xeb : (uint8_t)(0x70 + cpu_below(&r, 16)), 0 };
+            uint8_t jump[2] = {cpu_one_in(&r, 4) ? 0xeb : (uint8_t)(0x70 + cpu_below(&r, 16)), 0};
             if (x86_decode(jump, 2, fs->mode, &insn) != 2 || insn.row->flags_read & tainted)
                 continue;
             memcpy(c->code + c->code_size, jump, 2);
@@ -845,11 +990,15 @@ bool cpu_generate_sequence(const struct cpu_forms *fs, uint64_t seed, uint64_t i
 static bool host_only(const struct form *f)
 {
     switch (f->map) {
-    case 0: return f->opcode == 0xc4 || f->opcode == 0xc5 || f->opcode == 0x62; /* VEX, EVEX */
-    case 1: return (f->opcode == 0x01 && f->modrm >= 0xc0) || f->opcode == 0x2b || f->opcode == 0x78 || f->opcode == 0x79 || f->opcode == 0xc7 || f->opcode == 0xae ||
-                   f->opcode == 0x1a || f->opcode == 0x1b; /* system, SSE4A, XSAVE family, MPX */
-    case 2: return f->opcode >= 0xc0; /* SHA, GFNI, MOVBE, ADX, MOVDIRI, keylocker */
-    default: return f->opcode >= 0xc0;
+    case 0:
+        return f->opcode == 0xc4 || f->opcode == 0xc5 || f->opcode == 0x62; /* VEX, EVEX */
+    case 1:
+        return (f->opcode == 0x01 && f->modrm >= 0xc0) || f->opcode == 0x2b || f->opcode == 0x78 || f->opcode == 0x79 ||
+               f->opcode == 0xc7 || f->opcode == 0xae || f->opcode == 0x1a || f->opcode == 0x1b; /* system, SSE4A, XSAVE family, MPX */
+    case 2:
+        return f->opcode >= 0xc0; /* SHA, GFNI, MOVBE, ADX, MOVDIRI, keylocker */
+    default:
+        return f->opcode >= 0xc0;
     }
 }
 
@@ -858,22 +1007,25 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
     struct dp_random r;
     start_case(&r, fs, seed, X86_OP_INVALID, index, c);
     c->in.rflags &= ~(uint64_t)X86_TF;
-    c->code_offset = (c->code_offset & (CPU_PAGE - 1)) % (CPU_PAGE - 16); /* no fetch fault: how much is fetched before #UD is the processor's choice */
+    c->code_offset =
+        (c->code_offset & (CPU_PAGE - 1)) % (CPU_PAGE - 16); /* no fetch fault: how much is fetched before #UD is the processor's choice */
     c->in.rip = CPU_CODE + c->code_offset - seg_base(c, X86_CS);
     for (unsigned attempt = 0; attempt < 100; attempt++) {
-        struct form f = { 0, (uint8_t)cpu_below(&r, 4), (uint8_t)dp_random_next(&r), (uint8_t)dp_random_next(&r) };
-        static const uint8_t prefixes[] = { 0, 0, 0x66, 0xf3, 0xf2, 0xf0 };
+        struct form f = {0, (uint8_t)cpu_below(&r, 4), (uint8_t)dp_random_next(&r), (uint8_t)dp_random_next(&r)};
+        static const uint8_t prefixes[] = {0, 0, 0x66, 0xf3, 0xf2, 0xf0};
         f.prefix = prefixes[cpu_below(&r, DP_ARRAY_LEN(prefixes))];
-        if (f.map == 0 && (f.opcode == 0x0f || is_prefix(fs->mode, f.opcode)))
+        if ((f.map == 0 && (f.opcode == 0x0f || is_prefix(fs->mode, f.opcode))) || (f.map == 1 && (f.opcode | 2) == 0x3a))
             continue;
-        uint8_t bytes[24] = { f.prefix };
+        uint8_t bytes[24] = {f.prefix};
         unsigned n = f.prefix ? 1 : 0;
         n += put_opcode(bytes + n, &f);
         bytes[n++] = f.modrm;
         cpu_random_bytes(&r, bytes + n, 8);
         struct x86_insn insn;
         int length = x86_decode(bytes, 15, fs->mode, &insn);
-        if (length > 0 || host_only(&f) || (f.prefix == 0xf0 && f.map == 1 && ((f.opcode & 0xfd) == 0x20 || f.opcode == 0))) /* AMD: LOCK MOV CR0 is CR8, VERW ignores LOCK */
+        if (length > 0 || host_only(&f) ||
+            (f.prefix == 0xf0 && f.map == 1 &&
+             ((f.opcode & 0xfd) == 0x20 || f.opcode == 0))) /* AMD: LOCK MOV CR0 is CR8, VERW ignores LOCK */
             continue;
         memcpy(c->code, bytes, 15);
         c->code_size = 15, c->insn_count = 1, c->insn_at[0] = 0;

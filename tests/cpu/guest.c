@@ -1,8 +1,8 @@
 /* guest.c - executes cases on an engine: a VM of two pieces, RAM and one processor, that looks to CPL 3 as the host's Linux does.
  *
- * Model: long mode with four-level tables; the world's pages (cpu.h) with the same rights, a supervisor window onto all RAM above 2^47; GDT with
- * Linux's user entries, the LDT of world.c, a TSS without I/O bitmap, and 256 interrupt gates to HLTs. So every exception ends in DP_EXIT_HALT with its
- * vector in RIP and its frame on the kernel stack, by the engine's own delivery.
+ * Model: long mode with four-level tables; the world's pages (cpu.h) with the same rights, a supervisor window onto all RAM above 2^47; GDT
+ * with Linux's user entries, the LDT of world.c, a TSS without I/O bitmap, and 256 interrupt gates to HLTs. So every exception ends in
+ * DP_EXIT_HALT with its vector in RIP and its frame on the kernel stack, by the engine's own delivery.
  */
 #include <stdlib.h>
 
@@ -10,9 +10,25 @@
 #include "engine/engine.h"
 
 enum { /* guest-physical */
-    PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_CODE = 0x4000, PT_DATA = 0x5000, PDPT_HIGH = 0x6000, PD_HIGH = 0x7000, PT_HIGH = 0x8000,
-    PDPT_KERNEL = 0x9000, PD_KERNEL = 0xa000, GDT = 0xb000, LDT = 0xb800, IDT = 0xc000, TSS = 0xd000, STUBS = 0xe000, STACK_TOP = 0x11000,
-    CODE = 0x20000, DATA = 0x22000, RAM_SIZE = 0x200000,
+       PML4 = 0x1000,
+       PDPT_LOW = 0x2000,
+       PD_LOW = 0x3000,
+       PT_CODE = 0x4000,
+       PT_DATA = 0x5000,
+       PDPT_HIGH = 0x6000,
+       PD_HIGH = 0x7000,
+       PT_HIGH = 0x8000,
+       PDPT_KERNEL = 0x9000,
+       PD_KERNEL = 0xa000,
+       GDT = 0xb000,
+       LDT = 0xb800,
+       IDT = 0xc000,
+       TSS = 0xd000,
+       STUBS = 0xe000,
+       STACK_TOP = 0x11000,
+       CODE = 0x20000,
+       DATA = 0x22000,
+       RAM_SIZE = 0x200000,
 };
 #define KERNEL 0xffff800000000000ull
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_PS = 0x80 };
@@ -27,7 +43,7 @@ struct cpu_guest {
     struct x86_cpuid_model model;
     struct dp_engine_state *state;
     struct dp_cpu *cpu;
-    struct x86_state base;          /* before registers, segments and FPU */
+    struct x86_state base; /* before registers, segments and FPU */
     uint8_t image[CPU_DATA_SIZE];
     uint32_t code_dirty, code_dirty_size;
 };
@@ -85,7 +101,7 @@ static void build_world(struct cpu_guest *g)
     }
     put64(g, TSS + 4, KERNEL + STACK_TOP);
     dp_st16(g->ram->host + TSS + 102, 0xffff); /* no I/O bitmap */
-    memset(g->ram->host + STUBS, 0xf4, 4096); /* HLT */
+    memset(g->ram->host + STUBS, 0xf4, 4096);  /* HLT */
     memset(g->ram->host + CODE, 0xcc, CPU_CODE_SIZE);
 
     struct x86_state *s = &g->base;
@@ -103,8 +119,8 @@ static void build_world(struct cpu_guest *g)
     s->efer = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
     s->gdtr.base = KERNEL + GDT, s->gdtr.limit = 0x7f;
     s->idtr.base = KERNEL + IDT, s->idtr.limit = 0xfff;
-    s->ldtr = (struct x86_seg){ .sel = 0x50, .attr = 0x82, .limit = LDT_COUNT * 8 - 1, .base = KERNEL + LDT };
-    s->tr = (struct x86_seg){ .sel = 0x40, .attr = 0x8b, .limit = 0x67, .base = KERNEL + TSS };
+    s->ldtr = (struct x86_seg){.sel = 0x50, .attr = 0x82, .limit = LDT_COUNT * 8 - 1, .base = KERNEL + LDT};
+    s->tr = (struct x86_seg){.sel = 0x40, .attr = 0x8b, .limit = 0x67, .base = KERNEL + TSS};
     s->run_state = X86_RUNNING;
 }
 
@@ -133,8 +149,8 @@ int cpu_guest_create(const char *engine, struct cpu_guest **out, struct dp_error
         free(g);
         return err;
     }
-    g->vm = (struct dp_engine_vm){ .memory = g->memory, .ports = g->ports, .clock = g->clock, .model = &g->model, .cpu_count = 1 };
-    const struct dp_x86_bus bus = { no_ack, not_pending, no_read, no_write, no_tpr, no_tpr_write, no_msr, no_msr_write, g, no_pv, g };
+    g->vm = (struct dp_engine_vm){.memory = g->memory, .ports = g->ports, .clock = g->clock, .model = &g->model, .cpu_count = 1};
+    const struct dp_x86_bus bus = {no_ack, not_pending, no_read, no_write, no_tpr, no_tpr_write, no_msr, no_msr_write, g, no_pv, g};
     err = g->engine->vm_init(&g->vm, &g->state, e);
     if (!err)
         err = g->engine->cpu_init(g->state, 0, &bus, &g->cpu, e);
@@ -231,7 +247,7 @@ void cpu_guest_run(struct cpu_guest *g, const struct cpu_case *c, struct cpu_res
     load_fx(&s, c->in.fx);
     g->engine->push(g->cpu, &s);
 
-    struct dp_exit x = { 0 };
+    struct dp_exit x = {0};
     g->engine->run(g->cpu, 20000, &x);
     g->engine->pull(g->cpu, &s);
     memcpy(r->out.r, s.r, sizeof r->out.r);
@@ -261,12 +277,14 @@ void cpu_guest_run(struct cpu_guest *g, const struct cpu_case *c, struct cpu_res
         r->cr2 = r->vector == X86_PF_ ? s.cr2 : 0;
         break;
     }
-    case DP_EXIT_BUDGET: case DP_EXIT_KICK:
+    case DP_EXIT_BUDGET:
+    case DP_EXIT_KICK:
         r->vector = CPU_TIMEOUT;
         break;
     default:
         r->vector = CPU_ENGINE_ERROR;
-        snprintf(r->text, sizeof r->text, "exit %d: %.*s", (int)x.kind, (int)DP_MIN(x.text.size, (size_t)200), x.text.data ? (const char *)x.text.data : "");
+        snprintf(r->text, sizeof r->text, "exit %d: %.*s", (int)x.kind, (int)DP_MIN(x.text.size, (size_t)200),
+                 x.text.data ? (const char *)x.text.data : "");
         break;
     }
     dp_buffer_fini(&x.text);

@@ -1,7 +1,7 @@
 /* native.c - the native side as seen from here: a child process (native_child.c) that executes batches of cases on the host's processor.
  *
- * Model: cases and results lie in shared memory, a pipe in each direction says when. A child that dies (a wild store into itself) costs its case, marked
- * CPU_DIED, and is replaced.
+ * Model: cases and results lie in shared memory, a pipe in each direction says when. A child that dies (a wild store into itself) costs its
+ * case, marked CPU_DIED, and is replaced.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -43,7 +43,7 @@ static int start_child(struct cpu_native *n, struct dp_error *e)
     n->child = fork();
     if (n->child == 0) {
         /* First out of the way of the numbers they get. */
-        int fd[3] = { fcntl(n->batch_fd, F_DUPFD, 10), fcntl(a[0], F_DUPFD, 10), fcntl(b[1], F_DUPFD, 10) };
+        int fd[3] = {fcntl(n->batch_fd, F_DUPFD, 10), fcntl(a[0], F_DUPFD, 10), fcntl(b[1], F_DUPFD, 10)};
         for (int i = 0; i < 3; i++) {
             dup2(fd[i], CPU_NATIVE_BATCH_FD + i);
             close(fd[i]);
@@ -118,8 +118,11 @@ int cpu_native_run(struct cpu_native *n, const struct cpu_case *cases, struct cp
             break;
         int status = stop_child(n);
         if (WIFEXITED(status) && ++failed_starts > 2)
-            return dp_error_set(e, -EIO, WEXITSTATUS(status) == 4 ? "cannot run cpu-native, which belongs beside this program; build it" :
-                                "the native side cannot set up its memory or LDT; it needs a Linux x86-64 host with modify_ldt and FSGSBASE");
+            return dp_error_set(
+                e, WEXITSTATUS(status) == 4 ? -ENOENT : -EIO,
+                WEXITSTATUS(status) == 4
+                    ? "cannot run cpu-native, which belongs beside this program; build it"
+                    : "the native side cannot set up its memory or LDT; it needs a Linux x86-64 host with modify_ldt and FSGSBASE");
         if (!WIFEXITED(status)) {
             b->results[b->next].vector = CPU_DIED;
             b->results[b->next].error = (uint32_t)WTERMSIG(status);

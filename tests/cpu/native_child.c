@@ -1,15 +1,16 @@
 /* native_child.c - executes cases on the host's processor: the program behind native.c.
  *
- * Model: it raises one signal; from then on every case is started by returning from a signal handler (sigreturn loads all registers, CS, SS and the
- * FPU image in one go) and ends in the next signal, whose frame is the result: two kernel entries a case, no ptrace. The handler runs on an
- * alternate stack with the snippet's FS base, flags and data segments still loaded, so its entry (assembly) sets the flags, and nothing touches
- * thread-local storage before the own FS base is back.
- * A program of its own, built without sanitizers: their shadow memory would be in the snippets' reach, and a wild store costs only this process.
- * Invariant: kernel and processor give vector, error code and CR2 in the frame's trapno, err and cr2; Linux reports
- * faults at kernel addresses with the P bit set (arch/x86/mm/fault.c), which the comparison allows for.
+ * Model: it raises one signal; from then on every case is started by returning from a signal handler (sigreturn loads all registers, CS, SS
+ * and the FPU image in one go) and ends in the next signal, whose frame is the result: two kernel entries a case, no ptrace. The handler
+ * runs on an alternate stack with the snippet's FS base, flags and data segments still loaded, so its entry (assembly) sets the flags, and
+ * nothing touches thread-local storage before the own FS base is back. A program of its own, built without sanitizers: their shadow memory
+ * would be in the snippets' reach, and a wild store costs only this process. Invariant: kernel and processor give vector, error code and
+ * CR2 in the frame's trapno, err and cr2; Linux reports faults at kernel addresses with the P bit set (arch/x86/mm/fault.c), which the
+ * comparison allows for.
  */
 #include <asm/ldt.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -22,16 +23,16 @@
 /* The child's own. A signal handler has no other way to reach its context. */
 static struct {
     struct cpu_native_batch *batch;
-    uint8_t *code;              /* writable alias of the code pages */
-    uint8_t *data;              /* writable alias of the data pages */
-    ucontext_t home;            /* registers of run_batch, to return to after the batch */
+    uint8_t *code;   /* writable alias of the code pages */
+    uint8_t *data;   /* writable alias of the data pages */
+    ucontext_t home; /* registers of run_batch, to return to after the batch */
     uint8_t home_fp[4096] __attribute__((aligned(64)));
     uint32_t home_fp_size;
     bool active;
     unsigned last_tick;
     uint64_t home_fs;
 } child;
-uint64_t cpu_native_saved_fs __attribute__((visibility("hidden")));  /* FS base the snippet left */
+uint64_t cpu_native_saved_fs __attribute__((visibility("hidden"))); /* FS base the snippet left */
 uint64_t cpu_native_home_fs __attribute__((visibility("hidden")));
 
 void cpu_native_entry(int sig, siginfo_t *info, void *context);
@@ -52,12 +53,17 @@ __asm__(".text\n"
         "  wrfsbase %rcx\n"
         "  ret\n");
 
-static inline uint64_t read_gs_base(void) { uint64_t v; __asm__ volatile("rdgsbase %0" : "=r"(v)); return v; }
+static inline uint64_t read_gs_base(void)
+{
+    uint64_t v;
+    __asm__ volatile("rdgsbase %0" : "=r"(v));
+    return v;
+}
 static inline void write_gs_base(uint64_t v) { __asm__ volatile("wrgsbase %0" : : "r"(v)); }
 static inline void write_fs_base(uint64_t v) { __asm__ volatile("wrfsbase %0" : : "r"(v)); }
 
-static const uint8_t greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                     REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+static const uint8_t greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                    REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
 static void capture(ucontext_t *u, int sig, struct cpu_result *r)
 {
@@ -100,8 +106,9 @@ static void load(ucontext_t *u, const struct cpu_case *c)
     if (dp_ld32(fp + 464) == 0x46505853) /* FP_XSTATE_MAGIC1 */
         dp_st64(fp + 512, dp_ld64(fp + 512) | 3);
     sigemptyset(&u->uc_sigmask);
-    __asm__ volatile("movw %0, %%ds\n movw %1, %%es\n movw %2, %%fs\n movw %3, %%gs" : : "r"(c->in.seg[X86_DS]), "r"(c->in.seg[X86_ES]),
-                     "r"(c->in.seg[X86_FS]), "r"(c->in.seg[X86_GS]));
+    __asm__ volatile("movw %0, %%ds\n movw %1, %%es\n movw %2, %%fs\n movw %3, %%gs"
+                     :
+                     : "r"(c->in.seg[X86_DS]), "r"(c->in.seg[X86_ES]), "r"(c->in.seg[X86_FS]), "r"(c->in.seg[X86_GS]));
     /* A selector brings its base; only null ones have theirs given. */
     if (!c->in.seg[X86_GS])
         write_gs_base(c->in.gs_base);
@@ -164,22 +171,32 @@ static int map_world(void)
     if (child.code == MAP_FAILED || child.data == MAP_FAILED)
         return -1;
     memset(child.code, 0xcc, CPU_CODE_SIZE);
-    const struct { uint64_t at; size_t size; int prot, fd; off_t offset; } maps[] = {
-        { CPU_CODE, CPU_CODE_SIZE, PROT_READ | PROT_EXEC, code, 0 },
-        { CPU_DATA, CPU_RW_SIZE, PROT_READ | PROT_WRITE, data, 0 },
-        { CPU_DATA + CPU_RW_SIZE, CPU_PAGE, PROT_READ, data, CPU_RW_SIZE },
-        { CPU_HIGH, CPU_RW_SIZE, PROT_READ | PROT_WRITE, data, 0 },
-        { CPU_HIGH + CPU_RW_SIZE, CPU_PAGE, PROT_READ, data, CPU_RW_SIZE },
+    const struct {
+        uint64_t at;
+        size_t size;
+        int prot, fd;
+        off_t offset;
+    } maps[] = {
+        {CPU_CODE, CPU_CODE_SIZE, PROT_READ | PROT_EXEC, code, 0},        {CPU_DATA, CPU_RW_SIZE, PROT_READ | PROT_WRITE, data, 0},
+        {CPU_DATA + CPU_RW_SIZE, CPU_PAGE, PROT_READ, data, CPU_RW_SIZE}, {CPU_HIGH, CPU_RW_SIZE, PROT_READ | PROT_WRITE, data, 0},
+        {CPU_HIGH + CPU_RW_SIZE, CPU_PAGE, PROT_READ, data, CPU_RW_SIZE},
     };
     for (unsigned i = 0; i < DP_ARRAY_LEN(maps); i++) {
-        void *p = mmap((void *)maps[i].at, maps[i].size, maps[i].prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, maps[i].fd, maps[i].offset);
+        void *p = mmap((void *)maps[i].at, maps[i].size, maps[i].prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, maps[i].fd,
+                       maps[i].offset);
         if (p != (void *)maps[i].at)
             return -1;
     }
     for (unsigned i = 0; i < LDT_COUNT; i++) {
         const struct cpu_ldt_entry *l = &cpu_ldt[i];
-        struct user_desc d = { .entry_number = i, .base_addr = l->base, .limit = l->limit, .seg_32bit = l->big, .contents = l->contents,
-                               .read_exec_only = l->read_exec_only, .limit_in_pages = l->pages, .seg_not_present = l->absent };
+        struct user_desc d = {.entry_number = i,
+                              .base_addr = l->base,
+                              .limit = l->limit,
+                              .seg_32bit = l->big,
+                              .contents = l->contents,
+                              .read_exec_only = l->read_exec_only,
+                              .limit_in_pages = l->pages,
+                              .seg_not_present = l->absent};
         if (syscall(SYS_modify_ldt, 0x11, &d, sizeof d))
             return -1;
     }
@@ -193,22 +210,24 @@ int main(void)
     if (b == MAP_FAILED)
         return 3;
     child.batch = b;
+    if (!(getauxval(AT_HWCAP2) & 2)) /* HWCAP2_FSGSBASE */
+        return 3;
     __asm__ volatile("rdfsbase %0" : "=r"(cpu_native_home_fs));
     if (map_world())
         return 3;
     size_t stack_size = 256 << 10;
-    stack_t ss = { .ss_sp = mmap(NULL, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), .ss_size = stack_size };
+    stack_t ss = {.ss_sp = mmap(NULL, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), .ss_size = stack_size};
     if (ss.ss_sp == MAP_FAILED || sigaltstack(&ss, NULL))
         return 3;
-    const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM };
+    const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM};
     for (unsigned i = 0; i < DP_ARRAY_LEN(signals); i++) {
-        struct sigaction a = { .sa_sigaction = cpu_native_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+        struct sigaction a = {.sa_sigaction = cpu_native_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
         sigfillset(&a.sa_mask);
         sigaction(signals[i], &a, NULL);
     }
     char byte;
     while (read(CPU_NATIVE_START_FD, &byte, 1) == 1) {
-        const struct itimerval tick = { { 0, 100000 }, { 0, 100000 } }, off = { { 0, 0 }, { 0, 0 } };
+        const struct itimerval tick = {{0, 100000}, {0, 100000}}, off = {{0, 0}, {0, 0}};
         child.last_tick = ~0u;
         setitimer(ITIMER_REAL, &tick, NULL);
         if (b->next < b->count)

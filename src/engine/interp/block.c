@@ -43,13 +43,20 @@ void interp_cache_fini(struct icpu *c)
     free(c->jump);
 }
 
-static void empty_cache(struct icpu *c)
+void interp_new_epoch(struct icpu *c)
+{
+    if (!++c->flushes) /* entries of 2^32 epochs ago would count again */
+        memset(c->jump, 0, (sizeof(*c->jump)) << IJUMP_BITS);
+    c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
+}
+
+void interp_cache_empty(struct icpu *c)
 {
     memset(c->cache->hash, 0, sizeof(c->cache->hash));
     c->cache->used = 0;
     c->link_from = NULL;
     c->block = NULL;
-    c->jump_key = (uint64_t)c->mode << 32 | ++c->flushes;
+    interp_new_epoch(c);
 }
 
 static unsigned hash_of(uint64_t host, uint32_t mode)
@@ -70,6 +77,7 @@ static void exit_op(struct icpu *c, const struct iop *o)
 const struct iop interp_exit_op = { .fn = exit_op };
 void interp_op_refetch(struct icpu *c, const struct iop *o)
 {
+    interp_uncount(c, o->offset);
     c->s.r[X86_RIP] += o->offset;
     INTERP_GO(c, &interp_exit_op);
 }
@@ -152,16 +160,6 @@ struct source { /* where code bytes come from: one page, or two for a crossing i
     unsigned here;       /* bytes left on the first page */
 };
 
-/* From now on writes to the page are reported; every processor's fast write paths to it are gone. */
-static uint32_t mark_code(struct icpu *c, struct dp_ram *r, uint64_t page)
-{
-    bool known = atomic_load_explicit(&r->has_code[page], memory_order_acquire);
-    uint32_t generation = dp_ram_code_mark(r, page);
-    if (!known)
-        dp_space_code_marked(c->vm->memory, r, page);
-    return generation;
-}
-
 static int locate(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset)
 {
     struct itlb *e = interp_fetch_tlb(c, linear);
@@ -185,18 +183,20 @@ static uint64_t code_linear(const struct icpu *c, uint64_t rip)
     return (c->mode & IMODE_CODE) == X86_MODE64 ? rip : (rip + c->s.seg[X86_CS].base) & 0xffffffffull;
 }
 
-/* Builds the block at host; bytes2 is the part of a crossing instruction on its second page. */
+static struct iblock *decode_device(struct icpu *c, uint64_t linear);
+
+/* Builds the block at an offset of RAM. */
 static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram, uint64_t offset)
 {
     struct iop ops[IBLOCK_MAX_OPS + 1];
     struct x86_insn insns[IBLOCK_MAX_OPS];
-    bool keep[IBLOCK_MAX_OPS];
+    bool keep[IBLOCK_MAX_OPS], once = false;
     unsigned count = 0, bytes = 0, kept = 0, page_offset = (unsigned)(offset & 0xfff), room = (unsigned)DP_PAGE_SIZE - page_offset;
     unsigned max = c->mode & IMODE_ONE ? 1 : IBLOCK_MAX_OPS;
     enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t page = offset >> DP_PAGE_SHIFT;
     uint64_t limit = mode == X86_MODE64 ? ~0ull : c->s.seg[X86_CS].limit;
-    uint32_t generation = mark_code(c, ram, page), generation2 = generation;
+    uint32_t generation = interp_mark_code(c, ram, page), generation2 = generation;
     _Atomic uint32_t *current2 = &ram->code_generation[page];
     uint64_t phys2 = 0;
     const uint8_t *code = ram->host + offset;
@@ -217,23 +217,25 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
             if (locate(c, next, &ram2, &offset2))
                 return NULL;
             if (ram2) {
-                generation2 = mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
+                generation2 = interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
                 current2 = &ram2->code_generation[offset2 >> DP_PAGE_SHIFT];
                 memcpy(buffer + avail, ram2->host + offset2, 15 - avail);
                 phys2 = (uint64_t)(uintptr_t)(ram2->host + offset2);
                 n = x86_decode(buffer, 15, mode, i);
             } else {
-                n = X86_DECODE_UD; /* code that runs from RAM into device memory */
+                return decode_device(c, linear); /* code that runs from RAM into device memory */
             }
             max = 1;
         }
         struct iop *o = &ops[count];
         keep[count] = false;
-        if (n > 0 && c->s.r[X86_RIP] + bytes + (unsigned)n - 1 > limit)
-            n = X86_DECODE_LONG; /* runs over CS.limit: #GP(0) too */
+        if (n > 0 && c->s.r[X86_RIP] + bytes + (unsigned)n - 1 > limit) { /* runs over CS.limit: #GP(0) */
+            if (count)
+                break;
+            n = X86_DECODE_LONG;
+            once = true; /* under another limit it is as good as any */
+        }
         if (n <= 0) {
-            if (count && n == X86_DECODE_LONG)
-                break; /* alone, so that the limit is seen again when it is entered another way */
             memset(o, 0, sizeof(*o));
             o->offset = (uint16_t)bytes;
             o->length = 1;
@@ -256,7 +258,7 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     interp_lower_end(c, &ops[count], bytes, page_offset);
     size_t size = sizeof(struct iblock) + (count + 1) * sizeof(struct iop), total = DP_ALIGN_UP(size + kept * sizeof(struct x86_insn), (size_t)64);
     if (c->cache->used + total > ARENA_BYTES)
-        empty_cache(c);
+        interp_cache_empty(c);
     struct iblock *b = (struct iblock *)(c->cache->arena + c->cache->used);
     c->cache->used += total;
     memset(b, 0, sizeof(*b));
@@ -264,6 +266,7 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     b->mode = c->mode;
     b->count = (uint16_t)count;
     b->bytes = (uint16_t)bytes;
+    b->once = once;
     b->generation[0] = generation;
     b->generation[1] = generation2;
     b->current[0] = &ram->code_generation[page];
@@ -289,22 +292,26 @@ static struct iblock *decode_device(struct icpu *c, uint64_t linear)
     int length = X86_DECODE_MORE;
     for (; n < 15 && length == X86_DECODE_MORE; length = x86_decode(bytes, n, c->mode & IMODE_CODE, &i)) {
         struct x86_translation t;
-        if (x86_walk(&c->ctx, linear + n, X86_ACCESS_FETCH, (c->mode >> IMODE_CPL_SHIFT & 3) == 3, false, &t))
+        uint64_t at = (c->mode & IMODE_CODE) == X86_MODE64 ? linear + n : (linear + n) & 0xffffffffull;
+        if (x86_walk(&c->ctx, at, X86_ACCESS_FETCH, (c->mode >> IMODE_CPL_SHIFT & 3) == 3, false, &t))
             return NULL;
         bytes[n++] = (uint8_t)dp_space_load(c->vm->memory, t.phys, 1);
     }
+    if (length > 0 && (c->mode & IMODE_CODE) != X86_MODE64 && c->s.r[X86_RIP] + (unsigned)length - 1 > c->s.seg[X86_CS].limit)
+        length = X86_DECODE_LONG;
     if (c->cache->used + 1024 > ARENA_BYTES)
-        empty_cache(c);
+        interp_cache_empty(c);
     struct iblock *b = (struct iblock *)(c->cache->arena + c->cache->used);
     c->cache->used += 1024;
-    memset(b, 0, sizeof(*b));
+    memset(b, 0, 1024);
     b->mode = c->mode;
     b->count = 1;
+    b->once = true;
     b->current[0] = b->current[1] = &c->cache->zero;
     bool need = false;
     if (length > 0) {
         prepare(c, &i, &b->op[0], 0);
-        lower(c, &i, &b->op[0], (unsigned)(linear & 0xfff), &need);
+        lower(c, &i, &b->op[0], DP_PAGE_SIZE, &need); /* no links: a block that starts at a page's end has none */
         if (need) {
             struct x86_insn *copy = (struct x86_insn *)(b->op + 2);
             *copy = i;
@@ -315,8 +322,6 @@ static struct iblock *decode_device(struct icpu *c, uint64_t linear)
         b->op[0].fn = length == X86_DECODE_UD ? interp_op_ud : interp_op_gp0;
         b->bytes = 1;
     }
-    if (b->op[0].extra == 1 && (i.row->flags & X86_F_BRANCH))
-        b->op[0].extra = 0; /* no links into device memory */
     interp_lower_end(c, &b->op[1], b->bytes, (unsigned)DP_PAGE_SIZE);
     return b;
 }
@@ -369,6 +374,8 @@ struct iblock *interp_find_block(struct icpu *c)
             return NULL;
         if (c->cache->used < used)
             link_from = NULL; /* the cache was emptied under it */
+        if (b->once)
+            return b;
         b->hash_next = *bucket;
         *bucket = b;
     }

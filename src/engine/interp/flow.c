@@ -224,11 +224,9 @@ static void ENTER(struct icpu *c, const struct iop *o)
         store_size(c, o, linear_stack(c, o, at, size, true), frame, size);
     }
     at -= (uint16_t)o->insn->imm;
-    linear_stack(c, o, at, size, true);
     /* The final stack pointer must be writable (SDM: ENTER page-faults if a write there would). */
     uint64_t linear = linear_stack(c, o, at, size, true);
-    if (c->ctx.probe_write(&c->ctx, linear, size, (c->mode >> IMODE_CPL_SHIFT & 3) == 3))
-        interp_fault_ctx(c, o);
+    interp_probe_store(c, o, linear, size);
     set_sp(c, at);
     uint64_t mask = stack_mask(c);
     write_gpr(c, X86_RBP, mask == 0xffff ? (sp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
@@ -378,7 +376,7 @@ void interp_lower_end(struct icpu *c, struct iop *o, unsigned bytes, unsigned pa
     o->offset = (uint16_t)bytes;
     o->imm = bytes;
     bool flat = (c->mode & IMODE_CODE) == X86_MODE64 || (c->mode & IMODE_FLAT);
-    o->amask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : (c->mode & IMODE_CODE) == X86_MODE32 ? 0xffffffffull : 0xffffull;
+    o->amask = (c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull;
     o->extra = flat && page_offset + bytes < DP_PAGE_SIZE ? TARGET_LINK : (c->mode & IMODE_CODE) == X86_MODE64 ? 0 : TARGET_MASKED;
 }
 static bool lower_stack(struct icpu *c, const struct x86_insn *i, struct iop *o, bool push)
@@ -391,6 +389,8 @@ static bool lower_stack(struct icpu *c, const struct x86_insn *i, struct iop *o,
         o->a = d->reg;
     o->imm = i->imm;
     bool usual = (c->mode & IMODE_CODE) == X86_MODE64 && i->operand_size == 8;
+    if (d->kind != X86_MEM)
+        o->seg = X86_SS; /* an address that is not canonical means #SS */
     if (d->kind == X86_REG)
         o->fn = push ? (usual ? PUSH_r64 : PUSH_r) : (usual ? POP_r64 : POP_r);
     else if (d->kind == X86_IMM)
@@ -407,6 +407,7 @@ static bool lower_near(struct icpu *c, const struct x86_insn *i, struct iop *o)
     if (d->kind == X86_REL) {
         set_target(c, i, o);
         bool checked = o->extra == TARGET_MASKED;
+        o->seg = X86_SS;
         o->fn = call ? (code64 ? CALL_64 : CALL_rel) : checked ? jump_rel : branch;
     } else if (d->kind == X86_REG) {
         o->a = d->reg;
@@ -452,6 +453,7 @@ bool interp_lower_flow(struct icpu *c, const struct x86_insn *i, struct iop *o, 
     case X86_OP_RET:
         o->size = i->operand_size;
         o->imm = d->kind == X86_IMM ? (uint16_t)i->imm : 0;
+        o->seg = X86_SS;
         o->fn = (c->mode & IMODE_CODE) == X86_MODE64 && o->size == 8 ? RET_64 : RET_n;
         return true;
     case X86_OP_PUSH: return lower_stack(c, i, o, true);

@@ -795,7 +795,7 @@ static __attribute__((noinline)) void cmpxchg16b(struct icpu *c, const struct io
         old[0] = (uint64_t)e;
         old[1] = (uint64_t)(e >> 64);
 #endif
-        rmw_end(c, o, linear, 16);
+        rmw_end(c, o, linear, p, 16);
     } else { /* device memory: no atomicity to keep */
         interp_load_bytes(c, o, linear, old, 16);
         equal = old[0] == expected[0] && old[1] == expected[1];

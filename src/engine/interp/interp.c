@@ -7,6 +7,7 @@
  * Source: priorities of events: Intel SDM vol. 3, table 6-2.
  */
 #include <linux/membarrier.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,9 +18,11 @@
 struct dp_engine_state {
     struct dp_engine_vm vm;
     struct icpu *cpu[256];
-    bool barrier; /* membarrier is registered */
+    bool barrier;                 /* membarrier is registered */
+    pthread_mutex_t marking;      /* held while a page becomes code: who sees has_code under it knows that no fast write path is left */
 };
 struct dp_cpu { struct icpu c; };
+enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14 };
 
 /* ---- leaving an instruction ---- */
 
@@ -129,6 +132,8 @@ static void raise_fault(struct icpu *c, enum x86_event_kind kind)
     struct x86_fault f = c->ctx.fault;
     c->counters.exceptions++;
     c->link_from = NULL;
+    if (f.vector == X86_PF_)
+        interp_forget_page(c, f.cr2);
     c->s.rflags = interp_flags(c);
     DP_TRACE(c->vm->trace, DP_TRACE_EXCEPTION, "cpu%u: exception %u error 0x%x at 0x%llx, cr2 0x%llx", c->index, f.vector, f.error,
              (unsigned long long)c->s.r[X86_RIP], (unsigned long long)f.cr2);
@@ -140,6 +145,7 @@ static void raise_fault(struct icpu *c, enum x86_event_kind kind)
 static void deliver(struct icpu *c, unsigned vector, enum x86_event_kind kind)
 {
     c->counters.interrupts++;
+    c->link_from = NULL; /* the next block is the handler's and not the branch's target */
     c->s.rflags = interp_flags(c);
     DP_TRACE(c->vm->trace, DP_TRACE_IRQ, "cpu%u: vector %u at 0x%llx", c->index, vector, (unsigned long long)c->s.r[X86_RIP]);
     if (x86_deliver(&c->ctx, vector, kind, false, 0, c->s.r[X86_RIP]))
@@ -151,6 +157,8 @@ static void deliver(struct icpu *c, unsigned vector, enum x86_event_kind kind)
 static void do_init(struct icpu *c)
 {
     x86_state_on_init(&c->s, c->index == 0);
+    c->pending_db = 0;
+    c->link_from = NULL;
     interp_fpu_load(c);
     interp_flush_tlb(c);
     interp_sync_in(c);
@@ -160,8 +168,10 @@ static void do_init(struct icpu *c)
 static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
-    if (why & IATT_FLUSH)
+    if (why & IATT_MAP) {
         interp_flush_tlb(c);
+        interp_cache_empty(c);
+    }
     if (why & IATT_KICK) {
         exit->kind = DP_EXIT_KICK;
         return true;
@@ -177,7 +187,8 @@ static void take_events(struct icpu *c)
     unsigned lines = atomic_load(&c->lines);
     if (DP_LIKELY(!lines))
         return;
-    c->link_from = NULL; /* the next block may be an event's and not the branch's target */
+    if (lines & (1u << DP_LINE_SMI | 1u << DP_LINE_RESET)) /* no system management mode; machines reset processors by push */
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SMI | 1u << DP_LINE_RESET));
     if (lines & 1u << DP_LINE_INIT) {
         atomic_fetch_and(&c->lines, ~(1u << DP_LINE_INIT));
         do_init(c);
@@ -208,12 +219,28 @@ static void take_events(struct icpu *c)
     }
 }
 
+/* An event that was being delivered when the state was taken. */
+static void resume_event(struct icpu *c)
+{
+    struct x86_state *s = &c->s;
+    s->event_pending = false;
+    s->run_state = X86_RUNNING;
+    if (s->event_kind == X86_EVENT_EXTERNAL || s->event_kind == X86_EVENT_NMI) {
+        deliver(c, s->event_vector, s->event_kind);
+        return;
+    }
+    x86_fault(&c->ctx, s->event_vector, s->event_has_error, s->event_error);
+    c->ctx.fault.cr2 = s->cr2;
+    raise_fault(c, s->event_kind);
+}
+
 /* ---- debugging traps: instructions one by one ---- */
 
 static bool breakpoint_here(struct icpu *c)
 {
-    uint64_t linear = c->s.r[X86_RIP] + ((c->mode & IMODE_CODE) == X86_MODE64 ? 0 : c->s.seg[X86_CS].base);
-    uint64_t hits = 0;
+    uint64_t linear = c->s.r[X86_RIP], hits = 0;
+    if ((c->mode & IMODE_CODE) != X86_MODE64)
+        linear = (linear + c->s.seg[X86_CS].base) & 0xffffffffull;
     for (unsigned i = 0; i < 4; i++)
         if ((c->s.dr[7] >> (2 * i) & 3) && !(c->s.dr[7] >> (16 + 4 * i) & 15) && c->s.dr[i] == linear)
             hits |= 1ull << i;
@@ -222,6 +249,16 @@ static bool breakpoint_here(struct icpu *c)
     x86_fault(&c->ctx, X86_DB, false, 0);
     c->ctx.fault.dr6 = hits;
     return true;
+}
+
+static void debug_trap(struct icpu *c)
+{
+    x86_fault(&c->ctx, X86_DB, false, 0);
+    c->ctx.fault.dr6 = c->pending_db;
+    c->pending_db = 0;
+    if (c->s.run_state == X86_HALTED)
+        c->s.run_state = X86_RUNNING;
+    raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
 static void execute(struct icpu *c, struct iblock *b)
@@ -235,20 +272,24 @@ static void execute(struct icpu *c, struct iblock *b)
 #endif
 }
 
-/* One instruction, then the traps that follow it. */
+/* One instruction; the traps that follow it become pending_db. After MOV SS no single-step trap, no instruction breakpoint, and data breakpoints
+ * wait for one instruction more (SDM vol. 3 6.8.3). */
 static void step(struct icpu *c)
 {
-    bool tf = c->s.rflags & X86_TF, rf = c->s.rflags & X86_RF;
+    bool tf = c->s.rflags & X86_TF, after_ss = c->s.movss_shadow;
     c->s.sti_shadow = c->s.movss_shadow = false;
-    if (c->watching && breakpoint_here(c)) {
+    if (c->watching && !after_ss && breakpoint_here(c)) {
         raise_fault(c, X86_EVENT_EXCEPTION);
         return;
     }
+    /* Spent by executing; a fault's frame gets it all the same, see x86_deliver. */
+    c->s.rflags &= ~(uint64_t)X86_RF;
     c->mode |= IMODE_ONE;
     c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
-    uint64_t limit = c->instruction_limit;
+    uint64_t limit = c->instruction_limit, waiting = c->pending_db;
     c->instruction_limit = 0; /* no chaining */
     c->watch_dr6 = 0;
+    c->pending_db = 0;
     c->delivered = false;
     struct iblock *b = interp_find_block(c);
     if (!b) {
@@ -261,15 +302,10 @@ static void step(struct icpu *c)
     execute(c, b);
     c->instruction_limit = limit;
     c->link_from = NULL;
-    if (rf)
-        c->s.rflags &= ~(uint64_t)X86_RF;
     interp_update_mode(c);
-    tf = tf && !c->delivered && !c->s.movss_shadow;
-    if ((tf || c->watch_dr6) && c->s.run_state != X86_SHUTDOWN) {
-        x86_fault(&c->ctx, X86_DB, false, 0);
-        c->ctx.fault.dr6 = c->watch_dr6 | (tf ? 1u << 14 : 0);
-        raise_fault(c, X86_EVENT_EXCEPTION);
-    }
+    c->pending_db |= waiting | c->watch_dr6;
+    if (tf && !c->delivered && !c->s.movss_shadow)
+        c->pending_db |= DR6_BS;
 }
 
 /* ---- the run loop ---- */
@@ -297,12 +333,17 @@ static void report_shutdown(struct icpu *c, struct dp_exit *exit)
     x86_state_print(&c->s, &exit->text);
 }
 
-/* The fault that longjmp brought: instructions of the block that did not run are taken off the count. */
-static void after_fault(struct icpu *c)
+void interp_uncount(struct icpu *c, unsigned offset)
 {
     const struct iblock *b = c->block;
-    for (unsigned i = b ? b->count : 0; i-- > 0 && b->op[i].offset >= c->fault_offset;)
+    for (unsigned i = b ? b->count : 0; i-- > 0 && b->op[i].offset >= offset;)
         c->instructions--;
+}
+
+/* The fault that longjmp brought. */
+static void after_fault(struct icpu *c)
+{
+    interp_uncount(c, c->fault_offset);
     c->s.r[X86_RIP] += c->fault_offset;
     if ((c->mode & IMODE_CODE) != X86_MODE64)
         c->s.r[X86_RIP] &= 0xffffffffull;
@@ -319,7 +360,11 @@ static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
     for (;;) {
         if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed)) && attend(c, exit))
             return;
-        if (!(c->s.sti_shadow | c->s.movss_shadow))
+        if (DP_UNLIKELY(c->s.event_pending))
+            resume_event(c);
+        else if (DP_UNLIKELY(c->pending_db) && !c->s.movss_shadow)
+            debug_trap(c);
+        else if (!(c->s.sti_shadow | c->s.movss_shadow))
             take_events(c);
         if (DP_UNLIKELY(c->s.run_state != X86_RUNNING)) {
             if (c->s.run_state == X86_SHUTDOWN) {
@@ -384,6 +429,13 @@ static void interp_pull(struct dp_cpu *cpu, struct x86_state *out)
     out->init_pending = lines >> DP_LINE_INIT & 1;
     out->sipi_pending = lines >> DP_LINE_SIPI & 1;
     out->sipi_vector = (uint8_t)atomic_load(&c->sipi_vector);
+    if (c->pending_db && !out->event_pending) { /* a debug trap's error code is the bits for DR6 */
+        out->event_pending = true;
+        out->event_vector = X86_DB;
+        out->event_kind = X86_EVENT_EXCEPTION;
+        out->event_has_error = false;
+        out->event_error = (uint32_t)c->pending_db;
+    }
 }
 
 static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
@@ -391,6 +443,11 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
     struct icpu *c = &cpu->c;
     c->s = *in;
     c->s.r[X86_ZERO] = 0;
+    c->pending_db = 0;
+    if (in->event_pending && in->event_vector == X86_DB && in->event_kind == X86_EVENT_EXCEPTION) {
+        c->s.event_pending = false;
+        c->pending_db = in->event_error & (DR6_BS | DR6_BD | 15);
+    }
     atomic_store(&c->sipi_vector, in->sipi_vector);
     /* INTR stays: it is the local APIC's level. */
     atomic_fetch_and(&c->lines, 1u << DP_LINE_INTR);
@@ -409,22 +466,40 @@ static void interp_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
 
 /* ---- memory changes ---- */
 
-static void all_flush(struct dp_engine_state *e)
+/* After this, a store of another processor either found its write tag gone, or is visible here. */
+static void barrier(struct dp_engine_state *e)
 {
-    for (unsigned i = 0; i < e->vm.cpu_count; i++)
-        if (e->cpu[i])
-            atomic_fetch_or(&e->cpu[i]->attention, IATT_FLUSH);
+    if (e->barrier)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 }
-static void on_changed(void *opaque, struct dp_space *s) { (void)s; all_flush(opaque); }
-static void on_dirty_cleared(void *opaque, struct dp_ram *r) { (void)r; all_flush(opaque); }
-static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page)
+static void on_changed(void *opaque, struct dp_space *s)
 {
     struct dp_engine_state *e = opaque;
+    (void)s;
     for (unsigned i = 0; i < e->vm.cpu_count; i++)
         if (e->cpu[i])
-            interp_code_marked(e->cpu[i], r, page);
-    if (e->vm.cpu_count > 1)
-        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+            atomic_fetch_or(&e->cpu[i]->attention, IATT_MAP);
+}
+static void revoke_writes(struct dp_engine_state *e, struct dp_ram *r, uint64_t page)
+{
+    for (unsigned i = 0; i < e->vm.cpu_count; i++)
+        if (e->cpu[i])
+            interp_revoke_writes(e->cpu[i], r, page);
+    barrier(e);
+}
+static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page) { revoke_writes(opaque, r, page); }
+/* A store that was on its way reports itself when it finds its tag gone, so no change is lost between harvest and copy. */
+static void on_dirty_cleared(void *opaque, struct dp_ram *r) { revoke_writes(opaque, r, ~0ull); }
+
+uint32_t interp_mark_code(struct icpu *c, struct dp_ram *r, uint64_t page)
+{
+    pthread_mutex_lock(&c->engine->marking);
+    bool known = atomic_load_explicit(&r->has_code[page], memory_order_acquire);
+    uint32_t generation = dp_ram_code_mark(r, page);
+    if (!known)
+        dp_space_code_marked(c->vm->memory, r, page);
+    pthread_mutex_unlock(&c->engine->marking);
+    return generation;
 }
 
 /* ---- life ---- */
@@ -448,7 +523,8 @@ static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state 
                  : dp_error_set(err, -ENOMEM, "no memory for the interpreter");
     }
     e->vm = *vm;
-    if (vm->cpu_count > 1 && syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0)) {
+    e->barrier = !syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+    if (vm->cpu_count > 1 && !e->barrier) {
         free(e);
         return dp_error_set(err, -ENOTSUP, "this host refuses membarrier(), which several processors need; use --cpus 1");
     }
@@ -458,12 +534,14 @@ static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state 
         free(e);
         return dp_error_set(err, r, "cannot listen to memory changes");
     }
+    pthread_mutex_init(&e->marking, NULL);
     *out = e;
     return 0;
 }
 static void interp_vm_fini(struct dp_engine_state *e)
 {
     dp_space_unlisten(e->vm.memory, e);
+    pthread_mutex_destroy(&e->marking);
     free(e);
 }
 static void interp_cpu_fini(struct dp_cpu *cpu)

@@ -111,12 +111,13 @@ static inline void *rmw_begin(struct icpu *c, const struct iop *o, uint64_t line
         return (void *)(uintptr_t)(linear + e->addend);
     return interp_rmw_host(c, o, linear, size);
 }
-static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear, const volatile void *p,
+                           unsigned size)
 {
     atomic_signal_fence(memory_order_seq_cst);
     if (DP_UNLIKELY((((linear + size - 1) & ~0xfffull) | c->tlb_generation) !=
                     atomic_load_explicit(&interp_tlb(c, linear)->write_tag, memory_order_relaxed)))
-        interp_rmw_done(c, o, linear, size);
+        interp_rmw_done(c, o, p, size);
 }
 /* body computes r from x, may be run several times under LOCK. */
 #define RMW(bits, lock, body) RMW_AT(bits, lock, interp_linear(c, o, bits / 8, true), body)
@@ -134,7 +135,7 @@ static inline void rmw_end(struct icpu *c, const struct iop *o, uint64_t linear,
             body;                                                                                                                        \
             *p = r;                                                                                                                      \
         }                                                                                                                                \
-        rmw_end(c, o, linear, bits / 8);                                                                                                 \
+        rmw_end(c, o, linear, p, bits / 8);                                                                                              \
     } else {                                                                                                                             \
         x = interp_load##bits(c, o, linear);                                                                                             \
         body;                                                                                                                            \

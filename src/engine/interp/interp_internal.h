@@ -65,6 +65,7 @@ struct iblock {
     uint64_t phys;              /* of the first byte */
     uint32_t mode;
     uint16_t count, bytes;
+    bool once;                  /* not to be found again: what it says holds for this entry only */
     uint32_t generation[2];     /* of the code's pages when decoded */
     _Atomic uint32_t *current[2]; /* [1] == [0] unless the last instruction crosses into another page */
     uint64_t phys2;             /* page address of the second page */
@@ -97,7 +98,7 @@ enum {
 };
 
 /* icpu.attention */
-enum { IATT_KICK = 1, IATT_LINES = 2, IATT_FLUSH = 4 };
+enum { IATT_KICK = 1, IATT_LINES = 2, IATT_MAP = 4 /* the memory map is another: no translation, no code known holds */ };
 
 struct icpu {
     struct x86_state s;         /* r[RIP], arithmetic flags: see above; mxcsr and x87 status: call interp_fpu_save first */
@@ -127,8 +128,10 @@ struct icpu {
     struct itlb_cold *tlb_cold; /* parallel to tlb_all */
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
-    uint64_t watch_dr6;         /* data breakpoints hit by the running instruction */
-    bool delivered;             /* the running instruction delivered an event itself (INT n): no single-step trap follows */
+    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction (DR6 bits) */
+    uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
+    bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
+    struct dp_ram *written;     /* where interp_rmw_host found its operand */
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */
@@ -205,7 +208,7 @@ void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, un
 /* Host address for a read-modify-write of size bytes within one page of plain RAM (or two neighbours), NULL when it is none (then use load and store).
  * Faults as a write would. After writing call interp_rmw_done. */
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
-void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
+void interp_rmw_done(struct icpu *c, const struct iop *o, const volatile void *host, unsigned size);
 
 static inline struct itlb *interp_tlb(struct icpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (ITLB_SIZE - 1)]; }
 
@@ -329,8 +332,12 @@ void interp_sync_in(struct icpu *c);      /* after isa functions changed s (flag
 void interp_update_mode(struct icpu *c);  /* the cheap part of sync_in: after RFLAGS.AC/TF, CR0, segments, MXCSR masks changed in place */
 int interp_memory_init(struct icpu *c, struct dp_error *e);
 void interp_memory_fini(struct icpu *c);
-/* Poisons write tags for a page of code; any thread. */
-void interp_code_marked(struct icpu *c, struct dp_ram *r, uint64_t page);
+/* Poisons write tags for a page of code, or (page ~0) for all of r; any thread. */
+void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page);
+/* From now on writes to the page are reported; every processor's fast write paths to it are gone. Returns the generation. */
+uint32_t interp_mark_code(struct icpu *c, struct dp_ram *r, uint64_t page);
+/* A translation that faulted is not kept (SDM vol. 3 4.10.4.1). */
+void interp_forget_page(struct icpu *c, uint64_t linear);
 /* Fills the entry for a fetch. 0, or -1 with c->ctx.fault. */
 int interp_fetch_fill(struct icpu *c, uint64_t linear);
 /* The entry of the supervisor or user kind a fetch goes through. */
@@ -342,10 +349,13 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
 void interp_flush_tlb(struct icpu *c);
+/* Jump cache entries are void. */
+void interp_new_epoch(struct icpu *c);
 void interp_flush_page(struct icpu *c, uint64_t linear);
 
 /* block.c */
 int interp_cache_init(struct icpu *c, struct dp_error *e);
+void interp_cache_empty(struct icpu *c); /* while no block runs */
 void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
@@ -369,7 +379,9 @@ bool interp_lower_sse(struct icpu *c, const struct x86_insn *i, struct iop *o, b
 bool interp_lower_x87(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 /* Handlers that only fault. */
 iop_fn interp_op_ud, interp_op_nm, interp_op_gp0;
-iop_fn interp_op_refetch; /* back to the run loop at this instruction: the block under it is stale */
+iop_fn interp_op_refetch; /* back to the run loop at this instruction: the block under it is stale, or it is to go on later */
+/* Takes the instructions of the running block from o on off the count: they did not run. */
+void interp_uncount(struct icpu *c, unsigned offset);
 void interp_ctx_init(struct icpu *c);
 
 /* fpu.c: the host's FPU becomes the guest's on entering run() and goes back on leaving. save brings s.mxcsr and s.fpu up to date (status flags that

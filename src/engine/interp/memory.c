@@ -39,7 +39,7 @@ void interp_flush_tlb(struct icpu *c)
         c->tlb_generation = 1;
     }
     memset(c->large_filter, 0, sizeof(c->large_filter));
-    c->jump_key = (uint64_t)c->mode << 32 | ++c->flushes;
+    interp_new_epoch(c);
 }
 
 static void clear_entry(struct icpu *c, unsigned n)
@@ -49,6 +49,12 @@ static void clear_entry(struct icpu *c, unsigned n)
 }
 
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> (64 - ILARGE_BITS)); }
+
+void interp_forget_page(struct icpu *c, uint64_t linear)
+{
+    for (unsigned kind = 0; kind < ITLB_EMPTY; kind++)
+        clear_entry(c, kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1)));
+}
 
 /* Entries are of 4 KiB; those that came from a large page go when any address of the page is flushed. */
 void interp_flush_page(struct icpu *c, uint64_t linear)
@@ -64,14 +70,14 @@ void interp_flush_page(struct icpu *c, uint64_t linear)
             if (c->tlb_cold[i].large == sizes[k])
                 clear_entry(c, i);
     }
-    c->jump_key = (uint64_t)c->mode << 32 | ++c->flushes;
+    interp_new_epoch(c);
 }
 
-void interp_code_marked(struct icpu *c, struct dp_ram *r, uint64_t page)
+void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page)
 {
     uint64_t offset = page << DP_PAGE_SHIFT;
     for (unsigned i = 0; i < ITLB_SIZE * ITLB_EMPTY; i++)
-        if (atomic_load_explicit(&c->tlb_cold[i].ram_offset, memory_order_relaxed) == offset &&
+        if ((page == ~0ull || atomic_load_explicit(&c->tlb_cold[i].ram_offset, memory_order_relaxed) == offset) &&
             atomic_load_explicit(&c->tlb_cold[i].ram, memory_order_relaxed) == r)
             atomic_store_explicit(&c->tlb_all[i].write_tag, 0, memory_order_relaxed);
 }
@@ -197,10 +203,20 @@ static bool local_apic(struct icpu *c, uint64_t phys)
     /* IA32_APIC_BASE: enabled (bit 11), not x2APIC (bit 10) */
     return c->bus.apic && (c->s.apic_base & 0xc00) == 0x800 && (phys & PAGE_MASK) == (c->s.apic_base & 0xffffff000ull);
 }
+/* An access of our own that changed the memory map counts for the very next one; the run loop does the rest. */
+static void own_map_change(struct icpu *c)
+{
+    if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP))
+        interp_flush_tlb(c);
+}
 static uint64_t bus_load(struct icpu *c, uint64_t phys, unsigned size)
 {
     c->counters.mmio++;
-    return local_apic(c, phys) ? c->bus.apic_read(c->bus.apic, phys & 0xfff, size) : dp_space_load(c->vm->memory, phys, size);
+    if (local_apic(c, phys))
+        return c->bus.apic_read(c->bus.apic, phys & 0xfff, size);
+    uint64_t v = dp_space_load(c->vm->memory, phys, size);
+    own_map_change(c);
+    return v;
 }
 static void bus_store(struct icpu *c, uint64_t phys, uint64_t value, unsigned size)
 {
@@ -209,6 +225,7 @@ static void bus_store(struct icpu *c, uint64_t phys, uint64_t value, unsigned si
         c->bus.apic_write(c->bus.apic, phys & 0xfff, value, size);
     else
         dp_space_store(c->vm->memory, phys, value, size);
+    own_map_change(c);
 }
 
 /* One access within one page, translated. */
@@ -265,7 +282,7 @@ static void store_in_page(struct icpu *c, uint64_t phys, const struct dp_range *
 void interp_check_own_block(struct icpu *c, const struct iop *o)
 {
     struct iblock *b = c->block;
-    if (!b || interp_block_valid(b))
+    if (!b || (interp_block_valid(b) && !(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP)))
         return;
     c->counters.code_invalidations++;
     /* The block belongs to this thread alone and can never be entered again: turn what follows into the way out. */
@@ -332,6 +349,10 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
 /* A write through a tag that may have been poisoned meanwhile: only the host address is left, but a TLB entry still names the RAM. */
 static void mark_host(struct icpu *c, const uint8_t *host, uint64_t size)
 {
+    if (c->written && (uint64_t)(host - c->written->host) < c->written->size) {
+        dp_ram_mark_dirty(c->written, (uint64_t)(host - c->written->host), size);
+        return;
+    }
     for (unsigned i = 0; i < ITLB_SIZE * ITLB_EMPTY; i++) {
         struct dp_ram *r = atomic_load_explicit(&c->tlb_cold[i].ram, memory_order_relaxed);
         if (r && (uint64_t)(host - r->host) < r->size) {
@@ -367,16 +388,14 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
         return NULL;
     if (first >= size && whole_page(&r, t.phys))
         fill(c, current_kind(c), linear, X86_ACCESS_WRITE, &t, &r);
+    c->written = r.ram;
     return r.ram->host + r.ram_offset + (t.phys - r.base);
 }
 
-void interp_rmw_done(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
+void interp_rmw_done(struct icpu *c, const struct iop *o, const volatile void *host, unsigned size)
 {
-    struct x86_translation t;
-    struct dp_range r;
     atomic_thread_fence(memory_order_seq_cst);
-    if (!translate(c, linear, X86_ACCESS_WRITE, is_user(c), has_ac(c), &t) && dp_space_find(c->vm->memory, t.phys, &r) && r.ram && !r.readonly)
-        dp_ram_mark_dirty(r.ram, r.ram_offset + (t.phys - r.base), size);
+    mark_host(c, (const uint8_t *)host, size);
     interp_check_own_block(c, o);
 }
 

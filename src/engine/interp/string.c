@@ -8,6 +8,8 @@
 #include "engine/interp/interp_internal.h"
 
 enum { REP_NONE, REP, REP_NE };
+/* Stepping: one iteration at a time. */
+static bool in_runs(const struct icpu *c, const struct iop *o, int64_t step) { return o->extra && step > 0 && !o->slow_segment && c->instruction_limit; }
 
 static uint64_t counter_mask(const struct iop *o) { return o->amask; }
 static uint64_t get_count(const struct icpu *c, const struct iop *o) { return c->s.r[X86_RCX] & counter_mask(o); }
@@ -73,16 +75,17 @@ static enum more next_iteration(struct icpu *c, const struct iop *o, uint64_t do
     if (!left)
         return DONE;
     /* Traps (TF, breakpoints) come after each iteration; instruction_limit is 0 then, as when stepping. */
-    if (interp_must_leave(c) || !interp_block_valid(c->block))
+    if (interp_must_leave(c) || !interp_block_valid(c->block)) {
+        if (c->watching)
+            c->s.rflags |= X86_RF; /* its own instruction breakpoint does not hit again */
         return LEAVE;
+    }
     return AGAIN;
 }
 #define REPEAT(c, o, done)                                                                                                               \
     switch (o->extra ? next_iteration(c, o, done) : DONE) {                                                                              \
     case AGAIN: continue;                                                                                                                \
-    case LEAVE:                                                                                                                          \
-        c->s.r[X86_RIP] = interp_rip(c, o);                                                                                              \
-        INTERP_GO(c, &interp_exit_op);                                                                                                   \
+    case LEAVE: return interp_op_refetch(c, o);                                                                                          \
     case DONE: break;                                                                                                                    \
     }                                                                                                                                    \
     break
@@ -118,7 +121,7 @@ static void MOVS(struct icpu *c, const struct iop *o)
         uint64_t from = at_si(c, o), first = o->slow_segment ? load(c, o, from) : 0; /* the load's faults come before ES is looked at */
         uint64_t to = at_di(c, o, true), done = 1, bytes = 0;
         int64_t step = step_of(c, o);
-        if (o->extra && step > 0 && !o->slow_segment) {
+        if (in_runs(c, o, step)) {
             bytes = get_count(c, o);
             bytes = DP_MIN(bytes, 4096ull / o->size) * o->size;
             uint8_t *d = run_of(c, to, true, &bytes), *s = d ? run_of(c, from, false, &bytes) : NULL;
@@ -159,7 +162,7 @@ static void STOS(struct icpu *c, const struct iop *o)
     for (;;) {
         uint64_t to = at_di(c, o, true), done = 1, bytes = 0, v = c->s.r[X86_RAX];
         int64_t step = step_of(c, o);
-        if (o->extra && step > 0 && !o->slow_segment) {
+        if (in_runs(c, o, step)) {
             bytes = get_count(c, o);
             bytes = DP_MIN(bytes, 4096ull / o->size) * o->size;
             uint8_t *d = run_of(c, to, true, &bytes);
@@ -241,6 +244,17 @@ static void SCAS(struct icpu *c, const struct iop *o)
 
 /* ---- ports ---- */
 
+/* I/O breakpoints (SDM vol. 3 17.2.4). */
+static void watch_port(struct icpu *c, uint16_t port, unsigned size)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned control = (unsigned)(c->s.dr[7] >> (16 + 4 * i)) & 15;
+        static const uint8_t lengths[4] = { 1, 2, 8, 4 };
+        uint64_t length = lengths[control >> 2], base = c->s.dr[i] & ~(length - 1);
+        if ((c->s.dr[7] >> (2 * i) & 3) && (control & 3) == 2 && port < base + length && base < (uint64_t)port + size)
+            c->watch_dr6 |= 1ull << i;
+    }
+}
 static void check_port(struct icpu *c, const struct iop *o, uint16_t port, unsigned size)
 {
     if (DP_UNLIKELY((c->mode & IMODE_PE) && ((c->mode & IMODE_V86) || interp_cpl(c) > (c->s.rflags >> 12 & 3)))) {
@@ -249,6 +263,8 @@ static void check_port(struct icpu *c, const struct iop *o, uint16_t port, unsig
             interp_fault_ctx(c, o);
     }
     c->counters.io++;
+    if (DP_UNLIKELY(c->watching && c->s.cr4 & X86_CR4_DE))
+        watch_port(c, port, size);
 }
 /* The port: immediate (b = 1) or DX. */
 static uint16_t port_of(const struct icpu *c, const struct iop *o) { return o->b ? (uint16_t)o->imm : (uint16_t)c->s.r[X86_RDX]; }
@@ -276,8 +292,7 @@ static void INS(struct icpu *c, const struct iop *o)
         check_port(c, o, port, o->size);
         uint64_t to = at_di(c, o, true);
         /* The write must not fault once the device has been read. */
-        if (c->ctx.probe_write(&c->ctx, to, o->size, interp_cpl(c) == 3))
-            interp_fault_ctx(c, o);
+        interp_probe_store(c, o, to, o->size);
         store(c, o, to, dp_space_load(c->vm->ports, port, o->size));
         set_address_reg(c, o, X86_RDI, c->s.r[X86_RDI] + (uint64_t)step_of(c, o));
         REPEAT(c, o, 1);

@@ -39,6 +39,7 @@ static void finish_transfer(struct icpu *c, const struct iop *o, int result, uin
     if (c->s.r[X86_RIP] != rip_before) {
         struct iop here = *o;
         here.offset = 0;
+        c->block = NULL; /* its instructions did run */
         interp_set_arith(c, c->s.rflags);
         interp_fault_ctx(c, &here);
     }
@@ -118,8 +119,17 @@ static void CALL_FAR(struct icpu *c, const struct iop *o)
 }
 static void RET_FAR(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_far_return(&c->ctx, o->size, (uint16_t)o->imm)); }
 static void IRET(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_iret(&c->ctx, o->size, interp_next_rip(c, o))); }
-static void SYSCALL(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_syscall(&c->ctx, interp_next_rip(c, o))); }
-static void SYSRET(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_sysret(&c->ctx, o->size)); }
+/* These take the single-step trap if TF is set afterwards: none in a kernel whose FMASK clears it, one in the user before its next instruction. */
+static int settle_trap(struct icpu *c, int result)
+{
+    if (!result) {
+        c->delivered = true;
+        c->pending_db |= c->s.rflags & X86_TF ? 1u << 14 : 0;
+    }
+    return result;
+}
+static void SYSCALL(struct icpu *c, const struct iop *o) { TRANSFER(c, o, settle_trap(c, x86_syscall(&c->ctx, interp_next_rip(c, o)))); }
+static void SYSRET(struct icpu *c, const struct iop *o) { TRANSFER(c, o, settle_trap(c, x86_sysret(&c->ctx, o->size))); }
 static void SYSENTER(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_sysenter(&c->ctx)); }
 static void SYSEXIT(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_sysexit(&c->ctx, o->size)); }
 /* INT n, INT3, INTO, INT1: imm is the vector, b the kind. A fault in delivery is raised at the instruction. */
@@ -429,7 +439,8 @@ static void MOV_DR(struct icpu *c, const struct iop *o)
 }
 static void INVLPG(struct icpu *c, const struct iop *o)
 {
-    interp_flush_page(c, interp_ea(c, o) + c->segbase[o->seg]);
+    uint64_t linear = interp_ea(c, o) + c->segbase[o->seg];
+    interp_flush_page(c, (c->mode & IMODE_CODE) == X86_MODE64 ? linear : linear & 0xffffffffull);
     LEAVE(c, o);
 }
 
