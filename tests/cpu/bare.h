@@ -85,6 +85,11 @@ __asm__(".pushsection .rodata\nbare_common:\n push %rax\n push %rcx\n push %rdx\
 extern const uint8_t bare_common[], bare_common_end[];
 
 /* ---- devices ---- */
+static bool bare_pending(void *apic)
+{
+    struct bare_cpu *p = apic;
+    return atomic_load(&p->irr[0]) | atomic_load(&p->irr[1]) | atomic_load(&p->irr[2]) | atomic_load(&p->irr[3]);
+}
 static int bare_ack(void *apic)
 {
     struct bare_cpu *p = apic;
@@ -94,16 +99,14 @@ static int bare_ack(void *apic)
             continue;
         int bit = 63 - __builtin_clzll(bits);
         atomic_fetch_and(&p->irr[w], ~(1ull << bit));
-        if (!(atomic_load(&p->irr[0]) | atomic_load(&p->irr[1]) | atomic_load(&p->irr[2]) | atomic_load(&p->irr[3])))
+        if (!bare_pending(p)) {
             p->b->engine->interrupt(p->cpu, DP_LINE_INTR, 0);
+            if (bare_pending(p)) /* one came in between, and its raising before our lowering */
+                p->b->engine->interrupt(p->cpu, DP_LINE_INTR, 1);
+        }
         return w * 64 + bit;
     }
     return -1;
-}
-static bool bare_pending(void *apic)
-{
-    struct bare_cpu *p = apic;
-    return atomic_load(&p->irr[0]) | atomic_load(&p->irr[1]) | atomic_load(&p->irr[2]) | atomic_load(&p->irr[3]);
 }
 static void bare_irq(struct bare *b, unsigned cpu, uint8_t vector)
 {
