@@ -429,6 +429,8 @@ static void interp_pull(struct dp_cpu *cpu, struct x86_state *out)
     out->init_pending = lines >> DP_LINE_INIT & 1;
     out->sipi_pending = lines >> DP_LINE_SIPI & 1;
     out->sipi_vector = (uint8_t)atomic_load(&c->sipi_vector);
+    if (c->bus.tpr_read)
+        out->cr8 = c->bus.tpr_read(c->bus.apic) >> 4;
     if (c->pending_db && !out->event_pending) { /* a debug trap's error code is the bits for DR6 */
         out->event_pending = true;
         out->event_vector = X86_DB;

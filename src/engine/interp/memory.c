@@ -228,10 +228,16 @@ static void bus_store(struct icpu *c, uint64_t phys, uint64_t value, unsigned si
     own_map_change(c);
 }
 
+/* Is all of an access within one page RAM? A device's window may begin in the middle of a page. */
+static bool in_ram(struct icpu *c, const struct dp_range *r, uint64_t phys, unsigned size)
+{
+    return r->ram && phys - r->base + size <= r->size && !local_apic(c, phys);
+}
+
 /* One access within one page, translated. */
 static uint64_t load_in_page(struct icpu *c, uint64_t phys, const struct dp_range *r, unsigned size)
 {
-    if (r->ram && !local_apic(c, phys)) {
+    if (in_ram(c, r, phys, size)) {
         const uint8_t *host = r->ram->host + r->ram_offset + (phys - r->base);
         switch (size) { /* aligned accesses are single ones */
         case 1: return *(volatile const uint8_t *)host;
@@ -255,7 +261,7 @@ static uint64_t load_in_page(struct icpu *c, uint64_t phys, const struct dp_rang
 }
 static void store_in_page(struct icpu *c, uint64_t phys, const struct dp_range *r, uint64_t value, unsigned size)
 {
-    if (r->ram && !local_apic(c, phys)) {
+    if (in_ram(c, r, phys, size)) {
         if (r->readonly)
             return;
         uint64_t offset = r->ram_offset + (phys - r->base);
@@ -509,9 +515,8 @@ static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, 
     dp_space_find(c->vm->memory, t.phys, r);
     *phys = t.phys;
     *host = NULL;
-    if (r->ram && !local_apic(c, t.phys)) {
-        if (whole_page(r, t.phys))
-            fill(c, kind, linear, access, &t, r);
+    if (whole_page(r, t.phys) && !local_apic(c, t.phys)) {
+        fill(c, kind, linear, access, &t, r);
         *host = r->ram->host + r->ram_offset + (t.phys - r->base);
     }
     return 0;
