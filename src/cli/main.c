@@ -28,7 +28,8 @@ static const struct cli_verb *find(const char *name)
     return NULL;
 }
 
-/* Whoever starts us may have closed stdin, stdout or stderr: their numbers must not become those of a disk, which messages would then be written to. */
+/* Whoever starts us may have closed stdin, stdout or stderr: their numbers must not become those of a disk, which messages would then be
+ * written to. */
 static void fill_standard_descriptors(void)
 {
     int fd;

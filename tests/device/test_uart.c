@@ -195,7 +195,7 @@ static void receive(void **state)
     rig_free(&r);
 }
 
-/* What is typed before a driver listens waits: drivers clear the FIFO when they start. Interrupts, RTS and patient polling are listening. */
+/* What is typed before a driver listens waits: drivers clear the FIFO when they start. Interrupts, RTS, patient polling are listening. */
 static void listening(void **state)
 {
     struct rig r;
@@ -476,8 +476,8 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers), cmocka_unit_test(transmit), cmocka_unit_test(back_pressure), cmocka_unit_test(receive), cmocka_unit_test(listening),
-        cmocka_unit_test(timeout_length), cmocka_unit_test(priorities), cmocka_unit_test(loopback), cmocka_unit_test(out2_gates),
+        cmocka_unit_test(registers), cmocka_unit_test(transmit), cmocka_unit_test(back_pressure), cmocka_unit_test(receive),
+        cmocka_unit_test(listening), cmocka_unit_test(timeout_length), cmocka_unit_test(priorities), cmocka_unit_test(loopback), cmocka_unit_test(out2_gates),
         cmocka_unit_test(pause_and_restore), cmocka_unit_test(no_console), cmocka_unit_test(threads), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("uart", tests, NULL, NULL);

@@ -1,8 +1,9 @@
-/* fuzz_pc.c - a whole PC without processors, hammered: ports, every MMIO range, PCI configuration with BARs moved anywhere, virtio rings pointed anywhere, local APICs
- * and their MSRs, the I/O APIC, time that passes, resets and restored states in between.
+/* fuzz_pc.c - a whole PC without processors, hammered: ports, every MMIO range, PCI configuration with BARs moved anywhere, virtio rings
+ * pointed anywhere, local APICs and their MSRs, the I/O APIC, time that passes, resets and restored states in between.
  *
- * Input: the first byte says how many processors; then a byte per operation and its operands (see `operation`). Addresses and ports are steered towards what
- * exists. The manual clock makes a run repeatable. What devices ask of the VM is done as vm/ does it: a reset resets devices and does the firmware's work again.
+ * Input: the first byte says how many processors; then a byte per operation and its operands (see `operation`). Addresses and ports are
+ * steered towards what exists. The manual clock makes a run repeatable. What devices ask of the VM is done as vm/ does it: a reset resets
+ * devices and does the firmware's work again.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -24,7 +25,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define MMIO64 0x100000000ull
 enum { OPERATIONS_MAX = 400, CPUS_MAX = 3, SLOTS = 5, DISKS = 2, CONSOLES = 3 };
 
-#define MUST(x) do { if (x) abort(); } while (0)
+#define MUST(x)                                                                                                                            \
+    do {                                                                                                                                   \
+        if (x)                                                                                                                             \
+            abort();                                                                                                                       \
+    } while (0)
 
 struct world {
     struct x86_cpuid_model model;
@@ -38,7 +43,9 @@ struct world {
     bool reset_requested;
 };
 
-struct input { const uint8_t *at, *end; };
+struct input {
+    const uint8_t *at, *end;
+};
 
 static uint64_t take(struct input *in, unsigned n)
 {
@@ -65,8 +72,16 @@ static void world_init(struct world *w, unsigned cpus)
     MUST(x86_cpuid_model("x86-64-v2", &w->model, NULL));
     MUST(dp_clock_create_manual(&w->clock, NULL));
     struct dp_pc_config c = {
-        .memory = RAM_SIZE, .cpus = cpus, .model = &w->model, .clock = w->clock, .vm = {request, w}, .line = line, .opaque = w,
-        .rng = true, .virtio_console = true, .disk_count = DISKS,
+        .memory = RAM_SIZE,
+        .cpus = cpus,
+        .model = &w->model,
+        .clock = w->clock,
+        .vm = {request, w},
+        .line = line,
+        .opaque = w,
+        .rng = true,
+        .virtio_console = true,
+        .disk_count = DISKS,
     };
     for (unsigned i = 0; i < CONSOLES; i++)
         MUST(dp_console_open_memory(&w->console[i], NULL));
@@ -78,7 +93,8 @@ static void world_init(struct world *w, unsigned cpus)
         int fd = memfd_create("disk", MFD_CLOEXEC);
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         MUST(fd < 0 || ftruncate(fd, 1 << 20));
-        MUST(dp_block_open(NULL, &(struct dp_block_options){.path = path, .readonly = i == 1, .io = DP_BLOCK_IO_THREADS}, &w->disk[i], NULL));
+        MUST(dp_block_open(NULL, &(struct dp_block_options){.path = path, .readonly = i == 1, .io = DP_BLOCK_IO_THREADS}, &w->disk[i],
+                           NULL));
         close(fd);
         c.disk[i] = w->disk[i];
     }
@@ -128,18 +144,30 @@ static uint64_t place(struct world *w, struct input *in)
     unsigned kind = (unsigned)take(in, 1);
     uint64_t low = take(in, 3);
     switch (kind & 15) {
-    case 0: return LAPIC + low % 0x1008;
-    case 1: return IOAPIC + low % 0x1008;
-    case 2: return ECAM + low % 0x100010;
-    case 3: return MMIO32 + low;
-    case 4: return MMIO64 + (low << (kind >> 4));
-    case 5: return RAM_SIZE - low % 64;
-    case 6: return ~0ull - low;
-    case 7: return low << 28;
-    case 8: return 0x9f000 + low % 0x62000;
-    case 9: return bar_of(w, 1 + low % SLOTS, 0) + (low >> 8) % 0x4100;
-    case 10: return bar_of(w, 1 + low % SLOTS, 2) + (low >> 8) % 0x1100;
-    default: return low % RAM_SIZE;
+    case 0:
+        return LAPIC + low % 0x1008;
+    case 1:
+        return IOAPIC + low % 0x1008;
+    case 2:
+        return ECAM + low % 0x100010;
+    case 3:
+        return MMIO32 + low;
+    case 4:
+        return MMIO64 + (low << (kind >> 4));
+    case 5:
+        return RAM_SIZE - low % 64;
+    case 6:
+        return ~0ull - low;
+    case 7:
+        return low << 28;
+    case 8:
+        return 0x9f000 + low % 0x62000;
+    case 9:
+        return bar_of(w, 1 + low % SLOTS, 0) + (low >> 8) % 0x4100;
+    case 10:
+        return bar_of(w, 1 + low % SLOTS, 2) + (low >> 8) % 0x1100;
+    default:
+        return low % RAM_SIZE;
     }
 }
 
@@ -222,15 +250,26 @@ static void operation(struct world *w, struct input *in)
     const struct dp_x86_bus *bus = &w->bus[cpu];
     uint64_t at, value;
     switch (code & 15) {
-    case 0: at = port_of(in); dp_space_store(w->ports, at, take(in, 4), 1u << (code >> 4) % 3); break;
-    case 1: dp_space_load(w->ports, port_of(in), 1u << (code >> 4) % 3); break;
-    case 2: at = place(w, in); dp_space_store(w->memory, at, take(in, 8), 1u << (code >> 4) % 4); break;
-    case 3: dp_space_load(w->memory, place(w, in), 1u << (code >> 4) % 4); break;
+    case 0:
+        at = port_of(in);
+        dp_space_store(w->ports, at, take(in, 4), 1u << (code >> 4) % 3);
+        break;
+    case 1:
+        dp_space_load(w->ports, port_of(in), 1u << (code >> 4) % 3);
+        break;
+    case 2:
+        at = place(w, in);
+        dp_space_store(w->memory, at, take(in, 8), 1u << (code >> 4) % 4);
+        break;
+    case 3:
+        dp_space_load(w->memory, place(w, in), 1u << (code >> 4) % 4);
+        break;
     case 4: { /* bytes over borders */
         uint8_t bytes[40] = {0};
         at = place(w, in);
         size = (unsigned)take(in, 1) % sizeof bytes;
-        if (code & 0x80 ? dp_space_read(w->memory, at, bytes, size) : dp_space_write(w->memory, at, bytes, size)) {}
+        if (code & 0x80 ? dp_space_read(w->memory, at, bytes, size) : dp_space_write(w->memory, at, bytes, size)) {
+        }
         break;
     }
     case 5: /* PCI configuration by ports */
@@ -248,9 +287,15 @@ static void operation(struct world *w, struct input *in)
         dp_space_store(w->memory, at + 4, value >> 32, 4);
         dp_space_store(w->memory, config_of(slot) + DP_PCI_COMMAND, take(in, 1) & 7, 2);
         break;
-    case 7: bring_up(w, in, slot); break;
-    case 8: offer(w, in, slot, take(in, 1) & 1); break;
-    case 9: dp_clock_advance(w->clock, take(in, code >> 4 & 1 ? 4 : 2) % 100000000); break;
+    case 7:
+        bring_up(w, in, slot);
+        break;
+    case 8:
+        offer(w, in, slot, take(in, 1) & 1);
+        break;
+    case 9:
+        dp_clock_advance(w->clock, take(in, code >> 4 & 1 ? 4 : 2) % 100000000);
+        break;
     case 10: /* the local APIC's page, as a processor reaches it */
         at = take(in, 1) << 4 | (code & 0x40 ? take(in, 1) & 15 : 0);
         size = 1u << (code >> 4 & 3);
@@ -297,7 +342,9 @@ static void operation(struct world *w, struct input *in)
         dp_pc_pause(w->pc);
         dp_pc_resume(w->pc);
         break;
-    case 15: save_and_load(w, in); break;
+    case 15:
+        save_and_load(w, in);
+        break;
     }
     if (w->reset_requested)
         reset(w);

@@ -1,4 +1,5 @@
-/* doppel-status N: runs in the guest; leaves N in the exit-status latch (port 0x520), so that doppel exits with N when the guest switches off. */
+/* doppel-status N: runs in the guest; leaves N in the exit-status latch (port 0x520), so that doppel exits with N when the guest switches
+ * off. */
 #include <stdlib.h>
 #include <stdio.h>
 #include <sys/io.h>

@@ -1,4 +1,5 @@
-/* guest.h - for the test kernels in assembly: Multiboot header (unless GUEST_NO_HEADER), serial output, exit. 32-bit protected mode as Multiboot 1 and PVH leave it. */
+/* guest.h - for the test kernels in assembly: Multiboot header (unless GUEST_NO_HEADER), serial output, exit. 32-bit protected mode as
+ * Multiboot 1 and PVH leave it. */
 #ifndef GUEST_NO_HEADER
     .set MAGIC, 0x1badb002
     .set FLAGS, 3

@@ -1,4 +1,5 @@
-"""guestlib.py - for the tests that boot Debian's kernel: an initramfs with given commands, a run of doppel with each line's time of arrival, checks that are counted."""
+"""guestlib.py - for the tests that boot Debian's kernel: an initramfs with given commands, a run of doppel with each line's time of
+arrival, a pseudo-terminal to run it on, checks that are counted."""
 import hashlib, os, pty, re, select, shutil, signal, subprocess, sys, tempfile, termios, time
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -80,10 +81,11 @@ class Tests:
         a = ["--kernel", self.kernel] + (self.initrd(commands) if commands is not None else ["--initrd", self.base()])
         return self.argv(*a, "--append", ("console=ttyS0 quiet " + append).strip(), "--timeout", str(limit * PATIENCE), *args)
 
-    def run(self, argv, stdin=None, limit=150, env=None):
+    def run(self, argv, stdin=None, limit=150):
         """stdin: bytes, or None for nothing."""
         start = time.monotonic()
-        p = subprocess.Popen(argv, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd=self.dir)
+        pipe = subprocess.PIPE
+        p = subprocess.Popen(argv, stdin=pipe if stdin else subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=self.dir)
         texts, partial, lines = {p.stdout: b"", p.stderr: b""}, b"", []
         if stdin:
             p.stdin.write(stdin)

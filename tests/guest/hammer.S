@@ -1,6 +1,6 @@
-/* hammer.S - Multiboot: writes and reads random values at random ports and at device memory, for ever, with interrupts and NMIs taken; run under --timeout. A number as
- * command line is the seed. Ports and registers that end the run at once are spared; should the machine end all the same, that is the guest's own doing: doppel must not
- * crash. */
+/* hammer.S - Multiboot: writes and reads random values at random ports and at device memory, for ever, with interrupts and NMIs taken;
+ * run under --timeout. A number as command line is the seed. Ports and registers that end the run at once are spared; should the machine
+ * end all the same, that is the guest's own doing: doppel must not crash. */
 #include "guest.h"
 _start:
     mov $stack, %esp

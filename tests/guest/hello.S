@@ -1,4 +1,5 @@
-/* hello.S - Multiboot: checks the magic and the memory map, echoes its command line on serial, ends with status (0x10 << 1) | 1 = 33; 35 on a wrong magic. */
+/* hello.S - Multiboot: checks the magic and the memory map, echoes its command line on serial, ends with status (0x10 << 1) | 1 = 33; 35
+ * on a wrong magic. */
 #include "guest.h"
 _start:
     mov $stack, %esp

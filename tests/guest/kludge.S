@@ -1,5 +1,5 @@
-/* kludge.S - Multiboot, a flat binary: the header's "a.out kludge" says what is where. Checks that the bss was cleared and that memory is the kernel's
- * own up to bss_end; ends with status 33, or 35. */
+/* kludge.S - Multiboot, a flat binary: the header's "a.out kludge" says what is where. Checks that the bss was cleared and that memory
+ * is the kernel's own up to bss_end; ends with status 33, or 35. */
     .set MAGIC, 0x1badb002
     .set FLAGS, 0x10003
     .text

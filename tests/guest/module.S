@@ -1,4 +1,5 @@
-/* module.S - Multiboot: prints name and text of each module it was given, "NAME: TEXT", and ends with status 33; 35 when there is none or one is not page-aligned. */
+/* module.S - Multiboot: prints name and text of each module it was given, "NAME: TEXT", and ends with status 33; 35 when there is none
+ * or one is not page-aligned. */
 #include "guest.h"
 _start:
     mov $stack, %esp

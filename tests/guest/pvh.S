@@ -1,5 +1,5 @@
-/* pvh.S - an ELF kernel with the PVH entry note: checks hvm_start_info (magic, memory map from 0, RSDP's signature), prints its command line and the text of
- * its module, if there is one; ends with status 33, or 35. */
+/* pvh.S - an ELF kernel with the PVH entry note: checks hvm_start_info (magic, memory map from 0, RSDP's signature), prints its command
+ * line and the text of its module, if there is one; ends with status 33, or 35. */
 #define GUEST_NO_HEADER
 #include "guest.h"
     .section .note.pvh, "a", @note

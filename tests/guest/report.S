@@ -1,4 +1,5 @@
-/* report.S - Multiboot: ends by one write of SIZE bytes to isa-debug-exit, value 2 + SIZE in the lowest byte and rubbish above: status 7, 9 or 13. */
+/* report.S - Multiboot: ends by one write of SIZE bytes to isa-debug-exit, value 2 + SIZE in the lowest byte and rubbish above: status
+ * 7, 9 or 13. */
 #include "guest.h"
 _start:
     mov $0xf4, %dx

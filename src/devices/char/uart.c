@@ -128,11 +128,13 @@ static uint8_t interrupt_id(const struct uart_regs *r)
     return IIR_NONE;
 }
 
-/* Whether anybody is there to receive: who raises RTS; who takes interrupts and does not care for modem lines; who asks LSR again and again with nothing
- * else to learn from it. Before, input stays in the console, because drivers that probe and start clear the FIFO. Loopback disconnects the line. */
+/* Whether anybody is there to receive: who raises RTS; who takes interrupts and does not care for modem lines; who asks LSR again and again
+ * with nothing else to learn from it. Before, input stays in the console, because drivers that probe and start clear the FIFO. Loopback
+ * disconnects the line. */
 static bool listening(const struct uart_regs *r)
 {
-    return !(r->mcr & MCR_LOOP) && ((r->mcr & MCR_RTS) || ((r->mcr & (MCR_OUT2 | MCR_DTR)) == MCR_OUT2 && (r->ier & IER_RDA)) || r->polls >= POLLS);
+    return !(r->mcr & MCR_LOOP) &&
+           ((r->mcr & MCR_RTS) || ((r->mcr & (MCR_OUT2 | MCR_DTR)) == MCR_OUT2 && (r->ier & IER_RDA)) || r->polls >= POLLS);
 }
 
 static bool irq_level(const struct uart_regs *r)
