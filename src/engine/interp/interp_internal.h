@@ -150,9 +150,9 @@ struct icpu {
 };
 
 /* ---- dispatch ---- */
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(INTERP_NO_TAIL)
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(INTERP_NO_TAIL)
 #if defined(__clang__)
-#if __has_feature(address_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define INTERP_TAIL 0
 #else
 #define INTERP_TAIL 1

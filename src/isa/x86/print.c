@@ -24,11 +24,13 @@ struct line { char *at; size_t left; };
 
 static DP_PRINTF(2, 3) void put(struct line *l, const char *format, ...)
 {
+    if (!l->left) /* a caller may have no room at all, and then no buffer */
+        return;
     va_list args;
     va_start(args, format);
     int n = vsnprintf(l->at, l->left, format, args);
     va_end(args);
-    size_t used = n < 0 ? 0 : DP_MIN((size_t)n, l->left ? l->left - 1 : 0);
+    size_t used = n < 0 ? 0 : DP_MIN((size_t)n, l->left - 1);
     l->at += used;
     l->left -= used;
 }
