@@ -30,6 +30,7 @@
 
 #include "engine/engine.h"
 #include "isa/x86/insn.h"
+#include "isa/x86/x86.h"
 
 #define ITLB_BITS 10
 #define ITLB_SIZE (1u << ITLB_BITS)
@@ -95,6 +96,7 @@ enum {
     IMODE_ONE = 1 << 15,        /* blocks of one instruction: TF, interrupt shadows */
     IMODE_UMIP = 1 << 16, IMODE_OSXSAVE = 1 << 17, IMODE_FSGSBASE = 1 << 18, IMODE_TSD = 1 << 19, IMODE_PCE = 1 << 20,
     IMODE_CR0_NE = 1 << 21,
+    IMODE_AVX_UD = 1 << 22,     /* not CR4.OSXSAVE, or XCR0 without SSE or AVX */
 };
 
 /* icpu.attention */
@@ -135,6 +137,8 @@ struct icpu {
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */
+    /* An engine that keeps translations of its own over this processor's state: told of every flush (NULL: nobody), after the state changed. */
+    void (*on_flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
     struct dp_x86_bus bus;
     const struct dp_engine_vm *vm;
     struct dp_engine_state *engine;
@@ -348,10 +352,11 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 }
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
-void interp_flush_tlb(struct icpu *c);
+/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then on_flush. */
+void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+static inline void interp_flush_all(struct icpu *c) { interp_flush(c, X86_FLUSH_ALL, 0, 0); }
 /* Jump cache entries are void. */
 void interp_new_epoch(struct icpu *c);
-void interp_flush_page(struct icpu *c, uint64_t linear);
 
 /* block.c */
 int interp_cache_init(struct icpu *c, struct dp_error *e);
