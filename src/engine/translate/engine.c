@@ -107,8 +107,7 @@ static void on_changed(void *opaque, struct dp_space *s)
 
 /* ---- the interpreter's calls ---- */
 
-static void accel_flush(struct icpu *c, bool keep_global) { space_flush(c->accel_data, keep_global); }
-static void accel_flush_page(struct icpu *c, uint64_t linear) { space_flush_page(c->accel_data, linear); }
+static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
     space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
@@ -129,7 +128,7 @@ uint32_t translate_slow(struct tctx *x)
         x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
         return 1;
     }
-    const struct ttable *b = &t->table[(unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE];
+    const struct ttable *b = space_table(t, (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE);
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
         c->counters.tlb_misses++;
@@ -183,7 +182,10 @@ static bool accel_enter(struct icpu *c)
         return false;
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
+    struct ttable *table = space_table(t, kind);
     uint64_t rip = c->s.r[X86_RIP];
+    if (DP_UNLIKELY(!table))
+        return false;
     struct tblock *b = find(t, rip, 0);
     if (!b)
         return false;
@@ -198,7 +200,7 @@ static bool accel_enter(struct icpu *c)
     x->segbase[0] = c->segbase[X86_FS];
     x->segbase[1] = c->segbase[X86_GS];
     x->df = c->s.rflags >> 10 & 1;
-    set_gs(x, t->table[kind].base);
+    set_gs(x, table->base);
     bool unmasked = c->xm_unmasked;
     if (DP_UNLIKELY(unmasked)) {
         interp_fpu_save(c);
@@ -260,7 +262,7 @@ static bool accel_enter(struct icpu *c)
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
         } else if (!variant) {
-            space_set_jump(t, kind, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0);
+            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0);
         }
     }
 out:
@@ -277,7 +279,7 @@ out:
     return result;
 }
 
-static const struct interp_accel accel = {accel_enter, accel_flush, accel_flush_page, accel_filled};
+static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled};
 
 /* ---- the engine ---- */
 
