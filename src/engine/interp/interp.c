@@ -381,7 +381,7 @@ static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
         if (c->accel) {
             if (c->accel->enter(c))
                 continue;
-            c->instruction_limit = 0; /* no chaining: the next block may be a translated one */
+            c->instruction_limit = c->instructions + 1; /* no chaining: the next block may be a translated one */
         }
         struct iblock *b = interp_find_block(c);
         if (DP_UNLIKELY(!b)) {

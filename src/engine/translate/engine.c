@@ -19,7 +19,7 @@
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
-#define WARM 0 /* times a place is interpreted before it is translated */
+#define WARM 2 /* times a place is interpreted before it is translated */
 
 /* ---- wishes of other threads ---- */
 
@@ -131,7 +131,7 @@ uint32_t translate_slow(struct tctx *x)
     const struct ttable *b = space_table(t, (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE);
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
-        c->counters.tlb_misses++;
+        c->counters.table_misses++;
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
             x->reason = LEAVE_INTERPRET;
             return 1;
@@ -224,9 +224,11 @@ static bool accel_enter(struct icpu *c)
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
+            c->counters.links++;
             rip = x->page + link->target;
             break;
         case LEAVE_LOOKUP:
+            c->counters.lookups++;
             rip = x->rip;
             if (DP_UNLIKELY(!canonical(rip))) {
                 rip = x->page + (x->site & 0xfff);
@@ -240,10 +242,12 @@ static bool accel_enter(struct icpu *c)
             variant = MODE_UNGROUPED;
             break;
         case LEAVE_KICK:
+            c->counters.exits_kick++;
             rip = x->rip;
             result = true;
             goto out;
         default:
+            c->counters.exits_helper++;
             rip = x->rip;
             result = false;
             goto out;
@@ -374,6 +378,7 @@ static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const s
 
 static void translate_cpu_fini(struct dp_cpu *cpu)
 {
+    if (getenv("DPSTAT")) { struct dp_engine_counters k = cpu->c.counters; k.instructions = cpu->c.instructions; for (unsigned i = 0; i < DP_ENGINE_COUNTER_COUNT; i++) fprintf(stderr, "%s %llu\n", dp_engine_counter_list[i].name, (unsigned long long)dp_engine_counter_value(&k, i)); }
     struct tcpu *t = cpu->c.accel_data;
     if (t) {
         t->v->cpu[cpu->c.index] = NULL;

@@ -174,6 +174,7 @@ static void flush_page(struct ttable *b, uint64_t linear)
 
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
+    t->c->counters.table_flushes++;
     switch (kind) {
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
