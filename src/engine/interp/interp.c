@@ -164,6 +164,7 @@ static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
     if (why & IATT_MAP) {
+        c->walked.size = 0;
         interp_flush_all(c);
         interp_cache_empty(c);
     }
@@ -397,7 +398,7 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     struct icpu *c = &cpu->c;
     *exit = (struct dp_exit){ 0 };
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
-    c->instruction_limit = limit;
+    c->instruction_limit = c->budget_end = limit;
     interp_fpu_enter(c);
     loop(c, limit, exit);
     interp_fpu_leave(c);

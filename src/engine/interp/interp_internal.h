@@ -130,7 +130,9 @@ struct icpu {
     struct ijump *jump;         /* 1 << IJUMP_BITS */
     struct iblock *block;       /* running */
     uint64_t instructions;
-    uint64_t instruction_limit;
+    uint64_t instruction_limit; /* blocks do not chain beyond it */
+    uint64_t budget_end;        /* where run() is to return */
+    struct dp_range walked;     /* the piece of RAM that page tables were last found in; size 0: none */
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
     uint16_t fault_offset, fault_length; /* of the instruction that left by interp_fault */
     jmp_buf leave;
@@ -315,6 +317,7 @@ static inline bool interp_block_valid(const struct iblock *b)
     return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
            atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
 }
+static inline bool interp_wanted(const struct icpu *c) { return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed)); }
 static inline bool interp_must_leave(const struct icpu *c)
 {
     return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
