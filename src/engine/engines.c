@@ -5,9 +5,11 @@
  */
 #include "engine/engines.h"
 #include "engine/interp/interp.h"
+#include "engine/translate/translate.h"
 
 const struct dp_engine *const dp_engines[] = {
     &dp_engine_interp,
+    &dp_engine_translate,
     &dp_engine_null,
     NULL,
 };
@@ -27,7 +29,6 @@ void dp_engine_counters_add(struct dp_engine_counters *sum, const struct dp_engi
 
 static const struct { const char *name, *title; } absent[] = {
     {"kvm", "KVM engine"},
-    {"translate", "binary translation engine"},
 };
 
 const struct dp_engine *dp_engine_find(const char *name)

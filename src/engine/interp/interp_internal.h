@@ -26,10 +26,12 @@
 #ifndef DP_INTERP_INTERNAL_H
 #define DP_INTERP_INTERNAL_H
 
+#include <pthread.h>
 #include <setjmp.h>
 
 #include "engine/engine.h"
 #include "isa/x86/insn.h"
+#include "isa/x86/x86.h"
 
 #define ITLB_BITS 10
 #define ITLB_SIZE (1u << ITLB_BITS)
@@ -95,6 +97,17 @@ enum {
     IMODE_ONE = 1 << 15,        /* blocks of one instruction: TF, interrupt shadows */
     IMODE_UMIP = 1 << 16, IMODE_OSXSAVE = 1 << 17, IMODE_FSGSBASE = 1 << 18, IMODE_TSD = 1 << 19, IMODE_PCE = 1 << 20,
     IMODE_CR0_NE = 1 << 21,
+    IMODE_AVX_UD = 1 << 22,     /* not CR4.OSXSAVE, or XCR0 without SSE or AVX */
+};
+
+/* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
+struct interp_accel {
+    /* Runs as far as it can from r[RIP] on. False: the interpreter is to run a block there. */
+    bool (*enter)(struct icpu *c);
+    /* Told of every flush, after the state changed. */
+    void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+    /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
+    void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
 };
 
 /* icpu.attention */
@@ -144,6 +157,8 @@ struct icpu {
     uint32_t mxcsr_host;        /* the host's own MXCSR and x87 control word, restored on leaving run() */
     uint16_t fcw_host;
     struct icache *cache;
+    const struct interp_accel *accel; /* may be NULL */
+    void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */
     struct x86_fault history[4];
@@ -348,10 +363,14 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 }
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
-void interp_flush_tlb(struct icpu *c);
+/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then accel->flush. */
+void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+static inline void interp_flush_all(struct icpu *c) { interp_flush(c, X86_FLUSH_ALL, 0, 0); }
 /* Jump cache entries are void. */
 void interp_new_epoch(struct icpu *c);
-void interp_flush_page(struct icpu *c, uint64_t linear);
+
+/* Translates as an access of the running code would and fills the TLB (and calls accel->filled). False: a fault, in c->ctx.fault, or no plain RAM. */
+bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access);
 
 /* block.c */
 int interp_cache_init(struct icpu *c, struct dp_error *e);
@@ -359,6 +378,9 @@ void interp_cache_empty(struct icpu *c); /* while no block runs */
 void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
+
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. */
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset);
 
 /* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
@@ -390,5 +412,14 @@ void interp_fpu_enter(struct icpu *c);
 void interp_fpu_leave(struct icpu *c);
 void interp_fpu_save(struct icpu *c);
 void interp_fpu_load(struct icpu *c);
+
+struct dp_engine_state {
+    struct dp_engine_vm vm;
+    struct icpu *cpu[256];
+    bool barrier;                 /* membarrier is registered */
+    pthread_mutex_t marking;      /* held while a page becomes code: who sees has_code under it knows that no fast write path is left */
+    void *accel_data;             /* the translator's */
+};
+struct dp_cpu { struct icpu c; };
 
 #endif

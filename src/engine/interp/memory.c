@@ -29,7 +29,7 @@ void interp_memory_fini(struct icpu *c)
 
 /* ---- flushing ---- */
 
-void interp_flush_tlb(struct icpu *c)
+static void flush_tlb(struct icpu *c)
 {
     if (++c->tlb_generation > 4095) { /* tags of 4095 generations ago would match again */
         for (unsigned i = 0; i < ITLB_SIZE * ITLB_KINDS; i++) {
@@ -57,7 +57,7 @@ void interp_forget_page(struct icpu *c, uint64_t linear)
 }
 
 /* Entries are of 4 KiB; those that came from a large page go when any address of the page is flushed. */
-void interp_flush_page(struct icpu *c, uint64_t linear)
+static void flush_page(struct icpu *c, uint64_t linear)
 {
     for (unsigned kind = 0; kind < ITLB_KINDS; kind++)
         clear_entry(c, kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1)));
@@ -71,6 +71,27 @@ void interp_flush_page(struct icpu *c, uint64_t linear)
                 clear_entry(c, i);
     }
     interp_new_epoch(c);
+}
+
+void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid)
+{
+    switch (kind) {
+    case X86_FLUSH_PAGE_PCID: /* of another PCID there is nothing here: every change of CR3 empties the TLB */
+        if (pcid == x86_pcid(&c->s))
+            flush_page(c, linear);
+        break;
+    case X86_FLUSH_PAGE:
+        flush_page(c, linear);
+        break;
+    case X86_FLUSH_PCID:
+        if (pcid == x86_pcid(&c->s))
+            flush_tlb(c);
+        break;
+    default:
+        flush_tlb(c);
+    }
+    if (c->accel)
+        c->accel->flush(c, kind, linear, pcid);
 }
 
 void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page)
@@ -110,6 +131,10 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
         return;
     }
     e->read_tag = tag;
+    if (c->accel) {
+        bool dirty = t->dirty || access == X86_ACCESS_WRITE, allowed = access == X86_ACCESS_WRITE || (t->writable && (kind != ITLB_USER || t->user));
+        c->accel->filled(c, kind, linear, dirty && allowed && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT), t->global, t->page_size, r->ram, offset);
+    }
     if (access == X86_ACCESS_WRITE && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT)) {
         atomic_store_explicit(&e->write_tag, tag, memory_order_relaxed);
         /* Against code_marked in another thread: it sets has_code and then looks for tags; we set the tag and then look at has_code. */
@@ -136,6 +161,8 @@ static unsigned current_kind(const struct icpu *c) { return (unsigned)(c->tlb - 
 static bool is_user(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
 static bool has_ac(const struct icpu *c) { return c->s.rflags & X86_AC; }
 
+static bool local_apic(struct icpu *c, uint64_t phys);
+
 /* A walk for the running instruction's own (explicit) access; a fault leaves. In 64-bit mode a non-canonical stack reference is #SS. */
 static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t linear, enum x86_access access, struct x86_translation *t)
 {
@@ -144,6 +171,19 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
             c->ctx.fault.vector = X86_SS_;
         interp_fault_ctx(c, o);
     }
+}
+
+bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access)
+{
+    struct x86_translation t;
+    struct dp_range r;
+    if (translate(c, linear, access, is_user(c), has_ac(c), &t))
+        return false;
+    dp_space_find(c->vm->memory, t.phys, &r);
+    if (!whole_page(&r, t.phys) || local_apic(c, t.phys))
+        return false;
+    fill(c, current_kind(c), linear, access, &t, &r);
+    return true;
 }
 
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
@@ -207,7 +247,7 @@ static bool local_apic(struct icpu *c, uint64_t phys)
 static void own_map_change(struct icpu *c)
 {
     if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP))
-        interp_flush_tlb(c);
+        interp_flush_all(c);
 }
 static uint64_t bus_load(struct icpu *c, uint64_t phys, unsigned size)
 {
@@ -627,15 +667,7 @@ static bool ctx_phys_compare_exchange(struct x86_ctx *x, uint64_t phys, uint64_t
     return done;
 }
 
-static void ctx_flush(struct x86_ctx *x, uint64_t linear, bool keep_global)
-{
-    struct icpu *c = x->opaque;
-    (void)keep_global; /* global entries go too: one generation is for all */
-    if (linear == ~0ull)
-        interp_flush_tlb(c);
-    else
-        interp_flush_page(c, linear);
-}
+static void ctx_flush(struct x86_ctx *x, enum x86_flush kind, uint64_t linear, unsigned pcid) { interp_flush(x->opaque, kind, linear, pcid); }
 
 void interp_ctx_init(struct icpu *c)
 {
