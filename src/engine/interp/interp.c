@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/engines.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
 
@@ -519,6 +520,9 @@ static int interp_probe(struct dp_error *e)
 
 static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *err)
 {
+    int refused = dp_engine_refuse_code("interp", vm, err);
+    if (refused)
+        return refused;
     struct dp_engine_state *e = calloc(1, sizeof(*e));
     if (!e || vm->cpu_count > DP_ARRAY_LEN(e->cpu)) {
         free(e);
