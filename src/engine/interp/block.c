@@ -146,7 +146,7 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
     }
     if (f & X86_F_BRANCH)
         o->disp = i->has_modrm ? o->disp : (int64_t)page_offset; /* set_target wants it; branches with a memory operand have no displacement target */
-    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
+    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_bmi(c, i, o) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
         interp_lower_sse(c, i, o, need_insn) || interp_lower_x87(c, i, o, need_insn))
         return;
     o->fn = interp_op_ud;

@@ -146,6 +146,7 @@ struct icpu {
     uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
+    uint8_t narrowed[32];       /* VCVTPS2PH's result before it is stored */
     struct dp_ram *written;     /* where interp_rmw_host found its operand */
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
@@ -397,6 +398,7 @@ static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMOD
 /* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when
  * the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
 bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
+bool interp_lower_bmi(struct icpu *c, const struct x86_insn *i, struct iop *o);
 bool interp_lower_flow(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_string(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
