@@ -277,10 +277,15 @@ static void define_flags(struct prog_gen *g)
     prog_put(g, bytes, n, PROG_FIX_NONE, 0, -1, 0);
 }
 
-void prog_place(struct prog_gen *g, int16_t label)
+void prog_settle(struct prog_gen *g)
 {
     if (g->undefined)
         define_flags(g);
+}
+
+void prog_place(struct prog_gen *g, int16_t label)
+{
+    prog_settle(g);
     g->label[label] = (int16_t)g->p->count;
 }
 

@@ -118,6 +118,8 @@ static unsigned against_engine(struct run *u, const struct program *p, struct tr
             if (prog_native_run(u->native2, &t->image, &t->engine, 1, &e))
                 return 0;
         }
+        if (hows[i].budget && t->engine.r.vector == CPU_TIMEOUT)
+            continue; /* too long for small pieces */
         size_t before = out->size;
         if (i)
             dp_buffer_printf(out, "  (only %s)\n", name[i]);
@@ -222,16 +224,19 @@ static int one(struct run *u, enum x86_mode mode, uint64_t index)
         fprintf(stderr, "prog-diff: %s\n", e.text);
         return e.code == -ENOENT ? 2 : 77;
     }
-    u->programs++, u->insns += p.count, u->faults[t.native.r.vector]++;
-    if (t.native.r.vector == CPU_DIED || t.native.r.vector == CPU_TIMEOUT) {
-        u->lost += t.native.r.vector == CPU_DIED, u->endless += t.native.r.vector == CPU_TIMEOUT;
-        return 0;
-    }
     if (u->verbose && u->stop == 1) {
         struct dp_buffer text = {0};
         prog_describe(&p, &text);
         printf("%.*s", (int)text.size, (const char *)text.data);
         dp_buffer_fini(&text);
+    }
+    u->programs++, u->insns += p.count, u->faults[t.native.r.vector]++;
+    if (t.native.r.vector == CPU_DIED || t.native.r.vector == CPU_TIMEOUT) {
+        if (u->verbose)
+            printf("  %s: --mode %s --index %llu\n", t.native.r.vector == CPU_DIED ? "lost" : "endless", mode == X86_MODE64 ? "64" : "32",
+                   (unsigned long long)index);
+        u->lost += t.native.r.vector == CPU_DIED, u->endless += t.native.r.vector == CPU_TIMEOUT;
+        return 0;
     }
     struct dp_buffer diff = {0};
     if (against_engine(u, &p, &t, &diff) && fails(u, &p, &t, &diff))

@@ -660,6 +660,7 @@ static void loop(struct prog_gen *g, unsigned depth)
     unsigned size = 0;
     for (unsigned i = before; i < g->p->count; i++)
         size += g->p->insn[i].length;
+    prog_settle(g); /* here, or the branch would do it and test something else */
     switch (kind) {
     case 0:
     case 1:
@@ -687,7 +688,7 @@ static void loop(struct prog_gen *g, unsigned depth)
 
 static void call_function(struct prog_gen *g, unsigned depth)
 {
-    if (g->function_now + 1 < g->functions) {
+    if (g->function_now + 1 < g->functions && !g->locked) { /* they know nothing of their callers' locks */
         int16_t f = g->function[g->function_now + 1 + prog_pick(g, g->functions - g->function_now - 1)];
         unsigned r = prog_scratch(g);
         switch (prog_pick(g, 4)) {
@@ -1048,7 +1049,7 @@ void prog_generate(const struct prog_forms *f, enum x86_mode mode, uint64_t seed
     dp_random_seed(&g.r, seed * 0x9e3779b97f4a7c15ull ^ (uint64_t)mode << 44 ^ index * 0xd1342543de82ef95ull);
     memset(p, 0, offsetof(struct program, memory));
     p->seed = seed, p->index = index, p->mode = (uint8_t)mode;
-    g.wild = prog_one_in(&g, 3) ? 0 : 40 + (unsigned)prog_pick(&g, 300);
+    g.wild = prog_one_in(&g, 3) ? 0 : 20 + (unsigned)prog_pick(&g, 150);
     g.high = g.code64 && prog_one_in(&g, 2);
     choose_roles(&g);
     choose_state(&g);

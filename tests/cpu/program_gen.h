@@ -57,6 +57,8 @@ struct prog_enc {
 /* ---- program_asm.c ---- */
 static inline uint64_t prog_pick(struct prog_gen *g, uint64_t n) { return cpu_below(&g->r, n); }
 static inline bool prog_one_in(struct prog_gen *g, unsigned n) { return cpu_one_in(&g->r, n); }
+/* From here on no flag is undefined. */
+void prog_settle(struct prog_gen *g);
 int16_t prog_label(struct prog_gen *g);
 void prog_place(struct prog_gen *g, int16_t label);
 /* Appends one instruction; one that defines all flags goes before it where it must. False: it does not decode. */

@@ -236,10 +236,11 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     g->engine->push(g->cpu, &s);
 
     struct dp_exit x;
+    const uint64_t limit = 20000000; /* more than a program needs; the host's limit is time */
     for (uint64_t total = 0;; total += how->budget) {
         memset(&x, 0, sizeof x);
-        g->engine->run(g->cpu, how->budget ? how->budget : 500000, &x);
-        if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > 500000)
+        g->engine->run(g->cpu, how->budget ? how->budget : limit, &x);
+        if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 16)
             break;
         if (how->roundtrip) {
             g->engine->pull(g->cpu, &s);
