@@ -11,24 +11,24 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A description: the files to have in the page cache before the clock starts (a folder means the files in it), NULL, standard input or "", then argv, NULL. */
+/* A description: the programs (with their libraries) and files to have in the page cache before the clock starts (a folder means the files in it), NULL,
+ * standard input or "", then argv, NULL. */
 #define LIBC "/usr/lib/x86_64-linux-gnu/libc.so.6"
-#define GCC "/usr/lib/gcc/x86_64-linux-gnu/12"
+#define LIBM "/usr/lib/x86_64-linux-gnu/libm.so.6"
+#define PY "/usr/lib/python3.11/"
+#define CACHED "/__pycache__"
 static const char *const zstd[] = { "/usr/bin/zstd", NULL, LIBC, "/usr/bin/zstd", "-5", "-c", "--single-thread", NULL };
 static const char *const gzip[] = { "/usr/bin/gzip", NULL, LIBC, "/usr/bin/gzip", "-5", "-n", "-c", NULL };
-static const char *const xz[] = { "/usr/bin/xz", "/usr/lib/x86_64-linux-gnu/liblzma.so.5", NULL, "/usr/lib/x86_64-linux-gnu/libm.so.6", "/usr/bin/xz", "-1", "-c", "-T1", NULL };
-static const char *const unxz[] = { "/usr/bin/xz", "/tmp/libc.xz", NULL, "/tmp/libc.xz", "/usr/bin/xz", "-d", "-c", NULL };
-static const char *const python[] = { "/usr/bin/python3", "/usr/lib/python3.11/__pycache__", "/usr/lib/python3.11/encodings/__pycache__",
-    "/usr/lib/python3.11/collections/__pycache__", "/usr/lib/python3.11/re/__pycache__", "/usr/lib/python3.11/json/__pycache__", NULL, "", "/usr/bin/python3", "-S",
-    "/tmp/work/work.py", NULL };
+static const char *const xz[] = { "/usr/bin/xz", NULL, LIBM, "/usr/bin/xz", "-1", "-c", "-T1", NULL };
+static const char *const unxz[] = { "/usr/bin/xz", NULL, "/tmp/libc.xz", "/usr/bin/xz", "-d", "-c", NULL };
+static const char *const python[] = { "/usr/bin/python3", PY CACHED, PY "encodings" CACHED, PY "collections" CACHED, PY "re" CACHED, PY "json" CACHED, NULL, "",
+    "/usr/bin/python3", "-S", "/tmp/work/work.py", NULL };
 static const char *const perl[] = { "/usr/bin/perl", NULL, "", "/usr/bin/perl", "/tmp/work/work.pl", NULL };
 static const char *const lua[] = { "/usr/bin/lua5.4", NULL, "", "/usr/bin/lua5.4", "/tmp/work/work.lua", NULL };
 static const char *const awk[] = { "/usr/bin/mawk", NULL, "/tmp/work/integer.c", "/usr/bin/mawk", "-f", "/tmp/work/work.awk", NULL };
-static const char *const sqlite[] = { "/usr/bin/sqlite3", "/usr/lib/x86_64-linux-gnu/libsqlite3.so.0", NULL, "/tmp/work/work.sql", "/usr/bin/sqlite3", "-batch", "-init",
-    "/dev/null", ":memory:", NULL };
-static const char *const gcc[] = { "/usr/bin/gcc", GCC "/cc1", "/usr/lib/x86_64-linux-gnu/libisl.so.23", "/usr/lib/x86_64-linux-gnu/libgmp.so.10",
-    "/usr/lib/x86_64-linux-gnu/libmpfr.so.6", "/usr/lib/x86_64-linux-gnu/libmpc.so.3", NULL, "", "/usr/bin/gcc", "-O2", "-S", "-I/tmp/work", "/tmp/work/kernel.c", "-o", "-",
-    NULL };
+static const char *const sqlite[] = { "/usr/bin/sqlite3", NULL, "/tmp/work/work.sql", "/usr/bin/sqlite3", "-batch", "-init", "/dev/null", ":memory:", NULL };
+static const char *const gcc[] = { "/usr/bin/gcc", "/usr/lib/gcc/x86_64-linux-gnu/12/cc1", NULL, "", "/usr/bin/gcc", "-O2", "-S", "-I/tmp/work", "/tmp/work/kernel.c", "-o",
+    "-", NULL };
 static const char *const loop[] = { "/bin/dash", NULL, "", "/bin/dash", "/tmp/work/loop.sh", NULL };
 static const char *const script[] = { "/bin/dash", "/usr/bin/expr", "/usr/bin/sed", "/usr/bin/cut", "/usr/bin/sort", NULL, "", "/bin/dash", "/tmp/work/script.sh", NULL };
 
@@ -41,13 +41,35 @@ static void read_all(const char *path)
     if (f >= 0)
         close(f);
 }
+/* A program and its libraries: the dynamic linker loads them, says their names and does not start the program. */
+static void read_program(const char *path)
+{
+    char line[512], library[512];
+    int p[2];
+    read_all(path);
+    if (pipe2(p, O_CLOEXEC))
+        return;
+    pid_t pid = fork();
+    if (!pid) {
+        dup2(p[1], 1);
+        execle(path, path, (char *)NULL, (char *const[]){ "LD_TRACE_LOADED_OBJECTS=1", NULL });
+        _exit(127);
+    }
+    close(p[1]);
+    FILE *f = fdopen(p[0], "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, " %*s => %511s", library) == 1 || sscanf(line, " %511s", library) == 1)
+            read_all(library);
+    if (f)
+        fclose(f);
+    waitpid(pid, NULL, 0);
+}
 void bench_warm(const char *const *d)
 {
-    read_all(LIBC);
     for (; *d; d++) {
         DIR *dir = opendir(*d);
         if (!dir) {
-            read_all(*d);
+            read_program(*d);
             continue;
         }
         for (struct dirent *e; (e = readdir(dir));) {
@@ -116,7 +138,7 @@ static void make_xz(void)
     static const char *const argv[] = { "/usr/bin/xz", "-0", "-c", "-T1", NULL };
     pid_t pid = fork();
     if (!pid)
-        run("/usr/lib/x86_64-linux-gnu/libm.so.6", argv, f);
+        run(LIBC, argv, f);
     close(f);
     waitpid(pid, NULL, 0);
 }

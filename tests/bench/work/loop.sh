@@ -1,5 +1,5 @@
 i=0 s=0
-while [ $i -lt 60000 ]; do
+while [ $i -lt 40000 ]; do
     case $((i % 3)) in
         0) s=$((s + i)) ;;
         1) s=$((s ^ i)) ;;
