@@ -136,6 +136,6 @@ const struct bench_test bench_integer[] = {
     { .name = "sieve", .kind = "integer", .run = sieve },     { .name = "sort", .kind = "integer", .run = sort },
     { .name = "crc", .kind = "integer", .run = crc },         { .name = "hash4m", .kind = "hash", .run = hash4m },
     { .name = "divide", .kind = "integer", .run = divide },   { .name = "flags", .kind = "integer", .run = flags },
-    { .name = "calls", .kind = "calls", .run = calls },       { .name = "methods", .kind = "calls", .run = methods },
+    { .name = "calls", .kind = "call", .run = calls },       { .name = "methods", .kind = "call", .run = methods },
     { .name = "bytecode", .kind = "indirect", .run = bytecode }, { 0 },
 };
