@@ -19,6 +19,7 @@
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
+#ifndef WARM
 #define WARM 2 /* times a place is interpreted before it is translated */
 
 /* ---- wishes of other threads ---- */
@@ -110,7 +111,7 @@ static void on_changed(void *opaque, struct dp_space *s)
 static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
-    space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
+    space_set(c->accel_data, table_kind(c, kind), linear, writable, ram, offset, global, page_size);
 }
 
 static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
@@ -128,7 +129,7 @@ uint32_t translate_slow(struct tctx *x)
         x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
         return 1;
     }
-    const struct ttable *b = space_table(t, (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE);
+    const struct ttable *b = space_table(t, table_kind(c, access_kind(c)));
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
         c->counters.table_misses++;
@@ -152,7 +153,8 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     *global = false;
     if (interp_locate_code(c, rip, &ram, &offset, global) || !ram)
         return NULL;
-    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2)
+    uint64_t next = mode_next_page(c->mode, rip);
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && next && !interp_locate_code(c, next, &ram2, &offset2, &second) && ram2)
         phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
     *global &= second;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
@@ -176,19 +178,36 @@ static void set_gs(struct tctx *x, const uint8_t *base)
     }
 }
 
+/* What 32-bit code relies on: upper halves of registers are zero (SDM vol. 1 3.4.1.1: undefined after a switch from 64-bit mode), and addresses in
+ * FS and GS that only their limit or type refuses are non-canonical. */
+static void enter32(struct icpu *c, struct tctx *x)
+{
+    for (unsigned r = X86_RAX; r <= X86_RDI; r++)
+        c->s.r[r] = (uint32_t)c->s.r[r];
+    for (unsigned k = 0; k < 2; k++) {
+        const struct x86_seg *g = &c->s.seg[k ? X86_GS : X86_FS];
+        bool whole = g->limit == 0xffffffffu && !(g->attr & (X86_ATTR_UNUSABLE | 8 | 4)) && (g->attr & 2);
+        x->segpoison[k] = whole ? 0 : 1ull << 47;
+    }
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
     struct tctx *x = &translate_ctx;
-    unsigned kind = (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE;
-    if ((c->mode & (IMODE_CODE | IMODE_ONE)) != X86_MODE64 || kind == ITLB_EMPTY)
+    unsigned kind = access_kind(c);
+    if (!mode_translatable(c->mode) || kind == ITLB_EMPTY)
         return false;
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
-    struct ttable *table = space_table(t, kind);
+    struct ttable *table = space_table(t, table_kind(c, kind));
     uint64_t rip = c->s.r[X86_RIP];
     if (DP_UNLIKELY(!table))
         return false;
+    if (DP_UNLIKELY(table->mode != c->mode)) {
+        space_flush_jumps(table, false);
+        table->mode = c->mode;
+    }
     bool global;
     struct tblock *b = find(t, rip, 0, &global);
     if (!b)
@@ -203,6 +222,8 @@ static bool accel_enter(struct icpu *c)
     x->r15 = c->s.r[X86_R15];
     x->segbase[0] = c->segbase[X86_FS];
     x->segbase[1] = c->segbase[X86_GS];
+    if (mode_code32(c->mode))
+        enter32(c, x);
     x->df = c->s.rflags >> 10 & 1;
     set_gs(x, table->base);
     bool unmasked = c->xm_unmasked;
@@ -239,7 +260,7 @@ static bool accel_enter(struct icpu *c)
                 result = false;
                 goto out;
             }
-            c->s.r[X86_RSP] += (uint64_t)(int64_t)x->adjust;
+            c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
             break;
         case LEAVE_UNGROUPED:
             rip = x->rip;
@@ -281,7 +302,7 @@ out:
     c->s.r[X86_R13] = x->r13;
     c->s.r[X86_R14] = x->r14;
     c->s.r[X86_R15] = x->r15;
-    c->s.r[X86_RIP] = rip;
+    c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
     c->s.rflags = (c->s.rflags & ~(uint64_t)X86_DF) | (uint64_t)x->df << 10;
     interp_set_arith(c, (x->flags >> 8 & 0xff) | (x->flags & 1 ? X86_OF : 0));
     return result;

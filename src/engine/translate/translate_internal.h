@@ -32,6 +32,7 @@
 #define JUMP_LOG 4096
 #define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
 #define PAGE_MASK (~0xfffull)
+#define GUARD32 0x10000 /* see struct ttable */
 
 /* Why translated code came back (tctx.reason). */
 enum leave_reason {
@@ -47,6 +48,7 @@ struct tctx {
     uint64_t r13, r14, r15;         /* guest */
     uint64_t page;                  /* virtual address of the page whose code runs */
     uint64_t segbase[2];            /* guest FS, GS */
+    uint64_t segpoison[2];          /* 32-bit code: added to their addresses; makes them non-canonical unless all 4 GiB may be read and written */
     uint64_t delta[DELTA_SLOTS];    /* of access groups */
     uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
     uint64_t address, found;        /* slow path: guest address; table entry */
@@ -91,8 +93,11 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_GROUP (1u << 25)
 #define SITE_NONE (1u << 31)
 
-/* A shadow page table with its jump cache just below it. */
+/* A shadow page table with its jump cache just below it. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
+ * who is in such a page and moves by less than GUARD32 does not wrap. */
 struct ttable {
+    uint32_t mode;              /* icpu.mode that the jump cache is for */
+    bool code32;
     uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES */
     uint64_t *log;              /* indexes of entries that are set and not global */
     unsigned logged, globals;
@@ -105,9 +110,10 @@ struct ttable {
     uint64_t jump_pages[64];    /* filter: pages whose code the jump cache knows */
 };
 
-/* What is cached for one PCID: a table per access kind. */
+/* What is cached for one PCID: a table per access kind and width of code. */
 #define SPACES 8
-struct tspace { struct ttable table[ITLB_EMPTY]; unsigned pcid; uint64_t used; bool valid; };
+#define TABLE_KINDS (2 * ITLB_EMPTY)
+struct tspace { struct ttable table[TABLE_KINDS]; unsigned pcid; uint64_t used; bool valid; };
 
 struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
 
@@ -155,6 +161,22 @@ struct tcpu {
 
 #define MODE_UNGROUPED (1u << 31)
 
+/* Is it 64-bit code, or flat 32-bit code with a 32-bit stack? Nothing else is translated. */
+static inline bool mode_code32(uint32_t mode) { return (mode & IMODE_CODE) == X86_MODE32; }
+static inline bool mode_translatable(uint32_t mode)
+{
+    if ((mode & (IMODE_CODE | IMODE_ONE)) == X86_MODE64)
+        return true;
+    const uint32_t flat32 = X86_MODE32 | X86_MODE32 << IMODE_STACK_SHIFT | IMODE_FLAT;
+    return (mode & (IMODE_CODE | 3u << IMODE_STACK_SHIFT | IMODE_FLAT | IMODE_ONE)) == flat32;
+}
+/* An instruction pointer, or an address, cut to the width of the code. */
+static inline uint64_t mode_wrap(uint32_t mode, uint64_t address) { return mode_code32(mode) ? (uint32_t)address : address; }
+/* The page after that of an address; 0: there is none (32-bit code faults at 4 GiB). */
+static inline uint64_t mode_next_page(uint32_t mode, uint64_t address) { return mode_wrap(mode, (address & PAGE_MASK) + DP_PAGE_SIZE); }
+static inline unsigned table_kind(const struct icpu *c, unsigned access_kind) { return access_kind + (mode_code32(c->mode) ? ITLB_EMPTY : 0u); }
+static inline unsigned access_kind(const struct icpu *c) { return (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE; }
+
 extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
 
 /* space.c */
@@ -165,7 +187,7 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
 void space_forget_jumps(struct tcpu *t); /* in all spaces */
-/* The current table of a kind, made on first use; NULL: no address space left. */
+/* The current table of a kind (table_kind), made on first use; NULL: no address space left. */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
