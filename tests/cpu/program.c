@@ -108,6 +108,31 @@ bool prog_check(const struct program *p, const struct prog_image *image, const u
     return true;
 }
 
+/* Backwards over the control flow; what cannot be followed reads everything. */
+void prog_live(const struct program *p, const struct prog_image *image, const uint16_t at[], uint32_t live[PROG_MAX_INSNS + 1])
+{
+    memset(live, 0, (p->count + 1u) * sizeof live[0]);
+    live[p->count] = X86_ARITH;
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (unsigned i = p->count; i-- > 0;) {
+            struct x86_insn insn;
+            uint32_t after = live[i + 1], in = X86_ARITH;
+            if (x86_decode(image->code + at[i], p->insn[i].length, p->mode, &insn) > 0 && insn.op != X86_OP_INT3 && insn.op != X86_OP_UD2) {
+                bool branch = insn.row->flags & X86_F_BRANCH, direct = p->insn[i].fix == PROG_FIX_REL8 || p->insn[i].fix == PROG_FIX_REL32;
+                if (branch && direct && insn.op != X86_OP_CALL)
+                    after = (insn.op == X86_OP_JMP ? 0 : after) | live[DP_MIN(p->insn[i].target, (int16_t)p->count)];
+                else if (branch)
+                    after = X86_ARITH;
+                uint32_t written = cpu_flags_may_stay(&insn) ? 0 : insn.row->flags_written | insn.row->flags_undefined;
+                in = (insn.row->flags_read | (after & ~written)) & X86_ARITH;
+            }
+            changed |= in != live[i];
+            live[i] = in;
+        }
+    }
+}
+
 static const char *const reg_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                          "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 

@@ -81,6 +81,8 @@ bool prog_assemble(const struct program *p, struct prog_image *image, uint16_t a
 uint32_t prog_undefined_after(const struct x86_insn *i, uint32_t before);
 /* Flags undefined before each instruction; false when one of them is read or lives over a branch. */
 bool prog_check(const struct program *p, const struct prog_image *image, const uint16_t at[], uint32_t undefined[PROG_MAX_INSNS]);
+/* Flags that somebody may read at or behind each instruction. */
+void prog_live(const struct program *p, const struct prog_image *image, const uint16_t at[], uint32_t live[PROG_MAX_INSNS + 1]);
 void prog_describe(const struct program *p, struct dp_buffer *out);
 
 /* ---- program_gen.c ---- */

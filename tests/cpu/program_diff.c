@@ -17,7 +17,7 @@ struct run {
     struct prog_forms *forms[3];
     uint64_t seed, programs, mismatches, lost, endless, insns, faults[256];
     unsigned show, stop;
-    bool verbose, whole, ymm;
+    bool verbose, whole, ymm, dead;
 };
 /* One program in all its shapes; big, so not on the stack. */
 struct trial {
@@ -25,7 +25,9 @@ struct trial {
     uint16_t at[PROG_MAX_INSNS + 1];
     uint32_t undefined[PROG_MAX_INSNS];
     struct prog_result native, engine;
-    bool ymm; /* the engine has the upper halves */
+    uint32_t live[PROG_MAX_INSNS + 1];
+    bool ymm;  /* the engine has the upper halves */
+    bool dead; /* it need not keep flags that nobody reads */
 };
 
 static bool many_stores(unsigned op)
@@ -64,7 +66,7 @@ static unsigned compare(const struct program *p, const struct trial *t, struct d
     for (unsigned i = 0; i < p->count; i++) {
         if (t->at[i] != stopped)
             continue;
-        undefined = t->undefined[i];
+        undefined = t->undefined[i] | (t->dead && n.vector != X86_BP && n.vector != X86_DB ? ~t->live[i] & X86_ARITH : 0);
         struct x86_insn insn;
         if (n.vector == X86_BP || n.vector == X86_DB || x86_decode(t->image.code + t->at[i], p->insn[i].length, p->mode, &insn) <= 0)
             break;
@@ -143,6 +145,7 @@ static bool fails(struct run *u, const struct program *p, struct trial *t, struc
     out->size = 0;
     if (!prog_assemble(p, &t->image, t->at) || !prog_check(p, &t->image, t->at, t->undefined))
         return false;
+    prog_live(p, &t->image, t->at, t->live);
     for (unsigned attempt = 0; attempt < 2; attempt++) {
         out->size = 0;
         if (!run_native(u, t) || !against_engine(u, p, t, out))
@@ -213,12 +216,13 @@ static int one(struct run *u, enum x86_mode mode, uint64_t index)
 {
     static struct program p;
     static struct trial t;
-    t.ymm = u->ymm;
+    t.ymm = u->ymm, t.dead = u->dead;
     prog_generate(u->forms[mode], mode, u->seed, index, &p);
     if (!prog_assemble(&p, &t.image, t.at) || !prog_check(&p, &t.image, t.at, t.undefined)) {
         fprintf(stderr, "prog-diff: program %llu is not well-formed\n", (unsigned long long)index);
         return 2;
     }
+    prog_live(&p, &t.image, t.at, t.live);
     struct dp_error e;
     if (prog_native_run(u->native, &t.image, &t.native, 1, &e)) {
         fprintf(stderr, "prog-diff: %s\n", e.text);
@@ -248,9 +252,10 @@ static int one(struct run *u, enum x86_mode mode, uint64_t index)
 static int usage(FILE *f, int status)
 {
     fprintf(f, "usage: prog-diff [--engine NAME|native] [--model NAME] [--seed N] [--count K] [--mode 64|32|all] [--index N] [--show N] [--stop N]\n"
-               "                 [--whole] [--verbose]\n"
+               "                 [--dead-flags] [--whole] [--verbose]\n"
                "  --engine native compares the host with itself: a check of this harness\n"
                "  --index runs one program (with --verbose: and prints it); --show: so many mismatches in full; --stop: after so many end;\n"
+               "  --dead-flags: a fault's frame may have any value in flags that are overwritten before anybody reads them\n"
                "  --whole: do not cut them down\n");
     return status;
 }
@@ -259,7 +264,7 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {{"engine", 1, 0, 'e'}, {"seed", 1, 0, 's'},  {"mode", 1, 0, 'm'},  {"count", 1, 0, 'c'},
                                             {"index", 1, 0, 'i'},  {"show", 1, 0, 'w'},  {"model", 1, 0, 'M'}, {"stop", 1, 0, 't'},
-                                            {"whole", 0, 0, 'W'},  {"verbose", 0, 0, 'v'}, {"help", 0, 0, 'h'},  {0}};
+                                            {"whole", 0, 0, 'W'},  {"dead-flags", 0, 0, 'd'}, {"verbose", 0, 0, 'v'}, {"help", 0, 0, 'h'},  {0}};
     const char *engine = "interp", *mode = "all", *model_name = NULL;
     struct run u = {.seed = 1, .show = 3, .stop = 20};
     uint64_t count = 1000, first = 0;
@@ -288,6 +293,9 @@ int main(int argc, char **argv)
             break;
         case 't':
             u.stop = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'd':
+            u.dead = true;
             break;
         case 'W':
             u.whole = true;
