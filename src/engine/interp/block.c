@@ -135,8 +135,9 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
         o->fn = interp_op_nm;
         return;
     }
-    if ((f & X86_F_SSE) && (c->mode & (IMODE_SSE_UD | IMODE_SSE_NM))) {
-        o->fn = c->mode & IMODE_SSE_UD ? interp_op_ud : interp_op_nm;
+    uint32_t unusable = f & X86_F_VEX ? IMODE_AVX_UD : IMODE_SSE_UD;
+    if ((f & X86_F_SSE) && (c->mode & (unusable | IMODE_SSE_NM))) {
+        o->fn = c->mode & unusable ? interp_op_ud : interp_op_nm;
         return;
     }
     if ((f & X86_F_MMX) && (c->mode & (IMODE_MMX_UD | IMODE_SSE_NM))) {
@@ -145,7 +146,7 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
     }
     if (f & X86_F_BRANCH)
         o->disp = i->has_modrm ? o->disp : (int64_t)page_offset; /* set_target wants it; branches with a memory operand have no displacement target */
-    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
+    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_bmi(c, i, o) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
         interp_lower_sse(c, i, o, need_insn) || interp_lower_x87(c, i, o, need_insn))
         return;
     o->fn = interp_op_ud;
