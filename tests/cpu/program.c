@@ -12,7 +12,6 @@ bool prog_assemble(const struct program *p, struct prog_image *image, uint16_t a
     image->mode = p->mode, image->code_offset = p->code_offset, image->code_size = size;
     image->in = p->in;
     image->in.rip = CPU_CODE + p->code_offset;
-    memcpy(image->high, p->high, sizeof image->high);
     memcpy(image->memory, p->memory, sizeof image->memory);
     for (unsigned i = 0; i < p->count; i++) {
         const struct prog_insn *k = &p->insn[i];
@@ -173,7 +172,7 @@ void prog_describe(const struct program *p, struct dp_buffer *out)
         dp_buffer_printf(out, "  st%u %04x %016llx%s", k, dp_ld16(fx + FX_ST + k * 16 + 8), (unsigned long long)dp_ld64(fx + FX_ST + k * 16),
                          k % 4 == 3 ? "\n" : "");
     for (unsigned k = 0; vector && k < 16; k++)
-        dp_buffer_printf(out, "  ymm%-2u %016llx%016llx:%016llx%016llx\n", k, (unsigned long long)dp_ld64(p->high[k] + 8),
-                         (unsigned long long)dp_ld64(p->high[k]), (unsigned long long)dp_ld64(fx + FX_XMM + k * 16 + 8),
+        dp_buffer_printf(out, "  ymm%-2u %016llx%016llx:%016llx%016llx\n", k, (unsigned long long)dp_ld64(p->in.ymm_high[k] + 8),
+                         (unsigned long long)dp_ld64(p->in.ymm_high[k]), (unsigned long long)dp_ld64(fx + FX_XMM + k * 16 + 8),
                          (unsigned long long)dp_ld64(fx + FX_XMM + k * 16));
 }

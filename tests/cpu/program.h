@@ -54,7 +54,6 @@ struct program {
     uint16_t code_offset, table_count;
     int16_t table[PROG_TABLE_SIZE]; /* instructions' numbers */
     struct cpu_regs in;
-    uint8_t high[16][16]; /* upper halves of the YMM registers */
     uint8_t memory[PROG_MEMORY];
     struct prog_insn insn[PROG_MAX_INSNS];
 };
@@ -65,12 +64,10 @@ struct prog_image {
     uint32_t code_offset, code_size;
     uint8_t code[PROG_MAX_CODE];
     struct cpu_regs in;
-    uint8_t high[16][16];
     uint8_t memory[PROG_MEMORY];
 };
 struct prog_result {
     struct cpu_result r; /* its data is not used */
-    uint8_t high[16][16];
     uint8_t memory[PROG_MEMORY];
 };
 
@@ -108,6 +105,7 @@ struct prog_how {
     uint32_t budget; /* instructions per call of run(); 0: all at once */
     bool roundtrip;  /* pull and push the state between calls */
 };
+void prog_guest_kick(struct prog_guest *g); /* from a signal handler: the run ends as an engine's error */
 void prog_guest_run(struct prog_guest *g, const struct prog_image *image, const struct prog_how *how, struct prog_result *r);
 
 #endif

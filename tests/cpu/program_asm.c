@@ -26,7 +26,7 @@ struct prog_forms {
 /* ---- forms ---- */
 
 /* Not for random use: what programs write deliberately, what has effects no register role can take, and what the host answers alone. */
-static bool excluded(const struct x86_insn *i)
+static bool excluded(enum x86_mode mode, const struct x86_insn *i)
 {
     if (cpu_op_skipped(i->op) || i->row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0 | X86_F_REP))
         return true;
@@ -38,6 +38,8 @@ static bool excluded(const struct x86_insn *i)
             return true; /* gathers */
         if (o->kind == X86_MEM && !i->has_modrm)
             return true;
+        if (o->kind == X86_MEM && i->row->feature == X86_FEATURE_SHA)
+            return true; /* AMD does not ask for alignment there, Intel does */
     }
     switch (i->op) {
     case X86_OP_BT:
@@ -55,6 +57,9 @@ static bool excluded(const struct x86_insn *i)
         return i->opcode == 0x0d && i->mod == 3; /* #UD on AMD */
     case X86_OP_MOVSXD:
         return i->operand_size == 2;
+    case X86_OP_VPEXTRD:
+    case X86_OP_VPINSRD:
+        return i->vex_w && mode != X86_MODE64; /* #UD on AMD */
     case X86_OP_RCPPS: /* approximations */
     case X86_OP_RCPSS:
     case X86_OP_RSQRTPS:
@@ -180,7 +185,7 @@ static int try_form(struct prog_forms *fs, struct form *f)
     n += put_opcode(bytes + n, f, 0, 0);
     bytes[n] = f->modrm;
     struct x86_insn insn;
-    if (x86_decode(bytes, 15, fs->mode, &insn) <= 0 || insn.vex != f->vex || !supported(fs->model, &insn) || excluded(&insn))
+    if (x86_decode(bytes, 15, fs->mode, &insn) <= 0 || insn.vex != f->vex || !supported(fs->model, &insn) || excluded(fs->mode, &insn))
         return 0;
     if (!insn.has_modrm && f->modrm != 1)
         return 0;
@@ -675,7 +680,7 @@ static bool any_of(struct prog_gen *g, const struct form *f)
                 return false;
             continue;
         }
-        if (length <= 0 || insn.op != f->op || !supported(g->forms->model, &insn) || excluded(&insn) || writes_role(g, &insn))
+        if (length <= 0 || insn.op != f->op || !supported(g->forms->model, &insn) || excluded(g->p->mode, &insn) || writes_role(g, &insn))
             return false;
         const struct x86_operand *o = memory_operand(&insn);
         if (!o || pass)

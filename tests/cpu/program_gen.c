@@ -1034,7 +1034,7 @@ static void choose_state(struct prog_gen *g)
         dp_st16(in->fx + FX_FSW, dp_ld16(in->fx + FX_FSW) & 0x7f7f);
     }
     for (unsigned i = 0; i < 16; i++)
-        cpu_random_vector(&g->r, p->high[i]);
+        cpu_random_vector(&g->r, in->ymm_high[i]);
     for (unsigned i = 0; i < PROG_MEMORY; i += 64) { /* of each line: a vector, a pointer, numbers */
         cpu_random_vector(&g->r, p->memory + i);
         cpu_random_bytes(&g->r, p->memory + i + 16, 32);
