@@ -76,7 +76,7 @@ struct iblock {
 };
 
 struct itlb { uint64_t read_tag; _Atomic uint64_t write_tag; uint64_t addend; uint64_t fetch_tag; };
-struct itlb_cold { _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
+struct itlb_cold { bool global; _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
 struct ijump { uint64_t rip; uint64_t key; struct iblock *block; };
 
 enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_EMPTY /* never filled: every access is slow */, ITLB_KINDS };
@@ -383,8 +383,8 @@ void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
 
-/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. */
-int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset);
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);
 
 /* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);

@@ -121,6 +121,7 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
     e->addend = addend;
     atomic_store_explicit(&cold->ram, r->ram, memory_order_relaxed);
     atomic_store_explicit(&cold->ram_offset, offset, memory_order_relaxed);
+    cold->global = t->global;
     cold->large = t->page_size > DP_PAGE_SIZE ? t->page_size : 0;
     if (cold->large) {
         unsigned h = large_hash(linear, cold->large);
