@@ -119,8 +119,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     struct emitter *e = &w->e;
     struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, 0), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
-    if (!clobber)
-        islands(w, 70, true);
+    islands(w, 90, true); /* whether or not this one adds to them: several checks may stand in a row */
     struct slow *s = &w->slow[w->slows++];
     *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
     unsigned inverted = RCX;
