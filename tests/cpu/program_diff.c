@@ -123,7 +123,7 @@ static void run_engine(struct run *u, const struct program *p, const struct prog
     watched.guest = u->guest, watched.ticks = 0;
     snprintf(watched.text, sizeof watched.text, "prog-diff: HANG, does not react to kick(): --seed %llu --mode %s --index %llu\n",
              (unsigned long long)p->seed, p->mode == X86_MODE64 ? "64" : "32", (unsigned long long)p->index);
-    alarm(5);
+    alarm(10);
     prog_guest_run(u->guest, &t->image, how, &t->engine);
     alarm(0);
 }

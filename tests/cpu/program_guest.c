@@ -244,7 +244,7 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
         g->engine->run(g->cpu, how->budget ? how->budget : limit, &x);
         if (x.kind == DP_EXIT_KICK) /* only the watchdog kicks */
             break;
-        if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 16)
+        if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 100)
             break;
         if (how->roundtrip) {
             g->engine->pull(g->cpu, &s);
