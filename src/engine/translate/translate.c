@@ -340,9 +340,14 @@ static void copy(struct writer *w, const struct insn_info *n)
             emit_lea(e, R14, &m, false);
             m = (struct mem){R14, NO_REG, 0, 0, 0};
         }
+        bool partial = i->operand_size == 2; /* the register is loaded first, then: not into one of the address's */
+        if (partial && m.index == RCX) {
+            emit_lea(e, R14, &m, true);
+            m = (struct mem){R14, NO_REG, 0, 0, 0};
+        }
         p.memory = true;
         p.m = m;
-        r14_taken = false; /* read before it is written */
+        r14_taken = partial && m.base == R14; /* others: read before it is written */
     }
     rcx_taken = p.memory && !lea && p.m.index == RCX;
     if (rcx_taken && (by_cl || wanted > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
