@@ -169,8 +169,8 @@ void prog_describe(const struct program *p, struct dp_buffer *out)
         dp_buffer_printf(out, "  fcw %04x fsw %04x ftw %02x mxcsr %08x\n", dp_ld16(fx + FX_FCW), dp_ld16(fx + FX_FSW), fx[FX_FTW],
                          dp_ld32(fx + FX_MXCSR));
     for (unsigned k = 0; x87 && k < 8; k++)
-        dp_buffer_printf(out, "  st%u %04x %016llx%s", k, dp_ld16(fx + FX_ST + k * 16 + 8), (unsigned long long)dp_ld64(fx + FX_ST + k * 16),
-                         k % 4 == 3 ? "\n" : "");
+        dp_buffer_printf(out, "  st%u %04x %016llx%s", k, dp_ld16(fx + FX_ST + k * 16 + 8),
+                         (unsigned long long)dp_ld64(fx + FX_ST + k * 16), k % 4 == 3 ? "\n" : "");
     for (unsigned k = 0; vector && k < 16; k++)
         dp_buffer_printf(out, "  ymm%-2u %016llx%016llx:%016llx%016llx\n", k, (unsigned long long)dp_ld64(p->in.ymm_high[k] + 8),
                          (unsigned long long)dp_ld64(p->in.ymm_high[k]), (unsigned long long)dp_ld64(fx + FX_XMM + k * 16 + 8),

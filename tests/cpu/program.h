@@ -23,10 +23,12 @@
 #define PROG_DATA CPU_DATA
 #define PROG_HIGH CPU_HIGH
 enum {
-    PROG_PAGES = 12,                     /* linear */
-    PROG_FRAMES = 7,                     /* physical */
-    PROG_OWN = 9, PROG_OWN_READONLY = 10, /* linear pages of the generator's frame */
-    PROG_OWN_TABLE = 512, PROG_TABLE_SIZE = 64, /* jump table, in the frame, and its entries */
+    PROG_PAGES = 12, /* linear */
+    PROG_FRAMES = 7, /* physical */
+    PROG_OWN = 9,
+    PROG_OWN_READONLY = 10, /* linear pages of the generator's frame */
+    PROG_OWN_TABLE = 512,
+    PROG_TABLE_SIZE = 64, /* jump table, in the frame, and its entries */
     PROG_OWN_FX = 2048,
     PROG_MEMORY = PROG_FRAMES * 4096,
     PROG_MAX_INSNS = 200,

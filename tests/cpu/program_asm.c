@@ -1,7 +1,7 @@
 /* program_asm.c - encodings and operands for the program generator.
  *
- * Model: as in generate.c, every (prefix, map, opcode, ModRM) and VEX form is put through x86_decode once, which sorts them by operation; the
- * decoder is the only source of what bytes mean. Memory operands are drawn last, when the decoder has told their size.
+ * Model: as in generate.c, every (prefix, map, opcode, ModRM) and VEX form is put through x86_decode once, which sorts them by operation;
+ * the decoder is the only source of what bytes mean. Memory operands are drawn last, when the decoder has told their size.
  */
 #include <stdlib.h>
 
@@ -60,7 +60,7 @@ static bool excluded(enum x86_mode mode, const struct x86_insn *i)
     case X86_OP_VPEXTRD:
     case X86_OP_VPINSRD:
         return i->vex_w && mode != X86_MODE64; /* #UD on AMD */
-    case X86_OP_RCPPS: /* approximations */
+    case X86_OP_RCPPS:                         /* approximations */
     case X86_OP_RCPSS:
     case X86_OP_RSQRTPS:
     case X86_OP_RSQRTSS:
@@ -307,8 +307,7 @@ bool prog_put(struct prog_gen *g, const uint8_t *bytes, unsigned size, enum prog
     struct prog_insn *k = &g->p->insn[g->p->count++];
     memcpy(k->bytes, bytes, size);
     k->length = (uint8_t)size, k->fix = (uint8_t)fix, k->fix_at = (uint8_t)fix_at, k->target = label, k->linear = linear;
-    g->undefined =
-        insn.op == X86_OP_INT3 || insn.op == X86_OP_JMP || insn.op == X86_OP_RET ? 0 : prog_undefined_after(&insn, g->undefined);
+    g->undefined = insn.op == X86_OP_INT3 || insn.op == X86_OP_JMP || insn.op == X86_OP_RET ? 0 : prog_undefined_after(&insn, g->undefined);
     return true;
 }
 
@@ -348,10 +347,7 @@ static unsigned put_mem(struct prog_gen *g, uint8_t *p, unsigned reg, const stru
     return n;
 }
 
-static unsigned mem_rxb(const struct prog_mem *m)
-{
-    return m->rip ? 0 : (m->index >= 8 ? 2u : 0) | (m->base >= 8 ? 1u : 0);
-}
+static unsigned mem_rxb(const struct prog_mem *m) { return m->rip ? 0 : (m->index >= 8 ? 2u : 0) | (m->base >= 8 ? 1u : 0); }
 
 bool prog_emit(struct prog_gen *g, const struct prog_enc *e)
 {
@@ -642,7 +638,8 @@ static const struct x86_operand *memory_operand(const struct x86_insn *i)
 static bool any_of(struct prog_gen *g, const struct form *f)
 {
     uint8_t b[40];
-    unsigned n = 0, rxb = g->code64 ? (unsigned)prog_pick(g, 8) : 0, vvvv = prog_one_in(g, 4) ? 0 : (unsigned)prog_pick(g, g->code64 ? 16 : 8);
+    unsigned n = 0, rxb = g->code64 ? (unsigned)prog_pick(g, 8) : 0,
+             vvvv = prog_one_in(g, 4) ? 0 : (unsigned)prog_pick(g, g->code64 ? 16 : 8);
     bool p66 = !f->vex && !f->prefix && prog_one_in(g, 5), w = prog_one_in(g, 2), rex = g->code64 && !prog_one_in(g, 3), lock = false;
     unsigned mod = f->modrm >> 6, size = 8;
     bool write = false, align = false;

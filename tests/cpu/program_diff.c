@@ -131,10 +131,8 @@ static void run_engine(struct run *u, const struct program *p, const struct prog
 /* Runs the engine in every way; compares with t->native. Returns the number of differences of the first way that differs. */
 static unsigned against_engine(struct run *u, const struct program *p, struct trial *t, struct dp_buffer *out)
 {
-    const struct prog_how hows[] = {{0},
-                                    {.again = true},
-                                    {.again = true},
-                                    {.again = true, .budget = 1 + (uint32_t)(p->index % 9), .roundtrip = p->index % 2}};
+    const struct prog_how hows[] = {
+        {0}, {.again = true}, {.again = true}, {.again = true, .budget = 1 + (uint32_t)(p->index % 9), .roundtrip = p->index % 2}};
     static const char *const name[] = {"", "when run again", "when run a third time", "in pieces"};
     for (unsigned i = 0; i < (u->guest ? DP_ARRAY_LEN(hows) : 1); i++) {
         if (u->guest) {
@@ -275,20 +273,32 @@ static int one(struct run *u, enum x86_mode mode, uint64_t index)
 
 static int usage(FILE *f, int status)
 {
-    fprintf(f, "usage: prog-diff [--engine NAME|native] [--model NAME] [--seed N] [--count K] [--mode 64|32|all] [--index N] [--show N] [--stop N]\n"
-               "                 [--dead-flags] [--whole] [--verbose]\n"
-               "  --engine native compares the host with itself: a check of this harness\n"
-               "  --index runs one program (with --verbose: and prints it); --show: so many mismatches in full; --stop: after so many end;\n"
-               "  --dead-flags: a fault's frame may have any value in flags that are overwritten before anybody reads them\n"
-               "  --whole: do not cut them down\n");
+    fprintf(f,
+            "usage: prog-diff [--engine NAME|native] [--model NAME] [--seed N] [--count K] [--mode 64|32|all] [--index N] [--show N] "
+            "[--stop N]\n"
+            "                 [--dead-flags] [--whole] [--verbose]\n"
+            "  --engine native compares the host with itself: a check of this harness\n"
+            "  --index runs one program (with --verbose: and prints it); --show: so many mismatches in full; --stop: after so many end;\n"
+            "  --dead-flags: a fault's frame may have any value in flags that are overwritten before anybody reads them\n"
+            "  --whole: do not cut them down\n");
     return status;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"engine", 1, 0, 'e'}, {"seed", 1, 0, 's'},  {"mode", 1, 0, 'm'},  {"count", 1, 0, 'c'},
-                                            {"index", 1, 0, 'i'},  {"show", 1, 0, 'w'},  {"model", 1, 0, 'M'}, {"stop", 1, 0, 't'},
-                                            {"whole", 0, 0, 'W'},  {"dead-flags", 0, 0, 'd'}, {"verbose", 0, 0, 'v'}, {"help", 0, 0, 'h'},  {0}};
+    static const struct option options[] = {{"engine", 1, 0, 'e'},
+                                            {"seed", 1, 0, 's'},
+                                            {"mode", 1, 0, 'm'},
+                                            {"count", 1, 0, 'c'},
+                                            {"index", 1, 0, 'i'},
+                                            {"show", 1, 0, 'w'},
+                                            {"model", 1, 0, 'M'},
+                                            {"stop", 1, 0, 't'},
+                                            {"whole", 0, 0, 'W'},
+                                            {"dead-flags", 0, 0, 'd'},
+                                            {"verbose", 0, 0, 'v'},
+                                            {"help", 0, 0, 'h'},
+                                            {0}};
     const char *engine = "interp", *mode = "all", *model_name = NULL;
     struct run u = {.seed = 1, .show = 3, .stop = 20};
     uint64_t count = 1000, first = 0;

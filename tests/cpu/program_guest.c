@@ -9,9 +9,26 @@
 #include "program.h"
 
 enum { /* guest-physical */
-       PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_CODE = 0x4000, PT_DATA = 0x5000, PDPT_HIGH = 0x6000, PD_HIGH = 0x7000,
-       PT_HIGH = 0x8000, PDPT_KERNEL = 0x9000, PD_KERNEL = 0xa000, GDT = 0xb000, LDT = 0xb800, IDT = 0xc000, TSS = 0xd000, STUBS = 0xe000,
-       STACK_TOP = 0x11000, CODE = 0x20000, FRAMES = 0x30000, FRAME_STEP = 0x3000, RAM_SIZE = 0x200000,
+       PML4 = 0x1000,
+       PDPT_LOW = 0x2000,
+       PD_LOW = 0x3000,
+       PT_CODE = 0x4000,
+       PT_DATA = 0x5000,
+       PDPT_HIGH = 0x6000,
+       PD_HIGH = 0x7000,
+       PT_HIGH = 0x8000,
+       PDPT_KERNEL = 0x9000,
+       PD_KERNEL = 0xa000,
+       GDT = 0xb000,
+       LDT = 0xb800,
+       IDT = 0xc000,
+       TSS = 0xd000,
+       STUBS = 0xe000,
+       STACK_TOP = 0x11000,
+       CODE = 0x20000,
+       FRAMES = 0x30000,
+       FRAME_STEP = 0x3000,
+       RAM_SIZE = 0x200000,
 };
 #define KERNEL 0xffff800000000000ull
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_PS = 0x80 };
