@@ -21,6 +21,7 @@
 
 #ifndef WARM
 #define WARM 2 /* times a place is interpreted before it is translated */
+#endif
 
 /* ---- wishes of other threads ---- */
 
