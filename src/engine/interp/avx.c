@@ -134,11 +134,26 @@ VEX_HANDLER(to_rm) { RUN(o->imm, vvvv(c, o), vector(c, o->b), fourth(c, o), vect
     }
 EACH_BYTES(TO_REG_MEMORY)
 
-/* VCVTPS2PH to memory. The store comes after the exceptions, the check that it can be done before them. */
-static void narrow_work(struct icpu *c, const struct iop *o)
+/* VCVTPS2PH. A result that is tiny but exact is an underflow if that is unmasked; as MXCSR.FZ means nothing to this instruction, sse_precise
+ * cannot find out, and here it is computed: less than 2^-14 and a multiple of 2^-24. o->extra: elements. */
+static DP_COLD void narrow_underflow(const uint8_t *source, unsigned elements)
 {
-    RUN(o->imm, vvvv(c, o), vector(c, o->b), fourth(c, o), vector(c, o->b), "ymm3", c->narrowed);
+    for (unsigned k = 0; k < elements; k++) {
+        uint32_t v = dp_ld32(source + 4 * k), exponent = v >> 23 & 0xff, mantissa = (v & 0x7fffff) | 0x800000;
+        if (exponent && exponent < 127 - 14 && exponent + (unsigned)__builtin_ctz(mantissa) >= 127 + 23 - 24)
+            sse_host_set_mxcsr(sse_host_mxcsr() | MXCSR_UE);
+    }
 }
+static void narrow(struct icpu *c, const struct iop *o, uint8_t *to)
+{
+    const uint8_t *source = vector(c, o->b);
+    if (c->xm_unmasked & MXCSR_UE << 7)
+        narrow_underflow(source, o->extra);
+    RUN(o->imm, source, source, source, source, "ymm3", to);
+}
+VEX_HANDLER(narrow_r) { narrow(c, o, vector(c, o->a)); }
+/* To memory: the store comes after the exceptions, the check that it can be done before them. */
+static void narrow_work(struct icpu *c, const struct iop *o) { narrow(c, o, c->narrowed); }
 FPU_CALL_HANDLER(narrow_m)
 {
     uint64_t linear = fpu_linear(c, o, o->size, o->size, true);
@@ -386,17 +401,13 @@ static bool writes_rm(const struct x86_insn *i)
 {
     if (i->vex_map == 1)
         return i->opcode == 0x11 || i->opcode == 0x29 || i->opcode == 0x7f || i->opcode == 0xd6;
-    return i->vex_map == 3 && (i->opcode == 0x19 || i->opcode == 0x39 || i->opcode == 0x1d);
+    return i->vex_map == 3 && (i->opcode == 0x19 || i->opcode == 0x39);
 }
 
 static bool lower_plain(const struct x86_insn *i, struct iop *o, const struct x86_operand *memory)
 {
     static iop_fn *const from_memory[] = BY_BYTES(to_reg_m);
     const struct x86_operand *last = &i->operand[i->operand_count - 1];
-    if (i->operand[0].kind == X86_MEM) { /* moves and VCVTPS2PH are all there are */
-        o->b = i->reg;
-        return i->op == X86_OP_VCVTPS2PH && imm_kernel(i, o, i->imm & 0xff, narrow_m);
-    }
     iop_fn *fn = memory ? from_memory[memory->size] : to_reg;
     if (writes_rm(i)) {
         o->a = i->rm, o->b = i->reg;
@@ -435,6 +446,10 @@ bool sse_lower_vex(struct icpu *c, const struct x86_insn *i, struct iop *o)
         o->b = code64 ? 16 : 8;
         o->fn = i->op == X86_OP_VZEROALL ? vzeroall : vzeroupper;
         return true;
+    case X86_OP_VCVTPS2PH:
+        o->a = i->rm, o->b = i->reg;
+        o->extra = i->vex_l ? 8 : 4;
+        return imm_kernel(i, o, i->imm & 0xff, memory ? narrow_m : narrow_r);
     case X86_OP_VBROADCASTF128:
     case X86_OP_VBROADCASTI128:
         o->fn = broadcast128;
