@@ -69,6 +69,7 @@ FPU_CALL_HANDLER(xrstor)
     bool compaction = x86_has(c->vm->model, X86_FEATURE_XSAVEC);
     uint64_t states = requested(c), linear = xsave_linear(c, o, X86_XSAVE_AVX, false);
     interp_load_bytes(c, o, linear, area, X86_XSAVE_AVX);
+    (void)interp_linear(c, o, x86_xrstor_span(states, area + X86_XSAVE_HEADER), false);
     unsigned size = x86_xrstor_size(&c->s, states, compaction, area + X86_XSAVE_HEADER);
     if (!size)
         interp_fault_code(c, o, X86_GP, 0);

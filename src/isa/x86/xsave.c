@@ -175,6 +175,11 @@ unsigned x86_xrstor_size(const struct x86_state *s, uint64_t states, bool compac
     return header_legal(s, compaction, header) ? x86_xsave_size(states & dp_ld64(header)) : 0;
 }
 
+unsigned x86_xrstor_span(uint64_t states, const uint8_t header[64])
+{
+    return x86_xsave_size(dp_ld64(header + 8) & COMPACTED ? states & dp_ld64(header) : states);
+}
+
 bool x86_xrstor(struct x86_state *s, uint64_t states, bool compaction, unsigned flags, const uint8_t *area)
 {
     uint64_t present = dp_ld64(area + AREA_XSTATE_BV);

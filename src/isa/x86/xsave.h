@@ -42,6 +42,8 @@ bool x86_fxrstor(struct x86_state *s, unsigned flags, const uint8_t area[X86_FXS
 /* XRSTOR reads legacy region and header, and the AVX component only if it is both asked for and there: bytes of area needed, 0: #GP(0) already.
  * compaction: the processor has XSAVEC. */
 unsigned x86_xrstor_size(const struct x86_state *s, uint64_t states, bool compaction, const uint8_t header[64]) DP_MUST_CHECK;
+/* What it checks the segment's limit for: of the standard format components asked for, in use or not, of the compacted those in use. */
+unsigned x86_xrstor_span(uint64_t states, const uint8_t header[64]);
 /* XRSTOR of an area of x86_xrstor_size bytes whose header was given there (the same bytes: check what is used). false: #GP(0). */
 bool x86_xrstor(struct x86_state *s, uint64_t states, bool compaction, unsigned flags, const uint8_t *area) DP_MUST_CHECK;
 
