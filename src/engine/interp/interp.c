@@ -12,16 +12,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/engines.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
 
-struct dp_engine_state {
-    struct dp_engine_vm vm;
-    struct icpu *cpu[256];
-    bool barrier;                 /* membarrier is registered */
-    pthread_mutex_t marking;      /* held while a page becomes code: who sees has_code under it knows that no fast write path is left */
-};
-struct dp_cpu { struct icpu c; };
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14 };
 
 /* ---- leaving an instruction ---- */
@@ -171,6 +165,7 @@ static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
     if (why & IATT_MAP) {
+        c->walked.size = 0;
         interp_flush_all(c);
         interp_cache_empty(c);
     }
@@ -385,6 +380,11 @@ static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
             continue;
         }
         c->counters.blocks_run++;
+        if (c->accel) {
+            if (c->accel->enter(c))
+                continue;
+            c->instruction_limit = c->instructions + 1; /* no chaining: the next block may be a translated one */
+        }
         struct iblock *b = interp_find_block(c);
         if (DP_UNLIKELY(!b)) {
             raise_fault(c, X86_EVENT_EXCEPTION);
@@ -399,7 +399,7 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     struct icpu *c = &cpu->c;
     *exit = (struct dp_exit){ 0 };
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
-    c->instruction_limit = limit;
+    c->instruction_limit = c->budget_end = limit;
     interp_fpu_enter(c);
     loop(c, limit, exit);
     interp_fpu_leave(c);
@@ -520,6 +520,9 @@ static int interp_probe(struct dp_error *e)
 
 static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *err)
 {
+    int refused = dp_engine_refuse_code("interp", vm, err);
+    if (refused)
+        return refused;
     struct dp_engine_state *e = calloc(1, sizeof(*e));
     if (!e || vm->cpu_count > DP_ARRAY_LEN(e->cpu)) {
         free(e);

@@ -26,6 +26,7 @@
 #ifndef DP_INTERP_INTERNAL_H
 #define DP_INTERP_INTERNAL_H
 
+#include <pthread.h>
 #include <setjmp.h>
 
 #include "engine/engine.h"
@@ -75,7 +76,7 @@ struct iblock {
 };
 
 struct itlb { uint64_t read_tag; _Atomic uint64_t write_tag; uint64_t addend; uint64_t fetch_tag; };
-struct itlb_cold { _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
+struct itlb_cold { bool global; _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
 struct ijump { uint64_t rip; uint64_t key; struct iblock *block; };
 
 enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_EMPTY /* never filled: every access is slow */, ITLB_KINDS };
@@ -99,6 +100,16 @@ enum {
     IMODE_AVX_UD = 1 << 22,     /* not CR4.OSXSAVE, or XCR0 without SSE or AVX */
 };
 
+/* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
+struct interp_accel {
+    /* Runs as far as it can from r[RIP] on. False: the interpreter is to run a block there. */
+    bool (*enter)(struct icpu *c);
+    /* Told of every flush, after the state changed. */
+    void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+    /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
+    void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
+};
+
 /* icpu.attention */
 enum { IATT_KICK = 1, IATT_LINES = 2, IATT_MAP = 4 /* the memory map is another: no translation, no code known holds */ };
 
@@ -119,7 +130,9 @@ struct icpu {
     struct ijump *jump;         /* 1 << IJUMP_BITS */
     struct iblock *block;       /* running */
     uint64_t instructions;
-    uint64_t instruction_limit;
+    uint64_t instruction_limit; /* blocks do not chain beyond it */
+    uint64_t budget_end;        /* where run() is to return */
+    struct dp_range walked;     /* the piece of RAM that page tables were last found in; size 0: none */
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
     uint16_t fault_offset, fault_length; /* of the instruction that left by interp_fault */
     jmp_buf leave;
@@ -138,8 +151,6 @@ struct icpu {
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
     unsigned shutdown_faults;   /* entries of history that led to the triple fault */
-    /* An engine that keeps translations of its own over this processor's state: told of every flush (NULL: nobody), after the state changed. */
-    void (*on_flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
     struct dp_x86_bus bus;
     const struct dp_engine_vm *vm;
     struct dp_engine_state *engine;
@@ -149,6 +160,8 @@ struct icpu {
     uint32_t mxcsr_host;        /* the host's own MXCSR and x87 control word, restored on leaving run() */
     uint16_t fcw_host;
     struct icache *cache;
+    const struct interp_accel *accel; /* may be NULL */
+    void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */
     struct x86_fault history[4];
@@ -305,6 +318,7 @@ static inline bool interp_block_valid(const struct iblock *b)
     return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
            atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
 }
+static inline bool interp_wanted(const struct icpu *c) { return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed)); }
 static inline bool interp_must_leave(const struct icpu *c)
 {
     return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
@@ -353,11 +367,14 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 }
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
-/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then on_flush. */
+/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then accel->flush. */
 void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
 static inline void interp_flush_all(struct icpu *c) { interp_flush(c, X86_FLUSH_ALL, 0, 0); }
 /* Jump cache entries are void. */
 void interp_new_epoch(struct icpu *c);
+
+/* Translates as an access of the running code would and fills the TLB (and calls accel->filled). False: a fault, in c->ctx.fault, or no plain RAM. */
+bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access);
 
 /* block.c */
 int interp_cache_init(struct icpu *c, struct dp_error *e);
@@ -365,6 +382,9 @@ void interp_cache_empty(struct icpu *c); /* while no block runs */
 void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
+
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);
 
 /* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
@@ -397,5 +417,14 @@ void interp_fpu_enter(struct icpu *c);
 void interp_fpu_leave(struct icpu *c);
 void interp_fpu_save(struct icpu *c);
 void interp_fpu_load(struct icpu *c);
+
+struct dp_engine_state {
+    struct dp_engine_vm vm;
+    struct icpu *cpu[256];
+    bool barrier;                 /* membarrier is registered */
+    pthread_mutex_t marking;      /* held while a page becomes code: who sees has_code under it knows that no fast write path is left */
+    void *accel_data;             /* the translator's */
+};
+struct dp_cpu { struct icpu c; };
 
 #endif

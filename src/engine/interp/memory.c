@@ -90,8 +90,8 @@ void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned
     default:
         flush_tlb(c);
     }
-    if (c->on_flush)
-        c->on_flush(c, kind, linear, pcid);
+    if (c->accel)
+        c->accel->flush(c, kind, linear, pcid);
 }
 
 void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page)
@@ -121,6 +121,7 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
     e->addend = addend;
     atomic_store_explicit(&cold->ram, r->ram, memory_order_relaxed);
     atomic_store_explicit(&cold->ram_offset, offset, memory_order_relaxed);
+    cold->global = t->global;
     cold->large = t->page_size > DP_PAGE_SIZE ? t->page_size : 0;
     if (cold->large) {
         unsigned h = large_hash(linear, cold->large);
@@ -131,6 +132,10 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
         return;
     }
     e->read_tag = tag;
+    if (c->accel) {
+        bool dirty = t->dirty || access == X86_ACCESS_WRITE, allowed = access == X86_ACCESS_WRITE || (t->writable && (kind != ITLB_USER || t->user));
+        c->accel->filled(c, kind, linear, dirty && allowed && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT), t->global, t->page_size, r->ram, offset);
+    }
     if (access == X86_ACCESS_WRITE && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT)) {
         atomic_store_explicit(&e->write_tag, tag, memory_order_relaxed);
         /* Against code_marked in another thread: it sets has_code and then looks for tags; we set the tag and then look at has_code. */
@@ -157,6 +162,8 @@ static unsigned current_kind(const struct icpu *c) { return (unsigned)(c->tlb - 
 static bool is_user(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
 static bool has_ac(const struct icpu *c) { return c->s.rflags & X86_AC; }
 
+static bool local_apic(struct icpu *c, uint64_t phys);
+
 /* A walk for the running instruction's own (explicit) access; a fault leaves. In 64-bit mode a non-canonical stack reference is #SS. */
 static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t linear, enum x86_access access, struct x86_translation *t)
 {
@@ -165,6 +172,19 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
             c->ctx.fault.vector = X86_SS_;
         interp_fault_ctx(c, o);
     }
+}
+
+bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access)
+{
+    struct x86_translation t;
+    struct dp_range r;
+    if (translate(c, linear, access, is_user(c), has_ac(c), &t))
+        return false;
+    dp_space_find(c->vm->memory, t.phys, &r);
+    if (!whole_page(&r, t.phys) || local_apic(c, t.phys))
+        return false;
+    fill(c, current_kind(c), linear, access, &t, &r);
+    return true;
 }
 
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
@@ -227,8 +247,10 @@ static bool local_apic(struct icpu *c, uint64_t phys)
 /* An access of our own that changed the memory map counts for the very next one; the run loop does the rest. */
 static void own_map_change(struct icpu *c)
 {
-    if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP))
+    if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP)) {
+        c->walked.size = 0;
         interp_flush_all(c);
+    }
 }
 static uint64_t bus_load(struct icpu *c, uint64_t phys, unsigned size)
 {
@@ -624,9 +646,11 @@ static int ctx_write(struct x86_ctx *x, uint64_t linear, const void *data, unsig
 static uint64_t ctx_phys_load(struct x86_ctx *x, uint64_t phys, unsigned size)
 {
     struct icpu *c = x->opaque;
-    struct dp_range r;
-    if (DP_LIKELY(dp_space_find(c->vm->memory, phys, &r) && r.ram && phys - r.base <= r.size - size)) {
-        const uint8_t *host = r.ram->host + r.ram_offset + (phys - r.base);
+    struct dp_range *r = &c->walked;
+    if (DP_UNLIKELY(phys - r->base >= r->size) && (!dp_space_find(c->vm->memory, phys, r) || !r->ram))
+        r->size = 0;
+    if (DP_LIKELY(phys - r->base < r->size && phys - r->base <= r->size - size)) {
+        const uint8_t *host = r->ram->host + r->ram_offset + (phys - r->base);
         return size == 8 ? *(volatile const uint64_t *)host : *(volatile const uint32_t *)host;
     }
     return dp_space_load(c->vm->memory, phys, size);
