@@ -335,7 +335,8 @@ static bool at_the_end(const struct cpu_case *c, const struct cpu_result *n, con
     struct x86_insn i;
     if ((n->vector != X86_GP && n->vector != X86_SS_) || e->vector != X86_PF_ || !insn_at(c, n->out.rip, &i))
         return false;
-    return c->mode == X86_MODE64 ? i.seg >= X86_FS && e->cr2 - 0x7fffffffff00 < 0x100 : e->cr2 >= 0xfffffff0;
+    uint64_t reach = i.op >= X86_OP_VGATHERDPS && i.op <= X86_OP_VPGATHERQQ ? 0x10000 : 0x100; /* indices are no part of the offset */
+    return c->mode == X86_MODE64 ? i.seg >= X86_FS && e->cr2 - (0x800000000000 - reach) < reach : e->cr2 >= 0xfffffff0;
 }
 
 static bool is_gather_at(const struct cpu_case *c, uint64_t rip)

@@ -1,8 +1,8 @@
-/* test_vector.c ENGINE [MODE [FILTER]]: what x86-64-v3 has beyond single instructions on good operands: when AVX may be used, operands at the edges of
- * pages, masked moves, gathers that fault and go on, XSAVE areas, PCIDs.
+/* test_vector.c ENGINE [MODE [FILTER]]: what x86-64-v3 has beyond single instructions on good operands: when AVX may be used, operands at
+ * the edges of pages, masked moves, gathers that fault and go on, XSAVE areas, PCIDs.
  *
- * Model and modes: see bare.h. What instructions compute is cpu-diff's. Source: Intel SDM vol. 1 ch. 13, 14; vol. 2 2.4, VGATHER..., VMASKMOV;
- * vol. 3 4.10 (PCIDs).
+ * Model and modes: see bare.h. What instructions compute is cpu-diff's.
+ * Source: Intel SDM vol. 1 ch. 13, 14; vol. 2 2.4, VGATHER..., VMASKMOV; vol. 3 4.10 (PCIDs).
  */
 #include "bare.h"
 
@@ -39,21 +39,24 @@ static void test_usable(void **state)
 {
     struct bare *b = *state;
     enum { OSX = X86_CR4_OSXSAVE, FXSR = X86_CR4_OSFXSR, TS = X86_CR0_TS, EM = X86_CR0_EM, OK = 0xff };
-    static const struct { uint32_t cr4, cr0; uint8_t xcr0, avx, bmi, xsave; } t[] = {
-        {OSX | FXSR, 0, 7, OK, OK, OK},
-        {OSX, 0, 7, OK, OK, OK},                    /* CR4.OSFXSR is for legacy SSE */
-        {OSX | FXSR, EM, 7, OK, OK, OK},            /* so is CR0.EM */
-        {FXSR, 0, 7, X86_UD, OK, X86_UD},
-        {OSX | FXSR, 0, 3, X86_UD, OK, OK},
-        {OSX | FXSR, 0, 1, X86_UD, OK, OK},
-        {OSX | FXSR, TS, 7, X86_NM, OK, X86_NM},
-        {OSX | FXSR, TS, 3, X86_UD, OK, X86_NM},    /* #UD comes first */
+    static const struct {
+        uint32_t cr4, cr0;
+        uint8_t xcr0, avx, bmi, xsave;
+    } t[] = {
+        {OSX | FXSR, 0, 7, OK, OK, OK},          {OSX, 0, 7, OK, OK, OK}, /* CR4.OSFXSR is for legacy SSE */
+        {OSX | FXSR, EM, 7, OK, OK, OK},                                  /* so is CR0.EM */
+        {FXSR, 0, 7, X86_UD, OK, X86_UD},        {OSX | FXSR, 0, 3, X86_UD, OK, OK},
+        {OSX | FXSR, 0, 1, X86_UD, OK, OK},      {OSX | FXSR, TS, 7, X86_NM, OK, X86_NM},
+        {OSX | FXSR, TS, 3, X86_UD, OK, X86_NM}, /* #UD comes first */
         {FXSR, TS, 7, X86_UD, OK, X86_UD},
     };
     for (unsigned i = 0; i < DP_ARRAY_LEN(t); i++) {
-        const struct { const uint8_t *begin, *end; uint8_t vector; } code[] = {
-            {use_avx, use_avx_end, t[i].avx}, {use_aes, use_aes_end, t[i].avx}, {use_zero, use_zero_end, t[i].avx}, {use_bmi, use_bmi_end, t[i].bmi},
-            {use_xsave, use_xsave_end, t[i].xsave},
+        const struct {
+            const uint8_t *begin, *end;
+            uint8_t vector;
+        } code[] = {
+            {use_avx, use_avx_end, t[i].avx}, {use_aes, use_aes_end, t[i].avx},       {use_zero, use_zero_end, t[i].avx},
+            {use_bmi, use_bmi_end, t[i].bmi}, {use_xsave, use_xsave_end, t[i].xsave},
         };
         for (unsigned k = 0; k < DP_ARRAY_LEN(code); k++) {
             bare_put(b, BARE_CODE, code[k].begin, code[k].end);
@@ -68,9 +71,11 @@ static void test_usable(void **state)
     }
 }
 /* XSETBV and MOV CR count for what stands right behind them, and for code decoded before. */
-BARE_ASM(use_turn, "mov $2, %ebp\n xor %ecx, %ecx\n xor %edx, %edx\n1: mov $7, %eax\n xsetbv\n vpaddd %ymm1, %ymm2, %ymm3\n mov $3, %eax\n xsetbv\n"
-    " lea 2f(%rip), %r15\nuse_turn_at: vpaddd %ymm1, %ymm2, %ymm3\n ud2\n2: mov $7, %eax\n xsetbv\n dec %ebp\n jnz 1b\n mov %cr0, %rax\n or $8, %eax\n"
-    " mov %rax, %cr0\n lea 3f(%rip), %r15\n vpaddd %ymm1, %ymm2, %ymm3\n ud2\n3: clts\n vpaddd %ymm1, %ymm2, %ymm4");
+BARE_ASM(use_turn,
+         "mov $2, %ebp\n xor %ecx, %ecx\n xor %edx, %edx\n1: mov $7, %eax\n xsetbv\n vpaddd %ymm1, %ymm2, %ymm3\n mov $3, %eax\n xsetbv\n"
+         " lea 2f(%rip), %r15\nuse_turn_at: vpaddd %ymm1, %ymm2, %ymm3\n ud2\n2: mov $7, %eax\n xsetbv\n dec %ebp\n jnz 1b\n mov %cr0, "
+         "%rax\n or $8, %eax\n"
+         " mov %rax, %cr0\n lea 3f(%rip), %r15\n vpaddd %ymm1, %ymm2, %ymm3\n ud2\n3: clts\n vpaddd %ymm1, %ymm2, %ymm4");
 MARK(use_turn, at);
 static void test_usable_now(void **state)
 {
@@ -96,7 +101,9 @@ static void test_real(void **state)
 }
 
 /* ---- operands ---- */
-BARE_ASM(aligned, "vmovaps (%rdi), %ymm0\n lea 1f(%rip), %r15\n vmovaps 16(%rdi), %ymm1\n ud2\n1: lea 2f(%rip), %r15\n vmovntdq %ymm0, 16(%rdi)\n ud2\n"
+BARE_ASM(
+    aligned,
+    "vmovaps (%rdi), %ymm0\n lea 1f(%rip), %r15\n vmovaps 16(%rdi), %ymm1\n ud2\n1: lea 2f(%rip), %r15\n vmovntdq %ymm0, 16(%rdi)\n ud2\n"
     "2: vmovaps 16(%rdi), %xmm1\n vmovups 1(%rdi), %ymm2\n vpaddd 3(%rdi), %ymm2, %ymm3\n vaesenc 5(%rdi), %xmm2, %xmm4");
 static void test_alignment(void **state)
 {
@@ -106,7 +113,9 @@ static void test_alignment(void **state)
     assert_true(b->trap[0].vector == X86_GP && b->trap[0].error == 0 && b->trap[1].vector == X86_GP);
 }
 /* An operand in two pages, the second of which is not there: the page fault names it, nothing has changed. */
-BARE_ASM(two_pages, "mov $0x40000ff0, %ebx\n lea 1f(%rip), %r15\n vpaddd (%rbx), %ymm1, %ymm1\n ud2\n1: lea 2f(%rip), %r15\n vmovdqu %ymm2, (%rbx)\n ud2\n"
+BARE_ASM(
+    two_pages,
+    "mov $0x40000ff0, %ebx\n lea 1f(%rip), %r15\n vpaddd (%rbx), %ymm1, %ymm1\n ud2\n1: lea 2f(%rip), %r15\n vmovdqu %ymm2, (%rbx)\n ud2\n"
     "2: movq $0x22003, 0xc008\n vmovdqu %ymm2, (%rbx)\n vmovdqu (%rbx), %ymm3");
 static void test_two_pages(void **state)
 {
@@ -125,7 +134,9 @@ static void test_two_pages(void **state)
     assert_memory_equal(b->mem + 0x22000, before.vec[2] + 16, 16);
 }
 /* Through a device: 32 bytes are four accesses. */
-BARE_ASM(device, "mov $0xf0000000, %ebx\n vmovdqu %ymm1, 8(%rbx)\n vmovdqu 8(%rbx), %ymm2\n vpxor %xmm3, %xmm3, %xmm3\n vpcmpeqd %xmm4, %xmm4, %xmm4\n"
+BARE_ASM(
+    device,
+    "mov $0xf0000000, %ebx\n vmovdqu %ymm1, 8(%rbx)\n vmovdqu 8(%rbx), %ymm2\n vpxor %xmm3, %xmm3, %xmm3\n vpcmpeqd %xmm4, %xmm4, %xmm4\n"
     " vpmaskmovd %ymm1, %ymm4, 64(%rbx)\n vpmaskmovd 64(%rbx), %xmm4, %xmm5");
 static void test_device(void **state)
 {
@@ -144,9 +155,11 @@ static void test_device(void **state)
 
 /* ---- masks ---- */
 /* ymm4: elements 0-3 selected, which end the page; 4-7 lie in one that is not there. */
-BARE_ASM(masked, "mov $0x40000ff0, %ebx\n vpcmpeqd %xmm4, %xmm4, %xmm4\n vpmaskmovd (%rbx), %ymm4, %ymm5\n vmaskmovps %ymm2, %ymm4, (%rbx)\n"
-    " vpcmpeqd %ymm4, %ymm4, %ymm4\n lea 1f(%rip), %r15\n vpmaskmovd (%rbx), %ymm4, %ymm6\n ud2\n1: lea 2f(%rip), %r15\n vmaskmovpd %ymm3, %ymm4, (%rbx)\n ud2\n"
-    "2: vpxor %xmm4, %xmm4, %xmm4\n xor %ebx, %ebx\n dec %rbx\n vpmaskmovd %ymm3, %ymm4, (%rbx)\n vpmaskmovd (%rbx), %ymm4, %ymm7");
+BARE_ASM(masked,
+         "mov $0x40000ff0, %ebx\n vpcmpeqd %xmm4, %xmm4, %xmm4\n vpmaskmovd (%rbx), %ymm4, %ymm5\n vmaskmovps %ymm2, %ymm4, (%rbx)\n"
+         " vpcmpeqd %ymm4, %ymm4, %ymm4\n lea 1f(%rip), %r15\n vpmaskmovd (%rbx), %ymm4, %ymm6\n ud2\n1: lea 2f(%rip), %r15\n vmaskmovpd "
+         "%ymm3, %ymm4, (%rbx)\n ud2\n"
+         "2: vpxor %xmm4, %xmm4, %xmm4\n xor %ebx, %ebx\n dec %rbx\n vpmaskmovd %ymm3, %ymm4, (%rbx)\n vpmaskmovd (%rbx), %ymm4, %ymm7");
 static void test_masked(void **state)
 {
     struct bare *b = *state;
@@ -195,7 +208,7 @@ static void test_gather(void **state)
     assert_memory_equal(s->vec[4], zero, 32);
 }
 BARE_ASM(gather_stop, "vpcmpeqd %ymm4, %ymm4, %ymm4\n vmovdqu (%rdi), %ymm5\n mov $0x40000000, %ebx\n lea 1f(%rip), %r15\n"
-    " vpgatherdd %ymm4, (%rbx,%ymm5,4), %ymm6\n ud2\n1: nop");
+                      " vpgatherdd %ymm4, (%rbx,%ymm5,4), %ymm6\n ud2\n1: nop");
 static void test_gather_stop(void **state)
 {
     struct bare *b = *state;
@@ -214,7 +227,9 @@ static void test_gather_stop(void **state)
 }
 
 /* ---- XSAVE ---- */
-BARE_ASM(xsave_round, "mov $7, %eax\n xor %edx, %edx\n xsave (%rdi)\n xsavec 1024(%rdi)\n vzeroall\n mov $1, %ecx\n xgetbv\n mov %eax, %ebx\n mov $7, %eax\n"
+BARE_ASM(
+    xsave_round,
+    "mov $7, %eax\n xor %edx, %edx\n xsave (%rdi)\n xsavec 1024(%rdi)\n vzeroall\n mov $1, %ecx\n xgetbv\n mov %eax, %ebx\n mov $7, %eax\n"
     " xrstor (%rdi)\n vmovdqu %ymm9, 2048(%rdi)\n vzeroall\n xrstor 1024(%rdi)\n mov $1, %ecx\n xgetbv");
 static void test_xsave(void **state)
 {
@@ -232,8 +247,10 @@ static void test_xsave(void **state)
     assert_int_equal(s->r[X86_RAX] & 6, 6);
 }
 /* Areas that are refused leave the registers; so does one that ends in a page that is not there, and a save to it writes nothing. */
-BARE_ASM(xrstor_bad, "mov $7, %eax\n xor %edx, %edx\n mov $0x40000d00, %ebx\n lea 1f(%rip), %r15\n xrstor (%rbx)\n ud2\n1: lea 2f(%rip), %r15\n xrstor (%rdi)\n ud2\n"
-    "2: lea 3f(%rip), %r15\n xrstor 1024(%rdi)\n ud2\n3: lea 4f(%rip), %r15\n xsave 32(%rdi)\n ud2\n4: lea 5f(%rip), %r15\n xsave (%rbx)\n ud2\n5: nop");
+BARE_ASM(xrstor_bad, "mov $7, %eax\n xor %edx, %edx\n mov $0x40000d00, %ebx\n lea 1f(%rip), %r15\n xrstor (%rbx)\n ud2\n1: lea 2f(%rip), "
+                     "%r15\n xrstor (%rdi)\n ud2\n"
+                     "2: lea 3f(%rip), %r15\n xrstor 1024(%rdi)\n ud2\n3: lea 4f(%rip), %r15\n xsave 32(%rdi)\n ud2\n4: lea 5f(%rip), "
+                     "%r15\n xsave (%rbx)\n ud2\n5: nop");
 static void test_xrstor_bad(void **state)
 {
     struct bare *b = *state;
@@ -259,9 +276,10 @@ static void test_xrstor_bad(void **state)
 /* ---- PCIDs ---- */
 /* Two address spaces, PCIDs 1 and 2, that differ in what is at ALIAS; switched without flushing, each sees its own. */
 enum { PML4_2 = 0x2000 + D, PDPT_2 = 0x3000 + D, PD_2 = 0x4000 + D, PT_2 = 0x5000 + D };
-BARE_ASM(pcid_switch, "mov %cr4, %rax\n or $0x20000, %eax\n mov %rax, %cr4\n mov $0x40000000, %ebx\n mov $0x8000000000000000, %r9\n mov $0x1001, %r10d\n"
-    " mov $0x22002, %r11d\n mov %r10, %cr3\n mov (%rbx), %eax\n mov %r11, %cr3\n mov (%rbx), %ecx\n or %r9, %r10\n or %r9, %r11\n"
-    " mov %r10, %cr3\n mov (%rbx), %edx\n mov %r11, %cr3\n mov (%rbx), %esi\n mov %cr3, %rbp");
+BARE_ASM(pcid_switch,
+         "mov %cr4, %rax\n or $0x20000, %eax\n mov %rax, %cr4\n mov $0x40000000, %ebx\n mov $0x8000000000000000, %r9\n mov $0x1001, %r10d\n"
+         " mov $0x22002, %r11d\n mov %r10, %cr3\n mov (%rbx), %eax\n mov %r11, %cr3\n mov (%rbx), %ecx\n or %r9, %r10\n or %r9, %r11\n"
+         " mov %r10, %cr3\n mov (%rbx), %edx\n mov %r11, %cr3\n mov (%rbx), %esi\n mov %cr3, %rbp");
 static void second_space(struct bare *b)
 {
     memcpy(b->mem + PML4_2, b->mem + BARE_PML4, 4096);
@@ -288,10 +306,11 @@ static void test_pcid_switch(void **state)
     assert_true(s->cr3 == 0x22002);
 }
 /* INVPCID in every type, for the current PCID and for one that is not, after which CR3 goes back there without a flush. */
-BARE_ASM(pcid_inv, "mov %cr4, %rax\n or $0x20080, %eax\n mov %rax, %cr4\n mov $0x40000000, %ebx\n mov $0x8000000000000000, %r9\n mov $0x1001, %r10d\n"
-    " mov $0x22002, %r11d\n mov %r10, %cr3\n mov (%rbx), %eax\n"       /* in the TLB as 11 */
-    " mov %r14, 0xc000\n invpcid (%rdi), %rsi\n mov (%rbx), %ecx\n"    /* the entry is another now: 22 */
-    " mov %r11, %cr3\n mov %r13, 0xc000\n invpcid (%rdi), %rsi\n or %r9, %r10\n mov %r10, %cr3\n mov (%rbx), %edx"); /* and back: 11 */
+BARE_ASM(pcid_inv,
+         "mov %cr4, %rax\n or $0x20080, %eax\n mov %rax, %cr4\n mov $0x40000000, %ebx\n mov $0x8000000000000000, %r9\n mov $0x1001, %r10d\n"
+         " mov $0x22002, %r11d\n mov %r10, %cr3\n mov (%rbx), %eax\n"    /* in the TLB as 11 */
+         " mov %r14, 0xc000\n invpcid (%rdi), %rsi\n mov (%rbx), %ecx\n" /* the entry is another now: 22 */
+         " mov %r11, %cr3\n mov %r13, 0xc000\n invpcid (%rdi), %rsi\n or %r9, %r10\n mov %r10, %cr3\n mov (%rbx), %edx"); /* and back: 11 */
 static void test_invpcid(void **state)
 {
     struct bare *b = *state;
@@ -313,8 +332,9 @@ static void test_invpcid(void **state)
                 fail_msg("type %u: %d %d %d", type, (int)s->r[X86_RAX], (int)s->r[X86_RCX], (int)s->r[X86_RDX]);
         }
 }
-BARE_ASM(invpcid_bad, "mov $4, %eax\n lea 1f(%rip), %r15\n invpcid (%rdi), %rax\n ud2\n1: xor %eax, %eax\n lea 2f(%rip), %r15\n invpcid 16(%rdi), %rax\n ud2\n"
-    "2: lea 3f(%rip), %r15\n mov $0x40000ff8, %ebx\n invpcid (%rbx), %rax\n ud2\n3: mov $2, %eax\n invpcid (%rdi), %rax");
+BARE_ASM(invpcid_bad, "mov $4, %eax\n lea 1f(%rip), %r15\n invpcid (%rdi), %rax\n ud2\n1: xor %eax, %eax\n lea 2f(%rip), %r15\n invpcid "
+                      "16(%rdi), %rax\n ud2\n"
+                      "2: lea 3f(%rip), %r15\n mov $0x40000ff8, %ebx\n invpcid (%rbx), %rax\n ud2\n3: mov $2, %eax\n invpcid (%rdi), %rax");
 static void test_invpcid_bad(void **state)
 {
     struct bare *b = *state;
@@ -349,8 +369,8 @@ int main(int argc, char **argv)
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
     const struct CMUnitTest tests[] = {
-        T(test_usable), T(test_usable_now), T(test_real), T(test_alignment), T(test_two_pages), T(test_device), T(test_masked), T(test_gather),
-        T(test_gather_stop), T(test_xsave), T(test_xrstor_bad), T(test_pcid_switch), T(test_invpcid), T(test_invpcid_bad),
+        T(test_usable), T(test_usable_now),  T(test_real),  T(test_alignment),  T(test_two_pages),   T(test_device),  T(test_masked),
+        T(test_gather), T(test_gather_stop), T(test_xsave), T(test_xrstor_bad), T(test_pcid_switch), T(test_invpcid), T(test_invpcid_bad),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* fuzz_xsave.c - FXRSTOR and XRSTOR of areas as a guest may make them. Input: one byte of flags (compaction, FXRSTOR, REX.W, 64-bit mode), one
- * of EDX:EAX and XCR0, then the area (what is missing is zeros).
- * Checked: a refused area changes nothing; an accepted one gives a possible state, which saving and restoring gives back. */
+/* fuzz_xsave.c - FXRSTOR and XRSTOR of areas as a guest may make them. Input: one byte of flags (compaction, FXRSTOR, REX.W, 64-bit mode),
+ * one of EDX:EAX and XCR0, then the area (what is missing is zeros). Checked: a refused area changes nothing; an accepted one gives a
+ * possible state, which saving and restoring gives back. */
 #include <stdlib.h>
 
 #include "isa/x86/x86.h"

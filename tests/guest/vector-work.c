@@ -1,5 +1,5 @@
-/* vector-work.c - processes that compute with YMM registers at the same time, while a signal handler and each other's time slices try to lose their state.
- * Prints a line for each: the same everywhere. Run on the host and in the guest by tests/guest/boot. */
+/* vector-work.c - processes that compute with YMM registers at the same time, while a signal handler and each other's time slices try to
+ * lose their state. Prints a line for each: the same everywhere. Run on the host and in the guest by tests/guest/boot. */
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <sched.h>
@@ -17,9 +17,12 @@ enum { PROCESSES = 4, ROUNDS = 400000 };
 AVX2 static void spoil(int signal)
 {
     (void)signal;
-    __asm__ volatile("vpcmpeqd %%ymm0, %%ymm0, %%ymm0\n vmovdqa %%ymm0, %%ymm1\n vmovdqa %%ymm0, %%ymm2\n vmovdqa %%ymm0, %%ymm3\n vmovdqa %%ymm0, %%ymm4\n"
+    __asm__ volatile("vpcmpeqd %%ymm0, %%ymm0, %%ymm0\n vmovdqa %%ymm0, %%ymm1\n vmovdqa %%ymm0, %%ymm2\n vmovdqa %%ymm0, %%ymm3\n vmovdqa "
+                     "%%ymm0, %%ymm4\n"
                      "vmovdqa %%ymm0, %%ymm5\n vmovdqa %%ymm0, %%ymm6\n vmovdqa %%ymm0, %%ymm7\n vmovdqa %%ymm0, %%ymm15\n vzeroupper"
-                     : : : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm15");
+                     :
+                     :
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm15");
 }
 
 AVX2 static uint64_t work(unsigned seed)

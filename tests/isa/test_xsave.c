@@ -1,4 +1,5 @@
-/* test_xsave.c - XSAVE areas: the same bytes as the host's own for the same state, what is written and what is not, and which areas are refused. */
+/* test_xsave.c - XSAVE areas: the same bytes as the host's own for the same state, what is written and what is not, and which areas are
+ * refused. */
 #include "isa/x86/xsave.h"
 #include "tests/isa/fake.h"
 
@@ -49,11 +50,12 @@ static __attribute__((noinline)) void host_round(enum x86_xsave_form form, uint3
 {
     static uint8_t own[4096] __attribute__((aligned(64)));
     memset(own, 0, sizeof own);
-#define ROUND(insn)                                                                                                                              \
-    __asm__ volatile("xsave64 (%[own])\n\tmovl %[all], %%eax\n\txrstor64 (%[in])\n\tmovl %[states], %%eax\n\t" insn " (%[out])\n\tmovl %[all], %%eax\n\t"   \
-                     "xrstor64 (%[own])"                                                                                                         \
-                     :                                                                                                                           \
-                     : [own] "r"(own), [in] "r"(in), [out] "r"(out), [states] "r"(states), [all] "i"(ALL), "a"(ALL), "d"(0)                      \
+#define ROUND(insn)                                                                                                                        \
+    __asm__ volatile("xsave64 (%[own])\n\tmovl %[all], %%eax\n\txrstor64 (%[in])\n\tmovl %[states], %%eax\n\t" insn                        \
+                     " (%[out])\n\tmovl %[all], %%eax\n\t"                                                                                 \
+                     "xrstor64 (%[own])"                                                                                                   \
+                     :                                                                                                                     \
+                     : [own] "r"(own), [in] "r"(in), [out] "r"(out), [states] "r"(states), [all] "i"(ALL), "a"(ALL), "d"(0)                \
                      : "memory")
     if (form == X86_XSAVE)
         ROUND("xsave64");
@@ -65,10 +67,16 @@ static __attribute__((noinline)) void host_round(enum x86_xsave_form form, uint3
 
 static void test_host(void **state)
 {
-    static const struct { enum x86_xsave_form form; unsigned feature; } forms[] = {
-        {X86_XSAVE, X86_FEATURE_XSAVE}, {X86_XSAVEOPT, X86_FEATURE_XSAVEOPT}, {X86_XSAVEC, X86_FEATURE_XSAVEC},
+    static const struct {
+        enum x86_xsave_form form;
+        unsigned feature;
+    } forms[] = {
+        {X86_XSAVE, X86_FEATURE_XSAVE},
+        {X86_XSAVEOPT, X86_FEATURE_XSAVEOPT},
+        {X86_XSAVEC, X86_FEATURE_XSAVEC},
     };
-    static uint8_t in[1024] __attribute__((aligned(64))), native[4096] __attribute__((aligned(64))), ours[4096] __attribute__((aligned(64)));
+    static uint8_t in[1024] __attribute__((aligned(64))), native[4096] __attribute__((aligned(64))),
+        ours[4096] __attribute__((aligned(64)));
     struct dp_random r;
 
     if (!host_has(X86_FEATURE_AVX))
@@ -127,9 +135,10 @@ static void test_pieces(void **state)
     assert_true(image.count == 1 && image.piece[0].size == 288);
     x86_xsave_build(&s, X86_XSAVE, X86_XSTATE_AVX, MODE64, X86_XSTATE_X87, &image); /* MXCSR, header, registers */
     assert_true(image.count == 3 && image.piece[0].at == 24 && image.piece[0].size == 8);
-    assert_true(image.piece[1].at == HEADER && image.piece[1].size == 8 && image.piece[2].at == X86_XSAVE_AVX && image.piece[2].size == 256);
+    assert_true(image.piece[1].at == HEADER && image.piece[1].size == 8 && image.piece[2].at == X86_XSAVE_AVX &&
+                image.piece[2].size == 256);
     assert_true(dp_ld64(image.bytes + HEADER) == (X86_XSTATE_AVX | X86_XSTATE_X87)); /* what was not asked for stays */
-    x86_xsave_build(&s, X86_XSAVEC, X86_XSTATE_AVX, MODE64, ~0ull, &image); /* no MXCSR */
+    x86_xsave_build(&s, X86_XSAVEC, X86_XSTATE_AVX, MODE64, ~0ull, &image);          /* no MXCSR */
     assert_true(image.count == 2 && image.piece[0].at == HEADER && image.piece[0].size == 16);
     assert_true(dp_ld64(image.bytes + HEADER) == X86_XSTATE_AVX && dp_ld64(image.bytes + XCOMP) == (X86_XSTATE_AVX | COMPACTED));
     x86_xsave_build(&s, X86_XSAVE, 0, MODE64, 5, &image);
@@ -167,7 +176,7 @@ static void test_hostile(void **state)
     dp_st64(area + XCOMP, COMPACTED | X86_XSTATE_SSE);
     assert_true(takes(area, ALL, ALL, true));
     assert_false(takes(area, ALL, ALL, false)); /* a processor without XSAVEC */
-    for (unsigned bit = 0; bit < 512; bit++) { /* the compacted one: only what it has, and 48 bytes of zeros behind */
+    for (unsigned bit = 0; bit < 512; bit++) {  /* the compacted one: only what it has, and 48 bytes of zeros behind */
         area[HEADER + bit / 8] ^= (uint8_t)(1u << bit % 8);
         bool standard = bit == 127; /* without the bit that makes it compacted, XCOMP_BV must be 0 */
         assert_int_equal(takes(area, ALL, ALL, true), !standard && (bit == 1 || (bit >= 64 && bit < 67)));
@@ -218,7 +227,10 @@ static void test_initial(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_host), cmocka_unit_test(test_pieces), cmocka_unit_test(test_hostile), cmocka_unit_test(test_initial),
+        cmocka_unit_test(test_host),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_initial),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

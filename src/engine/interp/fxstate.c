@@ -1,8 +1,8 @@
 /* engine/interp/fxstate.c - FXSAVE and XSAVE families, LDMXCSR, STMXCSR.
  *
- * Model: what areas look like and which are legal is in isa/x86/xsave.c; here are operands, faults and their order. A save probes both ends of
- * the area before its first store, so that a fault changes nothing, and stores only the pieces the instruction owns. A restore copies the
- * area before anything looks at it.
+ * Model: what areas look like and which are legal is in isa/x86/xsave.c; here are operands, faults and their order. A save probes both
+ * ends of the area before its first store, so that a fault changes nothing, and stores only the pieces the instruction owns. A restore
+ * copies the area before anything looks at it.
  * Source: Intel SDM vol. 1 ch. 10.5, 13.7-13.10; AMD APM vol. 2 11.4.
  */
 #include "engine/interp/interp_sse.h"
@@ -138,7 +138,8 @@ bool sse_lower_state(struct icpu *c, const struct x86_insn *i, struct iop *o)
     default:
         return false;
     }
-    o->extra = (uint8_t)(form << EXTRA_FORM | (i->rex_w ? X86_XSAVE_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? X86_XSAVE_CODE64 : 0));
+    o->extra =
+        (uint8_t)(form << EXTRA_FORM | (i->rex_w ? X86_XSAVE_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? X86_XSAVE_CODE64 : 0));
     if (x && !(c->mode & IMODE_OSXSAVE))
         o->fn = interp_op_ud;
     else if (x && c->mode & IMODE_SSE_NM) /* of the FX forms block.c has seen to it */
