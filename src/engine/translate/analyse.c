@@ -34,7 +34,7 @@ static bool usable(const struct icpu *c, struct x86_insn *i)
         return false;
     if (f & (X86_F_SYSTEM | X86_F_X87 | X86_F_X87NW | X86_F_MMX | X86_F_CPL0))
         return false;
-    if ((f & X86_F_SSE) && ((f & X86_F_VEX) ? true : (c->mode & (IMODE_SSE_UD | IMODE_SSE_NM)) != 0))
+    if ((f & X86_F_SSE) && (c->mode & ((f & X86_F_VEX ? IMODE_AVX_UD : IMODE_SSE_UD) | IMODE_SSE_NM)))
         return false;
     return true;
 }
