@@ -71,7 +71,8 @@ void cache_empty(struct tcpu *t)
     t->drops++;
     t->used = t->first;
     space_forget_jumps(t);
-    t->c->counters.code_invalidations++;
+    t->c->counters.code_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: code cache emptied", t->c->index);
 }
 
 bool cache_has_room(const struct tcpu *t)
@@ -158,8 +159,10 @@ void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page)
         kill_block(t, b);
     for (struct tcrosser *x = p->crossers; x; x = x->next)
         kill_block(t, x->block);
-    if (p->blocks || p->crossers)
+    if (p->blocks || p->crossers) {
         t->c->counters.code_invalidations++;
+        DP_TRACE(t->c->vm->trace, DP_TRACE_SMC, "cpu%u: blocks of page 0x%llx of %s dropped", t->c->index, (unsigned long long)page, ram->name);
+    }
     p->blocks = NULL;
     p->crossers = NULL;
 }

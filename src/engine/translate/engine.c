@@ -16,6 +16,7 @@
 
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_sse.h"
+#include "engine/translate/dump.h"
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
@@ -60,6 +61,7 @@ static void wait_outside(struct tcpu *t)
 static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
 {
     struct tvm *v = opaque;
+    DP_TRACE(v->vm.trace, DP_TRACE_SMC, "code in page 0x%llx of %s was overwritten", (unsigned long long)page, ram->name);
     alias_unprotect(v, ram, page);
     for (unsigned i = 0; i < v->vm.cpu_count; i++) {
         struct tcpu *t = v->cpu[i];
@@ -132,6 +134,8 @@ uint32_t translate_slow(struct tctx *x)
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
         c->counters.table_misses++;
+        DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
+                 (unsigned long long)address);
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
             x->reason = LEAVE_INTERPRET;
             return 1;
@@ -174,6 +178,19 @@ static void set_gs(struct tctx *x, const uint8_t *base)
         x->gs = (uint64_t)(uintptr_t)base;
         __asm__ volatile("wrgsbase %0" : : "r"(base));
     }
+}
+
+static const char *leave_name(const struct tctx *x)
+{
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return "a jump that is not linked";
+    case LEAVE_LOOKUP: return "a jump that is not in the jump cache";
+    case LEAVE_INTERPRET: return "not for translated code";
+    case LEAVE_UNGROUPED: return "accesses that cross pages";
+    case LEAVE_FAULT: return "a fault";
+    case LEAVE_KICK: return "kicked";
+    }
+    return "?";
 }
 
 static bool accel_enter(struct icpu *c)
@@ -225,6 +242,7 @@ static bool accel_enter(struct icpu *c)
         x->t = NULL;
         atomic_store_explicit(&t->inside, 0, memory_order_release);
         struct tlink *link = NULL;
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: from the block at 0x%llx: %s", c->index, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
@@ -249,6 +267,11 @@ static bool accel_enter(struct icpu *c)
             c->counters.exits_kick++;
             rip = x->rip;
             result = true;
+            goto out;
+        case LEAVE_FAULT:
+            c->counters.exits_fault++;
+            rip = x->rip;
+            result = false;
             goto out;
         default:
             c->counters.exits_helper++;
@@ -309,14 +332,20 @@ static int translate_vm_init(const struct dp_engine_vm *vm, struct dp_engine_sta
     struct tvm *v = calloc(1, sizeof(*v));
     if (!v)
         return dp_error_set(e, -ENOMEM, "no memory for the translator");
+    v->vm = *vm;
+    struct dp_engine_vm plain = *vm; /* the interpreter has no code to show */
+    plain.perf_map = false;
+    plain.dump_path = NULL;
     int r = signals_init(e);
     if (!r)
-        r = dp_engine_interp.vm_init(vm, out, e);
+        r = dump_open(vm, &v->dump, e);
+    if (!r)
+        r = dp_engine_interp.vm_init(&plain, out, e);
     if (r) {
+        dump_close(v->dump);
         free(v);
         return r;
     }
-    v->vm = *vm;
     v->engine = *out;
     v->code_written = on_code_written;
     pthread_mutex_init(&v->lock, NULL);
@@ -325,6 +354,8 @@ static int translate_vm_init(const struct dp_engine_vm *vm, struct dp_engine_sta
     r = dp_space_listen(vm->memory, &l);
     if (r) {
         dp_engine_interp.vm_fini(*out);
+        dump_close(v->dump);
+        pthread_mutex_destroy(&v->lock);
         free(v);
         return dp_error_set(e, r, "cannot listen to memory changes");
     }
@@ -336,6 +367,7 @@ static void translate_vm_fini(struct dp_engine_state *s)
     struct tvm *v = s->accel_data;
     dp_space_unlisten(v->vm.memory, v);
     alias_fini(v);
+    dump_close(v->dump);
     pthread_mutex_destroy(&v->lock);
     free(v);
     dp_engine_interp.vm_fini(s);
@@ -374,6 +406,7 @@ static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const s
         dp_engine_interp.cpu_fini(*out);
         return r;
     }
+    dump_stubs(t);
     t->c->accel_data = t;
     t->c->accel = &accel;
     v->cpu[index] = t;
@@ -382,7 +415,6 @@ static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const s
 
 static void translate_cpu_fini(struct dp_cpu *cpu)
 {
-    if (getenv("DPSTAT")) { struct dp_engine_counters k = cpu->c.counters; k.instructions = cpu->c.instructions; for (unsigned i = 0; i < DP_ENGINE_COUNTER_COUNT; i++) fprintf(stderr, "%s %llu\n", dp_engine_counter_list[i].name, (unsigned long long)dp_engine_counter_value(&k, i)); }
     struct tcpu *t = cpu->c.accel_data;
     if (t) {
         t->v->cpu[cpu->c.index] = NULL;
@@ -422,7 +454,13 @@ static void translate_interrupt(struct dp_cpu *cpu, enum dp_line line, unsigned 
 
 static void translate_pull(struct dp_cpu *cpu, struct x86_state *out) { dp_engine_interp.pull(cpu, out); }
 static void translate_push(struct dp_cpu *cpu, const struct x86_state *in) { dp_engine_interp.push(cpu, in); }
-static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out) { dp_engine_interp.counters(cpu, out); }
+/* Translated code does not count its instructions: only what the interpreter ran is known. */
+static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
+{
+    dp_engine_interp.counters(cpu, out);
+    out->interpreted = out->instructions;
+    out->instructions = 0;
+}
 
 const struct dp_engine dp_engine_translate = {
     .name = "translate",

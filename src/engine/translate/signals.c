@@ -84,9 +84,9 @@ static void handler(int number, siginfo_t *info, void *context)
     if (b) {
         bool at_start;
         const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)x->t->rx - b->code, &at_start);
-        x->fault_address = (uint64_t)(uintptr_t)info->si_addr;
-        x->t->c->counters.write_faults++;
-        leave_at(x, r, n->guest, LEAVE_INTERPRET);
+        if (number == SIGSEGV && alias_protected(x->t->v, (uint64_t)(uintptr_t)info->si_addr))
+            x->t->c->counters.write_faults++;
+        leave_at(x, r, n->guest, LEAVE_FAULT);
         return;
     }
     struct sigaction plain = {.sa_handler = SIG_DFL};

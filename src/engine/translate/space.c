@@ -182,6 +182,7 @@ static void flush_page(struct ttable *b, uint64_t linear)
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     t->c->counters.table_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush kind %u, address 0x%llx, PCID %u", t->c->index, kind, (unsigned long long)linear, pcid);
     switch (kind) {
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
@@ -203,6 +204,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
 
 void space_revoke_writes(struct tcpu *t)
 {
+    t->c->counters.table_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush of everything that allows writes", t->c->index);
     FOR_TABLES(t, b)
         flush_table(b, false);
 }

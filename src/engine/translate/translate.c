@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "engine/translate/analyse.h"
+#include "engine/translate/dump.h"
 
 #define CTX(field) ctx_at(offsetof(struct tctx, field))
 static struct mem ctx_at(size_t offset)
@@ -117,7 +118,7 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
 static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, uint32_t site, bool clobber, unsigned temp)
 {
     struct emitter *e = &w->e;
-    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, 0), table = {NO_REG, RCX, 3, 0x65, 0};
+    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     if (!clobber)
         islands(w, 70, true);
@@ -134,7 +135,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
         emit_mov(e, inverted, base);
     emit_not(e, inverted);
     if (size > 1) {
-        struct mem slot_mask = constant(w, 2 + k);
+        struct mem slot_mask = constant(w, CONSTANT_SLOTS + k);
         if (clobber) { /* TEST ECX, mask; JZ: in the last place of its size in the page */
             emit8(e, 0xf7), emit8(e, 0xc1);
             emit32(e, 0xfff & ~((1u << k) - 1));
@@ -245,7 +246,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 static void jump_cached(struct writer *w, unsigned page_offset, int32_t adjust)
 {
     struct emitter *e = &w->e;
-    struct mem mask = constant(w, 1), page = CTX(page);
+    struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page);
     int32_t cache = -(int32_t)JUMP_BYTES;
     islands(w, 100, true);
     emit_pext(e, R15, R14, &mask);
@@ -605,6 +606,20 @@ static void ways_out(struct writer *w, struct tblock *b)
     }
 }
 
+static void trace_block(const struct tcpu *t, const struct tblock *b, uint64_t linear)
+{
+    struct dp_trace *trace = t->c->vm->trace;
+    if (!dp_trace_on(trace, DP_TRACE_TRANSLATE))
+        return;
+    char mode[40];
+    dump_mode(b->mode, mode, sizeof(mode));
+    if (b->count)
+        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: %u instructions, %u bytes to %u + %u", t->c->index, (unsigned long long)linear, mode, b->count,
+                      b->bytes, b->body, b->size - b->body);
+    else
+        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: the interpreter's", t->c->index, (unsigned long long)linear, mode);
+}
+
 struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
 {
     struct icpu *c = t->c;
@@ -627,6 +642,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->mode = mode;
     if (!w->path.count) { /* the interpreter's; known as such */
         cache_add(t, b);
+        trace_block(t, b, linear);
         return b;
     }
     w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
@@ -673,5 +689,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     c->counters.translated_blocks++;
     c->counters.translated_instructions += b->count;
     c->counters.code_bytes += b->size;
+    dump_block(t, b, &w->path, linear);
+    trace_block(t, b, linear);
     return b;
 }

@@ -32,6 +32,7 @@
 #define JUMP_LOG 4096
 #define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
 #define PAGE_MASK (~0xfffull)
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOTS /* by log2 of the size, 12 of them */ }; /* of tcpu.constants */
 
 /* Why translated code came back (tctx.reason). */
 enum leave_reason {
@@ -39,6 +40,7 @@ enum leave_reason {
     LEAVE_LOOKUP,    /* tctx.rip is not in the jump cache */
     LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
+    LEAVE_FAULT,     /* the same: the host faulted there */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
 };
 
@@ -59,7 +61,6 @@ struct tctx {
     uint8_t df, x87_live;
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
-    uint64_t fault_address;
     uint64_t gs;                    /* what GS base is now */
     bool signals_ready;
 };
@@ -111,6 +112,7 @@ struct tspace { struct ttable table[ITLB_EMPTY]; unsigned pcid; uint64_t used; b
 
 struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
 
+struct dump;
 struct tvm {
     struct dp_engine_state *engine;
     struct dp_engine_vm vm;
@@ -119,6 +121,7 @@ struct tvm {
     struct talias alias[8];
     unsigned aliases;
     struct tcpu *cpu[256];
+    struct dump *dump; /* NULL unless asked for */
 };
 
 #define PENDING_PAGES 64
@@ -178,6 +181,8 @@ struct talias *alias_of(struct tvm *v, struct dp_ram *ram);
 void alias_fini(struct tvm *v);
 void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page);
+/* Is a host address in a page that is protected for its code? Safe in a signal handler. */
+bool alias_protected(const struct tvm *v, uint64_t host);
 
 /* cache.c */
 int cache_init(struct tcpu *t, struct dp_error *e);
