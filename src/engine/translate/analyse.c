@@ -3,6 +3,7 @@
 #include "isa/x86/decode_table.h"
 
 #define GROUP_SPAN 256
+#define OFFSET_LIMIT (1 << 28) /* of a base register from what it held; a stack access is in a group always, so this and 8 must fit in 31 bits */
 
 /* ---- which instructions are ours ---- */
 
@@ -22,7 +23,7 @@ static bool copied(unsigned op)
     case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
     case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
     case X86_OP_MULX: case X86_OP_PDEP: case X86_OP_PEXT: case X86_OP_RORX: case X86_OP_SARX: case X86_OP_SHLX: case X86_OP_SHRX: return true;
-    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_EMMS: return false;
+    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_VLDMXCSR: case X86_OP_VSTMXCSR: case X86_OP_EMMS: return false;
     default: return is_vector_op(op);
     }
 }
@@ -321,6 +322,10 @@ static void advance(struct tracking *t, const struct insn_info *n)
                 t->version[r]++;
                 t->offset[r] = 0;
             }
+        }
+        if (t->offset[r] < -OFFSET_LIMIT || t->offset[r] > OFFSET_LIMIT) { /* far away: as good as another register */
+            t->version[r]++;
+            t->offset[r] = 0;
         }
     }
 }

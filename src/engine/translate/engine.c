@@ -47,13 +47,14 @@ static void signal_inside(struct tcpu *t)
         syscall(SYS_tgkill, getpid(), thread, signals_kick_number());
 }
 
-/* Returns when the processor is outside of translated code, or has been since the wish was made. */
+/* Returns when the processor is outside of translated code, or has been since the wish was made. A processor in a slow path (its page walk set a bit
+ * in a page that holds code) does not wait: two would wait for each other. Nothing can rely on when such a bit appears in code. */
 static void wait_outside(struct tcpu *t)
 {
     if (atomic_load(&t->thread) == (pid_t)syscall(SYS_gettid))
         return;
     signal_inside(t);
-    for (unsigned spins = 0; atomic_load(&t->inside) && atomic_load(&t->wish); spins++)
+    for (unsigned spins = 0; !translate_ctx.t && atomic_load(&t->inside) && atomic_load(&t->wish); spins++)
         if (spins > 100)
             sched_yield();
 }
@@ -140,6 +141,10 @@ uint32_t translate_slow(struct tctx *x)
             x->reason = LEAVE_INTERPRET;
             return 1;
         }
+        if (DP_UNLIKELY(atomic_load(&t->wish))) { /* maybe of our own: the walk set a bit in a page that holds code */
+            x->reason = LEAVE_KICK;
+            return 1;
+        }
     }
     x->found = *entry;
     /* A kick that came while C ran redirected x->go to the way out; x->rip is right for it. */
@@ -154,9 +159,9 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint64_t offset, offset2, phys2 = 0;
     bool second = true;
     *global = false;
-    if (interp_locate_code(c, rip, &ram, &offset, global) || !ram)
+    if (interp_locate_code(c, rip, &ram, &offset, global) || !ram || !alias_of(t->v, ram)) /* without an alias nobody tells of writes */
         return NULL;
-    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2)
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2 && alias_of(t->v, ram2))
         phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
     *global &= second;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
@@ -206,6 +211,10 @@ static bool accel_enter(struct icpu *c)
     uint64_t rip = c->s.r[X86_RIP];
     if (DP_UNLIKELY(!table))
         return false;
+    if (DP_UNLIKELY(table->jump_mode != c->mode)) { /* the jump cache goes by address alone */
+        space_flush_jumps(table, false);
+        table->jump_mode = c->mode;
+    }
     bool global;
     struct tblock *b = find(t, rip, 0, &global);
     if (!b)
@@ -246,14 +255,14 @@ static bool accel_enter(struct icpu *c)
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
-            c->counters.links++;
             rip = x->page + link->target;
             break;
         case LEAVE_LOOKUP:
             c->counters.lookups++;
             rip = x->rip;
             if (DP_UNLIKELY(!canonical(rip))) {
-                rip = x->page + (x->site & 0xfff);
+                if (!(x->site & SITE_NONE)) /* the branch faults; SITE_NONE: execution ran on to there */
+                    rip = x->page + (x->site & 0xfff);
                 result = false;
                 goto out;
             }
@@ -289,7 +298,9 @@ static bool accel_enter(struct icpu *c)
             result = false;
             goto out;
         }
-        if (link && !b->phys2 && dropped == t->drops) {
+        /* Only within a page of RAM, for there blocks die together; the address may lead to another page by now. */
+        if (link && !b->phys2 && dropped == t->drops && link->from->page == b->page) {
+            c->counters.links++;
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
         } else if (!variant) {

@@ -17,6 +17,9 @@
 #include "engine/translate/translate_internal.h"
 
 #define HOST_TF 0x100
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1 << 31) /* linux/signal.h; the C library's header lacks it */
+#endif
 
 int signals_kick_number(void) { return SIGRTMAX - 3; }
 
@@ -113,8 +116,12 @@ int signals_thread(struct dp_error *e)
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (p == MAP_FAILED)
         return dp_error_set(e, -ENOMEM, "no memory for a signal stack");
-    stack_t s = {.ss_sp = p, .ss_size = size};
-    sigaltstack(&s, NULL);
+    /* Without AUTODISARM the kernel believes a guest's stack pointer that it is within the signal stack already. */
+    stack_t s = {.ss_sp = p, .ss_size = size, .ss_flags = SS_AUTODISARM};
+    if (sigaltstack(&s, NULL)) {
+        munmap(p, size);
+        return dp_error_set(e, -errno, "cannot set a signal stack: %s", strerror(errno));
+    }
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, signals_kick_number());

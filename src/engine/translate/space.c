@@ -229,5 +229,7 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);
     }
+    if (writable && DP_UNLIKELY(__atomic_load_n(&a->protected_[offset >> DP_PAGE_SHIFT], __ATOMIC_RELAXED))) /* once held code, but mprotect failed */
+        alias_unprotect(t->v, ram, offset >> DP_PAGE_SHIFT);
     *entry = (uint64_t)(uintptr_t)((writable ? a->rw : a->ro) + (offset & PAGE_MASK)) - (linear & PAGE_MASK);
 }

@@ -33,6 +33,7 @@ struct slow { /* a way to the slow path, written behind the block */
 struct out { /* a way out of the block */
     uint8_t *patch;     /* 32-bit displacement that leads here */
     int64_t target;     /* page offset; outside the page: by the jump cache */
+    uint32_t site;      /* of the branch */
 };
 
 struct writer {
@@ -46,6 +47,7 @@ struct writer {
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
     unsigned current;
+    bool unreachable;   /* a bug: a short jump was too short */
 };
 
 int translate_init(struct tcpu *t, struct dp_error *e)
@@ -77,7 +79,11 @@ static void set32(struct emitter *e, struct mem m, uint32_t v)
     emit32(e, v);
 }
 
-/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. */
+/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. Called at the start of each
+ * instruction, where room is what an instruction without checks may take; before each check and each jump through the jump cache it
+ * places whatever waits. What a check and the rest of its instruction take (26 and 61 bytes after its first JRCXZ) is in reach. */
+#define ROOM 75
+#define ROOM_NONE 127
 static void islands(struct writer *w, unsigned room, bool falls_through)
 {
     uint8_t *oldest = NULL;
@@ -102,6 +108,7 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
             continue;
         for (unsigned j = 0; j < 2; j++)
             if (s->near[j]) {
+                w->unreachable |= w->e.w - (s->near[j] + 1) > 127;
                 *s->near[j] = (uint8_t)(w->e.w - (s->near[j] + 1));
                 s->near[j] = NULL;
             }
@@ -120,7 +127,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     struct emitter *e = &w->e;
     struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
-    islands(w, 90, true); /* whether or not this one adds to them: several checks may stand in a row */
+    islands(w, ROOM_NONE, true);
     struct slow *s = &w->slow[w->slows++];
     *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
     unsigned inverted = RCX;
@@ -199,6 +206,17 @@ static unsigned delta_register(struct writer *w, unsigned g)
     return RCX;
 }
 
+/* R14 = the running page + offset. A displacement from the end of the page may be a little more than 31 bits. */
+static void r14_from_page(struct writer *w, int64_t offset)
+{
+    struct mem page = CTX(page);
+    emit_load(&w->e, R14, &page);
+    for (int64_t part; offset; offset -= part) {
+        part = DP_MIN(offset, (int64_t)INT32_MAX);
+        emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, part}, true);
+    }
+}
+
 /* The host operand of the instruction's memory access. A simple one leaves R14 free, others use R14 and RCX. */
 static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 {
@@ -209,9 +227,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
         return (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp};
     struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
     if (i->base == X86_RIP) {
-        struct mem page = CTX(page);
-        emit_load(e, R14, &page);
-        m = (struct mem){R14, NO_REG, 0, 0, i->disp + n->offset + i->length};
+        r14_from_page(w, i->disp + n->offset + i->length);
+        m = (struct mem){R14, NO_REG, 0, 0, 0};
     } else {
         if (i->base < 16 && spilled(i->base)) {
             struct mem s = slot(i->base);
@@ -242,19 +259,19 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 /* ---- leaving the block ---- */
 
 /* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. */
-static void jump_cached(struct writer *w, unsigned page_offset, int32_t adjust)
+static void jump_cached(struct writer *w, uint32_t site, int32_t adjust)
 {
     struct emitter *e = &w->e;
     struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page);
     int32_t cache = -(int32_t)JUMP_BYTES;
-    islands(w, 100, true);
+    islands(w, ROOM_NONE, true);
     emit_pext(e, R15, R14, &mask);
     emit_lea(e, R15, &(struct mem){NO_REG, R15, 2, 0, 0}, true);
     emit_load(e, RCX, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, negative_rip)});
     emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
     emit8(e, 0xe3), emit8(e, 0);
     uint8_t *hit = e->w;
-    set32(e, CTX(site), page_offset);
+    set32(e, CTX(site), site);
     set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
     hit[-1] = (uint8_t)(e->w - hit);
@@ -266,24 +283,16 @@ static void jump_cached(struct writer *w, unsigned page_offset, int32_t adjust)
     emit_op_mem(e, false, 0xff, 4, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, code)}, 0);
 }
 
-static void r14_from_page(struct writer *w, int64_t offset)
-{
-    struct mem page = CTX(page);
-    emit_load(&w->e, R14, &page);
-    if (offset)
-        emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, offset}, true);
-}
+static void add_out(struct writer *w, uint8_t *patch, int64_t target, uint32_t site) { w->out[w->outs++] = (struct out){patch, target, site}; }
 
-static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target}; }
-
-/* To a page offset, from here, unconditionally. */
-static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
+/* To a page offset, from here, unconditionally. site: the branch's page offset, SITE_NONE: none, execution runs on to there. */
+static void leave_to(struct writer *w, int64_t target, uint32_t site)
 {
     if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
-        add_out(w, emit_jmp(&w->e, 0), target);
+        add_out(w, emit_jmp(&w->e, 0), target, site);
     } else {
         r14_from_page(w, target);
-        jump_cached(w, page_offset, 0);
+        jump_cached(w, site, 0);
     }
 }
 
@@ -439,6 +448,7 @@ static void push(struct writer *w, const struct insn_info *n)
         emit_load(e, R14, &m);
     }
     struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8};
+    commit_here(w); /* the source may overlap the stack */
     if (o->kind == X86_IMM) {
         emit_op_mem(e, true, 0xc7, 0, &at, 4);
         emit32(e, (uint32_t)i->imm);
@@ -500,6 +510,8 @@ static void store_return(struct writer *w, const struct insn_info *n)
     }
     emit_load(e, RCX, &page);
     emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length}, true);
+    if (n->memory.used) /* the target may have been there */
+        commit_here(w);
     emit_store(e, RCX, &at);
 }
 
@@ -520,12 +532,12 @@ static void instruction(struct writer *w, const struct insn_info *n)
         emit8(e, n->kind == KIND_STD);
         break;
     }
-    case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n)); break;
+    case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {
         emit_mov(e, RCX, R13);
         emit8(e, 0xe3), emit8(e, 2);
         emit8(e, 0xeb), emit8(e, 5);
-        add_out(w, emit_jmp(e, 0), branch_target(n));
+        add_out(w, emit_jmp(e, 0), branch_target(n), n->offset);
         break;
     }
     case KIND_JMP:
@@ -542,7 +554,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
         if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
             commit_here(w);
             emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
-            add_out(w, emit_jmp(e, 0), target);
+            add_out(w, emit_jmp(e, 0), target, n->offset);
         } else {
             r14_from_page(w, target);
             jump_cached(w, n->offset, -8);
@@ -571,12 +583,9 @@ static void slow_paths(struct writer *w)
     struct mem address = CTX(address), where = CTX(go);
     for (unsigned k = 0; k < w->slows; k++) {
         struct slow *s = &w->slow[k];
-        for (unsigned j = 0; j < 2; j++) {
+        for (unsigned j = 0; j < 2; j++)
             if (s->patch[j])
                 emit_patch(e, s->patch[j], emit_here(e));
-            if (s->near[j])
-                *s->near[j] = (uint8_t)(e->w - (s->near[j] + 1));
-        }
         if (s->in_r14) {
             emit_store(e, R14, &address);
         } else {
@@ -599,7 +608,7 @@ static void ways_out(struct writer *w, struct tblock *b)
         emit_patch(e, o->patch, emit_here(e));
         if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
             r14_from_page(w, o->target);
-            jump_cached(w, SITE_NONE, 0);
+            jump_cached(w, o->site, 0);
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
@@ -634,7 +643,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
     struct dp_ram *ram2 = NULL;
     uint64_t offset2 = 0;
-    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2) {
+    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
         interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
         next = ram2->host + (offset2 & PAGE_MASK);
     }
@@ -652,11 +661,12 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
+    w->unreachable = false;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
         w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0xff};
-        islands(w, 60, true);
+        islands(w, ROOM, true);
         group_checks(w, k);
         instruction(w, n);
     }
@@ -668,9 +678,14 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         r14_from_page(w, w->path.end);
         jump_cached(w, SITE_NONE, 0);
     }
-    islands(w, 127, false);
+    islands(w, ROOM_NONE, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
         emit8(&w->e, 0x90);
+    if (w->unreachable) { /* wrong code must not run, whatever the reason */
+        dp_trace_emit(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx: a short jump does not reach", c->index, (unsigned long long)linear);
+        cache_add(t, b);
+        return b;
+    }
     b->body = (uint32_t)(w->e.w - w->start);
     ways_out(w, b);
     slow_paths(w);

@@ -99,6 +99,7 @@ struct ttable {
     unsigned logged, globals;
     uint32_t *jump_log;
     unsigned jumps;
+    uint32_t jump_mode;         /* icpu.mode of the blocks in the jump cache */
     bool global_jumps;          /* there are entries that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     unsigned flushes;
