@@ -304,7 +304,7 @@ static bool accel_enter(struct icpu *c)
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
         } else if (!variant) {
-            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0, global);
+            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
         }
     }
 out:

@@ -75,6 +75,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     }
     if (!keep_global) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
+        memset(b->large_jumps, 0, sizeof(b->large_jumps));
         b->global_jumps = false;
     }
     b->jumps = 0;
@@ -82,6 +83,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     jumps_of(b)[0].negative_rip = 1;
 }
 
+static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 52); }
 static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 52); }
 
 static void note_page(struct ttable *b, uint64_t linear)
@@ -90,7 +92,7 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global)
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
 {
     unsigned i = jump_index(rip);
     if (global)
@@ -102,6 +104,10 @@ void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses,
     note_page(b, rip);
     if (crosses)
         note_page(b, rip + DP_PAGE_SIZE);
+    if (page_size > DP_PAGE_SIZE) {
+        unsigned h = large_hash(rip, page_size);
+        b->large_jumps[h / 64] |= 1ull << (h % 64);
+    }
     jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
 }
 
@@ -157,9 +163,7 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
-static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 52); }
-
-/* Entries from a large page go when any address of it is flushed. */
+/* Entries from a large page go when any address of it is flushed, and so do jumps into it. */
 static void flush_large(struct ttable *b, uint64_t linear)
 {
     static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
@@ -167,6 +171,8 @@ static void flush_large(struct ttable *b, uint64_t linear)
         unsigned h = large_hash(linear, sizes[k]);
         if (b->large[h / 64] >> (h % 64) & 1) /* from its last page, which has the lowest entry */
             madvise(space_entry(b, linear | (sizes[k] - 1)), sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
+        if (b->large_jumps[h / 64] >> (h % 64) & 1)
+            space_flush_jumps(b, false);
     }
 }
 

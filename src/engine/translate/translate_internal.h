@@ -105,6 +105,7 @@ struct ttable {
     unsigned flushes;
     uint64_t large[64];         /* filter: large pages that entries came from */
     uint64_t jump_pages[64];    /* filter: pages whose code the jump cache knows */
+    uint64_t large_jumps[64];   /* the same for large pages */
 };
 
 /* What is cached for one PCID: a table per access kind. */
@@ -173,8 +174,8 @@ void space_forget_jumps(struct tcpu *t); /* in all spaces */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
-/* crosses: the block runs into the next page. global: its translation survives CR3 writes. */
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global);
+/* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
 
 /* alias.c: two views of RAM */
