@@ -95,7 +95,7 @@ enum { STUBS = 9 };
 static void stubs_of(const struct tcpu *t, struct stub s[STUBS])
 {
     const struct stub all[STUBS] = {{t->stub_enter, "enter"}, {t->stub_kick, "kick"}, {t->stub_leave, "leave"}, {t->stub_stale, "stale"}, {t->stub_lookup, "lookup"},
-                                    {t->stub_link, "link"}, {t->stub_slow, "slow"}, {t->stub_x87, "x87"}, {(uint64_t)(uintptr_t)t->rx + t->first, NULL}};
+                                    {t->stub_link, "link"}, {t->stub_slow, "slow"}, {t->stub_helper, "helper"}, {(uint64_t)(uintptr_t)t->rx + t->first, NULL}};
     unsigned n = 0;
     for (unsigned k = 0; k < STUBS; k++) {
         if (!all[k].at)
@@ -126,8 +126,8 @@ static const char *context_name(uint64_t offset)
 {
     static const struct { uint16_t at; const char *name; } fields[] = {
 #define F(field) {offsetof(struct tctx, field), #field}
-        F(r13), F(r14), F(r15), F(page), F(segbase[0]), F(segbase[1]), F(go), F(address), F(found), F(save_rcx), F(save_r14), F(save_r15), F(rip), F(flags),
-        F(host_rsp), F(c), F(link), F(site), F(reason), F(adjust), F(df), F(x87_live),
+        F(r13), F(r14), F(r15), F(page), F(segbase[0]), F(segbase[1]), F(go), F(address), F(found), F(kernel_gs_base), F(system_flags), F(undo), F(save_rsp), F(save_r14), F(save_r15), F(rip), F(flags),
+        F(host_rsp), F(c), F(link), F(site), F(reason), F(adjust), F(helper),
 #undef F
     };
     for (unsigned k = 0; k < DP_ARRAY_LEN(fields); k++)
@@ -160,10 +160,10 @@ static void annotate(struct dp_buffer *b, const struct tcpu *t, const struct tbl
             dp_buffer_printf(b, "  ; tctx.%s", field);
         else if (i->seg == X86_GS)
             dp_buffer_printf(b, "  ; %s", i->disp ? "jump cache" : "shadow page table");
-        else if (i->base == X86_RIP && constant < CONSTANT_SLOTS)
+        else if (i->base == X86_RIP && constant < CONSTANT_SLOT)
             dp_buffer_printf(b, "  ; %s index", constant == CONSTANT_PAGE ? "page" : "jump cache");
-        else if (i->base == X86_RIP && constant < CONSTANT_SLOTS + 12)
-            dp_buffer_printf(b, "  ; place in the page, in units of %u", 1u << (constant - CONSTANT_SLOTS));
+        else if (i->base == X86_RIP && constant < CONSTANT_SLOT + 12)
+            dp_buffer_printf(b, "  ; place in the page, in units of %u", 1u << (constant - CONSTANT_SLOT));
         return;
     }
 }
