@@ -41,6 +41,16 @@ static const struct tinsn *instruction_at(const struct tblock *b, uint64_t offse
     return n;
 }
 
+/* A jump to what stands behind the body: an island, whose check may be that of an instruction before this place, or a way out. */
+static bool leads_behind(const struct tcpu *t, const struct tblock *b, uint64_t offset)
+{
+    const uint8_t *at = t->rx + b->code + offset;
+    int32_t by;
+    memcpy(&by, at + 1, sizeof(by));
+    uint64_t to = offset + 5 + (uint64_t)(int64_t)by;
+    return *at == 0xe9 && to >= b->body && to < b->size;
+}
+
 static void leave_at(struct tctx *x, greg_t *r, uint64_t guest, enum leave_reason why)
 {
     x->rip = x->page + guest;
@@ -60,8 +70,9 @@ static void kick(struct tctx *x, greg_t *r)
         return;
     }
     bool at_start;
-    const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)t->rx - b->code, &at_start);
-    if (at_start)
+    uint64_t offset = pc - (uint64_t)(uintptr_t)t->rx - b->code;
+    const struct tinsn *n = instruction_at(b, offset, &at_start);
+    if (at_start && !leads_behind(t, b, offset))
         leave_at(x, r, n->guest, LEAVE_KICK);
     else
         r[REG_EFL] |= HOST_TF;
