@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "hot.h"
 
 enum {
     BARE_STUBS16 = 0x600, BARE_STUBS32 = 0x700, BARE_PML4 = 0x1000, BARE_PDPT = 0x2000, BARE_PD = 0x3000, BARE_PT = 0x4000,
@@ -349,7 +350,7 @@ static inline int bare_setup(void **state)
     struct bare *b = calloc(1, sizeof *b);
     struct dp_error e;
     uint32_t id;
-    b->engine = dp_engine_find(bare_engine);
+    b->engine = hot_find(bare_engine);
     assert_non_null(b->engine);
     assert_int_equal(x86_cpuid_model("x86-64-v2", &b->model, &e), 0);
     b->model.cpu_count = BARE_CPUS;
@@ -364,6 +365,7 @@ static inline int bare_setup(void **state)
     assert_int_equal(dp_clock_create_manual(&b->clock, &e), 0);
     b->vm = (struct dp_engine_vm){ .memory = b->memory, .ports = b->ports, .clock = b->clock, .model = &b->model, .cpu_count = BARE_CPUS };
     assert_int_equal(b->engine->vm_init(&b->vm, &b->state, &e), 0);
+    hot_set(bare_engine, b->state);
     for (unsigned i = 0; i < BARE_CPUS; i++) {
         struct bare_cpu *p = &b->cpu[i];
         const struct dp_x86_bus bus = { bare_ack, bare_pending, bare_apic_read, bare_apic_write, bare_tpr, bare_set_tpr, bare_msr,

@@ -6,11 +6,22 @@
 
 /* ---- which instructions are ours ---- */
 
-static bool is_vector_op(unsigned op) { return op >= X86_OP_MOVD && !(op >= X86_OP_ANDN && op <= X86_OP_SHRX); }
-
-static bool copied(unsigned op)
+/* Works on the x87 unit's registers or status. */
+static bool is_x87(const struct x86_insn *i) { return (i->row->flags & (X86_F_X87 | X86_F_X87NW | X86_F_MMX)) || i->op == X86_OP_FWAIT; }
+/* What saves and restores environments, pointers included, is the interpreter's. */
+static bool is_x87_state(unsigned op)
 {
     switch (op) {
+    case X86_OP_FLDENV: case X86_OP_FNSTENV: case X86_OP_FRSTOR: case X86_OP_FNSAVE: case X86_OP_FNINIT: case X86_OP_FXSAVE: case X86_OP_FXRSTOR: return true;
+    default: return false;
+    }
+}
+
+static bool is_vector_op(unsigned op) { return op >= X86_OP_MOVD && !(op >= X86_OP_ANDN && op <= X86_OP_SHRX); }
+
+static bool copied(const struct x86_insn *i)
+{
+    switch (i->op) {
     case X86_OP_ADD: case X86_OP_OR: case X86_OP_ADC: case X86_OP_SBB: case X86_OP_AND: case X86_OP_SUB: case X86_OP_XOR: case X86_OP_CMP: case X86_OP_TEST:
     case X86_OP_MOV: case X86_OP_LEA: case X86_OP_XCHG: case X86_OP_INC: case X86_OP_DEC: case X86_OP_NOT: case X86_OP_NEG:
     case X86_OP_MUL: case X86_OP_IMUL: case X86_OP_DIV: case X86_OP_IDIV:
@@ -22,8 +33,8 @@ static bool copied(unsigned op)
     case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
     case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
     case X86_OP_MULX: case X86_OP_PDEP: case X86_OP_PEXT: case X86_OP_RORX: case X86_OP_SARX: case X86_OP_SHLX: case X86_OP_SHRX: return true;
-    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_EMMS: return false;
-    default: return is_vector_op(op);
+    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: return false;
+    default: return is_vector_op(i->op) || (is_x87(i) && !is_x87_state(i->op));
     }
 }
 
@@ -32,7 +43,13 @@ static bool usable(const struct icpu *c, struct x86_insn *i)
     uint32_t f = i->row->flags;
     if (!x86_insn_supported(i, c->vm->model->features))
         return false;
-    if (f & (X86_F_SYSTEM | X86_F_X87 | X86_F_X87NW | X86_F_MMX | X86_F_CPL0))
+    if (f & (X86_F_SYSTEM | X86_F_CPL0))
+        return false;
+    if ((f & (X86_F_X87 | X86_F_X87NW)) && (c->mode & IMODE_X87_NM))
+        return false;
+    if (i->op == X86_OP_FWAIT && (c->mode & IMODE_WAIT_NM))
+        return false;
+    if ((f & X86_F_MMX) && (c->mode & (IMODE_MMX_UD | IMODE_SSE_NM)))
         return false;
     if ((f & X86_F_SSE) && ((f & X86_F_VEX) ? true : (c->mode & (IMODE_SSE_UD | IMODE_SSE_NM)) != 0))
         return false;
@@ -114,7 +131,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
     }
     if (i->row->flags & X86_F_BRANCH)
         return classify_branch(i);
-    if (!copied(i->op))
+    if (!copied(i))
         return KIND_INTERPRET;
     if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
         return KIND_INTERPRET; /* reaches beyond the operand */
@@ -238,6 +255,8 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
             return;
         }
         describe_accesses(n);
+        n->x87 = is_x87(&n->i);
+        n->points = (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
         seen[offset / 64] |= 1ull << (offset % 64);
         p->count++;
         p->bytes = (uint16_t)(p->bytes + length);
