@@ -100,10 +100,13 @@ unsigned spilled_operands(const struct x86_insn *i)
     return (unsigned)__builtin_popcount(seen);
 }
 
+/* Page offset and displacement together must be one. */
+static bool is_far(int64_t displacement) { return displacement != (int32_t)displacement || displacement > INT32_MAX - 2 * (int32_t)DP_PAGE_SIZE; }
+
 static enum insn_kind classify_branch(const struct x86_insn *i)
 {
     bool direct = i->operand_count && i->operand[0].kind == X86_REL;
-    if (i->operand_size == 2)
+    if (i->operand_size == 2 || (direct && is_far((int64_t)i->imm)))
         return KIND_INTERPRET;
     switch (i->op) {
     case X86_OP_JCC: return KIND_JCC;
@@ -141,7 +144,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
     if (m && i->op != X86_OP_LEA) {
         if (!i->has_modrm || !m->size || m->size > 32) /* moffs are done by MOV with ModRM: not worth it; vectors of indexes */
             return KIND_INTERPRET;
-        if (i->index != X86_ZERO && i->index > 15)
+        if ((i->index != X86_ZERO && i->index > 15) || (i->base == X86_RIP && is_far(i->disp)))
             return KIND_INTERPRET;
         if (high)
             return KIND_INTERPRET;
@@ -287,7 +290,7 @@ static void flags_backward(struct path *p)
         if (n->kind >= KIND_JCC && !(n->kind == KIND_JMP && n->follows) && n->kind != KIND_CLD && n->kind != KIND_STD) {
             live = X86_ARITH; /* another path begins here, nobody knows what it wants */
         } else if (n->kind != KIND_NOTHING) {
-            if (!(row->flags & X86_F_KEEPS))
+            if (!(row->flags & X86_F_KEEPS) && !n->x87) /* FCOMI writes all, but may have an exception of before to raise */
                 live &= (uint16_t) ~(row->flags_written | row->flags_undefined);
             live |= row->flags_read & X86_ARITH;
         }
