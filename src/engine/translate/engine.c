@@ -163,7 +163,7 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (atomic_load_explicit(&ram->code_hits[offset >> DP_PAGE_SHIFT], memory_order_relaxed) >= DP_CODE_VOLATILE || !cache_warm(t, host, t->v->warm))
+        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, t->v->warm))
             return NULL;
         if (!cache_has_room(t)) {
             x87_leave(&translate_ctx, t); /* while its last instruction can be told from the host's */
