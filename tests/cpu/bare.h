@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <cmocka.h>
@@ -64,6 +65,7 @@ struct bare {
     struct dp_engine_vm vm;
     struct x86_cpuid_model model;
     struct dp_engine_state *state;
+    struct sigaction faults[4]; /* the engine's handlers: cmocka puts its own in their place before each test */
     struct bare_cpu cpu[BARE_CPUS];
     uint8_t mmio[4096];
     uint64_t budget;
@@ -297,6 +299,12 @@ static inline int bare_stub_vector(const struct x86_state *s)
 }
 
 /* ---- running ---- */
+static const int bare_fault_signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+static void bare_handlers(struct bare *b)
+{
+    for (unsigned i = 0; i < DP_ARRAY_LEN(bare_fault_signals); i++)
+        sigaction(bare_fault_signals[i], &b->faults[i], NULL);
+}
 static inline void bare_put(struct bare *b, uint64_t phys, const uint8_t *begin, const uint8_t *end)
 {
     assert_int_equal(dp_space_write(b->memory, phys, begin, (uint64_t)(end - begin)), 0);
@@ -306,6 +314,7 @@ static void *bare_run_cpu(void *opaque)
     struct bare_cpu *p = opaque;
     struct bare *b = p->b;
     bare_running = p;
+    bare_handlers(b);
     for (;;) {
         dp_buffer_fini(&p->exit.text);
         memset(&p->exit, 0, sizeof p->exit);
@@ -364,6 +373,8 @@ static inline int bare_setup(void **state)
     assert_int_equal(dp_clock_create_manual(&b->clock, &e), 0);
     b->vm = (struct dp_engine_vm){ .memory = b->memory, .ports = b->ports, .clock = b->clock, .model = &b->model, .cpu_count = BARE_CPUS };
     assert_int_equal(b->engine->vm_init(&b->vm, &b->state, &e), 0);
+    for (unsigned i = 0; i < DP_ARRAY_LEN(bare_fault_signals); i++)
+        sigaction(bare_fault_signals[i], NULL, &b->faults[i]);
     for (unsigned i = 0; i < BARE_CPUS; i++) {
         struct bare_cpu *p = &b->cpu[i];
         const struct dp_x86_bus bus = { bare_ack, bare_pending, bare_apic_read, bare_apic_write, bare_tpr, bare_set_tpr, bare_msr,

@@ -159,7 +159,7 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (!cache_warm(t, host, WARM))
+        if (!cache_warm(t, host, t->v->warm))
             return NULL;
         if (!cache_has_room(t))
             cache_empty(t);
@@ -384,6 +384,7 @@ static int translate_vm_init(const struct dp_engine_vm *vm, struct dp_engine_sta
     v->vm = *vm;
     v->engine = *out;
     v->code_written = on_code_written;
+    v->warm = getenv("DOPPEL_TRANSLATE_AT_ONCE") ? 0 : WARM; /* for tests: code that runs once is otherwise the interpreter's */
     pthread_mutex_init(&v->lock, NULL);
     (*out)->accel_data = v;
     struct dp_listener l = {on_changed, on_code_marked, on_dirty_cleared, v};

@@ -120,6 +120,7 @@ struct tvm {
     struct dp_engine_state *engine;
     struct dp_engine_vm vm;
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
+    unsigned warm;              /* times a place is interpreted before it is translated */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
