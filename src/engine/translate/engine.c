@@ -160,7 +160,7 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (!cache_warm(t, host, t->v->warm))
+        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, t->v->warm))
             return NULL;
         if (!cache_has_room(t))
             cache_empty(t);
