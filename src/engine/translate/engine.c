@@ -111,6 +111,7 @@ static void on_changed(void *opaque, struct dp_space *s)
 /* ---- the interpreter's calls ---- */
 
 static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
+static void accel_forget(struct icpu *c, uint64_t linear) { space_forget_page(c->accel_data, linear); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
     space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
@@ -381,7 +382,7 @@ out:
     return go_on;
 }
 
-static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled};
+static const struct interp_accel accel = {accel_enter, accel_flush, accel_forget, accel_filled};
 
 /* ---- the engine ---- */
 

@@ -134,12 +134,12 @@ struct tvm {
     struct dp_engine_state *engine;
     struct dp_engine_vm vm;
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
+    unsigned warm;              /* times a place is interpreted before it is translated */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
     struct tcpu *cpu[256];
     struct dump *dump; /* NULL unless asked for */
-    unsigned warm;              /* times a place is interpreted before it is translated */
 };
 
 #define PENDING_PAGES 64
@@ -182,6 +182,8 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
+/* The page of an address in the current space, after a page fault. */
+void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
