@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/engines.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
 
@@ -83,6 +84,8 @@ void interp_update_mode(struct icpu *c)
         m |= IMODE_UMIP;
     if (s->cr4 & X86_CR4_OSXSAVE)
         m |= IMODE_OSXSAVE;
+    if (!(s->cr4 & X86_CR4_OSXSAVE) || (s->xcr0 & (X86_XSTATE_SSE | X86_XSTATE_AVX)) != (X86_XSTATE_SSE | X86_XSTATE_AVX))
+        m |= IMODE_AVX_UD;
     if (s->cr4 & X86_CR4_FSGSBASE)
         m |= IMODE_FSGSBASE;
     if (s->cr4 & X86_CR4_TSD)
@@ -153,7 +156,7 @@ static void do_init(struct icpu *c)
     c->pending_db = 0;
     c->link_from = NULL;
     interp_fpu_load(c);
-    interp_flush_tlb(c);
+    interp_flush_all(c);
     interp_sync_in(c);
 }
 
@@ -162,7 +165,8 @@ static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
     if (why & IATT_MAP) {
-        interp_flush_tlb(c);
+        c->walked.size = 0;
+        interp_flush_all(c);
         interp_cache_empty(c);
     }
     if (why & IATT_KICK) {
@@ -190,7 +194,7 @@ static void take_events(struct icpu *c)
         atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SIPI));
         if (c->s.run_state == X86_WAIT_SIPI) {
             x86_state_start_ap(&c->s, (uint8_t)atomic_load(&c->sipi_vector));
-            interp_flush_tlb(c);
+            interp_flush_all(c);
             interp_sync_in(c);
         }
     }
@@ -379,7 +383,7 @@ static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
         if (c->accel) {
             if (c->accel->enter(c))
                 continue;
-            c->instruction_limit = 0; /* no chaining: the next block may be a translated one */
+            c->instruction_limit = c->instructions + 1; /* no chaining: the next block may be a translated one */
         }
         struct iblock *b = interp_find_block(c);
         if (DP_UNLIKELY(!b)) {
@@ -395,7 +399,7 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     struct icpu *c = &cpu->c;
     *exit = (struct dp_exit){ 0 };
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
-    c->instruction_limit = limit;
+    c->instruction_limit = c->budget_end = limit;
     interp_fpu_enter(c);
     loop(c, limit, exit);
     interp_fpu_leave(c);
@@ -454,7 +458,7 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
     atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI);
     c->block = NULL;
     c->link_from = NULL;
-    interp_flush_tlb(c);
+    interp_flush_all(c);
     interp_sync_in(c);
 }
 
@@ -516,6 +520,9 @@ static int interp_probe(struct dp_error *e)
 
 static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *err)
 {
+    int refused = dp_engine_refuse_code("interp", vm, err);
+    if (refused)
+        return refused;
     struct dp_engine_state *e = calloc(1, sizeof(*e));
     if (!e || vm->cpu_count > DP_ARRAY_LEN(e->cpu)) {
         free(e);

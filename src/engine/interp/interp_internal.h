@@ -31,6 +31,7 @@
 
 #include "engine/engine.h"
 #include "isa/x86/insn.h"
+#include "isa/x86/x86.h"
 
 #define ITLB_BITS 10
 #define ITLB_SIZE (1u << ITLB_BITS)
@@ -75,7 +76,7 @@ struct iblock {
 };
 
 struct itlb { uint64_t read_tag; _Atomic uint64_t write_tag; uint64_t addend; uint64_t fetch_tag; };
-struct itlb_cold { _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
+struct itlb_cold { bool global; _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
 struct ijump { uint64_t rip; uint64_t key; struct iblock *block; };
 
 enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_EMPTY /* never filled: every access is slow */, ITLB_KINDS };
@@ -96,15 +97,15 @@ enum {
     IMODE_ONE = 1 << 15,        /* blocks of one instruction: TF, interrupt shadows */
     IMODE_UMIP = 1 << 16, IMODE_OSXSAVE = 1 << 17, IMODE_FSGSBASE = 1 << 18, IMODE_TSD = 1 << 19, IMODE_PCE = 1 << 20,
     IMODE_CR0_NE = 1 << 21,
+    IMODE_AVX_UD = 1 << 22,     /* not CR4.OSXSAVE, or XCR0 without SSE or AVX */
 };
 
 /* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
 struct interp_accel {
     /* Runs as far as it can from r[RIP] on. False: the interpreter is to run a block there. */
     bool (*enter)(struct icpu *c);
-    /* Translations are void: all (or all that are not global), those of the page, of whatever size, that an address is in. */
-    void (*flush)(struct icpu *c, bool keep_global);
-    void (*flush_page)(struct icpu *c, uint64_t linear);
+    /* Told of every flush, after the state changed. */
+    void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
     /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
     void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
 };
@@ -129,7 +130,9 @@ struct icpu {
     struct ijump *jump;         /* 1 << IJUMP_BITS */
     struct iblock *block;       /* running */
     uint64_t instructions;
-    uint64_t instruction_limit;
+    uint64_t instruction_limit; /* blocks do not chain beyond it */
+    uint64_t budget_end;        /* where run() is to return */
+    struct dp_range walked;     /* the piece of RAM that page tables were last found in; size 0: none */
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
     uint16_t fault_offset, fault_length; /* of the instruction that left by interp_fault */
     jmp_buf leave;
@@ -143,6 +146,7 @@ struct icpu {
     uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction, or by a MOV SS before it (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
+    uint8_t narrowed[32];       /* VCVTPS2PH's result before it is stored */
     struct dp_ram *written;     /* where interp_rmw_host found its operand */
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
@@ -314,6 +318,7 @@ static inline bool interp_block_valid(const struct iblock *b)
     return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
            atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
 }
+static inline bool interp_wanted(const struct icpu *c) { return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed)); }
 static inline bool interp_must_leave(const struct icpu *c)
 {
     return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
@@ -362,10 +367,11 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 }
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
-void interp_flush_tlb(struct icpu *c);
+/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then accel->flush. */
+void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+static inline void interp_flush_all(struct icpu *c) { interp_flush(c, X86_FLUSH_ALL, 0, 0); }
 /* Jump cache entries are void. */
 void interp_new_epoch(struct icpu *c);
-void interp_flush_page(struct icpu *c, uint64_t linear);
 
 /* Translates as an access of the running code would and fills the TLB (and calls accel->filled). False: a fault, in c->ctx.fault, or no plain RAM. */
 bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access);
@@ -377,8 +383,8 @@ void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
 
-/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. */
-int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset);
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);
 
 /* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
@@ -392,6 +398,7 @@ static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMOD
 /* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when
  * the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
 bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
+bool interp_lower_bmi(struct icpu *c, const struct x86_insn *i, struct iop *o);
 bool interp_lower_flow(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_string(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);

@@ -25,7 +25,7 @@ static bool in_cache(const struct tcpu *t, uint64_t pc) { return pc - (uint64_t)
 /* The instruction at a host address; *at_start: nothing of it is visible yet. */
 static const struct tinsn *instruction_at(const struct tblock *b, uint64_t offset, bool *at_start)
 {
-    unsigned low = 0, high = b->count;
+    unsigned low = 0, high = b->count + 1u; /* with what follows the last */
     while (high - low > 1) {
         unsigned middle = (low + high) / 2;
         if (b->insn[middle].host <= offset)
@@ -68,6 +68,8 @@ static void handler(int number, siginfo_t *info, void *context)
 {
     struct tctx *x = &translate_ctx;
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+    if (x->t)
+        x->t->c->counters.signals++;
     if (number == signals_kick_number()) {
         if (x->t)
             kick(x, r);
@@ -83,6 +85,7 @@ static void handler(int number, siginfo_t *info, void *context)
         bool at_start;
         const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)x->t->rx - b->code, &at_start);
         x->fault_address = (uint64_t)(uintptr_t)info->si_addr;
+        x->t->c->counters.write_faults++;
         leave_at(x, r, n->guest, LEAVE_INTERPRET);
         return;
     }

@@ -42,7 +42,7 @@ struct writer {
     unsigned slows, islands_done;
     struct out out[MAX_INSNS + 2];
     unsigned outs;
-    struct tinsn map[MAX_INSNS];
+    struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
     unsigned current;
 };
@@ -594,7 +594,6 @@ static void ways_out(struct writer *w, struct tblock *b)
         emit_patch(e, o->patch, emit_here(e));
         if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
             r14_from_page(w, o->target);
-            w->current = w->path.count - 1;
             jump_cached(w, SITE_NONE, 0);
             continue;
         }
@@ -616,7 +615,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
     struct dp_ram *ram2 = NULL;
     uint64_t offset2 = 0;
-    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2) && ram2) {
+    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2) {
         interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
         next = ram2->host + (offset2 & PAGE_MASK);
     }
@@ -636,11 +635,13 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
-        islands(w, 60, true);
         w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0xff};
+        islands(w, 60, true);
         group_checks(w, k);
         instruction(w, n);
     }
+    w->current = w->path.count;
+    w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0xff};
     if (w->path.open && !w->path.before_crossing) {
         leave_to(w, w->path.end, SITE_NONE);
     } else if (w->path.open) {
@@ -658,8 +659,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->bytes = w->path.bytes;
     b->count = (uint16_t)w->path.count;
     b->end = w->path.end;
-    b->insn = cache_alloc(t, sizeof(struct tinsn) * b->count);
-    memcpy(b->insn, w->map, sizeof(struct tinsn) * b->count);
+    b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
+    memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));
     if (w->path.crosses) {
         b->phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
         struct tcrosser *x = cache_alloc(t, sizeof(*x));
@@ -669,6 +670,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     }
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(w->e.w - t->rw), (size_t)16);
     cache_add(t, b);
-    c->counters.blocks_decoded++;
+    c->counters.translated_blocks++;
+    c->counters.translated_instructions += b->count;
+    c->counters.code_bytes += b->size;
     return b;
 }
