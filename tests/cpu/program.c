@@ -12,7 +12,6 @@ bool prog_assemble(const struct program *p, struct prog_image *image, uint16_t a
     image->mode = p->mode, image->code_offset = p->code_offset, image->code_size = size;
     image->in = p->in;
     image->in.rip = CPU_CODE + p->code_offset;
-    memcpy(image->high, p->high, sizeof image->high);
     memcpy(image->memory, p->memory, sizeof image->memory);
     for (unsigned i = 0; i < p->count; i++) {
         const struct prog_insn *k = &p->insn[i];
@@ -108,6 +107,31 @@ bool prog_check(const struct program *p, const struct prog_image *image, const u
     return true;
 }
 
+/* Backwards over the control flow; what cannot be followed reads everything. */
+void prog_live(const struct program *p, const struct prog_image *image, const uint16_t at[], uint32_t live[PROG_MAX_INSNS + 1])
+{
+    memset(live, 0, (p->count + 1u) * sizeof live[0]);
+    live[p->count] = X86_ARITH;
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (unsigned i = p->count; i-- > 0;) {
+            struct x86_insn insn;
+            uint32_t after = live[i + 1], in = X86_ARITH;
+            if (x86_decode(image->code + at[i], p->insn[i].length, p->mode, &insn) > 0 && insn.op != X86_OP_INT3 && insn.op != X86_OP_UD2) {
+                bool branch = insn.row->flags & X86_F_BRANCH, direct = p->insn[i].fix == PROG_FIX_REL8 || p->insn[i].fix == PROG_FIX_REL32;
+                if (branch && direct && insn.op != X86_OP_CALL)
+                    after = (insn.op == X86_OP_JMP ? 0 : after) | live[DP_MIN(p->insn[i].target, (int16_t)p->count)];
+                else if (branch)
+                    after = X86_ARITH;
+                uint32_t written = cpu_flags_may_stay(&insn) ? 0 : insn.row->flags_written | insn.row->flags_undefined;
+                in = (insn.row->flags_read | (after & ~written)) & X86_ARITH;
+            }
+            changed |= in != live[i];
+            live[i] = in;
+        }
+    }
+}
+
 static const char *const reg_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                          "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
@@ -145,10 +169,10 @@ void prog_describe(const struct program *p, struct dp_buffer *out)
         dp_buffer_printf(out, "  fcw %04x fsw %04x ftw %02x mxcsr %08x\n", dp_ld16(fx + FX_FCW), dp_ld16(fx + FX_FSW), fx[FX_FTW],
                          dp_ld32(fx + FX_MXCSR));
     for (unsigned k = 0; x87 && k < 8; k++)
-        dp_buffer_printf(out, "  st%u %04x %016llx%s", k, dp_ld16(fx + FX_ST + k * 16 + 8), (unsigned long long)dp_ld64(fx + FX_ST + k * 16),
-                         k % 4 == 3 ? "\n" : "");
+        dp_buffer_printf(out, "  st%u %04x %016llx%s", k, dp_ld16(fx + FX_ST + k * 16 + 8),
+                         (unsigned long long)dp_ld64(fx + FX_ST + k * 16), k % 4 == 3 ? "\n" : "");
     for (unsigned k = 0; vector && k < 16; k++)
-        dp_buffer_printf(out, "  ymm%-2u %016llx%016llx:%016llx%016llx\n", k, (unsigned long long)dp_ld64(p->high[k] + 8),
-                         (unsigned long long)dp_ld64(p->high[k]), (unsigned long long)dp_ld64(fx + FX_XMM + k * 16 + 8),
+        dp_buffer_printf(out, "  ymm%-2u %016llx%016llx:%016llx%016llx\n", k, (unsigned long long)dp_ld64(p->in.ymm_high[k] + 8),
+                         (unsigned long long)dp_ld64(p->in.ymm_high[k]), (unsigned long long)dp_ld64(fx + FX_XMM + k * 16 + 8),
                          (unsigned long long)dp_ld64(fx + FX_XMM + k * 16));
 }

@@ -23,10 +23,12 @@
 #define PROG_DATA CPU_DATA
 #define PROG_HIGH CPU_HIGH
 enum {
-    PROG_PAGES = 12,                     /* linear */
-    PROG_FRAMES = 7,                     /* physical */
-    PROG_OWN = 9, PROG_OWN_READONLY = 10, /* linear pages of the generator's frame */
-    PROG_OWN_TABLE = 512, PROG_TABLE_SIZE = 64, /* jump table, in the frame, and its entries */
+    PROG_PAGES = 12, /* linear */
+    PROG_FRAMES = 7, /* physical */
+    PROG_OWN = 9,
+    PROG_OWN_READONLY = 10, /* linear pages of the generator's frame */
+    PROG_OWN_TABLE = 512,
+    PROG_TABLE_SIZE = 64, /* jump table, in the frame, and its entries */
     PROG_OWN_FX = 2048,
     PROG_MEMORY = PROG_FRAMES * 4096,
     PROG_MAX_INSNS = 200,
@@ -54,7 +56,6 @@ struct program {
     uint16_t code_offset, table_count;
     int16_t table[PROG_TABLE_SIZE]; /* instructions' numbers */
     struct cpu_regs in;
-    uint8_t high[16][16]; /* upper halves of the YMM registers */
     uint8_t memory[PROG_MEMORY];
     struct prog_insn insn[PROG_MAX_INSNS];
 };
@@ -65,12 +66,10 @@ struct prog_image {
     uint32_t code_offset, code_size;
     uint8_t code[PROG_MAX_CODE];
     struct cpu_regs in;
-    uint8_t high[16][16];
     uint8_t memory[PROG_MEMORY];
 };
 struct prog_result {
     struct cpu_result r; /* its data is not used */
-    uint8_t high[16][16];
     uint8_t memory[PROG_MEMORY];
 };
 
@@ -81,6 +80,8 @@ bool prog_assemble(const struct program *p, struct prog_image *image, uint16_t a
 uint32_t prog_undefined_after(const struct x86_insn *i, uint32_t before);
 /* Flags undefined before each instruction; false when one of them is read or lives over a branch. */
 bool prog_check(const struct program *p, const struct prog_image *image, const uint16_t at[], uint32_t undefined[PROG_MAX_INSNS]);
+/* Flags that somebody may read at or behind each instruction. */
+void prog_live(const struct program *p, const struct prog_image *image, const uint16_t at[], uint32_t live[PROG_MAX_INSNS + 1]);
 void prog_describe(const struct program *p, struct dp_buffer *out);
 
 /* ---- program_gen.c ---- */
@@ -106,6 +107,7 @@ struct prog_how {
     uint32_t budget; /* instructions per call of run(); 0: all at once */
     bool roundtrip;  /* pull and push the state between calls */
 };
+void prog_guest_kick(struct prog_guest *g); /* from a signal handler: the run ends as an engine's error */
 void prog_guest_run(struct prog_guest *g, const struct prog_image *image, const struct prog_how *how, struct prog_result *r);
 
 #endif

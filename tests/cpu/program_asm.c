@@ -1,7 +1,7 @@
 /* program_asm.c - encodings and operands for the program generator.
  *
- * Model: as in generate.c, every (prefix, map, opcode, ModRM) and VEX form is put through x86_decode once, which sorts them by operation; the
- * decoder is the only source of what bytes mean. Memory operands are drawn last, when the decoder has told their size.
+ * Model: as in generate.c, every (prefix, map, opcode, ModRM) and VEX form is put through x86_decode once, which sorts them by operation;
+ * the decoder is the only source of what bytes mean. Memory operands are drawn last, when the decoder has told their size.
  */
 #include <stdlib.h>
 
@@ -26,7 +26,7 @@ struct prog_forms {
 /* ---- forms ---- */
 
 /* Not for random use: what programs write deliberately, what has effects no register role can take, and what the host answers alone. */
-static bool excluded(const struct x86_insn *i)
+static bool excluded(enum x86_mode mode, const struct x86_insn *i)
 {
     if (cpu_op_skipped(i->op) || i->row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0 | X86_F_REP))
         return true;
@@ -38,6 +38,8 @@ static bool excluded(const struct x86_insn *i)
             return true; /* gathers */
         if (o->kind == X86_MEM && !i->has_modrm)
             return true;
+        if (o->kind == X86_MEM && i->row->feature == X86_FEATURE_SHA)
+            return true; /* AMD does not ask for alignment there, Intel does */
     }
     switch (i->op) {
     case X86_OP_BT:
@@ -55,7 +57,10 @@ static bool excluded(const struct x86_insn *i)
         return i->opcode == 0x0d && i->mod == 3; /* #UD on AMD */
     case X86_OP_MOVSXD:
         return i->operand_size == 2;
-    case X86_OP_RCPPS: /* approximations */
+    case X86_OP_VPEXTRD:
+    case X86_OP_VPINSRD:
+        return i->vex_w && mode != X86_MODE64; /* #UD on AMD */
+    case X86_OP_RCPPS:                         /* approximations */
     case X86_OP_RCPSS:
     case X86_OP_RSQRTPS:
     case X86_OP_RSQRTSS:
@@ -180,7 +185,7 @@ static int try_form(struct prog_forms *fs, struct form *f)
     n += put_opcode(bytes + n, f, 0, 0);
     bytes[n] = f->modrm;
     struct x86_insn insn;
-    if (x86_decode(bytes, 15, fs->mode, &insn) <= 0 || insn.vex != f->vex || !supported(fs->model, &insn) || excluded(&insn))
+    if (x86_decode(bytes, 15, fs->mode, &insn) <= 0 || insn.vex != f->vex || !supported(fs->model, &insn) || excluded(fs->mode, &insn))
         return 0;
     if (!insn.has_modrm && f->modrm != 1)
         return 0;
@@ -302,8 +307,7 @@ bool prog_put(struct prog_gen *g, const uint8_t *bytes, unsigned size, enum prog
     struct prog_insn *k = &g->p->insn[g->p->count++];
     memcpy(k->bytes, bytes, size);
     k->length = (uint8_t)size, k->fix = (uint8_t)fix, k->fix_at = (uint8_t)fix_at, k->target = label, k->linear = linear;
-    g->undefined =
-        insn.op == X86_OP_INT3 || insn.op == X86_OP_JMP || insn.op == X86_OP_RET ? 0 : prog_undefined_after(&insn, g->undefined);
+    g->undefined = insn.op == X86_OP_INT3 || insn.op == X86_OP_JMP || insn.op == X86_OP_RET ? 0 : prog_undefined_after(&insn, g->undefined);
     return true;
 }
 
@@ -343,10 +347,7 @@ static unsigned put_mem(struct prog_gen *g, uint8_t *p, unsigned reg, const stru
     return n;
 }
 
-static unsigned mem_rxb(const struct prog_mem *m)
-{
-    return m->rip ? 0 : (m->index >= 8 ? 2u : 0) | (m->base >= 8 ? 1u : 0);
-}
+static unsigned mem_rxb(const struct prog_mem *m) { return m->rip ? 0 : (m->index >= 8 ? 2u : 0) | (m->base >= 8 ? 1u : 0); }
 
 bool prog_emit(struct prog_gen *g, const struct prog_enc *e)
 {
@@ -637,7 +638,8 @@ static const struct x86_operand *memory_operand(const struct x86_insn *i)
 static bool any_of(struct prog_gen *g, const struct form *f)
 {
     uint8_t b[40];
-    unsigned n = 0, rxb = g->code64 ? (unsigned)prog_pick(g, 8) : 0, vvvv = prog_one_in(g, 4) ? 0 : (unsigned)prog_pick(g, g->code64 ? 16 : 8);
+    unsigned n = 0, rxb = g->code64 ? (unsigned)prog_pick(g, 8) : 0,
+             vvvv = prog_one_in(g, 4) ? 0 : (unsigned)prog_pick(g, g->code64 ? 16 : 8);
     bool p66 = !f->vex && !f->prefix && prog_one_in(g, 5), w = prog_one_in(g, 2), rex = g->code64 && !prog_one_in(g, 3), lock = false;
     unsigned mod = f->modrm >> 6, size = 8;
     bool write = false, align = false;
@@ -675,7 +677,7 @@ static bool any_of(struct prog_gen *g, const struct form *f)
                 return false;
             continue;
         }
-        if (length <= 0 || insn.op != f->op || !supported(g->forms->model, &insn) || excluded(&insn) || writes_role(g, &insn))
+        if (length <= 0 || insn.op != f->op || !supported(g->forms->model, &insn) || excluded(g->p->mode, &insn) || writes_role(g, &insn))
             return false;
         const struct x86_operand *o = memory_operand(&insn);
         if (!o || pass)

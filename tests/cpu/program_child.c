@@ -80,9 +80,9 @@ static void capture(ucontext_t *u, int sig, struct prog_result *result)
     r->out.gs_base = read_gs_base();
     const uint8_t *fp = (const uint8_t *)u->uc_mcontext.fpregs;
     memcpy(r->out.fx, fp, 512);
-    memset(result->high, 0, sizeof result->high);
+    memset(r->out.ymm_high, 0, sizeof r->out.ymm_high);
     if (has_ymm(fp) && dp_ld64(fp + XSTATE_BV) & 4)
-        memcpy(result->high, fp + XSTATE_YMM, sizeof result->high);
+        memcpy(r->out.ymm_high, fp + XSTATE_YMM, sizeof r->out.ymm_high);
     r->vector = sig == SIGALRM ? CPU_TIMEOUT : (uint8_t)g[REG_TRAPNO];
     r->error = (uint32_t)g[REG_ERR];
     r->cr2 = r->vector == X86_PF_ ? (uint64_t)g[REG_CR2] : 0;
@@ -106,7 +106,7 @@ static void load(ucontext_t *u, const struct prog_image *p)
         dp_st64(fp + XSTATE_BV, dp_ld64(fp + XSTATE_BV) | 3);
     if (has_ymm(fp)) {
         dp_st64(fp + XSTATE_BV, dp_ld64(fp + XSTATE_BV) | 4);
-        memcpy(fp + XSTATE_YMM, p->high, sizeof p->high);
+        memcpy(fp + XSTATE_YMM, p->in.ymm_high, sizeof p->in.ymm_high);
     }
     sigemptyset(&u->uc_sigmask);
     __asm__ volatile("movw %0, %%ds\n movw %1, %%es\n movw %2, %%fs\n movw %3, %%gs"

@@ -39,7 +39,8 @@ static void move(struct prog_gen *g)
     bool store = prog_one_in(g, 2);
     struct prog_mem m = prog_memory(g, size, store, false);
     if (store && prog_one_in(g, 4))
-        sized(g, size, (struct prog_enc){.op = 0xc6, .digit = true, .mem = &m, .imm = cpu_random_int(&g->r), .imm_size = (uint8_t)DP_MIN(size, 4u)});
+        sized(g, size,
+              (struct prog_enc){.op = 0xc6, .digit = true, .mem = &m, .imm = cpu_random_int(&g->r), .imm_size = (uint8_t)DP_MIN(size, 4u)});
     else
         sized(g, size, (struct prog_enc){.op = store ? 0x88 : 0x8a, .reg = (uint8_t)(store ? prog_source(g) : prog_scratch(g)), .mem = &m});
 }
@@ -91,7 +92,10 @@ static void arithmetic(struct prog_gen *g)
     struct prog_mem m = prog_memory(g, size, to_memory && op != 0x38, false);
     switch (kind) {
     case 0:
-        sized(g, size, (struct prog_enc){.op = 0x80, .digit = true, .reg = op >> 3, .mem = &m, .imm = cpu_random_int(&g->r), .imm_size = (uint8_t)DP_MIN(size, 4u)});
+        sized(
+            g, size,
+            (struct prog_enc){
+                .op = 0x80, .digit = true, .reg = op >> 3, .mem = &m, .imm = cpu_random_int(&g->r), .imm_size = (uint8_t)DP_MIN(size, 4u)});
         break;
     case 1: { /* lock where it may */
         bool lock = to_memory && op != 0x38 && prog_one_in(g, 2);
@@ -151,7 +155,8 @@ static void flag_chain(struct prog_gen *g)
             break;
         case 2: /* inc, dec keep CF */
             m = prog_memory(g, size, true, false);
-            sized(g, size, (struct prog_enc){.op = 0xfe, .digit = true, .reg = (uint8_t)prog_pick(g, 2), .mem = &m, .lock = prog_one_in(g, 4)});
+            sized(g, size,
+                  (struct prog_enc){.op = 0xfe, .digit = true, .reg = (uint8_t)prog_pick(g, 2), .mem = &m, .lock = prog_one_in(g, 4)});
             break;
         case 3: /* setcc */
             m = prog_memory(g, 1, true, false);
@@ -168,7 +173,8 @@ static void flag_chain(struct prog_gen *g)
         case 6:
             if (prog_feature(g, X86_FEATURE_ADX)) {
                 m = prog_memory(g, 8, false, false);
-                EMIT(g, .map = 2, .op = 0xf6, .p66 = !(i & 1), .rep = i & 1 ? 0xf3 : 0, .w = g->code64, .reg = (uint8_t)prog_scratch(g), .mem = &m);
+                EMIT(g, .map = 2, .op = 0xf6, .p66 = !(i & 1), .rep = i & 1 ? 0xf3 : 0, .w = g->code64, .reg = (uint8_t)prog_scratch(g),
+                     .mem = &m);
                 break;
             } /* fallthrough */
         case 7:
@@ -346,7 +352,8 @@ static void pop_some(struct prog_gen *g)
         break;
     }
     case 1:
-        EMIT(g, .op = 0x8d, .w = g->code64, .reg = X86_RSP, .mem = &(struct prog_mem){.base = X86_RSP, .index = -1, .disp = (int64_t)word(g)});
+        EMIT(g, .op = 0x8d, .w = g->code64, .reg = X86_RSP,
+             .mem = &(struct prog_mem){.base = X86_RSP, .index = -1, .disp = (int64_t)word(g)});
         break;
     default: {
         unsigned r = prog_scratch(g);
@@ -393,7 +400,7 @@ static void frame(struct prog_gen *g, unsigned depth)
     uint16_t pointers = g->pointers, indexes = g->indexes;
     uint64_t bp = g->at[X86_RBP], sp = g->at[X86_RSP];
     unsigned room = (unsigned)prog_pick(g, 20) * 8, level = prog_one_in(g, 8) ? 1 + (unsigned)prog_pick(g, 3) : 0;
-    g->indexes &= (uint16_t)~(1u << X86_RBP);
+    g->indexes &= (uint16_t) ~(1u << X86_RBP);
     if (prog_one_in(g, 2)) {
         if (level && !prog_reachable(bp - 32, 32, false))
             level = 0;
@@ -413,7 +420,7 @@ static void frame(struct prog_gen *g, unsigned depth)
         sized(g, word(g), (struct prog_enc){.op = prog_one_in(g, 2) ? 0x88 : 0x00, .reg = (uint8_t)prog_source(g), .mem = &m});
     }
     block(g, 1 + (unsigned)prog_pick(g, 3), depth ? depth - 1 : 0);
-    g->locked &= (uint16_t)~(1u << X86_RBP);
+    g->locked &= (uint16_t) ~(1u << X86_RBP);
     if (prog_one_in(g, 2)) {
         EMIT(g, .op = 0xc9, .no_modrm = true);
     } else {
@@ -445,7 +452,7 @@ static void switch_stack(struct prog_gen *g, unsigned depth)
     g->locked |= (uint16_t)(1u << keep);
     push_pop(g, depth);
     block(g, 1 + (unsigned)prog_pick(g, 2), depth ? depth - 1 : 0);
-    g->locked &= (uint16_t)~(1u << keep);
+    g->locked &= (uint16_t) ~(1u << keep);
     if (prog_one_in(g, 2))
         EMIT(g, .op = 0x8b, .w = g->code64, .reg = X86_RSP, .rm = (uint8_t)keep);
     else
@@ -683,7 +690,7 @@ static void loop(struct prog_gen *g, unsigned depth)
         break;
     }
     if (kind != 4)
-        g->locked &= (uint16_t)~(1u << r);
+        g->locked &= (uint16_t) ~(1u << r);
 }
 
 static void call_function(struct prog_gen *g, unsigned depth)
@@ -872,35 +879,93 @@ static void forbidden(struct prog_gen *g)
 static void item(struct prog_gen *g, unsigned depth)
 {
     switch (prog_pick(g, 64)) {
-    case 0 ... 6: move(g); break;
-    case 7 ... 13: group(g); break;
-    case 14 ... 18: arithmetic(g); break;
-    case 19 ... 20: exchange(g); break;
-    case 21 ... 23: flag_chain(g); break;
-    case 24: shift_by_cl(g); break;
-    case 25: bit_string(g); break;
-    case 26: divide(g); break;
-    case 27: prog_one_in(g, 2) ? moffs(g) : table_lookup(g); break;
-    case 28 ... 29: move_pointer(g); break;
-    case 30: set_index(g); break;
-    case 31 ... 33: push_pop(g, depth); break;
-    case 34: push_short(g); break;
-    case 35: frame(g, depth); break;
-    case 36: switch_stack(g, depth); break;
-    case 37: rsp_as_data(g); break;
-    case 38: flags_on_stack(g, depth); break;
-    case 39 ... 42: skip(g, depth); break;
-    case 43: cases(g, depth); break;
-    case 44 ... 45: loop(g, depth); break;
-    case 46 ... 47: call_function(g, depth); break;
-    case 48: string(g); break;
-    case 49: prog_one_in(g, 3) ? state_image(g) : segment_base(g); break;
-    case 50 ... 51: x87_chain(g); break;
-    case 52 ... 54: vectors(g, PROG_SSE); break;
-    case 55 ... 57: vectors(g, prog_has(g, PROG_VEX) ? PROG_VEX : PROG_SSE); break;
-    case 58: vectors(g, PROG_MMX); break;
-    case 59: forbidden(g); break;
-    default: prog_any(g, PROG_INT); break;
+    case 0 ... 6:
+        move(g);
+        break;
+    case 7 ... 13:
+        group(g);
+        break;
+    case 14 ... 18:
+        arithmetic(g);
+        break;
+    case 19 ... 20:
+        exchange(g);
+        break;
+    case 21 ... 23:
+        flag_chain(g);
+        break;
+    case 24:
+        shift_by_cl(g);
+        break;
+    case 25:
+        bit_string(g);
+        break;
+    case 26:
+        divide(g);
+        break;
+    case 27:
+        prog_one_in(g, 2) ? moffs(g) : table_lookup(g);
+        break;
+    case 28 ... 29:
+        move_pointer(g);
+        break;
+    case 30:
+        set_index(g);
+        break;
+    case 31 ... 33:
+        push_pop(g, depth);
+        break;
+    case 34:
+        push_short(g);
+        break;
+    case 35:
+        frame(g, depth);
+        break;
+    case 36:
+        switch_stack(g, depth);
+        break;
+    case 37:
+        rsp_as_data(g);
+        break;
+    case 38:
+        flags_on_stack(g, depth);
+        break;
+    case 39 ... 42:
+        skip(g, depth);
+        break;
+    case 43:
+        cases(g, depth);
+        break;
+    case 44 ... 45:
+        loop(g, depth);
+        break;
+    case 46 ... 47:
+        call_function(g, depth);
+        break;
+    case 48:
+        string(g);
+        break;
+    case 49:
+        prog_one_in(g, 3) ? state_image(g) : segment_base(g);
+        break;
+    case 50 ... 51:
+        x87_chain(g);
+        break;
+    case 52 ... 54:
+        vectors(g, PROG_SSE);
+        break;
+    case 55 ... 57:
+        vectors(g, prog_has(g, PROG_VEX) ? PROG_VEX : PROG_SSE);
+        break;
+    case 58:
+        vectors(g, PROG_MMX);
+        break;
+    case 59:
+        forbidden(g);
+        break;
+    default:
+        prog_any(g, PROG_INT);
+        break;
     }
 }
 
@@ -964,7 +1029,8 @@ static unsigned relax(struct program *p)
 
 static void choose_roles(struct prog_gen *g)
 {
-    static const uint8_t usual[] = {X86_RBX, X86_RBP, X86_RSI, X86_RDI, X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15};
+    static const uint8_t usual[] = {X86_RBX, X86_RBP, X86_RSI, X86_RDI, X86_R8,  X86_R9,
+                                    X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15};
     static const uint8_t moved[] = {X86_RCX, X86_R13, X86_R14, X86_R15, X86_RBX};
     static const uint8_t few[] = {X86_RBX, X86_RSI, X86_RDI, X86_RBP};
     g->pointers = 1u << X86_RSP;
@@ -1034,7 +1100,7 @@ static void choose_state(struct prog_gen *g)
         dp_st16(in->fx + FX_FSW, dp_ld16(in->fx + FX_FSW) & 0x7f7f);
     }
     for (unsigned i = 0; i < 16; i++)
-        cpu_random_vector(&g->r, p->high[i]);
+        cpu_random_vector(&g->r, in->ymm_high[i]);
     for (unsigned i = 0; i < PROG_MEMORY; i += 64) { /* of each line: a vector, a pointer, numbers */
         cpu_random_vector(&g->r, p->memory + i);
         cpu_random_bytes(&g->r, p->memory + i + 16, 32);

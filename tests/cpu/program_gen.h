@@ -1,8 +1,8 @@
 /* tests/cpu/program_gen.h - between the generator's two files: program_asm.c (encodings and operands) and program_gen.c (what to write).
  *
  * Model: registers have roles, so that most programs run for long: *pointers* hold addresses the generator believes to know, *indexes* hold
- * small numbers, *locked* ones are somebody's loop counter; all others are scratch. RSP is always a pointer. Addresses are drawn around a few
- * *hot spots*, mostly borders of pages.
+ * small numbers, *locked* ones are somebody's loop counter; all others are scratch. RSP is always a pointer. Addresses are drawn around a
+ * few *hot spots*, mostly borders of pages.
  */
 #ifndef TESTS_PROGRAM_GEN_H
 #define TESTS_PROGRAM_GEN_H

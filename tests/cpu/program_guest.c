@@ -9,9 +9,26 @@
 #include "program.h"
 
 enum { /* guest-physical */
-       PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_CODE = 0x4000, PT_DATA = 0x5000, PDPT_HIGH = 0x6000, PD_HIGH = 0x7000,
-       PT_HIGH = 0x8000, PDPT_KERNEL = 0x9000, PD_KERNEL = 0xa000, GDT = 0xb000, LDT = 0xb800, IDT = 0xc000, TSS = 0xd000, STUBS = 0xe000,
-       STACK_TOP = 0x11000, CODE = 0x20000, FRAMES = 0x30000, FRAME_STEP = 0x3000, RAM_SIZE = 0x200000,
+       PML4 = 0x1000,
+       PDPT_LOW = 0x2000,
+       PD_LOW = 0x3000,
+       PT_CODE = 0x4000,
+       PT_DATA = 0x5000,
+       PDPT_HIGH = 0x6000,
+       PD_HIGH = 0x7000,
+       PT_HIGH = 0x8000,
+       PDPT_KERNEL = 0x9000,
+       PD_KERNEL = 0xa000,
+       GDT = 0xb000,
+       LDT = 0xb800,
+       IDT = 0xc000,
+       TSS = 0xd000,
+       STUBS = 0xe000,
+       STACK_TOP = 0x11000,
+       CODE = 0x20000,
+       FRAMES = 0x30000,
+       FRAME_STEP = 0x3000,
+       RAM_SIZE = 0x200000,
 };
 #define KERNEL 0xffff800000000000ull
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_PS = 0x80 };
@@ -164,6 +181,8 @@ void prog_guest_destroy(struct prog_guest *g)
     free(g);
 }
 
+void prog_guest_kick(struct prog_guest *g) { g->engine->kick(g->cpu); }
+
 static void load_segment(struct x86_seg *s, uint16_t selector, uint64_t null_base)
 {
     uint64_t d = cpu_descriptor_of(selector);
@@ -232,7 +251,7 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     load_fx(&s, p->in.fx);
     bool avx = x86_has(&g->model, X86_FEATURE_AVX);
     for (unsigned i = 0; i < 16 && avx; i++)
-        memcpy(s.vec[i] + 16, p->high[i], 16);
+        memcpy(s.vec[i] + 16, p->in.ymm_high[i], 16);
     g->engine->push(g->cpu, &s);
 
     struct dp_exit x;
@@ -240,7 +259,9 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     for (uint64_t total = 0;; total += how->budget) {
         memset(&x, 0, sizeof x);
         g->engine->run(g->cpu, how->budget ? how->budget : limit, &x);
-        if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 16)
+        if (x.kind == DP_EXIT_KICK) /* only the watchdog kicks */
+            break;
+        if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 100)
             break;
         if (how->roundtrip) {
             g->engine->pull(g->cpu, &s);
@@ -254,9 +275,8 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     r->out.fs_base = s.seg[X86_FS].base, r->out.gs_base = s.seg[X86_GS].base;
     r->out.rip = s.r[X86_RIP], r->out.rflags = s.rflags;
     store_fx(&s, r->out.fx);
-    memset(result->high, 0, sizeof result->high);
     for (unsigned i = 0; i < 16 && avx; i++)
-        memcpy(result->high[i], s.vec[i] + 16, 16);
+        memcpy(r->out.ymm_high[i], s.vec[i] + 16, 16);
     for (int i = 0; i < PROG_FRAMES; i++)
         memcpy(result->memory + i * 4096, g->ram->host + frame_at(i), 4096);
     switch (x.kind) {
@@ -280,8 +300,11 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
         break;
     }
     case DP_EXIT_BUDGET:
-    case DP_EXIT_KICK:
         r->vector = CPU_TIMEOUT;
+        break;
+    case DP_EXIT_KICK:
+        r->vector = CPU_ENGINE_ERROR;
+        strcpy(r->text, "does not end, and its budget does not stop it");
         break;
     default:
         r->vector = CPU_ENGINE_ERROR;

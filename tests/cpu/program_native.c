@@ -101,8 +101,7 @@ void prog_native_destroy(struct prog_native *n)
     free(n);
 }
 
-int prog_native_run(struct prog_native *n, const struct prog_image *images, struct prog_result *results, unsigned count,
-                    struct dp_error *e)
+int prog_native_run(struct prog_native *n, const struct prog_image *images, struct prog_result *results, unsigned count, struct dp_error *e)
 {
     struct prog_native_batch *b = n->batch;
     memcpy(b->images, images, count * sizeof *images);

@@ -119,8 +119,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     struct emitter *e = &w->e;
     struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, 0), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
-    if (!clobber)
-        islands(w, 70, true);
+    islands(w, 90, true); /* whether or not this one adds to them: several checks may stand in a row */
     struct slow *s = &w->slow[w->slows++];
     *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
     unsigned inverted = RCX;
@@ -341,9 +340,14 @@ static void copy(struct writer *w, const struct insn_info *n)
             emit_lea(e, R14, &m, false);
             m = (struct mem){R14, NO_REG, 0, 0, 0};
         }
+        bool partial = i->operand_size == 2; /* the register is loaded first, then: not into one of the address's */
+        if (partial && m.index == RCX) {
+            emit_lea(e, R14, &m, true);
+            m = (struct mem){R14, NO_REG, 0, 0, 0};
+        }
         p.memory = true;
         p.m = m;
-        r14_taken = false; /* read before it is written */
+        r14_taken = partial && m.base == R14; /* others: read before it is written */
     }
     rcx_taken = p.memory && !lea && p.m.index == RCX;
     if (rcx_taken && (by_cl || wanted > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
