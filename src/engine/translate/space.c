@@ -82,7 +82,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     jumps_of(b)[0].negative_rip = 1;
 }
 
-static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 52); }
+static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 48); }
 
 static void note_page(struct ttable *b, uint64_t linear)
 {
@@ -103,6 +103,12 @@ void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses,
     if (crosses)
         note_page(b, rip + DP_PAGE_SIZE);
     jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
+}
+
+uint64_t space_jump(const struct ttable *b, uint64_t rip)
+{
+    const struct tjump *j = &jumps_of(b)[jump_index(rip)];
+    return j->negative_rip == -rip ? j->code : 0;
 }
 
 static void flush_table(struct ttable *b, bool keep_global)
@@ -157,7 +163,7 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
-static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 52); }
+static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
 
 /* Entries from a large page go when any address of it is flushed. */
 static void flush_large(struct ttable *b, uint64_t linear)
