@@ -145,7 +145,7 @@ struct icpu {
     struct itlb_cold *tlb_cold; /* parallel to tlb_all */
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
-    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction (DR6 bits) */
+    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction, or by a MOV SS before it (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
     uint8_t narrowed[32];       /* VCVTPS2PH's result before it is stored */
