@@ -48,7 +48,7 @@ void cli_help(const struct cli_verb *verb, FILE *to);
 /* The name among count that is nearest to text, or NULL when none is near. */
 const char *cli_nearest(const char *text, const char *const *names, unsigned count);
 
-extern const struct cli_verb cli_run, cli_doctor;
+extern const struct cli_verb cli_run, cli_doctor, cli_lockstep;
 
 enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
 
