@@ -4,9 +4,11 @@ _doppel()
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
     local run='--kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --no-reboot
         --trace --json --json-fd --help'
+    local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
+        --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run doctor help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -23,8 +25,15 @@ _doppel()
         --append | -a | --cpus | -c | --timeout | -t | --json-fd) ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$run" -- "$word") ;;
         esac ;;
+    lockstep)
+        case $last in
+        --kernel | -k | --initrd | -i | --disk | -d)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "$lockstep" -- "$word") ;;
+        esac ;;
     doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run doctor' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -58,16 +58,30 @@ static uint64_t now_ms(void)
 
 /* ---- which fields count ---- */
 
-/* Is name, or what begins with it and "." or "[", in the list? */
-static bool ignored(const char *list, const char *name, size_t length)
+static const char *gpr_name(unsigned i)
+{
+    static const char *const name[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8",
+                                       "r9",  "r10", "r11", "r12", "r13", "r14", "r15", "rip"};
+    return i < DP_ARRAY_LEN(name) ? name[i] : "zero";
+}
+
+/* Is the name, or what it begins with before a "." or "[", in the list? */
+static bool listed(const char *list, const char *name)
 {
     for (const char *p = list; p && *p; p += *p == ',') {
         size_t n = strcspn(p, ",");
-        if (n && n <= length && !strncmp(p, name, n) && (n == length || name[n] == '.' || name[n] == '['))
+        if (n && !strncmp(p, name, n) && (!name[n] || name[n] == '.' || name[n] == '['))
             return true;
         p += n;
     }
     return false;
+}
+
+/* Names are the state table's; general registers have their own, too. */
+static bool ignored(const struct lockstep *l, const char *name)
+{
+    unsigned index;
+    return listed(l->config.ignore, name) || (sscanf(name, "r[%u]", &index) == 1 && listed(l->config.ignore, gpr_name(index)));
 }
 
 static int add_range(struct lockstep *l, uint32_t offset, uint32_t size)
@@ -103,30 +117,27 @@ static int make_ranges(struct lockstep *l, const struct dp_state_table *t, uint3
         const struct dp_field *f = &t->fields[n];
         char name[128];
         snprintf(name, sizeof name, "%s%s", path, f->name);
-        if (ignored(l->config.ignore, name, strlen(name)))
-            continue;
         for (uint32_t i = 0; !rc && i < f->count; i++) {
             uint32_t at = base + f->offset + i * f->stride;
             char element[160];
-            if (f->kind != DP_KIND_STRUCT) {
-                rc = add_range(l, at, size_of(f));
+            if (f->count > 1)
+                snprintf(element, sizeof element, "%s[%u]", name, i);
+            else
+                snprintf(element, sizeof element, "%s", name);
+            if (ignored(l, element))
                 continue;
+            if (f->kind == DP_KIND_STRUCT) {
+                strcat(element, ".");
+                rc = make_ranges(l, f->sub, at, element);
+            } else {
+                rc = add_range(l, at, size_of(f));
             }
-            snprintf(element, sizeof element, f->count > 1 ? "%s[%u]." : "%s.", name, i);
-            rc = make_ranges(l, f->sub, at, element);
         }
     }
     return rc;
 }
 
 /* ---- reports ---- */
-
-static const char *gpr_name(unsigned i)
-{
-    static const char *const name[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8",
-                                       "r9",  "r10", "r11", "r12", "r13", "r14", "r15", "rip"};
-    return i < DP_ARRAY_LEN(name) ? name[i] : "zero";
-}
 
 /* The differing fields, a line each; how many there are. */
 static unsigned list_fields(struct lockstep *l, struct dp_buffer *out)
@@ -142,7 +153,7 @@ static unsigned list_fields(struct lockstep *l, struct dp_buffer *out)
         *end = 0;
         size_t length = strcspn(line, ":");
         snprintf(name, sizeof name, "%.*s", (int)DP_MIN(length, sizeof name - 1), line);
-        if (ignored(l->config.ignore, name, strlen(name)))
+        if (ignored(l, name))
             continue;
         if (sscanf(line, "r[%u]", &index) == 1)
             snprintf(name, sizeof name, "%s", gpr_name(index));
