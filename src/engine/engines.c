@@ -5,16 +5,17 @@
  */
 #include "engine/engines.h"
 #include "engine/interp/interp.h"
+#include "engine/translate/translate.h"
 
 const struct dp_engine *const dp_engines[] = {
     &dp_engine_interp,
+    &dp_engine_translate,
     &dp_engine_null,
     NULL,
 };
 
 static const struct { const char *name, *title; } absent[] = {
     {"kvm", "KVM engine"},
-    {"translate", "binary translation engine"},
 };
 
 const struct dp_engine *dp_engine_find(const char *name)

@@ -38,6 +38,8 @@ struct dp_ram {
     /* Code tracking, see dp_ram_code_mark. One element per page. */
     _Atomic uint8_t *has_code;
     _Atomic uint32_t *code_generation;
+    void (*code_written)(void *opaque, struct dp_ram *r, uint64_t page); /* see dp_ram_watch_code */
+    void *code_opaque;
     atomic_uint dirty_active;   /* bit per client */
     _Atomic uint64_t *dirty[DP_DIRTY_CLIENTS]; /* bit per page; NULL before a client's first start */
 };
@@ -51,6 +53,10 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size);
 /* The engine is about to decode code from this page: from now on writes must come through dp_ram_mark_dirty. Returns the generation that
  * decoded code is valid for. The caller has its fast write paths to the page revoked (listener code_marked) before it reads the bytes. */
 uint32_t dp_ram_code_mark(struct dp_ram *r, uint64_t page);
+
+/* fn is called, in the writer's thread and with no lock held, after code of a page was overwritten and before dp_ram_mark_dirty returns. One watcher;
+ * set before processors run. */
+void dp_ram_watch_code(struct dp_ram *r, void (*fn)(void *opaque, struct dp_ram *r, uint64_t page), void *opaque);
 
 /* ---- spaces ---- */
 

@@ -196,13 +196,22 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size)
         if (DP_UNLIKELY(atomic_load_explicit(&r->has_code[page], memory_order_acquire))) {
             struct ram *m = DP_CONTAINER_OF(r, struct ram, ram);
             pthread_mutex_lock(&m->code_lock);
-            if (atomic_load_explicit(&r->has_code[page], memory_order_relaxed)) {
+            bool had = atomic_load_explicit(&r->has_code[page], memory_order_relaxed);
+            if (had) {
                 atomic_fetch_add(&r->code_generation[page], 1);
                 atomic_store_explicit(&r->has_code[page], 0, memory_order_release);
             }
             pthread_mutex_unlock(&m->code_lock);
+            if (had && r->code_written)
+                r->code_written(r->code_opaque, r, page);
         }
     }
+}
+
+void dp_ram_watch_code(struct dp_ram *r, void (*fn)(void *opaque, struct dp_ram *r, uint64_t page), void *opaque)
+{
+    r->code_written = fn;
+    r->code_opaque = opaque;
 }
 
 uint32_t dp_ram_code_mark(struct dp_ram *r, uint64_t page)

@@ -160,7 +160,7 @@ struct source { /* where code bytes come from: one page, or two for a crossing i
     unsigned here;       /* bytes left on the first page */
 };
 
-static int locate(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset)
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset)
 {
     struct itlb *e = interp_fetch_tlb(c, linear);
     uint64_t tag = (linear & ~0xfffull) | c->tlb_generation;
@@ -214,7 +214,7 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
             uint64_t next = (linear & ~0xfffull) + DP_PAGE_SIZE;
             if (mode != X86_MODE64)
                 next &= 0xffffffffull;
-            if (locate(c, next, &ram2, &offset2))
+            if (interp_locate_code(c, next, &ram2, &offset2))
                 return NULL;
             if (ram2) {
                 generation2 = interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
@@ -337,7 +337,7 @@ struct iblock *interp_find_block(struct icpu *c)
         x86_fault(&c->ctx, X86_GP, true, 0);
         return NULL;
     }
-    if (locate(c, linear, &ram, &offset))
+    if (interp_locate_code(c, linear, &ram, &offset))
         return NULL;
     if (!ram)
         return decode_device(c, linear);
@@ -352,7 +352,7 @@ struct iblock *interp_find_block(struct icpu *c)
             if (b->phys2) { /* its second page must still be the same one */
                 struct dp_ram *ram2;
                 uint64_t offset2, next = (linear & ~0xfffull) + DP_PAGE_SIZE;
-                if (locate(c, code64 ? next : next & 0xffffffffull, &ram2, &offset2))
+                if (interp_locate_code(c, code64 ? next : next & 0xffffffffull, &ram2, &offset2))
                     return NULL;
                 if (!ram2 || (uint64_t)(uintptr_t)(ram2->host + offset2) != b->phys2) {
                     at = &b->hash_next;

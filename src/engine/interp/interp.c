@@ -19,13 +19,6 @@
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
 
-struct dp_engine_state {
-    struct dp_engine_vm vm;
-    struct icpu *cpu[256];
-    bool barrier;                 /* membarrier is registered */
-    pthread_mutex_t marking;      /* held while a page becomes code: who sees has_code under it knows that no fast write path is left */
-};
-struct dp_cpu { struct icpu c; };
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14 };
 
 /* ---- leaving an instruction ---- */
@@ -410,6 +403,11 @@ static void loop(struct icpu *c, uint64_t limit, bool single, struct dp_exit *ex
             continue;
         }
         c->counters.blocks_run++;
+        if (c->accel) {
+            if (c->accel->enter(c))
+                continue;
+            c->instruction_limit = 0; /* no chaining: the next block may be a translated one */
+        }
         struct iblock *b = interp_find_block(c);
         if (DP_UNLIKELY(!b)) {
             raise_fault(c, X86_EVENT_EXCEPTION);

@@ -26,6 +26,7 @@
 #ifndef DP_INTERP_INTERNAL_H
 #define DP_INTERP_INTERNAL_H
 
+#include <pthread.h>
 #include <setjmp.h>
 
 #include "engine/engine.h"
@@ -97,6 +98,17 @@ enum {
     IMODE_CR0_NE = 1 << 21,
 };
 
+/* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
+struct interp_accel {
+    /* Runs as far as it can from r[RIP] on. False: the interpreter is to run a block there. */
+    bool (*enter)(struct icpu *c);
+    /* Translations are void: all (or all that are not global), those of the page, of whatever size, that an address is in. */
+    void (*flush)(struct icpu *c, bool keep_global);
+    void (*flush_page)(struct icpu *c, uint64_t linear);
+    /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
+    void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
+};
+
 /* icpu.attention */
 enum { IATT_KICK = 1, IATT_LINES = 2, IATT_MAP = 4 /* the memory map is another: no translation, no code known holds */ };
 
@@ -144,6 +156,8 @@ struct icpu {
     uint32_t mxcsr_host;        /* the host's own MXCSR and x87 control word, restored on leaving run() */
     uint16_t fcw_host;
     struct icache *cache;
+    const struct interp_accel *accel; /* may be NULL */
+    void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */
     struct x86_fault history[4];
@@ -353,12 +367,18 @@ void interp_flush_tlb(struct icpu *c);
 void interp_new_epoch(struct icpu *c);
 void interp_flush_page(struct icpu *c, uint64_t linear);
 
+/* Translates as an access of the running code would and fills the TLB (and calls accel->filled). False: a fault, in c->ctx.fault, or no plain RAM. */
+bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access);
+
 /* block.c */
 int interp_cache_init(struct icpu *c, struct dp_error *e);
 void interp_cache_empty(struct icpu *c); /* while no block runs */
 void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
+
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. */
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset);
 
 /* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
@@ -390,5 +410,14 @@ void interp_fpu_enter(struct icpu *c);
 void interp_fpu_leave(struct icpu *c);
 void interp_fpu_save(struct icpu *c);
 void interp_fpu_load(struct icpu *c);
+
+struct dp_engine_state {
+    struct dp_engine_vm vm;
+    struct icpu *cpu[256];
+    bool barrier;                 /* membarrier is registered */
+    pthread_mutex_t marking;      /* held while a page becomes code: who sees has_code under it knows that no fast write path is left */
+    void *accel_data;             /* the translator's */
+};
+struct dp_cpu { struct icpu c; };
 
 #endif

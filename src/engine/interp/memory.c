@@ -29,7 +29,7 @@ void interp_memory_fini(struct icpu *c)
 
 /* ---- flushing ---- */
 
-void interp_flush_tlb(struct icpu *c)
+static void flush_tlb(struct icpu *c)
 {
     if (++c->tlb_generation > 4095) { /* tags of 4095 generations ago would match again */
         for (unsigned i = 0; i < ITLB_SIZE * ITLB_KINDS; i++) {
@@ -40,6 +40,13 @@ void interp_flush_tlb(struct icpu *c)
     }
     memset(c->large_filter, 0, sizeof(c->large_filter));
     interp_new_epoch(c);
+}
+
+void interp_flush_tlb(struct icpu *c)
+{
+    if (c->accel)
+        c->accel->flush(c, false);
+    flush_tlb(c);
 }
 
 static void clear_entry(struct icpu *c, unsigned n)
@@ -59,6 +66,8 @@ void interp_forget_page(struct icpu *c, uint64_t linear)
 /* Entries are of 4 KiB; those that came from a large page go when any address of the page is flushed. */
 void interp_flush_page(struct icpu *c, uint64_t linear)
 {
+    if (c->accel)
+        c->accel->flush_page(c, linear);
     for (unsigned kind = 0; kind < ITLB_KINDS; kind++)
         clear_entry(c, kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1)));
     static const uint64_t sizes[] = { 1ull << 21, 1ull << 22, 1ull << 30 };
@@ -110,6 +119,10 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
         return;
     }
     e->read_tag = tag;
+    if (c->accel) {
+        bool dirty = t->dirty || access == X86_ACCESS_WRITE, allowed = access == X86_ACCESS_WRITE || (t->writable && (kind != ITLB_USER || t->user));
+        c->accel->filled(c, kind, linear, dirty && allowed && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT), t->global, t->page_size, r->ram, offset);
+    }
     if (access == X86_ACCESS_WRITE && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT)) {
         atomic_store_explicit(&e->write_tag, tag, memory_order_relaxed);
         /* Against code_marked in another thread: it sets has_code and then looks for tags; we set the tag and then look at has_code. */
@@ -136,6 +149,8 @@ static unsigned current_kind(const struct icpu *c) { return (unsigned)(c->tlb - 
 static bool is_user(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
 static bool has_ac(const struct icpu *c) { return c->s.rflags & X86_AC; }
 
+static bool local_apic(struct icpu *c, uint64_t phys);
+
 /* A walk for the running instruction's own (explicit) access; a fault leaves. In 64-bit mode a non-canonical stack reference is #SS. */
 static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t linear, enum x86_access access, struct x86_translation *t)
 {
@@ -144,6 +159,19 @@ static void translate_or_leave(struct icpu *c, const struct iop *o, uint64_t lin
             c->ctx.fault.vector = X86_SS_;
         interp_fault_ctx(c, o);
     }
+}
+
+bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access)
+{
+    struct x86_translation t;
+    struct dp_range r;
+    if (translate(c, linear, access, is_user(c), has_ac(c), &t))
+        return false;
+    dp_space_find(c->vm->memory, t.phys, &r);
+    if (!whole_page(&r, t.phys) || local_apic(c, t.phys))
+        return false;
+    fill(c, current_kind(c), linear, access, &t, &r);
+    return true;
 }
 
 int interp_fetch_fill(struct icpu *c, uint64_t linear)
@@ -630,11 +658,13 @@ static bool ctx_phys_compare_exchange(struct x86_ctx *x, uint64_t phys, uint64_t
 static void ctx_flush(struct x86_ctx *x, uint64_t linear, bool keep_global)
 {
     struct icpu *c = x->opaque;
-    (void)keep_global; /* global entries go too: one generation is for all */
-    if (linear == ~0ull)
-        interp_flush_tlb(c);
-    else
+    if (linear == ~0ull) { /* here global entries go too: one generation is for all */
+        if (c->accel)
+            c->accel->flush(c, keep_global);
+        flush_tlb(c);
+    } else {
         interp_flush_page(c, linear);
+    }
 }
 
 void interp_ctx_init(struct icpu *c)

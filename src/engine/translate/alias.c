@@ -1,0 +1,100 @@
+/* engine/translate/alias.c - the translator's two views of guest RAM.
+ *
+ * Model: each RAM is mapped twice more from its file: read-write and read-only. In the read-write view pages with known code are made read-only
+ * (mprotect), so that a store to them faults wherever it comes from; the kernel's own TLB shootdown makes this hold for all threads at once.
+ * Invariants: under v->lock a page is protected exactly when ram->has_code says so, or more often (then the fault handler finds no code and
+ * takes the protection away).
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "engine/translate/translate_internal.h"
+
+/* An unmapped page before and after: a wild access one page off hits nothing. */
+static uint8_t *map_guarded(struct dp_ram *ram, int protection)
+{
+    uint8_t *p = mmap(NULL, ram->size + 2 * DP_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    uint8_t *q = mmap(p + DP_PAGE_SIZE, ram->size, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, ram->fd, 0);
+    if (q == MAP_FAILED) {
+        munmap(p, ram->size + 2 * DP_PAGE_SIZE);
+        return NULL;
+    }
+    madvise(q, ram->size, MADV_DONTDUMP);
+    return q;
+}
+
+static void unmap(struct talias *a)
+{
+    if (a->rw)
+        munmap(a->rw - DP_PAGE_SIZE, a->ram->size + 2 * DP_PAGE_SIZE);
+    if (a->ro)
+        munmap(a->ro - DP_PAGE_SIZE, a->ram->size + 2 * DP_PAGE_SIZE);
+    free(a->protected_);
+    *a = (struct talias){0};
+}
+
+struct talias *alias_of(struct tvm *v, struct dp_ram *ram)
+{
+    unsigned n = __atomic_load_n(&v->aliases, __ATOMIC_ACQUIRE);
+    for (unsigned i = 0; i < n; i++)
+        if (v->alias[i].ram == ram)
+            return &v->alias[i];
+    struct talias *a = NULL;
+    pthread_mutex_lock(&v->lock);
+    for (unsigned i = 0; i < v->aliases; i++)
+        if (v->alias[i].ram == ram)
+            a = &v->alias[i];
+    if (!a && v->aliases < DP_ARRAY_LEN(v->alias)) {
+        a = &v->alias[v->aliases];
+        *a = (struct talias){ram, map_guarded(ram, PROT_READ | PROT_WRITE), map_guarded(ram, PROT_READ), calloc(1, ram->size >> DP_PAGE_SHIFT)};
+        bool ok = a->rw && a->ro && a->protected_;
+        for (uint64_t p = 0; ok && p < ram->size >> DP_PAGE_SHIFT; p++) /* code that was known before */
+            if (atomic_load(&ram->has_code[p])) {
+                ok = !mprotect(a->rw + (p << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ);
+                a->protected_[p] = 1;
+            }
+        if (ok) {
+            dp_ram_watch_code(ram, v->code_written, v);
+            __atomic_store_n(&v->aliases, v->aliases + 1, __ATOMIC_RELEASE);
+        } else {
+            unmap(a);
+            a = NULL;
+        }
+    }
+    pthread_mutex_unlock(&v->lock);
+    return a;
+}
+
+void alias_fini(struct tvm *v)
+{
+    for (unsigned i = 0; i < v->aliases; i++)
+        dp_ram_watch_code(v->alias[i].ram, NULL, NULL), unmap(&v->alias[i]);
+    v->aliases = 0;
+}
+
+void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page)
+{
+    struct talias *a = alias_of(v, ram);
+    if (!a)
+        return;
+    pthread_mutex_lock(&v->lock);
+    if (!a->protected_[page]) {
+        if (mprotect(a->rw + (page << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ)) /* too many pieces: protect everything instead */
+            mprotect(a->rw, ram->size, PROT_READ), memset(a->protected_, 1, ram->size >> DP_PAGE_SHIFT);
+        a->protected_[page] = 1;
+    }
+    pthread_mutex_unlock(&v->lock);
+}
+
+void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page)
+{
+    struct talias *a = alias_of(v, ram);
+    if (!a)
+        return;
+    pthread_mutex_lock(&v->lock);
+    if (a->protected_[page] && !atomic_load(&ram->has_code[page]) && !mprotect(a->rw + (page << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ | PROT_WRITE))
+        a->protected_[page] = 0;
+    pthread_mutex_unlock(&v->lock);
+}

@@ -1,0 +1,383 @@
+/* engine/translate/analyse.c - see analyse.h. */
+#include "engine/translate/analyse.h"
+#include "isa/x86/decode_table.h"
+
+#define GROUP_SPAN 256
+
+/* ---- which instructions are ours ---- */
+
+static bool is_vector_op(unsigned op) { return op >= X86_OP_MOVD && !(op >= X86_OP_ANDN && op <= X86_OP_SHRX); }
+
+static bool copied(unsigned op)
+{
+    switch (op) {
+    case X86_OP_ADD: case X86_OP_OR: case X86_OP_ADC: case X86_OP_SBB: case X86_OP_AND: case X86_OP_SUB: case X86_OP_XOR: case X86_OP_CMP: case X86_OP_TEST:
+    case X86_OP_MOV: case X86_OP_LEA: case X86_OP_XCHG: case X86_OP_INC: case X86_OP_DEC: case X86_OP_NOT: case X86_OP_NEG:
+    case X86_OP_MUL: case X86_OP_IMUL: case X86_OP_DIV: case X86_OP_IDIV:
+    case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_SHLD: case X86_OP_SHRD:
+    case X86_OP_BT: case X86_OP_BTS: case X86_OP_BTR: case X86_OP_BTC: case X86_OP_BSF: case X86_OP_BSR: case X86_OP_POPCNT: case X86_OP_LZCNT: case X86_OP_TZCNT:
+    case X86_OP_MOVZX: case X86_OP_MOVSX: case X86_OP_MOVSXD: case X86_OP_CMOVCC: case X86_OP_SETCC: case X86_OP_CBW: case X86_OP_CWD:
+    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_XADD: case X86_OP_MOVBE: case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
+    case X86_OP_CLC: case X86_OP_STC: case X86_OP_CMC: case X86_OP_PAUSE: case X86_OP_LAHF: case X86_OP_SAHF:
+    case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
+    case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
+    case X86_OP_MULX: case X86_OP_PDEP: case X86_OP_PEXT: case X86_OP_RORX: case X86_OP_SARX: case X86_OP_SHLX: case X86_OP_SHRX: return true;
+    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_EMMS: return false;
+    default: return is_vector_op(op);
+    }
+}
+
+static bool usable(const struct icpu *c, struct x86_insn *i)
+{
+    uint32_t f = i->row->flags;
+    if (!x86_insn_supported(i, c->vm->model->features))
+        return false;
+    if (f & (X86_F_SYSTEM | X86_F_X87 | X86_F_X87NW | X86_F_MMX | X86_F_CPL0))
+        return false;
+    if ((f & X86_F_SSE) && ((f & X86_F_VEX) ? true : (c->mode & (IMODE_SSE_UD | IMODE_SSE_NM)) != 0))
+        return false;
+    return true;
+}
+
+/* The memory operand that ModRM names, if there is one. */
+static const struct x86_operand *memory_operand(const struct x86_insn *i)
+{
+    for (unsigned k = 0; k < i->operand_count; k++)
+        if (i->operand[k].kind == X86_MEM)
+            return &i->operand[k];
+    return NULL;
+}
+
+enum place place_of(unsigned operand_code)
+{
+    static const uint8_t places[] = {
+#define X(code, place, width, class, which) [code] = X86_PLACE_##place,
+        X86_OPERAND_CODES(X)
+#undef X
+    };
+    switch (places[operand_code]) {
+    case X86_PLACE_OPCODE: case X86_PLACE_RM: case X86_PLACE_RM_REG: return PLACE_RM;
+    case X86_PLACE_REG: return PLACE_REG;
+    case X86_PLACE_VVVV: return PLACE_VVVV;
+    default: return PLACE_NONE;
+    }
+}
+
+static bool is_spilled(unsigned guest) { return guest >= X86_R13 && guest <= X86_R15; }
+static bool is_gpr(const struct x86_operand *o) { return o->kind == X86_REG && o->reg_class == X86_RC_GPR; }
+
+bool implicit_rcx(const struct x86_insn *i)
+{
+    for (unsigned k = 0; k < i->operand_count; k++)
+        if (is_gpr(&i->operand[k]) && i->operand[k].reg == X86_RCX && place_of(i->row->operand[k]) == PLACE_NONE)
+            return true;
+    return false;
+}
+
+unsigned spilled_operands(const struct x86_insn *i)
+{
+    unsigned seen = 0;
+    for (unsigned k = 0; k < i->operand_count; k++)
+        if (is_gpr(&i->operand[k]) && is_spilled(i->operand[k].reg) && place_of(i->row->operand[k]) != PLACE_NONE)
+            seen |= 1u << (i->operand[k].reg - X86_R13);
+    return (unsigned)__builtin_popcount(seen);
+}
+
+static enum insn_kind classify_branch(const struct x86_insn *i)
+{
+    bool direct = i->operand_count && i->operand[0].kind == X86_REL;
+    if (i->operand_size == 2)
+        return KIND_INTERPRET;
+    switch (i->op) {
+    case X86_OP_JCC: return KIND_JCC;
+    case X86_OP_JMP: return direct ? KIND_JMP : KIND_JMP_INDIRECT;
+    case X86_OP_CALL: return direct ? KIND_CALL : KIND_CALL_INDIRECT;
+    case X86_OP_RET: return KIND_RET;
+    case X86_OP_JCXZ: return i->address_size == 8 ? KIND_JCXZ : KIND_INTERPRET;
+    default: return KIND_INTERPRET;
+    }
+}
+
+static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
+{
+    const struct x86_operand *m = memory_operand(i);
+    if (!usable(c, i))
+        return KIND_INTERPRET;
+    switch (i->op) {
+    case X86_OP_NOP: return KIND_NOTHING;
+    case X86_OP_CLD: return KIND_CLD;
+    case X86_OP_STD: return KIND_STD;
+    case X86_OP_PUSH: return i->operand_size == 8 ? KIND_PUSH : KIND_INTERPRET;
+    case X86_OP_POP: return i->operand_size == 8 && !m && i->operand[0].reg != X86_RSP ? KIND_POP : KIND_INTERPRET;
+    case X86_OP_LEAVE: return i->operand_size == 8 ? KIND_LEAVE : KIND_INTERPRET;
+    default: break;
+    }
+    if (i->row->flags & X86_F_BRANCH)
+        return classify_branch(i);
+    if (!copied(i->op))
+        return KIND_INTERPRET;
+    if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
+        return KIND_INTERPRET; /* reaches beyond the operand */
+    bool high = false;
+    for (unsigned k = 0; k < i->operand_count; k++)
+        high |= i->operand[k].kind == X86_REG && i->operand[k].reg_class == X86_RC_GPR8H;
+    if (m && i->op != X86_OP_LEA) {
+        if (!i->has_modrm || !m->size || m->size > 32) /* moffs are done by MOV with ModRM: not worth it; vectors of indexes */
+            return KIND_INTERPRET;
+        if (i->index != X86_ZERO && i->index > 15)
+            return KIND_INTERPRET;
+        if (high)
+            return KIND_INTERPRET;
+    }
+    /* Scratch registers must do: an address takes one, a count in CL another. */
+    if (spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
+        return KIND_INTERPRET;
+    return high ? KIND_HIGH_BYTE : KIND_COPY;
+}
+
+/* ---- what registers an instruction changes ---- */
+
+/* A change by a constant: *by. */
+static bool constant_change(const struct x86_insn *i, unsigned reg, int64_t *by)
+{
+    const struct x86_operand *o = i->operand;
+    if (i->operand_count < 1 || o[0].kind != X86_REG || o[0].reg_class != X86_RC_GPR || o[0].size != 8 || o[0].reg != reg)
+        return false;
+    switch (i->op) {
+    case X86_OP_ADD: *by = (int64_t)i->imm; return o[1].kind == X86_IMM;
+    case X86_OP_SUB: *by = -(int64_t)i->imm; return o[1].kind == X86_IMM;
+    case X86_OP_INC: *by = 1; return true;
+    case X86_OP_DEC: *by = -1; return true;
+    case X86_OP_LEA: *by = i->disp; return i->base == reg && i->index == X86_ZERO && i->address_size == 8;
+    default: return false;
+    }
+}
+
+static uint32_t written_registers(const struct insn_info *n)
+{
+    const struct x86_insn *i = &n->i;
+    uint32_t w = 0;
+    for (unsigned k = 0; k < i->operand_count; k++)
+        if (i->operand[k].kind == X86_REG && (i->operand[k].access & X86_WRITE)) {
+            if (i->operand[k].reg_class == X86_RC_GPR)
+                w |= 1u << i->operand[k].reg;
+            else if (i->operand[k].reg_class == X86_RC_GPR8H)
+                w |= 1u << (i->operand[k].reg & 3);
+        }
+    switch (i->op) {
+    case X86_OP_MUL: case X86_OP_DIV: case X86_OP_IDIV: case X86_OP_IMUL: case X86_OP_CWD: w |= 1u << X86_RAX | 1u << X86_RDX; break;
+    case X86_OP_CBW: case X86_OP_CMPXCHG: case X86_OP_LAHF: w |= 1u << X86_RAX; break;
+    case X86_OP_XCHG: case X86_OP_XADD:
+        for (unsigned k = 0; k < i->operand_count; k++)
+            if (i->operand[k].kind == X86_REG)
+                w |= 1u << i->operand[k].reg;
+        break;
+    case X86_OP_PCMPESTRI: case X86_OP_PCMPISTRI: case X86_OP_VPCMPESTRI: case X86_OP_VPCMPISTRI: w |= 1u << X86_RCX; break;
+    case X86_OP_LEAVE: w |= 1u << X86_RSP | 1u << X86_RBP; break;
+    default: break;
+    }
+    return w;
+}
+
+/* ---- passes ---- */
+
+static void describe_accesses(struct insn_info *n)
+{
+    const struct x86_insn *i = &n->i;
+    const struct x86_operand *m = memory_operand(i);
+    if (m && i->op != X86_OP_LEA && n->kind != KIND_NOTHING) {
+        n->memory = (struct access){.used = true, .write = (m->access & X86_WRITE) != 0, .base = i->base, .group = NO_GROUP, .size = m->size, .disp = (int32_t)i->disp};
+        n->memory.simple = i->base < 16 && !is_spilled(i->base) && i->index == X86_ZERO && i->address_size == 8 && i->seg != X86_FS && i->seg != X86_GS &&
+                           i->disp == (int32_t)i->disp;
+    }
+    struct access stack = {.used = true, .simple = true, .base = X86_RSP, .group = NO_GROUP, .size = 8};
+    switch (n->kind) {
+    case KIND_PUSH: case KIND_CALL: case KIND_CALL_INDIRECT:
+        stack.write = true;
+        stack.disp = -8;
+        n->stack = stack;
+        break;
+    case KIND_LEAVE: stack.base = X86_RBP; /* fallthrough */
+    case KIND_POP: case KIND_RET: n->stack = stack; break;
+    default: break;
+    }
+}
+
+static void decode_path(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next)
+{
+    enum x86_mode mode = c->mode & IMODE_CODE;
+    uint64_t seen[DP_PAGE_SIZE / 64] = {0};
+    p->count = 0;
+    p->open = p->crosses = p->before_crossing = false;
+    p->bytes = 0;
+    for (;;) {
+        p->end = (uint16_t)offset;
+        if (p->count == MAX_INSNS || offset >= DP_PAGE_SIZE || (seen[offset / 64] >> (offset % 64) & 1)) {
+            p->open = true;
+            return;
+        }
+        struct insn_info *n = &p->insn[p->count];
+        memset(n, 0, sizeof(*n));
+        n->offset = (uint16_t)offset;
+        unsigned avail = DP_MIN(15u, (unsigned)DP_PAGE_SIZE - offset);
+        memcpy(n->raw, code + offset, avail);
+        int length = x86_decode(n->raw, avail, mode, &n->i);
+        if (length == X86_DECODE_MORE && avail < 15 && next && !p->count) {
+            memcpy(n->raw + avail, next, 15 - avail);
+            length = x86_decode(n->raw, 15, mode, &n->i);
+            p->crosses = length > 0;
+        }
+        if (length <= 0) {
+            p->open = true;
+            p->before_crossing = length == X86_DECODE_MORE && avail < 15;
+            return;
+        }
+        n->kind = (uint8_t)classify(c, &n->i);
+        if (n->kind == KIND_INTERPRET) {
+            p->open = true;
+            return;
+        }
+        describe_accesses(n);
+        seen[offset / 64] |= 1ull << (offset % 64);
+        p->count++;
+        p->bytes = (uint16_t)(p->bytes + length);
+        offset += (unsigned)length;
+        p->end = (uint16_t)offset;
+        if (p->crosses) {
+            p->open = n->kind <= KIND_LEAVE || n->kind == KIND_JCC || n->kind >= KIND_JCXZ;
+            return;
+        }
+        if (n->kind == KIND_JMP) {
+            uint64_t target = offset + n->i.imm;
+            if (target >= DP_PAGE_SIZE || (seen[target / 64] >> (target % 64) & 1) || p->count == MAX_INSNS)
+                return;
+            n->follows = true;
+            offset = (unsigned)target;
+        } else if (n->kind >= KIND_JMP_INDIRECT && n->kind <= KIND_RET) {
+            return;
+        }
+    }
+}
+
+static void flags_backward(struct path *p)
+{
+    uint16_t live = X86_ARITH;
+    for (unsigned k = p->count; k-- > 0;) {
+        struct insn_info *n = &p->insn[k];
+        const struct x86_opcode *row = n->i.row;
+        if (n->kind >= KIND_JCC && !(n->kind == KIND_JMP && n->follows) && n->kind != KIND_CLD && n->kind != KIND_STD) {
+            live = X86_ARITH; /* another path begins here, nobody knows what it wants */
+        } else if (n->kind != KIND_NOTHING) {
+            if (!(row->flags & X86_F_KEEPS))
+                live &= (uint16_t) ~(row->flags_written | row->flags_undefined);
+            live |= row->flags_read & X86_ARITH;
+        }
+        n->live = live;
+    }
+}
+
+static bool ends_path(const struct insn_info *n) { return n->kind >= KIND_JCC && n->kind <= KIND_LOOP && !(n->kind == KIND_JMP && n->follows); }
+
+struct tracking { uint16_t version[16]; int64_t offset[16]; };
+
+static void join_group(struct path *p, const struct tracking *t, struct access *a, unsigned k, bool separate)
+{
+    if (!a->used || !a->simple)
+        return;
+    int64_t low = t->offset[a->base] + a->disp, high = low + a->size;
+    if (low < INT32_MIN / 2 || high > INT32_MAX / 2) {
+        a->simple = false;
+        return;
+    }
+    for (unsigned g = p->groups; !separate && g-- > 0;) {
+        struct group *q = &p->group[g];
+        if (q->base != a->base || q->version != t->version[a->base])
+            continue;
+        int64_t l = DP_MIN((int64_t)q->low, low), h = DP_MAX((int64_t)q->high, high);
+        if (h - l > GROUP_SPAN)
+            continue;
+        q->low = (int32_t)l;
+        q->high = (int32_t)h;
+        q->count++;
+        a->group = (uint8_t)g;
+        return;
+    }
+    a->group = (uint8_t)p->groups;
+    p->group[p->groups++] = (struct group){.base = a->base, .version = t->version[a->base], .low = (int32_t)low, .high = (int32_t)high, .write = a->write,
+                                           .first = (uint8_t)k, .at = (uint8_t)k, .count = 1, .adjust_at = (int32_t)t->offset[a->base]};
+}
+
+static void advance(struct tracking *t, const struct insn_info *n)
+{
+    uint32_t written = written_registers(n);
+    for (unsigned r = 0; r < 16; r++) {
+        int64_t by;
+        if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_POP)) {
+            t->offset[r] += n->kind == KIND_PUSH ? -8 : 8;
+        } else if (written >> r & 1) {
+            if (n->kind == KIND_COPY && constant_change(&n->i, r, &by)) {
+                t->offset[r] += by;
+            } else {
+                t->version[r]++;
+                t->offset[r] = 0;
+            }
+        }
+    }
+}
+
+/* Where flags are wanted at the first access of a group, its check moves up to where they are not, as long as the base is the same and no other
+ * path leaves in between (a check for an access that may not happen would send null pointers to the slow path). */
+static void place_check(struct path *p, struct group *g, const struct tracking *before)
+{
+    if (!p->insn[g->at].live)
+        return;
+    for (unsigned k = g->at; k-- > 0;) {
+        if (ends_path(&p->insn[k]) || before[k].version[g->base] != g->version)
+            return;
+        if (!p->insn[k].live) {
+            g->at = (uint8_t)k;
+            g->adjust_at = (int32_t)before[k].offset[g->base];
+            return;
+        }
+    }
+}
+
+static void accesses_forward(struct path *p, uint32_t mode)
+{
+    struct tracking t = {0}, before[MAX_INSNS];
+    bool separate = mode & MODE_UNGROUPED;
+    p->groups = 0;
+    for (unsigned k = 0; k < p->count; k++) {
+        before[k] = t;
+        join_group(p, &t, &p->insn[k].stack, k, separate);
+        join_group(p, &t, &p->insn[k].memory, k, separate);
+        advance(&t, &p->insn[k]);
+    }
+    unsigned best = NO_GROUP, slots = 0;
+    for (unsigned g = 0; g < p->groups; g++) {
+        struct group *q = &p->group[g];
+        if (!separate)
+            place_check(p, q, before);
+        q->alone = q->count == 1 && q->at == q->first;
+        if (!q->alone && (best == NO_GROUP || q->count > p->group[best].count))
+            best = g;
+    }
+    for (unsigned g = 0; g < p->groups; g++) {
+        struct group *q = &p->group[g];
+        const struct insn_info *n = &p->insn[q->first];
+        bool two = n->stack.used && n->memory.used && n->stack.group == g; /* rcx is wanted for the other one */
+        if (g == best)
+            q->storage = DELTA_R15;
+        else if (q->alone && !two)
+            q->storage = DELTA_RCX;
+        else
+            q->storage = (uint8_t)slots++;
+    }
+}
+
+void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode)
+{
+    decode_path(p, c, code, offset, next);
+    flags_backward(p);
+    accesses_forward(p, mode);
+}

@@ -1,0 +1,74 @@
+/* engine/translate/analyse.h - what the translator finds out about a block before it writes code.
+ *
+ * Model: a superblock is a path through one guest page: it runs on past conditional branches and follows unconditional ones, up to MAX_INSNS. Three passes:
+ * decode and classify; arithmetic flags backward (which are still wanted before each instruction); accesses forward, which are put into *groups* of
+ * the same base register with the same contents, so that one page check serves all.
+ */
+#ifndef DP_TRANSLATE_ANALYSE_H
+#define DP_TRANSLATE_ANALYSE_H
+
+#include "engine/translate/translate_internal.h"
+
+enum insn_kind {
+    KIND_COPY,      /* the same instruction with other operands */
+    KIND_NOTHING,
+    KIND_HIGH_BYTE, /* names AH, CH, DH or BH */
+    KIND_PUSH, KIND_POP, KIND_LEAVE,
+    KIND_JCC, KIND_JMP, KIND_JMP_INDIRECT, KIND_CALL, KIND_CALL_INDIRECT, KIND_RET,
+    KIND_JCXZ, KIND_LOOP,
+    KIND_CLD, KIND_STD,
+    KIND_INTERPRET, /* not ours: ends the block */
+};
+
+enum { NO_GROUP = 0xff, DELTA_RCX = 0xfe, DELTA_R15 = 0xfd };
+
+struct access {
+    bool used, write, simple; /* simple: base register in a host register, nothing else: can be grouped */
+    uint8_t base;             /* guest */
+    uint8_t group;
+    uint16_t size;
+    int32_t disp;             /* from the base as it is at this instruction */
+};
+
+struct group {
+    uint8_t base, storage;    /* DELTA_..., or a number of tctx.delta */
+    bool write, alone, crossing; /* the first access writes; only one access */
+    uint16_t version;
+    int32_t low, high;        /* relative to the base when the version began */
+    uint8_t at;               /* instruction before which the check stands */
+    uint8_t first, count;
+    int32_t adjust_at;        /* base's constant offset at `at` */
+};
+
+struct insn_info {
+    struct x86_insn i;
+    uint8_t raw[16];
+    uint16_t offset;          /* in the page */
+    uint8_t kind;
+    uint16_t live;            /* arithmetic flags wanted before it */
+    struct access memory, stack;
+    bool follows;             /* JMP: the path goes on at its target */
+};
+
+struct path {
+    struct insn_info insn[MAX_INSNS + 1];
+    unsigned count;
+    uint16_t end;             /* page offset after the last instruction */
+    bool open;                /* ends by falling through to `end` */
+    bool before_crossing;     /* the instruction at `end` does */
+    bool crosses;             /* the last instruction runs into the next page: `end` >= 4096 */
+    uint16_t bytes;
+    struct group group[2 * MAX_INSNS];
+    unsigned groups;
+};
+
+/* Where in the encoding the register of an operand code (decode_table.h) is; PLACE_NONE: nowhere, it is implied. */
+enum place { PLACE_NONE, PLACE_REG, PLACE_RM, PLACE_VVVV };
+enum place place_of(unsigned operand_code);
+bool implicit_rcx(const struct x86_insn *i);             /* shifts by CL */
+unsigned spilled_operands(const struct x86_insn *i);     /* how many of guest R13-R15 it names as register operands */
+
+/* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be used. */
+void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode);
+
+#endif

@@ -1,0 +1,430 @@
+/* engine/translate/engine.c - the translator as an engine: life cycle, going in and out of translated code, invalidation between threads.
+ *
+ * Model: the engine is the interpreter with a struct interp_accel: state, events, system instructions and the run loop are the interpreter's.
+ * Threads: a processor's caches and tables are touched by its own thread. Other threads leave wishes (pages whose code changed, write permissions to be
+ * revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no stale
+ * translation runs and no store through a revoked entry is on its way.
+ */
+#include <immintrin.h>
+#include <linux/membarrier.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/interp/interp.h"
+#include "engine/interp/interp_sse.h"
+#include "engine/translate/translate.h"
+#include "engine/translate/translate_internal.h"
+
+#define WARM 0 /* times a place is interpreted before it is translated */
+
+/* ---- wishes of other threads ---- */
+
+static void grant(struct tcpu *t)
+{
+    pthread_mutex_lock(&t->lock);
+    atomic_store(&t->wish, 0);
+    if (t->pending_all)
+        cache_empty(t);
+    else
+        for (unsigned i = 0; i < t->pending_count; i++)
+            cache_invalidate(t, t->pending[i].ram, t->pending[i].page);
+    if (t->flush_writes)
+        space_revoke_writes(t);
+    t->pending_count = 0;
+    t->pending_all = t->flush_writes = false;
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void signal_inside(struct tcpu *t)
+{
+    pid_t thread = atomic_load(&t->thread);
+    if (atomic_load(&t->inside) && thread)
+        syscall(SYS_tgkill, getpid(), thread, signals_kick_number());
+}
+
+/* Returns when the processor is outside of translated code, or has been since the wish was made. */
+static void wait_outside(struct tcpu *t)
+{
+    if (atomic_load(&t->thread) == (pid_t)syscall(SYS_gettid))
+        return;
+    signal_inside(t);
+    for (unsigned spins = 0; atomic_load(&t->inside) && atomic_load(&t->wish); spins++)
+        if (spins > 100)
+            sched_yield();
+}
+
+static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
+{
+    struct tvm *v = opaque;
+    alias_unprotect(v, ram, page);
+    for (unsigned i = 0; i < v->vm.cpu_count; i++) {
+        struct tcpu *t = v->cpu[i];
+        if (!t)
+            continue;
+        pthread_mutex_lock(&t->lock);
+        if (t->pending_count == PENDING_PAGES) {
+            t->pending_all = true;
+        } else {
+            t->pending[t->pending_count].ram = ram;
+            t->pending[t->pending_count++].page = page;
+        }
+        atomic_store(&t->wish, 1);
+        pthread_mutex_unlock(&t->lock);
+    }
+    for (unsigned i = 0; i < v->vm.cpu_count; i++)
+        if (v->cpu[i])
+            wait_outside(v->cpu[i]);
+}
+static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page) { alias_protect(opaque, r, page); }
+static void on_dirty_cleared(void *opaque, struct dp_ram *r)
+{
+    struct tvm *v = opaque;
+    (void)r;
+    for (unsigned i = 0; i < v->vm.cpu_count; i++)
+        if (v->cpu[i]) {
+            pthread_mutex_lock(&v->cpu[i]->lock);
+            v->cpu[i]->flush_writes = true;
+            atomic_store(&v->cpu[i]->wish, 1);
+            pthread_mutex_unlock(&v->cpu[i]->lock);
+        }
+    for (unsigned i = 0; i < v->vm.cpu_count; i++)
+        if (v->cpu[i])
+            wait_outside(v->cpu[i]);
+}
+/* The interpreter's listener has set what makes the processors drop everything; they only have to come out. */
+static void on_changed(void *opaque, struct dp_space *s)
+{
+    struct tvm *v = opaque;
+    (void)s;
+    for (unsigned i = 0; i < v->vm.cpu_count; i++)
+        if (v->cpu[i])
+            signal_inside(v->cpu[i]);
+}
+
+/* ---- the interpreter's calls ---- */
+
+static void accel_flush(struct icpu *c, bool keep_global) { space_flush(c->accel_data, keep_global); }
+static void accel_flush_page(struct icpu *c, uint64_t linear) { space_flush_page(c->accel_data, linear); }
+static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
+{
+    space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
+}
+
+static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
+
+/* A miss, or an access near the end of a page. Called from stub_slow, on the host's stack with the guest's registers in c->s. */
+uint32_t translate_slow(struct tctx *x)
+{
+    struct icpu *c = x->c;
+    struct tcpu *t = x->t;
+    uint32_t site = x->site;
+    unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
+    uint64_t address = x->address, last = address + length - 1;
+    x->rip = x->page + (site & 0xfff);
+    if (((address ^ last) & PAGE_MASK) || !canonical(address)) {
+        x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
+        return 1;
+    }
+    const struct ttable *b = &t->table[(unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE];
+    uint64_t *entry = space_entry(b, address);
+    if (!*entry) {
+        c->counters.tlb_misses++;
+        if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
+            x->reason = LEAVE_INTERPRET;
+            return 1;
+        }
+    }
+    x->found = *entry;
+    /* A kick that came while C ran redirected x->go to the way out; x->rip is right for it. */
+    return 0;
+}
+
+/* The block at rip. NULL: to be interpreted (cold, not in RAM, faults). */
+static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant)
+{
+    struct icpu *c = t->c;
+    struct dp_ram *ram, *ram2;
+    uint64_t offset, offset2, phys2 = 0;
+    if (interp_locate_code(c, rip, &ram, &offset) || !ram)
+        return NULL;
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2) && ram2)
+        phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
+    uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
+    uint32_t mode = c->mode | variant;
+    struct tblock *b = cache_find(t, host, mode, phys2);
+    if (!b) {
+        if (!cache_warm(t, host, WARM))
+            return NULL;
+        if (!cache_has_room(t))
+            cache_empty(t);
+        b = translate_block(t, rip, ram, offset, mode);
+    }
+    return b->count ? b : NULL;
+}
+
+static void set_gs(struct tctx *x, const uint8_t *base)
+{
+    if (x->gs != (uint64_t)(uintptr_t)base) {
+        x->gs = (uint64_t)(uintptr_t)base;
+        __asm__ volatile("wrgsbase %0" : : "r"(base));
+    }
+}
+
+static bool accel_enter(struct icpu *c)
+{
+    struct tcpu *t = c->accel_data;
+    struct tctx *x = &translate_ctx;
+    unsigned kind = (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE;
+    if ((c->mode & (IMODE_CODE | IMODE_ONE)) != X86_MODE64 || kind == ITLB_EMPTY)
+        return false;
+    if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
+        grant(t);
+    uint64_t rip = c->s.r[X86_RIP];
+    struct tblock *b = find(t, rip, 0);
+    if (!b)
+        return false;
+    c->link_from = NULL;
+    c->block = NULL;
+    uint64_t arith = interp_flags(c);
+    x->flags = (arith & 0xff) << 8 | (arith >> 11 & 1);
+    x->c = c;
+    x->r13 = c->s.r[X86_R13];
+    x->r14 = c->s.r[X86_R14];
+    x->r15 = c->s.r[X86_R15];
+    x->segbase[0] = c->segbase[X86_FS];
+    x->segbase[1] = c->segbase[X86_GS];
+    x->df = c->s.rflags >> 10 & 1;
+    set_gs(x, t->table[kind].base);
+    bool unmasked = c->xm_unmasked;
+    if (DP_UNLIKELY(unmasked)) {
+        interp_fpu_save(c);
+        sse_host_set_mxcsr(c->s.mxcsr);
+    }
+    bool result;
+    for (;;) {
+        uint32_t variant = 0;
+        x->page = rip & PAGE_MASK;
+        x->rip = rip;
+        x->go = (uint64_t)(uintptr_t)t->rx + b->code;
+        x->t = t;
+        atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
+        if (DP_LIKELY(!(atomic_load(&c->attention) | atomic_load(&t->wish))))
+            ((void (*)(void))(uintptr_t)t->stub_enter)();
+        else
+            x->reason = LEAVE_KICK;
+        x->t = NULL;
+        atomic_store_explicit(&t->inside, 0, memory_order_release);
+        struct tlink *link = NULL;
+        switch ((enum leave_reason)x->reason) {
+        case LEAVE_LINK:
+            link = x->link;
+            rip = x->page + link->target;
+            break;
+        case LEAVE_LOOKUP:
+            rip = x->rip;
+            if (DP_UNLIKELY(!canonical(rip))) {
+                rip = x->page + (x->site & 0xfff);
+                result = false;
+                goto out;
+            }
+            c->s.r[X86_RSP] += (uint64_t)(int64_t)x->adjust;
+            break;
+        case LEAVE_UNGROUPED:
+            rip = x->rip;
+            variant = MODE_UNGROUPED;
+            break;
+        case LEAVE_KICK:
+            rip = x->rip;
+            result = true;
+            goto out;
+        default:
+            rip = x->rip;
+            result = false;
+            goto out;
+        }
+        if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) {
+            result = true;
+            goto out;
+        }
+        unsigned dropped = t->drops;
+        b = find(t, rip, variant);
+        if (!b) {
+            result = false;
+            goto out;
+        }
+        if (link && !b->phys2 && dropped == t->drops) {
+            struct emitter e = {NULL, t->rx - t->rw};
+            emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
+        } else if (!variant) {
+            space_set_jump(t, kind, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0);
+        }
+    }
+out:
+    if (DP_UNLIKELY(unmasked)) {
+        c->s.mxcsr = sse_host_mxcsr();
+        sse_host_set_mxcsr(c->s.mxcsr | MXCSR_MASKS);
+    }
+    c->s.r[X86_R13] = x->r13;
+    c->s.r[X86_R14] = x->r14;
+    c->s.r[X86_R15] = x->r15;
+    c->s.r[X86_RIP] = rip;
+    c->s.rflags = (c->s.rflags & ~(uint64_t)X86_DF) | (uint64_t)x->df << 10;
+    interp_set_arith(c, (x->flags >> 8 & 0xff) | (x->flags & 1 ? X86_OF : 0));
+    return result;
+}
+
+static const struct interp_accel accel = {accel_enter, accel_flush, accel_flush_page, accel_filled};
+
+/* ---- the engine ---- */
+
+static int translate_probe(struct dp_error *e)
+{
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("bmi2"))
+        return dp_error_set(e, -ENOTSUP, "this host's processor has no BMI2 (PEXT)");
+    if (!(getauxval(AT_HWCAP2) & 2))
+        return dp_error_set(e, -ENOTSUP, "this host's kernel does not let programs use WRGSBASE (Linux 5.9 or newer does)");
+    return 0;
+#else
+    return dp_error_set(e, -ENOTSUP, "it translates x86-64 for x86-64 hosts");
+#endif
+}
+
+static int translate_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *e)
+{
+    struct tvm *v = calloc(1, sizeof(*v));
+    if (!v)
+        return dp_error_set(e, -ENOMEM, "no memory for the translator");
+    int r = signals_init(e);
+    if (!r)
+        r = dp_engine_interp.vm_init(vm, out, e);
+    if (r) {
+        free(v);
+        return r;
+    }
+    v->vm = *vm;
+    v->engine = *out;
+    v->code_written = on_code_written;
+    pthread_mutex_init(&v->lock, NULL);
+    (*out)->accel_data = v;
+    struct dp_listener l = {on_changed, on_code_marked, on_dirty_cleared, v};
+    r = dp_space_listen(vm->memory, &l);
+    if (r) {
+        dp_engine_interp.vm_fini(*out);
+        free(v);
+        return dp_error_set(e, r, "cannot listen to memory changes");
+    }
+    return 0;
+}
+
+static void translate_vm_fini(struct dp_engine_state *s)
+{
+    struct tvm *v = s->accel_data;
+    dp_space_unlisten(v->vm.memory, v);
+    alias_fini(v);
+    pthread_mutex_destroy(&v->lock);
+    free(v);
+    dp_engine_interp.vm_fini(s);
+}
+
+static void tcpu_free(struct tcpu *t)
+{
+    translate_fini(t);
+    cache_fini(t);
+    space_fini(t);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *e)
+{
+    struct tvm *v = s->accel_data;
+    int r = dp_engine_interp.cpu_init(s, index, bus, out, e);
+    if (r)
+        return r;
+    struct tcpu *t = calloc(1, sizeof(*t));
+    if (!t) {
+        dp_engine_interp.cpu_fini(*out);
+        return dp_error_set(e, -ENOMEM, "no memory for processor %u", index);
+    }
+    t->c = &(*out)->c;
+    t->v = v;
+    pthread_mutex_init(&t->lock, NULL);
+    r = space_init(t, e);
+    if (!r)
+        r = cache_init(t, e);
+    if (!r)
+        r = translate_init(t, e);
+    if (r) {
+        tcpu_free(t);
+        dp_engine_interp.cpu_fini(*out);
+        return r;
+    }
+    t->c->accel_data = t;
+    t->c->accel = &accel;
+    v->cpu[index] = t;
+    return 0;
+}
+
+static void translate_cpu_fini(struct dp_cpu *cpu)
+{
+    struct tcpu *t = cpu->c.accel_data;
+    if (t) {
+        t->v->cpu[cpu->c.index] = NULL;
+        cpu->c.accel = NULL;
+        tcpu_free(t);
+    }
+    dp_engine_interp.cpu_fini(cpu);
+}
+
+static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit)
+{
+    struct tcpu *t = cpu->c.accel_data;
+    struct dp_error e = {0};
+    if (signals_thread(&e)) {
+        *exit = (struct dp_exit){.kind = DP_EXIT_ERROR};
+        dp_buffer_printf(&exit->text, "%s\n", e.text);
+        return;
+    }
+    __asm__ volatile("rdgsbase %0" : "=r"(translate_ctx.gs));
+    atomic_store(&t->thread, (pid_t)syscall(SYS_gettid));
+    dp_engine_interp.run(cpu, budget, exit);
+    atomic_store(&t->thread, 0);
+}
+
+static void translate_kick(struct dp_cpu *cpu)
+{
+    dp_engine_interp.kick(cpu);
+    signal_inside(cpu->c.accel_data);
+}
+
+static void translate_interrupt(struct dp_cpu *cpu, enum dp_line line, unsigned value)
+{
+    dp_engine_interp.interrupt(cpu, line, value);
+    if (atomic_load(&cpu->c.attention))
+        signal_inside(cpu->c.accel_data);
+}
+
+static void translate_pull(struct dp_cpu *cpu, struct x86_state *out) { dp_engine_interp.pull(cpu, out); }
+static void translate_push(struct dp_cpu *cpu, const struct x86_state *in) { dp_engine_interp.push(cpu, in); }
+static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out) { dp_engine_interp.counters(cpu, out); }
+
+const struct dp_engine dp_engine_translate = {
+    .name = "translate",
+    .summary = "binary translation: near-native speed without hardware virtualization",
+    .probe = translate_probe,
+    .vm_init = translate_vm_init,
+    .vm_fini = translate_vm_fini,
+    .cpu_init = translate_cpu_init,
+    .cpu_fini = translate_cpu_fini,
+    .run = translate_run,
+    .kick = translate_kick,
+    .interrupt = translate_interrupt,
+    .pull = translate_pull,
+    .push = translate_push,
+    .counters = translate_counters,
+};

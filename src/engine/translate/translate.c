@@ -1,0 +1,674 @@
+/* engine/translate/translate.c - writing the host code of a block.
+ *
+ * Model: see docs/translator.md. Each guest instruction becomes: page checks of the access groups that begin here; loads of spilled registers;
+ * the instruction itself with its operands replaced; stores of spilled registers. Paths that are rarely taken (misses, exits) stand behind the block.
+ * Invariants: until the instruction's first visible effect (tinsn.commit) nothing the guest can see has changed, so at any host address
+ * up to there the guest is at the beginning of that instruction.
+ * All accesses that can fault come before that effect.
+ */
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "engine/translate/analyse.h"
+
+#define CTX(field) ctx_at(offsetof(struct tctx, field))
+static struct mem ctx_at(size_t offset)
+{
+    return (struct mem){NO_REG, NO_REG, 0, 0x64, (char *)&translate_ctx + offset - (char *)__builtin_thread_pointer()};
+}
+static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
+static bool spilled(unsigned guest) { return guest >= X86_R13 && guest <= X86_R15; }
+static struct mem slot(unsigned guest) { return ctx_at(offsetof(struct tctx, r13) + 8 * (guest - X86_R13)); }
+
+struct slow { /* a way to the slow path, written behind the block */
+    uint8_t *patch[2];  /* 32-bit displacements that lead here */
+    uint8_t *near[2];   /* 8-bit ones (JRCXZ), which need an island within reach */
+    uint64_t back;
+    bool in_r14;        /* the address is in R14, else base + disp */
+    uint8_t base;
+    int32_t disp;
+    uint32_t site;
+};
+struct out { /* a way out of the block */
+    uint8_t *patch;     /* 32-bit displacement that leads here */
+    int64_t target;     /* page offset; outside the page: by the jump cache */
+};
+
+struct writer {
+    struct tcpu *t;
+    struct emitter e;
+    struct path path;
+    struct slow slow[2 * MAX_INSNS];
+    unsigned slows, islands_done;
+    struct out out[MAX_INSNS + 2];
+    unsigned outs;
+    struct tinsn map[MAX_INSNS];
+    uint8_t *start;
+    unsigned current;
+};
+
+int translate_init(struct tcpu *t, struct dp_error *e)
+{
+    t->writer = malloc(sizeof(*t->writer));
+    return t->writer ? 0 : dp_error_set(e, -ENOMEM, "no memory for a processor's translator");
+}
+void translate_fini(struct tcpu *t) { free(t->writer); }
+
+/* ---- small pieces ---- */
+
+static struct mem constant(const struct writer *w, unsigned k) { return (struct mem){RIP_REG, NO_REG, 0, 0, (int64_t)(w->t->constants + 8 * k)}; }
+static unsigned log2_up(unsigned n)
+{
+    unsigned k = 0;
+    while (1u << k < n)
+        k++;
+    return k;
+}
+static void commit_here(struct writer *w)
+{
+    struct tinsn *m = &w->map[w->current];
+    if (m->commit == 0xff)
+        m->commit = (uint8_t)DP_MIN((unsigned)(w->e.w - w->start) - m->host, 0xfeu);
+}
+static void set32(struct emitter *e, struct mem m, uint32_t v)
+{
+    emit_op_mem(e, false, 0xc7, 0, &m, 4);
+    emit32(e, v);
+}
+
+/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. */
+static void islands(struct writer *w, unsigned room, bool falls_through)
+{
+    uint8_t *oldest = NULL;
+    unsigned waiting = 0;
+    for (unsigned k = w->islands_done; k < w->slows; k++)
+        for (unsigned j = 0; j < 2; j++)
+            if (w->slow[k].near[j]) {
+                oldest = oldest ? oldest : w->slow[k].near[j];
+                waiting++;
+            }
+    if (!oldest || (unsigned)(w->e.w - oldest) + room + 2 + 5 * waiting < 127)
+        return;
+    uint8_t *over = NULL;
+    if (falls_through) {
+        emit8(&w->e, 0xeb);
+        emit8(&w->e, 0);
+        over = w->e.w;
+    }
+    for (unsigned k = w->islands_done; k < w->slows; k++) {
+        struct slow *s = &w->slow[k];
+        if (!s->near[0] && !s->near[1])
+            continue;
+        for (unsigned j = 0; j < 2; j++)
+            if (s->near[j]) {
+                *s->near[j] = (uint8_t)(w->e.w - (s->near[j] + 1));
+                s->near[j] = NULL;
+            }
+        uint8_t *at = emit_jmp(&w->e, 0);
+        s->patch[s->patch[0] ? 1 : 0] = at;
+    }
+    w->islands_done = w->slows;
+    if (over)
+        over[-1] = (uint8_t)(w->e.w - over);
+}
+
+/* Page check of `size` bytes. The address is base + disp (guest base register in its host register), or in R14. Leaves the table's entry in RCX.
+ * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not. */
+static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, uint32_t site, bool clobber, unsigned temp)
+{
+    struct emitter *e = &w->e;
+    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, 0), table = {NO_REG, RCX, 3, 0x65, 0};
+    unsigned k = log2_up(size);
+    if (!clobber)
+        islands(w, 70, true);
+    struct slow *s = &w->slow[w->slows++];
+    *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
+    unsigned inverted = RCX;
+    if (!clobber && size > 1 && !in_r14)
+        inverted = temp;
+    if (in_r14)
+        emit_mov(e, inverted, R14);
+    else if (disp)
+        emit_lea(e, inverted, &address, true);
+    else
+        emit_mov(e, inverted, base);
+    emit_not(e, inverted);
+    if (size > 1) {
+        struct mem slot_mask = constant(w, 2 + k);
+        if (clobber) { /* TEST ECX, mask; JZ: in the last place of its size in the page */
+            emit8(e, 0xf7), emit8(e, 0xc1);
+            emit32(e, 0xfff & ~((1u << k) - 1));
+            s->patch[0] = emit_jcc(e, 4, 0);
+        } else {
+            emit_pext(e, RCX, inverted, &slot_mask);
+            emit8(e, 0xe3), emit8(e, 0); /* JRCXZ */
+            s->near[0] = e->w - 1;
+            if (in_r14) {
+                emit_mov(e, RCX, R14);
+                emit_not(e, RCX);
+            }
+        }
+    }
+    emit_pext(e, RCX, inverted, &page_mask);
+    emit_load(e, RCX, &table);
+    if (clobber) {
+        emit_op_reg(e, true, 0x85, RCX, RCX); /* TEST RCX, RCX; JZ */
+        s->patch[1] = emit_jcc(e, 4, 0);
+    } else {
+        emit8(e, 0xe3), emit8(e, 0);
+        s->near[1] = e->w - 1;
+    }
+    s->back = emit_here(e);
+}
+
+static void store_delta(struct writer *w, const struct group *g)
+{
+    if (g->storage == DELTA_R15) {
+        emit_mov(&w->e, R15, RCX);
+    } else if (g->storage != DELTA_RCX) {
+        struct mem m = ctx_at(offsetof(struct tctx, delta) + 8u * g->storage);
+        emit_store(&w->e, RCX, &m);
+    }
+}
+
+/* The checks of groups that stand before instruction k. */
+static void group_checks(struct writer *w, unsigned k)
+{
+    const struct insn_info *n = &w->path.insn[k];
+    for (unsigned pass = 0; pass < 2; pass++) /* one whose entry stays in RCX comes last */
+        for (unsigned g = 0; g < w->path.groups; g++) {
+            const struct group *q = &w->path.group[g];
+            if (q->at != k || (q->storage == DELTA_RCX) != (pass == 1))
+                continue;
+            uint32_t site = n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
+            check(w, false, home[q->base], q->low - q->adjust_at, (unsigned)(q->high - q->low), site, !n->live, R14);
+            store_delta(w, q);
+        }
+}
+
+/* Register that holds a group's entry: R15, or RCX after loading it. */
+static unsigned delta_register(struct writer *w, unsigned g)
+{
+    const struct group *q = &w->path.group[g];
+    if (q->storage == DELTA_R15)
+        return R15;
+    if (q->storage != DELTA_RCX) {
+        struct mem m = ctx_at(offsetof(struct tctx, delta) + 8u * q->storage);
+        emit_load(&w->e, RCX, &m);
+    }
+    return RCX;
+}
+
+/* The host operand of the instruction's memory access. A simple one leaves R14 free, others use R14 and RCX. */
+static struct mem memory_operand(struct writer *w, const struct insn_info *n)
+{
+    const struct x86_insn *i = &n->i;
+    struct emitter *e = &w->e;
+    const struct access *a = &n->memory;
+    if (a->simple)
+        return (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp};
+    struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
+    if (i->base == X86_RIP) {
+        struct mem page = CTX(page);
+        emit_load(e, R14, &page);
+        m = (struct mem){R14, NO_REG, 0, 0, i->disp + n->offset + i->length};
+    } else {
+        if (i->base < 16 && spilled(i->base)) {
+            struct mem s = slot(i->base);
+            emit_load(e, R14, &s);
+            m.base = R14;
+        } else if (i->base < 16) {
+            m.base = home[i->base];
+        }
+        if (i->index < 16 && spilled(i->index)) {
+            struct mem s = slot(i->index);
+            emit_load(e, RCX, &s);
+            m.index = RCX;
+        } else if (i->index < 16) {
+            m.index = home[i->index];
+        }
+    }
+    if (m.base != R14 || m.index != NO_REG || m.disp || i->address_size == 4)
+        emit_lea(e, R14, &m, i->address_size == 8);
+    if (i->seg == X86_FS || i->seg == X86_GS) {
+        struct mem base = ctx_at(offsetof(struct tctx, segbase) + (i->seg == X86_GS ? 8u : 0));
+        emit_load(e, RCX, &base);
+        emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
+    }
+    check(w, true, 0, 0, a->size, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
+    return (struct mem){R14, RCX, 0, 0, 0};
+}
+
+/* ---- leaving the block ---- */
+
+/* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. */
+static void jump_cached(struct writer *w, unsigned page_offset, int32_t adjust)
+{
+    struct emitter *e = &w->e;
+    struct mem mask = constant(w, 1), page = CTX(page);
+    int32_t cache = -(int32_t)JUMP_BYTES;
+    islands(w, 100, true);
+    emit_pext(e, R15, R14, &mask);
+    emit_lea(e, R15, &(struct mem){NO_REG, R15, 2, 0, 0}, true);
+    emit_load(e, RCX, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, negative_rip)});
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *hit = e->w;
+    set32(e, CTX(site), page_offset);
+    set32(e, CTX(adjust), (uint32_t)adjust);
+    emit_jmp(e, w->t->stub_lookup);
+    hit[-1] = (uint8_t)(e->w - hit);
+    emit_load(e, RCX, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, page)});
+    commit_here(w);
+    emit_store(e, RCX, &page);
+    if (adjust)
+        emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, adjust}, true);
+    emit_op_mem(e, false, 0xff, 4, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, code)}, 0);
+}
+
+static void r14_from_page(struct writer *w, int64_t offset)
+{
+    struct mem page = CTX(page);
+    emit_load(&w->e, R14, &page);
+    if (offset)
+        emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, offset}, true);
+}
+
+static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target}; }
+
+/* To a page offset, from here, unconditionally. */
+static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
+{
+    if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
+        add_out(w, emit_jmp(&w->e, 0), target);
+    } else {
+        r14_from_page(w, target);
+        jump_cached(w, page_offset, 0);
+    }
+}
+
+/* ---- instructions ---- */
+
+static int64_t branch_target(const struct insn_info *n) { return (int64_t)n->offset + n->i.length + (int64_t)n->i.imm; }
+
+/* MOV and what writes all of a register whatever it held. */
+static bool replaces(const struct x86_insn *i, const struct x86_operand *o)
+{
+    if (o->access != X86_WRITE || o->size < 4)
+        return false;
+    switch (i->op) {
+    case X86_OP_MOV: case X86_OP_LEA: case X86_OP_MOVZX: case X86_OP_MOVSX: case X86_OP_MOVSXD: return true;
+    default: return false;
+    }
+}
+
+static void copy(struct writer *w, const struct insn_info *n)
+{
+    const struct x86_insn *i = &n->i;
+    struct emitter *e = &w->e;
+    struct places p = {NO_REG, NO_REG, NO_REG, false, {NO_REG, NO_REG, 0, 0, 0}};
+    bool by_cl = implicit_rcx(i), lea = i->op == X86_OP_LEA;
+    if (n->memory.used) {
+        p.memory = true;
+        p.m = memory_operand(w, n);
+    }
+    /* Registers: in their homes, or in scratch ones. */
+    struct { uint8_t guest, host; bool load, store; } s[2];
+    unsigned count = 0, wanted = spilled_operands(i);
+    bool r14_taken = p.memory && !n->memory.simple, rcx_taken;
+    if (lea) {
+        struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
+        if (i->base == X86_RIP) {
+            r14_from_page(w, i->disp + n->offset + i->length);
+            m = (struct mem){R14, NO_REG, 0, 0, 0};
+        } else {
+            if (i->base < 16)
+                m.base = home[i->base];
+            if (i->base < 16 && spilled(i->base)) {
+                struct mem at = slot(i->base);
+                emit_load(e, R14, &at);
+                m.base = R14;
+            }
+            if (i->index < 16)
+                m.index = home[i->index];
+            if (i->index < 16 && spilled(i->index)) {
+                struct mem at = slot(i->index);
+                emit_load(e, RCX, &at);
+                m.index = RCX;
+            }
+        }
+        if (i->address_size == 4) { /* the address wraps before it is put into the register */
+            emit_lea(e, R14, &m, false);
+            m = (struct mem){R14, NO_REG, 0, 0, 0};
+        }
+        p.memory = true;
+        p.m = m;
+        r14_taken = false; /* read before it is written */
+    }
+    rcx_taken = p.memory && !lea && p.m.index == RCX;
+    if (rcx_taken && (by_cl || wanted > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
+        emit_lea(e, R14, &p.m, true);
+        p.m = (struct mem){R14, NO_REG, 0, 0, 0};
+        r14_taken = true;
+    }
+    for (unsigned k = 0; k < i->operand_count; k++) {
+        const struct x86_operand *o = &i->operand[k];
+        enum place place = place_of(i->row->operand[k]);
+        if (o->kind != X86_REG || o->reg_class != X86_RC_GPR || place == PLACE_NONE)
+            continue;
+        unsigned host = home[o->reg];
+        if (spilled(o->reg)) {
+            unsigned j = 0;
+            while (j < count && s[j].guest != o->reg)
+                j++;
+            if (j == count) {
+                s[count].guest = o->reg;
+                s[count].host = r14_taken ? RCX : R14;
+                r14_taken = true;
+                s[count].load = s[count].store = false;
+                count++;
+            }
+            s[j].load |= !replaces(i, o);
+            s[j].store |= (o->access & X86_WRITE) || i->op == X86_OP_XCHG || i->op == X86_OP_XADD;
+            host = s[j].host;
+        }
+        if (place == PLACE_REG)
+            p.reg = (uint8_t)host;
+        else if (place == PLACE_RM)
+            p.rm = (uint8_t)host;
+        else
+            p.vvvv = (uint8_t)host;
+    }
+    for (unsigned j = 0; j < count; j++)
+        if (s[j].load) {
+            struct mem at = slot(s[j].guest);
+            emit_load(e, s[j].host, &at);
+        }
+    if (by_cl)
+        emit_mov(e, RCX, R13);
+    bool stores = false;
+    for (unsigned j = 0; j < count; j++)
+        stores |= s[j].store;
+    bool to_ecx = i->op == X86_OP_PCMPESTRI || i->op == X86_OP_PCMPISTRI || i->op == X86_OP_VPCMPESTRI || i->op == X86_OP_VPCMPISTRI;
+    if (stores || to_ecx)
+        commit_here(w);
+    emit_insn(e, n->raw, i, &p);
+    for (unsigned j = 0; j < count; j++)
+        if (s[j].store) {
+            struct mem at = slot(s[j].guest);
+            emit_store(e, s[j].host, &at);
+        }
+    if (to_ecx)
+        emit_op_reg(e, false, 0x8b, R13, RCX);
+}
+
+/* AH, CH, DH, BH: no REX, so everything in legacy registers; guest RCX visits its own for the time. */
+static void high_byte(struct writer *w, const struct insn_info *n)
+{
+    const struct x86_insn *i = &n->i;
+    bool rcx = false, written = false;
+    for (unsigned k = 0; k < i->operand_count; k++) {
+        const struct x86_operand *o = &i->operand[k];
+        if (o->kind != X86_REG || (o->reg_class == X86_RC_GPR8H ? o->reg & 3 : o->reg) != X86_RCX)
+            continue;
+        rcx = true;
+        written |= (o->access & X86_WRITE) || i->op == X86_OP_XCHG || i->op == X86_OP_XADD;
+    }
+    if (rcx)
+        emit_mov(&w->e, RCX, R13);
+    if (written)
+        commit_here(w);
+    for (unsigned k = 0; k < i->length; k++)
+        emit8(&w->e, n->raw[k]);
+    if (written)
+        emit_mov(&w->e, R13, RCX);
+}
+
+static void push(struct writer *w, const struct insn_info *n)
+{
+    const struct x86_insn *i = &n->i;
+    const struct x86_operand *o = &i->operand[0];
+    struct emitter *e = &w->e;
+    if (o->kind == X86_MEM) {
+        struct mem m = memory_operand(w, n);
+        emit_load(e, R14, &m);
+    }
+    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8};
+    if (o->kind == X86_IMM) {
+        emit_op_mem(e, true, 0xc7, 0, &at, 4);
+        emit32(e, (uint32_t)i->imm);
+    } else if (o->kind == X86_MEM) {
+        emit_store(e, R14, &at);
+    } else if (spilled(o->reg)) {
+        struct mem s = slot(o->reg);
+        emit_load(e, R14, &s);
+        emit_store(e, R14, &at);
+    } else {
+        emit_store(e, home[o->reg], &at);
+    }
+    emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
+}
+
+static void pop(struct writer *w, const struct insn_info *n)
+{
+    unsigned r = n->i.operand[0].reg;
+    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
+    emit_load(&w->e, spilled(r) ? R14 : home[r], &at);
+    if (spilled(r)) {
+        struct mem s = slot(r);
+        emit_store(&w->e, R14, &s);
+    }
+    emit_lea(&w->e, RSP, &(struct mem){RSP, NO_REG, 0, 0, 8}, true);
+}
+
+static void leave_frame(struct writer *w, const struct insn_info *n)
+{
+    struct mem at = {RBP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
+    emit_load(&w->e, R14, &at);
+    emit_lea(&w->e, RSP, &(struct mem){RBP, NO_REG, 0, 0, 8}, true);
+    emit_mov(&w->e, RBP, R14);
+}
+
+/* The target of an indirect branch into R14. */
+static void indirect_target(struct writer *w, const struct insn_info *n)
+{
+    const struct x86_operand *o = &n->i.operand[0];
+    if (o->kind == X86_MEM) {
+        struct mem m = memory_operand(w, n);
+        emit_load(&w->e, R14, &m);
+    } else if (spilled(o->reg)) {
+        struct mem s = slot(o->reg);
+        emit_load(&w->e, R14, &s);
+    } else {
+        emit_mov(&w->e, R14, home[o->reg]);
+    }
+}
+
+/* Stores the return address below RSP; R14 stays. RSP moves with the jump. */
+static void store_return(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8}, page = CTX(page);
+    if (at.index == RCX) {
+        emit_lea(e, R15, &at, true);
+        at = (struct mem){R15, NO_REG, 0, 0, 0};
+    }
+    emit_load(e, RCX, &page);
+    emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length}, true);
+    emit_store(e, RCX, &at);
+}
+
+static void instruction(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    int64_t target;
+    switch (n->kind) {
+    case KIND_COPY: copy(w, n); break;
+    case KIND_NOTHING: break;
+    case KIND_HIGH_BYTE: high_byte(w, n); break;
+    case KIND_PUSH: push(w, n); break;
+    case KIND_POP: pop(w, n); break;
+    case KIND_LEAVE: leave_frame(w, n); break;
+    case KIND_CLD: case KIND_STD: {
+        struct mem df = CTX(df);
+        emit_op_mem(e, false, 0xc6, 0, &df, 1);
+        emit8(e, n->kind == KIND_STD);
+        break;
+    }
+    case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n)); break;
+    case KIND_JCXZ: {
+        emit_mov(e, RCX, R13);
+        emit8(e, 0xe3), emit8(e, 2);
+        emit8(e, 0xeb), emit8(e, 5);
+        add_out(w, emit_jmp(e, 0), branch_target(n));
+        break;
+    }
+    case KIND_JMP:
+        if (!n->follows)
+            leave_to(w, branch_target(n), n->offset);
+        break;
+    case KIND_JMP_INDIRECT:
+        indirect_target(w, n);
+        jump_cached(w, n->offset, 0);
+        break;
+    case KIND_CALL:
+        target = branch_target(n);
+        store_return(w, n);
+        if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
+            commit_here(w);
+            emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
+            add_out(w, emit_jmp(e, 0), target);
+        } else {
+            r14_from_page(w, target);
+            jump_cached(w, n->offset, -8);
+        }
+        break;
+    case KIND_CALL_INDIRECT:
+        indirect_target(w, n);
+        store_return(w, n);
+        jump_cached(w, n->offset, -8);
+        break;
+    case KIND_RET: {
+        struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
+        emit_load(e, R14, &at);
+        jump_cached(w, n->offset, 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
+        break;
+    }
+    default: break;
+    }
+}
+
+/* ---- behind the block ---- */
+
+static void slow_paths(struct writer *w)
+{
+    struct emitter *e = &w->e;
+    struct mem address = CTX(address), where = CTX(go);
+    for (unsigned k = 0; k < w->slows; k++) {
+        struct slow *s = &w->slow[k];
+        for (unsigned j = 0; j < 2; j++) {
+            if (s->patch[j])
+                emit_patch(e, s->patch[j], emit_here(e));
+            if (s->near[j])
+                *s->near[j] = (uint8_t)(e->w - (s->near[j] + 1));
+        }
+        if (s->in_r14) {
+            emit_store(e, R14, &address);
+        } else {
+            emit_lea(e, RCX, &(struct mem){s->base, NO_REG, 0, 0, s->disp}, true);
+            emit_store(e, RCX, &address);
+        }
+        set32(e, CTX(site), s->site);
+        emit_lea(e, RCX, &(struct mem){RIP_REG, NO_REG, 0, 0, (int64_t)s->back}, true);
+        emit_store(e, RCX, &where);
+        emit_jmp(e, w->t->stub_slow);
+    }
+}
+
+static void ways_out(struct writer *w, struct tblock *b)
+{
+    struct emitter *e = &w->e;
+    struct mem link = CTX(link);
+    for (unsigned k = 0; k < w->outs; k++) {
+        struct out *o = &w->out[k];
+        emit_patch(e, o->patch, emit_here(e));
+        if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
+            r14_from_page(w, o->target);
+            w->current = w->path.count - 1;
+            jump_cached(w, SITE_NONE, 0);
+            continue;
+        }
+        struct tlink *l = cache_alloc(w->t, sizeof(*l));
+        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target};
+        emit_mov_imm64(e, RCX, (uint64_t)(uintptr_t)l);
+        emit_store(e, RCX, &link);
+        emit_jmp(e, w->t->stub_link);
+    }
+}
+
+struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
+{
+    struct icpu *c = t->c;
+    struct writer *w = t->writer;
+    uint64_t page = offset >> DP_PAGE_SHIFT;
+    unsigned at = (unsigned)(offset & 0xfff);
+    interp_mark_code(c, ram, page);
+    const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
+    struct dp_ram *ram2 = NULL;
+    uint64_t offset2 = 0;
+    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2) && ram2) {
+        interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
+        next = ram2->host + (offset2 & PAGE_MASK);
+    }
+    w->t = t;
+    analyse(&w->path, c, code, at, next, mode);
+    struct tblock *b = cache_alloc(t, sizeof(*b));
+    b->page = cache_page(t, ram, page, true);
+    b->host = (uint64_t)(uintptr_t)ram->host + offset;
+    b->mode = mode;
+    if (!w->path.count) { /* the interpreter's; known as such */
+        cache_add(t, b);
+        return b;
+    }
+    w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
+    w->start = w->e.w;
+    w->slows = w->islands_done = w->outs = 0;
+    for (unsigned k = 0; k < w->path.count; k++) {
+        const struct insn_info *n = &w->path.insn[k];
+        w->current = k;
+        islands(w, 60, true);
+        w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0xff};
+        group_checks(w, k);
+        instruction(w, n);
+    }
+    if (w->path.open && !w->path.before_crossing) {
+        leave_to(w, w->path.end, SITE_NONE);
+    } else if (w->path.open) {
+        r14_from_page(w, w->path.end);
+        jump_cached(w, SITE_NONE, 0);
+    }
+    islands(w, 127, false);
+    while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
+        emit8(&w->e, 0x90);
+    b->body = (uint32_t)(w->e.w - w->start);
+    ways_out(w, b);
+    slow_paths(w);
+    b->code = t->used;
+    b->size = (uint32_t)(w->e.w - w->start);
+    b->bytes = w->path.bytes;
+    b->count = (uint16_t)w->path.count;
+    b->end = w->path.end;
+    b->insn = cache_alloc(t, sizeof(struct tinsn) * b->count);
+    memcpy(b->insn, w->map, sizeof(struct tinsn) * b->count);
+    if (w->path.crosses) {
+        b->phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
+        struct tcrosser *x = cache_alloc(t, sizeof(*x));
+        struct tpage *second = cache_page(t, ram2, offset2 >> DP_PAGE_SHIFT, true);
+        *x = (struct tcrosser){second->crossers, b};
+        second->crossers = x;
+    }
+    t->used = (uint32_t)DP_ALIGN_UP((size_t)(w->e.w - t->rw), (size_t)16);
+    cache_add(t, b);
+    c->counters.blocks_decoded++;
+    return b;
+}

@@ -1,0 +1,205 @@
+/* engine/translate/translate_internal.h - the translator's own structures. The model is told in docs/translator.md; in short:
+ *
+ * The translator is a fast path inside the interpreter's run loop (struct interp_accel): hot guest code becomes host code in a code cache of the
+ * processor's own; everything it does not do itself (system instructions, faults, device memory, cold code) the interpreter does on the
+ * same struct icpu. Control goes back and forth at instruction boundaries only.
+ *
+ * Registers inside translated code: guest RAX RDX RBX RSP RBP RSI RDI R8-R12 are in the host registers of the same names, guest RCX is in host R13;
+ * guest R13-R15 are in memory (struct tctx). Host RCX, R14, R15 are scratch. Arithmetic flags are the host's; vector registers, MXCSR and (once
+ * a block needed it) the x87 unit too. FS is the C library's (struct tctx is thread-local), GS is the base of the current shadow page table.
+ *
+ * Memory: a shadow page table has an 8-byte entry per guest page: host address minus guest address, or 0. The index is the inverted page number, PEXTed, so
+ * no address can reach outside the table. Entries lead to one of two aliases of guest RAM: read-write, or read-only (clean pages, pages a guest may not
+ * write). Pages of the read-write alias that hold code are mprotected. A store that must not happen directly therefore faults, and is then
+ * done by the interpreter.
+ */
+#ifndef DP_TRANSLATE_INTERNAL_H
+#define DP_TRANSLATE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "engine/interp/interp_internal.h"
+#include "engine/translate/emit.h"
+
+#define CODE_BYTES (48u << 20)
+#define BLOCK_ROOM (32u << 10) /* more than any block needs */
+#define MAX_INSNS 48
+#define MAX_ACCESS 4096
+#define JUMP_BITS 14           /* entries of a jump cache */
+#define TABLE_BYTES (1ull << (36 + 3))
+#define JUMP_BYTES ((uint64_t)sizeof(struct tjump) << JUMP_BITS)
+#define TABLE_LOG 8192
+#define JUMP_LOG 4096
+#define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
+#define PAGE_MASK (~0xfffull)
+
+/* Why translated code came back (tctx.reason). */
+enum leave_reason {
+    LEAVE_LINK,      /* a direct branch that is not linked yet: tctx.link */
+    LEAVE_LOOKUP,    /* tctx.rip is not in the jump cache */
+    LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
+    LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
+    LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
+};
+
+/* What translated code addresses through FS. One per thread: two processors run by one thread take turns. */
+struct tctx {
+    uint64_t r13, r14, r15;         /* guest */
+    uint64_t page;                  /* virtual address of the page whose code runs */
+    uint64_t segbase[2];            /* guest FS, GS */
+    uint64_t delta[DELTA_SLOTS];    /* of access groups */
+    uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
+    uint64_t address, found;        /* slow path: guest address; table entry */
+    uint64_t save_rcx, save_r14, save_r15;
+    uint64_t rip, flags, host_rsp;
+    struct icpu *c;
+    struct tlink *link;
+    uint32_t site, reason;
+    int32_t adjust;                 /* what the branch that is being looked up still has to add to RSP */
+    uint8_t df, x87_live;
+    /* not for translated code */
+    struct tcpu *t;                 /* non-NULL while inside translate_enter */
+    uint64_t fault_address;
+    uint64_t gs;                    /* what GS base is now */
+    bool signals_ready;
+};
+
+struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unused; };
+
+/* A direct branch out of a block, within the page. */
+struct tlink { struct tblock *from; uint32_t patch; /* offset in the cache of the displacement */ uint16_t target; /* page offset */ };
+
+struct tinsn { uint16_t host, guest; uint8_t commit; }; /* offsets from the block's code, in the page; first host byte after a change the guest sees, from host */
+
+struct tblock {
+    struct tblock *hash_next, *page_next;
+    struct tpage *page;
+    uint64_t host;              /* address of the guest code in RAM (dp_ram.host view) */
+    uint64_t phys2;             /* the second page's, 0 unless an instruction crosses */
+    uint32_t mode, code, size;  /* icpu.mode | variant; place and bytes in the cache */
+    uint32_t body;              /* bytes before the paths that are rarely taken */
+    uint16_t bytes, count, end;
+    struct tinsn *insn;
+};
+
+struct tpage { struct tpage *next; struct dp_ram *ram; uint64_t number; struct tblock *blocks; struct tcrosser *crossers; };
+struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of the page before that end in this one */
+
+/* tctx.site: page offset of the instruction in the low 12 bits. */
+#define SITE_LENGTH_SHIFT 12
+#define SITE_WRITE (1u << 24)
+#define SITE_GROUP (1u << 25)
+#define SITE_NONE (1u << 31)
+
+/* A shadow page table with its jump cache just below it. */
+struct ttable {
+    uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES */
+    uint64_t *log;              /* indexes of entries that are set and not global */
+    unsigned logged, globals;
+    uint32_t *jump_log;
+    unsigned jumps;
+    bool overflow, jump_overflow; /* logs are not complete */
+    unsigned flushes;
+    uint64_t large[64];         /* filter: large pages that entries came from */
+    uint64_t jump_pages[64];    /* filter: pages whose code the jump cache knows */
+};
+
+struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
+
+struct tvm {
+    struct dp_engine_state *engine;
+    struct dp_engine_vm vm;
+    void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
+    pthread_mutex_t lock;
+    struct talias alias[8];
+    unsigned aliases;
+    struct tcpu *cpu[256];
+};
+
+#define PENDING_PAGES 64
+struct writer;
+struct tcpu {
+    struct icpu *c;
+    struct tvm *v;
+    struct ttable table[ITLB_EMPTY];
+    /* code cache */
+    int fd;
+    uint8_t *rw;                /* writable view */
+    uint8_t *rx;                /* executable view */
+    uint32_t used, first;       /* first: end of the common stubs */
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_x87, stub_stale, stub_kick;
+    uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
+    struct tblock **hash;
+    struct tpage **pages;
+    uint8_t *arena;             /* blocks, links, pages */
+    size_t arena_used;
+    struct tblock **by_code;    /* in order of their place in the cache */
+    unsigned blocks, drops;     /* drops: times the cache was emptied */
+    uint8_t *heat;
+    struct writer *writer;
+    /* other threads' wishes */
+    pthread_mutex_t lock;
+    struct { struct dp_ram *ram; uint64_t page; } pending[PENDING_PAGES];
+    unsigned pending_count;
+    bool pending_all, flush_writes;
+    atomic_uint wish;           /* one of the above is set */
+    atomic_uint inside;         /* translated code may be running */
+    _Atomic(pid_t) thread;
+};
+
+#define MODE_UNGROUPED (1u << 31)
+
+extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
+
+/* space.c */
+int space_init(struct tcpu *t, struct dp_error *e);
+void space_fini(struct tcpu *t);
+void space_flush(struct tcpu *t, bool keep_global);
+void space_flush_page(struct tcpu *t, uint64_t linear);
+/* Entries that allow writes are void (dirty tracking began anew). */
+void space_revoke_writes(struct tcpu *t);
+void space_flush_jumps(struct ttable *b);
+void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
+static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
+/* crosses: the block runs into the next page. */
+void space_set_jump(struct tcpu *t, unsigned kind, uint64_t rip, uint64_t code, bool crosses);
+static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
+
+/* alias.c: two views of RAM */
+struct talias *alias_of(struct tvm *v, struct dp_ram *ram);
+void alias_fini(struct tvm *v);
+void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page);
+void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page);
+
+/* cache.c */
+int cache_init(struct tcpu *t, struct dp_error *e);
+void cache_fini(struct tcpu *t);
+void cache_empty(struct tcpu *t);
+bool cache_has_room(const struct tcpu *t);
+/* Has this place been asked for `threshold` times? */
+bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
+struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
+void cache_add(struct tcpu *t, struct tblock *b);
+void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
+void *cache_alloc(struct tcpu *t, size_t size);
+struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
+/* The block that a host address belongs to, NULL for the common stubs. */
+struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc);
+
+/* stubs.c: enter, leave and slow paths, made once per cache */
+void stubs_emit(struct tcpu *t);
+
+int translate_init(struct tcpu *t, struct dp_error *e);
+void translate_fini(struct tcpu *t);
+/* translate.c: a block without instructions (count 0) says: nothing here can be translated, interpret it */
+struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode);
+
+/* signals.c */
+int signals_init(struct dp_error *e);
+int signals_thread(struct dp_error *e);
+int signals_kick_number(void);
+
+/* engine.c: from stub_slow; 0: go on at tctx.go with tctx.found, else leave for tctx.reason */
+uint32_t translate_slow(struct tctx *x);
+
+#endif
