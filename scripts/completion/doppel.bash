@@ -21,7 +21,8 @@ _doppel()
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v1' -- "$word") ;;
         --serial | -s) mapfile -t COMPREPLY < <(compgen -W 'stdio none file:' -- "$word") ;;
         --memory | -m) mapfile -t COMPREPLY < <(compgen -W '256M 512M 1G 2G 4G' -- "$word") ;;
-        --trace) mapfile -t COMPREPLY < <(compgen -W 'all cpu mmu exception irq timer memory io pci virtio block console boot vm guest' -- "$word") ;;
+        --trace) mapfile -t COMPREPLY < <(compgen -W 'all cpu mmu exception irq timer memory io pci virtio block console boot vm translate exits
+            tables smc guest' -- "$word") ;;
         --append | -a | --cpus | -c | --timeout | -t | --json-fd) ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$run" -- "$word") ;;
         esac ;;

@@ -47,10 +47,12 @@ enum { GUEST_LINES_PER_SECOND = 20 };
 const char *dp_trace_name(enum dp_trace_category c)
 {
     static const char *const names[DP_TRACE_COUNT] = {
-        [DP_TRACE_CPU] = "cpu",       [DP_TRACE_MMU] = "mmu",         [DP_TRACE_EXCEPTION] = "exception", [DP_TRACE_IRQ] = "irq",
-        [DP_TRACE_TIMER] = "timer",   [DP_TRACE_MEMORY] = "memory",   [DP_TRACE_IO] = "io",               [DP_TRACE_PCI] = "pci",
-        [DP_TRACE_VIRTIO] = "virtio", [DP_TRACE_BLOCK] = "block",     [DP_TRACE_CONSOLE] = "console",     [DP_TRACE_BOOT] = "boot",
-        [DP_TRACE_VM] = "vm",         [DP_TRACE_GUEST] = "guest",
+        [DP_TRACE_CPU] = "cpu",     [DP_TRACE_MMU] = "mmu",             [DP_TRACE_EXCEPTION] = "exception",
+        [DP_TRACE_IRQ] = "irq",     [DP_TRACE_TIMER] = "timer",         [DP_TRACE_MEMORY] = "memory",
+        [DP_TRACE_IO] = "io",       [DP_TRACE_PCI] = "pci",             [DP_TRACE_VIRTIO] = "virtio",
+        [DP_TRACE_BLOCK] = "block", [DP_TRACE_CONSOLE] = "console",     [DP_TRACE_BOOT] = "boot",
+        [DP_TRACE_VM] = "vm",       [DP_TRACE_TRANSLATE] = "translate", [DP_TRACE_EXITS] = "exits",
+        [DP_TRACE_TABLES] = "tables", [DP_TRACE_SMC] = "smc",           [DP_TRACE_GUEST] = "guest",
     };
     return (unsigned)c < DP_TRACE_COUNT ? names[c] : "?";
 }

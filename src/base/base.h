@@ -45,6 +45,10 @@ int dp_error_prefix(struct dp_error *e, int code, const char *format, ...) DP_PR
 enum dp_trace_category {
     DP_TRACE_CPU, DP_TRACE_MMU, DP_TRACE_EXCEPTION, DP_TRACE_IRQ, DP_TRACE_TIMER, DP_TRACE_MEMORY, DP_TRACE_IO,
     DP_TRACE_PCI, DP_TRACE_VIRTIO, DP_TRACE_BLOCK, DP_TRACE_CONSOLE, DP_TRACE_BOOT, DP_TRACE_VM,
+    DP_TRACE_TRANSLATE, /* each block translated: guest address, sizes */
+    DP_TRACE_EXITS,     /* each exit from translated code and why */
+    DP_TRACE_TABLES,    /* shadow page tables: misses and flushes */
+    DP_TRACE_SMC,       /* code dropped because it was written to */
     DP_TRACE_GUEST, /* guest mistakes: always rate-limited */
     DP_TRACE_COUNT
 };

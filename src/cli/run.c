@@ -250,24 +250,10 @@ static void print_json(int fd, const struct summary *sum)
     json_object_object_add(o, "status", json_object_new_int(sum->status));
     json_object_object_add(o, "reason", json_object_new_string(sum->reason));
     if (sum->engine) {
-        const struct dp_engine_counters *c = &sum->counters;
-        const struct {
-            const char *name;
-            uint64_t value;
-        } rows[] = {
-            {"instructions", c->instructions},
-            {"blocks_decoded", c->blocks_decoded},
-            {"blocks_run", c->blocks_run},
-            {"tlb_misses", c->tlb_misses},
-            {"exceptions", c->exceptions},
-            {"interrupts", c->interrupts},
-            {"io", c->io},
-            {"mmio", c->mmio},
-            {"code_invalidations", c->code_invalidations},
-        };
         struct json_object *counters = json_object_new_object();
-        for (size_t i = 0; i < DP_ARRAY_LEN(rows); i++)
-            json_object_object_add(counters, rows[i].name, json_object_new_int64((int64_t)rows[i].value));
+        for (unsigned i = 0; i < DP_ENGINE_COUNTER_COUNT; i++)
+            json_object_object_add(counters, dp_engine_counter_list[i].name,
+                                   json_object_new_uint64(dp_engine_counter_value(&sum->counters, i)));
         json_object_object_add(o, "engine", json_object_new_string(sum->engine));
         json_object_object_add(o, "protocol", json_object_new_string(sum->protocol));
         json_object_object_add(o, "seconds", json_object_new_double(sum->seconds));

@@ -1,8 +1,8 @@
 /* engine/engine.h - the seam between machines and what executes the guest: interp, translate, KVM, null.
  *
  * Model: an engine is a constant table of functions. A vCPU is run by one host thread which calls run() again and again; everything
- * else reaches a vCPU by kick() and interrupt(), from any thread. pull() and push() move the canonical state and are legal only while run() is
- * not executing. New hardware features add state and capability bits, not methods.
+ * else reaches a vCPU by kick() and interrupt(), from any thread. pull() and push() move the canonical state; they and counters() are legal
+ * only while run() is not executing. New hardware features add state and capability bits, not methods.
  * Invariants: engines reach devices only through spaces and struct dp_x86_bus; machines reach engines only through this file.
  */
 #ifndef DP_ENGINE_H
@@ -57,8 +57,47 @@ struct dp_engine_vm {                /* what an engine gets to know of its machi
     struct dp_trace *trace;
     const struct x86_cpuid_model *model;
     unsigned cpu_count;
+    /* For who looks into an engine; one that generates no host code refuses both in vm_init with -ENOTSUP. */
+    bool perf_map;                   /* names generated code in /tmp/perf-PID.map */
+    const char *dump_path;           /* NULL, or a file to create: each translated block beside its guest code */
 };
-struct dp_engine_counters { uint64_t instructions, blocks_decoded, blocks_run, tlb_misses, exceptions, interrupts, io, mmio, code_invalidations; };
+
+/* What engines count, per vCPU since cpu_init: X(name, what it says). An engine leaves at 0 what it does not have. */
+#define DP_ENGINE_COUNTERS(X) \
+    X(instructions,            "guest instructions executed") \
+    X(interpreted,             "of them, run one at a time by the interpreter") \
+    X(blocks_decoded,          "blocks the interpreter decoded") \
+    X(blocks_run,              "blocks entered through the run loop") \
+    X(translated_blocks,       "blocks translated") \
+    X(translated_instructions, "guest instructions translated") \
+    X(code_bytes,              "bytes of host code generated") \
+    X(code_flushes,            "times the code cache was emptied") \
+    X(lookups,                 "jump cache misses that entered C") \
+    X(links,                   "jumps linked from block to block") \
+    X(code_invalidations,      "blocks or pages of code dropped because they were written to") \
+    X(write_faults,            "guest stores to pages that hold code") \
+    X(tlb_misses,              "translations that missed the TLB") \
+    X(table_misses,            "shadow page table misses") \
+    X(table_flushes,           "shadow page table flushes") \
+    X(exceptions,              "exceptions delivered to the guest") \
+    X(interrupts,              "interrupts delivered to the guest") \
+    X(io,                      "port accesses") \
+    X(mmio,                    "accesses to devices' memory") \
+    X(signals,                 "host signals taken in guest code") \
+    X(exits_kick,              "exits from translated code: somebody wanted attention") \
+    X(exits_helper,            "exits from translated code: what only C does") \
+    X(exits_fault,             "exits from translated code: the guest faulted")
+
+struct dp_engine_counters { /* these and nothing else: also an array of DP_ENGINE_COUNTER_COUNT */
+#define DP_COUNTER_FIELD(name, help) uint64_t name;
+    DP_ENGINE_COUNTERS(DP_COUNTER_FIELD)
+#undef DP_COUNTER_FIELD
+};
+enum { DP_ENGINE_COUNTER_COUNT = sizeof(struct dp_engine_counters) / sizeof(uint64_t) };
+struct dp_engine_counter_info { const char *name, *help; };
+extern const struct dp_engine_counter_info dp_engine_counter_list[DP_ENGINE_COUNTER_COUNT];
+static inline uint64_t dp_engine_counter_value(const struct dp_engine_counters *c, unsigned i) { return ((const uint64_t *)c)[i]; }
+void dp_engine_counters_add(struct dp_engine_counters *sum, const struct dp_engine_counters *c);
 
 struct dp_engine_state; /* the engine's own, per VM */
 struct dp_cpu;          /* the engine's own, per vCPU */
@@ -79,7 +118,7 @@ struct dp_engine {
     void (*pull)(struct dp_cpu *, struct x86_state *out);
     void (*push)(struct dp_cpu *, const struct x86_state *in);
     int (*breakpoint)(struct dp_cpu *, uint64_t linear, bool set);     /* -ENOTSUP */
-    void (*counters)(struct dp_cpu *, struct dp_engine_counters *out);
+    void (*counters)(struct dp_cpu *, struct dp_engine_counters *out); /* plain memory of the vCPU's: only while run() does not execute */
 };
 
 /* engine/engines.c: the explicit list, best first. NULL-terminated. */

@@ -14,6 +14,19 @@ const struct dp_engine *const dp_engines[] = {
     NULL,
 };
 
+const struct dp_engine_counter_info dp_engine_counter_list[DP_ENGINE_COUNTER_COUNT] = {
+#define ROW(name, help) {#name, help},
+    DP_ENGINE_COUNTERS(ROW)
+#undef ROW
+};
+
+void dp_engine_counters_add(struct dp_engine_counters *sum, const struct dp_engine_counters *c)
+{
+#define ADD(name, help) sum->name += c->name;
+    DP_ENGINE_COUNTERS(ADD)
+#undef ADD
+}
+
 static const struct { const char *name, *title; } absent[] = {
     {"kvm", "KVM engine"},
 };

@@ -634,8 +634,6 @@ void dp_vm_counters(const struct dp_vm *vm, struct dp_engine_counters *sum)
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         struct dp_engine_counters c = {0};
         vm->engine->counters(vm->vcpu[i].cpu, &c);
-        /* The structure is counters and nothing else. */
-        for (size_t n = 0; n < sizeof c / sizeof(uint64_t); n++)
-            ((uint64_t *)sum)[n] += ((uint64_t *)&c)[n];
+        dp_engine_counters_add(sum, &c);
     }
 }

@@ -59,8 +59,28 @@ static void null_engine(void **state)
     n->vm_fini(s);
 }
 
+/* The struct, its list of names and its use as an array agree. */
+static void counters(void **state)
+{
+    struct dp_engine_counters c = {0}, sum = {0};
+    uint64_t n = 0;
+#define FILL(name, help) c.name = ++n;
+    DP_ENGINE_COUNTERS(FILL)
+    assert_int_equal(n, DP_ENGINE_COUNTER_COUNT);
+    for (unsigned i = 0; i < n; i++) {
+        assert_int_equal(dp_engine_counter_value(&c, i), i + 1);
+        for (unsigned j = 0; j < i; j++)
+            assert_string_not_equal(dp_engine_counter_list[i].name, dp_engine_counter_list[j].name);
+    }
+    assert_string_equal(dp_engine_counter_list[c.exits_fault - 1].name, "exits_fault");
+    dp_engine_counters_add(&sum, &c);
+    dp_engine_counters_add(&sum, &c);
+    assert_int_equal(sum.instructions, 2);
+    assert_int_equal(sum.exits_fault, 2 * n);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(choice), cmocka_unit_test(null_engine)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(choice), cmocka_unit_test(null_engine), cmocka_unit_test(counters)};
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
