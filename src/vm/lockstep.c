@@ -8,7 +8,7 @@
 #include "isa/x86/insn.h"
 #include "vm/lockstep_internal.h"
 
-enum { HISTORY = 16, WATCHED = 16, IDLE_TRIES = 100000 };
+enum { HISTORY = 16, PATH = 256, WATCHED = 16, LOOK_AHEAD = 64, IDLE_TRIES = 100000 };
 #define MEMORY_DEFAULT (256ull << 20)
 #define EVERY_DEFAULT 10000000
 
@@ -22,7 +22,7 @@ struct past {
 
 /* Where a second run has to look: slices first to last, and these pages of RAM. */
 struct focus {
-    bool active, exact; /* exact: nothing closer is to be found */
+    bool active;
     uint64_t first, last;
     uint64_t page[WATCHED];
     unsigned pages;
@@ -40,9 +40,12 @@ struct lockstep {
     uint64_t steps, slices;
     uint64_t before; /* instructions before this step */
     struct x86_state start;
+    uint64_t path[PATH]; /* of the follower in this step, when it goes instruction by instruction */
+    unsigned path_length;
     uint64_t checked_slice, next_check;
     size_t output_done;
     struct focus focus, next_focus;
+    bool close;    /* this slice is looked at closely */
     bool coarse;   /* this step had a budget of more than 1 */
     bool diverged;
 };
@@ -200,8 +203,11 @@ static uint64_t disassemble(struct lockstep *l, const struct x86_state *s, uint6
 static void list_code(struct lockstep *l, struct dp_buffer *out)
 {
     uint64_t count = l->m[0].counters.instructions - l->before, rip = l->start.r[X86_RIP];
-    dp_buffer_printf(out, "code of the step (%" PRIu64 " instruction%s run):\n", count, count == 1 ? "" : "s");
-    for (uint64_t i = 0; rip && i < DP_MIN(DP_MAX(count, 1u), 70u); i++)
+    dp_buffer_printf(out, "code of the step (%" PRIu64 " instruction%s run%s):\n", count, count == 1 ? "" : "s",
+                     l->path_length ? "" : ", jumps not followed");
+    for (unsigned i = 0; i < l->path_length; i++)
+        disassemble(l, &l->start, l->path[i], out);
+    for (uint64_t i = 0; !l->path_length && rip && i < DP_MIN(DP_MAX(count, 1u), 70u); i++)
         rip = disassemble(l, &l->start, rip, out);
     for (unsigned i = 0; i < 2; i++) {
         dp_buffer_printf(out, "%s is now at:\n", l->m[i].title);
@@ -238,7 +244,7 @@ static void states_diverged(struct lockstep *l, const char *what)
     dp_buffer_append(out, fields.data, fields.size);
     dp_buffer_fini(&fields);
     list_code(l, out);
-    l->next_focus = (struct focus){.first = l->slices, .last = l->slices, .exact = !l->coarse};
+    l->next_focus = (struct focus){.first = l->slices, .last = l->slices};
 }
 
 /* ---- comparing states ---- */
@@ -270,6 +276,29 @@ static uint64_t undefined_flags(struct lockstep *l)
     return undefined & X86_ARITH;
 }
 
+/* Which of these flags are written anew before anything reads them, by the code that follows? A translator need not keep those. */
+static uint64_t dead_flags(struct lockstep *l, uint64_t flags)
+{
+    const struct x86_state *s = &l->m[0].state;
+    uint64_t dead = 0, rip = s->r[X86_RIP];
+    for (unsigned n = 0; n < LOOK_AHEAD && (flags & ~dead); n++) {
+        struct x86_insn i;
+        uint8_t bytes[15];
+        int length = decode_at(l, s, rip, &i, bytes);
+        if (length <= 0)
+            break;
+        flags &= ~(i.row->flags_read & ~dead);
+        if (!(i.row->flags & (X86_F_KEEPS | X86_F_REPCC)))
+            dead |= flags & (i.row->flags_written | i.row->flags_undefined);
+        rip += (unsigned)length;
+        if (i.op == X86_OP_JMP && i.operand[0].kind == X86_REL)
+            rip += i.imm;
+        else if (i.row->flags & X86_F_BRANCH)
+            break;
+    }
+    return dead;
+}
+
 /* Are the flags all that differs, and may they? Then the follower gets the leader's. */
 static bool flags_may_differ(struct lockstep *l)
 {
@@ -280,7 +309,7 @@ static bool flags_may_differ(struct lockstep *l)
     b->rflags = a->rflags;
     bool others = same_state(l);
     b->rflags = flags;
-    if (!others || (!l->coarse /* then they may have been so for long */ && differing & ~undefined_flags(l)))
+    if (!others || (!l->coarse /* then they may have been so for long */ && differing & ~(undefined_flags(l) | dead_flags(l, differing))))
         return false;
     b->rflags = a->rflags;
     l->m[1].engine->push(l->m[1].cpu, b);
@@ -417,9 +446,16 @@ static int follow(struct lockstep *l, struct dp_error *e)
     uint64_t instructions = a->counters.instructions, delivered = deliveries(a);
     enum dp_exit_kind kind = DP_EXIT_BUDGET;
     unsigned idle = 0;
+    bool single = l->config.single || l->close;
+    l->path_length = 0;
     while (idle < 2 && (b->counters.instructions < instructions || (b->counters.instructions == instructions && deliveries(b) < delivered))) {
         uint64_t had = b->counters.instructions, had_delivered = deliveries(b);
-        int rc = run(b, l->config.single ? 1 : DP_MAX(instructions - had, 1u), &kind, e);
+        if (l->close) {
+            b->engine->pull(b->cpu, &b->state);
+            if (l->path_length < PATH && (!l->path_length || l->path[l->path_length - 1] != b->state.r[X86_RIP]))
+                l->path[l->path_length++] = b->state.r[X86_RIP];
+        }
+        int rc = run(b, single ? 1 : DP_MAX(instructions - had, 1u), &kind, e);
         if (rc)
             return rc;
         idle = b->counters.instructions == had && deliveries(b) == had_delivered ? idle + 1 : 0;
@@ -480,7 +516,7 @@ static int slice(struct lockstep *l, struct dp_error *e)
 {
     struct lockstep_machine *a = &l->m[0], *b = &l->m[1];
     uint64_t start = a->counters.instructions, end = start + l->config.slice;
-    bool close = l->focus.active && l->slices >= l->focus.first && l->slices <= l->focus.last;
+    bool close = l->close = l->focus.active && l->slices >= l->focus.first && l->slices <= l->focus.last;
     for (unsigned i = 0; i < 2; i++)
         lockstep_lines(&l->m[i]);
     do {
@@ -689,7 +725,7 @@ int dp_lockstep_run(const struct dp_lockstep_config *config, struct dp_lockstep_
     c.ps = c.ps ? c.ps : 1000;
     *r = (struct dp_lockstep_result){0};
     int rc = run_once(&c, &focus, r, e);
-    if (rc || r->end != DP_LOCKSTEP_DIVERGED || c.once || focus.exact)
+    if (rc || r->end != DP_LOCKSTEP_DIVERGED || c.once)
         return rc;
 
     struct dp_lockstep_result closer = {0};

@@ -406,7 +406,7 @@ static void loop(struct icpu *c, uint64_t limit, bool single, struct dp_exit *ex
         if (c->accel) {
             if (c->accel->enter(c))
                 continue;
-            c->instruction_limit = 0; /* no chaining: the next block may be a translated one */
+            c->instruction_limit = 1; /* no chaining: the next block may be a translated one */
         }
         struct iblock *b = interp_find_block(c);
         if (DP_UNLIKELY(!b)) {
@@ -426,6 +426,7 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     *exit = (struct dp_exit){ 0 };
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
     c->instruction_limit = chain_limit(limit);
+    c->by_blocks = budget;
     interp_fpu_enter(c);
     loop(c, limit, budget == 1, exit);
     interp_fpu_leave(c);

@@ -100,7 +100,7 @@ enum {
 
 /* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
 struct interp_accel {
-    /* Runs as far as it can from r[RIP] on. False: the interpreter is to run a block there. */
+    /* Runs as far as it can from r[RIP] on (by_blocks: one block at most). False: the interpreter is to run a block there. */
     bool (*enter)(struct icpu *c);
     /* Translations are void: all (or all that are not global), those of the page, of whatever size, that an address is in. */
     void (*flush)(struct icpu *c, bool keep_global);
@@ -157,6 +157,7 @@ struct icpu {
     uint16_t fcw_host;
     struct icache *cache;
     const struct interp_accel *accel; /* may be NULL */
+    bool by_blocks;             /* run() has a budget: enter() comes back after each block and counts its instructions */
     void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */

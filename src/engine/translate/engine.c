@@ -174,6 +174,20 @@ static void set_gs(struct tctx *x, const uint8_t *base)
     }
 }
 
+/* How many instructions of the block ran before it was left. Blocks run by_blocks are not linked, so it was this one. */
+static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
+{
+    unsigned done = 0;
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return x->link->done;
+    case LEAVE_LOOKUP: return canonical(x->rip) ? x->site >> SITE_DONE_SHIFT & 0xff : (x->site >> SITE_DONE_SHIFT & 0xff) - 1;
+    default:
+        while (done < b->count && b->insn[done].guest != (x->rip & 0xfff))
+            done++;
+        return done;
+    }
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -190,7 +204,7 @@ static bool accel_enter(struct icpu *c)
     c->link_from = NULL;
     c->block = NULL;
     uint64_t arith = interp_flags(c);
-    x->flags = (arith & 0xff) << 8 | (arith >> 11 & 1);
+    uint64_t flags = x->flags = (arith & 0xff) << 8 | (arith >> 11 & 1);
     x->c = c;
     x->r13 = c->s.r[X86_R13];
     x->r14 = c->s.r[X86_R14];
@@ -205,6 +219,7 @@ static bool accel_enter(struct icpu *c)
         sse_host_set_mxcsr(c->s.mxcsr);
     }
     bool result;
+    uint64_t before = c->instructions;
     for (;;) {
         uint32_t variant = 0;
         x->page = rip & PAGE_MASK;
@@ -219,6 +234,8 @@ static bool accel_enter(struct icpu *c)
         x->t = NULL;
         atomic_store_explicit(&t->inside, 0, memory_order_release);
         struct tlink *link = NULL;
+        if (c->by_blocks)
+            c->instructions += instructions_done(b, x);
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
@@ -250,6 +267,10 @@ static bool accel_enter(struct icpu *c)
             result = true;
             goto out;
         }
+        if (c->by_blocks && !(x->reason == LEAVE_UNGROUPED && c->instructions == before)) {
+            result = true;
+            goto out;
+        }
         unsigned dropped = t->drops;
         b = find(t, rip, variant);
         if (!b) {
@@ -264,6 +285,10 @@ static bool accel_enter(struct icpu *c)
         }
     }
 out:
+    if (c->by_blocks && c->instructions != before)
+        result = true; /* what is to be interpreted is the next run's */
+    else if (c->by_blocks)
+        x->flags = flags; /* page checks may have spoiled them, where they are dead */
     if (DP_UNLIKELY(unmasked)) {
         c->s.mxcsr = sse_host_mxcsr();
         sse_host_set_mxcsr(c->s.mxcsr | MXCSR_MASKS);

@@ -32,6 +32,7 @@ struct slow { /* a way to the slow path, written behind the block */
 struct out { /* a way out of the block */
     uint8_t *patch;     /* 32-bit displacement that leads here */
     int64_t target;     /* page offset; outside the page: by the jump cache */
+    unsigned done;      /* instructions up to and with this branch */
 };
 
 struct writer {
@@ -242,7 +243,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 /* ---- leaving the block ---- */
 
 /* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. */
-static void jump_cached(struct writer *w, unsigned page_offset, int32_t adjust)
+static void jump_cached(struct writer *w, unsigned page_offset, unsigned done, int32_t adjust)
 {
     struct emitter *e = &w->e;
     struct mem mask = constant(w, 1), page = CTX(page);
@@ -254,7 +255,7 @@ static void jump_cached(struct writer *w, unsigned page_offset, int32_t adjust)
     emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
     emit8(e, 0xe3), emit8(e, 0);
     uint8_t *hit = e->w;
-    set32(e, CTX(site), page_offset);
+    set32(e, CTX(site), page_offset | done << SITE_DONE_SHIFT);
     set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
     hit[-1] = (uint8_t)(e->w - hit);
@@ -274,7 +275,7 @@ static void r14_from_page(struct writer *w, int64_t offset)
         emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, offset}, true);
 }
 
-static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target}; }
+static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target, w->current + 1}; }
 
 /* To a page offset, from here, unconditionally. */
 static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
@@ -283,7 +284,7 @@ static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
         add_out(w, emit_jmp(&w->e, 0), target);
     } else {
         r14_from_page(w, target);
-        jump_cached(w, page_offset, 0);
+        jump_cached(w, page_offset, w->current + 1, 0);
     }
 }
 
@@ -529,7 +530,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
         break;
     case KIND_JMP_INDIRECT:
         indirect_target(w, n);
-        jump_cached(w, n->offset, 0);
+        jump_cached(w, n->offset, w->current + 1, 0);
         break;
     case KIND_CALL:
         target = branch_target(n);
@@ -540,18 +541,18 @@ static void instruction(struct writer *w, const struct insn_info *n)
             add_out(w, emit_jmp(e, 0), target);
         } else {
             r14_from_page(w, target);
-            jump_cached(w, n->offset, -8);
+            jump_cached(w, n->offset, w->current + 1, -8);
         }
         break;
     case KIND_CALL_INDIRECT:
         indirect_target(w, n);
         store_return(w, n);
-        jump_cached(w, n->offset, -8);
+        jump_cached(w, n->offset, w->current + 1, -8);
         break;
     case KIND_RET: {
         struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
         emit_load(e, R14, &at);
-        jump_cached(w, n->offset, 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
+        jump_cached(w, n->offset, w->current + 1, 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
         break;
     }
     default: break;
@@ -595,11 +596,11 @@ static void ways_out(struct writer *w, struct tblock *b)
         if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
             r14_from_page(w, o->target);
             w->current = w->path.count - 1;
-            jump_cached(w, SITE_NONE, 0);
+            jump_cached(w, SITE_NONE, o->done, 0);
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
-        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target};
+        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)o->done};
         emit_mov_imm64(e, RCX, (uint64_t)(uintptr_t)l);
         emit_store(e, RCX, &link);
         emit_jmp(e, w->t->stub_link);
@@ -645,7 +646,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         leave_to(w, w->path.end, SITE_NONE);
     } else if (w->path.open) {
         r14_from_page(w, w->path.end);
-        jump_cached(w, SITE_NONE, 0);
+        jump_cached(w, SITE_NONE, w->current + 1, 0);
     }
     islands(w, 127, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
