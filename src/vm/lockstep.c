@@ -258,20 +258,26 @@ static bool same_state(const struct lockstep *l)
     return true;
 }
 
-/* Which arithmetic flags the instructions of this step leave undefined: they ran one after the other. */
+/* Where the code of a block goes on after an instruction: direct jumps are followed, conditional ones were not taken. */
+static uint64_t after(const struct x86_insn *i, uint64_t rip)
+{
+    rip += i->length;
+    return i->op == X86_OP_JMP && i->operand[0].kind == X86_REL ? rip + i->imm : rip;
+}
+
+/* Which arithmetic flags the instructions of this step leave undefined: they are one block. */
 static uint64_t undefined_flags(struct lockstep *l)
 {
     uint64_t undefined = 0, rip = l->start.r[X86_RIP];
     for (uint64_t n = l->m[0].counters.instructions - l->before; n; n--) {
         struct x86_insn i;
         uint8_t bytes[15];
-        int length = decode_at(l, &l->start, rip, &i, bytes);
-        if (length <= 0)
+        if (decode_at(l, &l->start, rip, &i, bytes) <= 0)
             break;
         if (!(i.row->flags & (X86_F_KEEPS | X86_F_REPCC)))
             undefined &= ~(uint64_t)i.row->flags_written;
         undefined |= i.row->flags_undefined;
-        rip += (unsigned)length;
+        rip = after(&i, rip);
     }
     return undefined & X86_ARITH;
 }
@@ -284,17 +290,14 @@ static uint64_t dead_flags(struct lockstep *l, uint64_t flags)
     for (unsigned n = 0; n < LOOK_AHEAD && (flags & ~dead); n++) {
         struct x86_insn i;
         uint8_t bytes[15];
-        int length = decode_at(l, s, rip, &i, bytes);
-        if (length <= 0)
+        if (decode_at(l, s, rip, &i, bytes) <= 0)
             break;
         flags &= ~(i.row->flags_read & ~dead);
         if (!(i.row->flags & (X86_F_KEEPS | X86_F_REPCC)))
             dead |= flags & (i.row->flags_written | i.row->flags_undefined);
-        rip += (unsigned)length;
-        if (i.op == X86_OP_JMP && i.operand[0].kind == X86_REL)
-            rip += i.imm;
-        else if (i.row->flags & X86_F_BRANCH)
+        if (i.row->flags & X86_F_BRANCH && after(&i, rip) == rip + i.length)
             break;
+        rip = after(&i, rip);
     }
     return dead;
 }

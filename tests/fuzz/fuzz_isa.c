@@ -88,10 +88,12 @@ static void settle(struct x86_state *s, unsigned mode)
     if (mode < 2) { /* real */
         s->cr0 &= ~(uint64_t)(X86_CR0_PG | X86_CR0_PE);
         s->efer &= ~(uint64_t)X86_EFER_LMA;
+        s->cr4 &= ~(uint64_t)X86_CR4_PCIDE;
         s->rflags &= ~(uint64_t)X86_VM;
     } else if (mode < 6) {
         s->cr0 |= X86_CR0_PE;
         s->efer &= ~(uint64_t)(X86_EFER_LMA | X86_EFER_LME);
+        s->cr4 &= ~(uint64_t)X86_CR4_PCIDE;
         if (mode >= 4)
             s->rflags |= X86_VM;
         else
@@ -119,8 +121,8 @@ static void operate(struct vm *vm, struct input *in)
 
     if (size == 8 && !x86_code64(&vm->s))
         size = 4;
-    op %= 24;
-    if ((op == 3 || op == 4 || (op >= 20 && op <= 22)) && x86_cpl(&vm->s) != 0) /* engines check that before */
+    op %= 26;
+    if ((op == 3 || op == 4 || (op >= 20 && op <= 22) || op >= 24) && x86_cpl(&vm->s) != 0) /* engines check that before */
         return;
     if (op == 19 && !x86_protected(&vm->s)) /* no way there from real mode */
         return;
@@ -152,6 +154,14 @@ static void operate(struct vm *vm, struct input *in)
         (void)(a & 0x4000 ? x86_wrmsr(c, w, b) : x86_rdmsr(c, w, &v));
         break;
     case 23: x86_cpuid(&vm->m, &vm->s, (unsigned)a, (uint32_t)b, (uint32_t)(b >> 32), out); break;
+    case 24: (void)x86_xsetbv(c, a & 1, b); break;
+    case 25: {
+        uint8_t descriptor[16];
+        dp_st64(descriptor, a >> 4);
+        dp_st64(descriptor + 8, b);
+        (void)x86_invpcid(c, a & 7, descriptor);
+        break;
+    }
     }
 }
 
@@ -164,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct dp_random rnd;
     struct dp_error e;
 
-    if (!vm || x86_cpuid_model(mode & 1 ? "x86-64-v1" : "x86-64-v2", &vm->m, &e) < 0)
+    if (!vm || x86_cpuid_model(mode & 1 ? "x86-64-v1" : mode & 2 ? "x86-64-v3" : "x86-64-v2", &vm->m, &e) < 0)
         abort();
     vm->c = (struct x86_ctx){.s = &vm->s, .model = &vm->m, .read = do_read, .write = do_write, .probe_write = do_probe, .phys_load = do_load,
                              .phys_compare_exchange = do_exchange, .opaque = vm};

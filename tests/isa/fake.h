@@ -19,6 +19,9 @@ struct fake {
     bool paging, no_exchange;
     uint64_t bad;
     unsigned flushes, flushes_global, exchanges;
+    enum x86_flush flush_kind; /* the last one */
+    uint64_t flush_linear;
+    unsigned flush_pcid;
     void (*before_exchange)(struct fake *f, uint64_t phys); /* another processor getting in between */
     uint8_t ram[FAKE_RAM];
 };
@@ -89,12 +92,14 @@ static bool fake_exchange(struct x86_ctx *c, uint64_t phys, uint64_t old, uint64
     memcpy(f->ram + phys, &new_, size);
     return true;
 }
-static void fake_flush(struct x86_ctx *c, uint64_t linear, bool keep_global)
+static void fake_flush(struct x86_ctx *c, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     struct fake *f = c->opaque;
     f->flushes++;
-    f->flushes_global += !keep_global;
-    (void)linear;
+    f->flushes_global += kind == X86_FLUSH_ALL;
+    f->flush_kind = kind;
+    f->flush_linear = linear;
+    f->flush_pcid = pcid;
 }
 
 static inline struct fake *fake_new(void)

@@ -314,11 +314,68 @@ static void test_state_table_is_complete(void **state)
     }
 }
 
+static void test_pcid(void **state)
+{
+    struct fake *f = fake_long(0);
+    struct dp_error e;
+    const uint64_t pcide = X86_CR4_PAE | X86_CR4_PCIDE;
+
+    assert_fault(f, CR(4, pcide), X86_GP, 0); /* v2 has none */
+    assert_ok(x86_cpuid_model("x86-64-v3", &f->m, &e), e);
+    f->s.cr3 = 0x5018;
+    assert_fault(f, CR(4, pcide), X86_GP, 0); /* CR3[11:0] must be 0 */
+    f->s.cr3 = 0x5000;
+    f->s.efer &= ~(uint64_t)X86_EFER_LMA;
+    assert_fault(f, CR(4, pcide), X86_GP, 0); /* long mode only */
+    f->s.efer |= X86_EFER_LMA;
+    assert_int_equal(CR(4, pcide), 0);
+    assert_fault(f, CR(0, f->s.cr0 & ~(uint64_t)X86_CR0_PG), X86_GP, 0);
+
+    assert_int_equal(CR(3, 0x7123), 0);
+    assert_true(f->s.cr3 == 0x7123 && f->flush_kind == X86_FLUSH_PCID && f->flush_pcid == 0x123 && x86_pcid(&f->s) == 0x123);
+    assert_int_equal(CR(3, 1ull << 63 | 0x8456), 0);
+    assert_true(f->s.cr3 == 0x8456 && f->flush_kind == X86_FLUSH_SWITCH && f->flush_pcid == 0x456);
+    assert_fault(f, CR(3, 1ull << 62), X86_GP, 0);
+    assert_int_equal(CR(4, X86_CR4_PAE), 0);
+    assert_int_equal(f->flush_kind, X86_FLUSH_ALL);
+    assert_int_equal(x86_pcid(&f->s), 0);
+    assert_fault(f, CR(3, 1ull << 63 | 0x8000), X86_GP, 0);
+    free(f);
+}
+
+static void test_invpcid(void **state)
+{
+    struct fake *f = fake_long(0);
+    uint8_t d[16] = {0};
+
+    assert_fault(f, x86_invpcid(&f->c, 4, d), X86_GP, 0);
+    assert_int_equal(x86_invpcid(&f->c, 3, d), 0);
+    assert_int_equal(f->flush_kind, X86_FLUSH_PCIDS);
+    assert_int_equal(x86_invpcid(&f->c, 2, d), 0);
+    assert_int_equal(f->flush_kind, X86_FLUSH_ALL);
+    dp_st64(d, 1 << 12); /* bits 63:12 are reserved */
+    for (unsigned type = 0; type < 4; type++)
+        assert_fault(f, x86_invpcid(&f->c, type, d), X86_GP, 0);
+    dp_st64(d, 5);
+    assert_fault(f, x86_invpcid(&f->c, 0, d), X86_GP, 0); /* without CR4.PCIDE there is only PCID 0 */
+    assert_fault(f, x86_invpcid(&f->c, 1, d), X86_GP, 0);
+    f->s.cr4 |= X86_CR4_PCIDE;
+    assert_int_equal(x86_invpcid(&f->c, 1, d), 0);
+    assert_true(f->flush_kind == X86_FLUSH_PCID && f->flush_pcid == 5);
+    dp_st64(d + 8, 0x7fff12345678);
+    assert_int_equal(x86_invpcid(&f->c, 0, d), 0);
+    assert_true(f->flush_kind == X86_FLUSH_PAGE_PCID && f->flush_pcid == 5 && f->flush_linear == 0x7fff12345678);
+    dp_st64(d + 8, 1ull << 47);
+    assert_fault(f, x86_invpcid(&f->c, 0, d), X86_GP, 0);
+    assert_int_equal(x86_invpcid(&f->c, 1, d), 0); /* other types do not look at the address */
+    free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cr0), cmocka_unit_test(test_cr3_cr4_cr8), cmocka_unit_test(test_debug_registers), cmocka_unit_test(test_xsetbv),
-        cmocka_unit_test(test_efer), cmocka_unit_test(test_plain_msrs), cmocka_unit_test(test_unknown_msrs), cmocka_unit_test(test_reset),
+        cmocka_unit_test(test_pcid), cmocka_unit_test(test_invpcid), cmocka_unit_test(test_efer), cmocka_unit_test(test_plain_msrs), cmocka_unit_test(test_unknown_msrs), cmocka_unit_test(test_reset),
         cmocka_unit_test(test_state_table), cmocka_unit_test(test_state_table_is_complete),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

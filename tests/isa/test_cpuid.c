@@ -74,6 +74,45 @@ static void test_features(void **state)
     free(f);
 }
 
+static void test_v3(void **state)
+{
+    struct fake *f = fake_new();
+    struct dp_error e;
+    uint64_t host[2] = {~0ull, ~0ull}, own[2];
+
+    assert_ok(x86_cpuid_model("x86-64-v3", &f->m, &e), e);
+    assert_int_equal(ask(f, 0, 1, 0).c & (1u << 1 | 1 << 12 | 1 << 17 | 1 << 25 | 1 << 28 | 1 << 29), 1u << 1 | 1 << 12 | 1 << 17 | 1 << 25 | 1 << 28 | 1 << 29);
+    struct leaf l = ask(f, 0, 7, 0); /* BMI1 AVX2 BMI2 INVPCID ADX SHA; nothing of AVX-512 */
+    assert_int_equal(l.b, 1 << 0 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 29);
+    assert_int_equal(ask(f, 0, 0x80000001, 0).c, 1 | 1 << 5);
+    l = ask(f, 0, 0xd, 0);
+    assert_true(l.a == 7 && l.b == 576 && l.c == 832 && l.d == 0);
+    f->s.xcr0 = 7;
+    assert_int_equal(ask(f, 0, 0xd, 0).b, 832);
+    l = ask(f, 0, 0xd, 1);
+    assert_true(l.a == 7 && l.b == 832 && l.c == 0);
+    l = ask(f, 0, 0xd, 2);
+    assert_true(l.a == 256 && l.b == 576 && l.c == 0);
+    l = ask(f, 0, 0xd, 3);
+    assert_true(!l.a && !l.b && !l.c && !l.d);
+
+    /* A host that lacks something: refused, with the name, if it belongs to the level; left out if it is extra. */
+    assert_ok(x86_cpuid_fit(&f->m, host, &e), e);
+    assert_true(x86_has(&f->m, X86_FEATURE_SHA));
+    host[X86_FEATURE_SHA / 64] &= ~(1ull << X86_FEATURE_SHA % 64);
+    assert_ok(x86_cpuid_fit(&f->m, host, &e), e);
+    assert_false(x86_has(&f->m, X86_FEATURE_SHA));
+    host[X86_FEATURE_AVX2 / 64] &= ~(1ull << X86_FEATURE_AVX2 % 64);
+    assert_int_equal(x86_cpuid_fit(&f->m, host, &e), -ENOTSUP);
+    assert_non_null(strstr(e.text, "AVX2"));
+    assert_non_null(strstr(e.text, "x86-64-v2"));
+    assert_ok(x86_cpuid_model("x86-64-v2", &f->m, &e), e);
+    assert_ok(x86_cpuid_fit(&f->m, host, &e), e);
+    x86_cpuid_host(own);
+    assert_true(own[0] >> X86_FEATURE_SSE2 & 1); /* we run here */
+    free(f);
+}
+
 static void test_topology(void **state)
 {
     struct fake *f = fake_new();
@@ -160,7 +199,7 @@ static void test_hypervisor(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_identity), cmocka_unit_test(test_features), cmocka_unit_test(test_topology), cmocka_unit_test(test_timing),
+        cmocka_unit_test(test_identity), cmocka_unit_test(test_features), cmocka_unit_test(test_v3), cmocka_unit_test(test_topology), cmocka_unit_test(test_timing),
         cmocka_unit_test(test_hypervisor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

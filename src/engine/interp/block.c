@@ -135,8 +135,9 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
         o->fn = interp_op_nm;
         return;
     }
-    if ((f & X86_F_SSE) && (c->mode & (IMODE_SSE_UD | IMODE_SSE_NM))) {
-        o->fn = c->mode & IMODE_SSE_UD ? interp_op_ud : interp_op_nm;
+    uint32_t unusable = f & X86_F_VEX ? IMODE_AVX_UD : IMODE_SSE_UD;
+    if ((f & X86_F_SSE) && (c->mode & (unusable | IMODE_SSE_NM))) {
+        o->fn = c->mode & unusable ? interp_op_ud : interp_op_nm;
         return;
     }
     if ((f & X86_F_MMX) && (c->mode & (IMODE_MMX_UD | IMODE_SSE_NM))) {

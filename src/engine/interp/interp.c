@@ -87,6 +87,8 @@ void interp_update_mode(struct icpu *c)
         m |= IMODE_UMIP;
     if (s->cr4 & X86_CR4_OSXSAVE)
         m |= IMODE_OSXSAVE;
+    if (!(s->cr4 & X86_CR4_OSXSAVE) || (s->xcr0 & (X86_XSTATE_SSE | X86_XSTATE_AVX)) != (X86_XSTATE_SSE | X86_XSTATE_AVX))
+        m |= IMODE_AVX_UD;
     if (s->cr4 & X86_CR4_FSGSBASE)
         m |= IMODE_FSGSBASE;
     if (s->cr4 & X86_CR4_TSD)
@@ -157,7 +159,7 @@ static void do_init(struct icpu *c)
     c->pending_db = 0;
     c->link_from = NULL;
     interp_fpu_load(c);
-    interp_flush_tlb(c);
+    interp_flush_all(c);
     interp_sync_in(c);
 }
 
@@ -166,7 +168,7 @@ static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
     if (why & IATT_MAP) {
-        interp_flush_tlb(c);
+        interp_flush_all(c);
         interp_cache_empty(c);
     }
     if (why & IATT_KICK) {
@@ -194,7 +196,7 @@ static void take_events(struct icpu *c)
         atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SIPI));
         if (c->s.run_state == X86_WAIT_SIPI) {
             x86_state_start_ap(&c->s, (uint8_t)atomic_load(&c->sipi_vector));
-            interp_flush_tlb(c);
+            interp_flush_all(c);
             interp_sync_in(c);
         }
     }
@@ -485,7 +487,7 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
     atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI);
     c->block = NULL;
     c->link_from = NULL;
-    interp_flush_tlb(c);
+    interp_flush_all(c);
     interp_sync_in(c);
 }
 

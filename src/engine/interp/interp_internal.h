@@ -31,6 +31,7 @@
 
 #include "engine/engine.h"
 #include "isa/x86/insn.h"
+#include "isa/x86/x86.h"
 
 #define ITLB_BITS 10
 #define ITLB_SIZE (1u << ITLB_BITS)
@@ -96,15 +97,15 @@ enum {
     IMODE_ONE = 1 << 15,        /* blocks of one instruction: TF, interrupt shadows */
     IMODE_UMIP = 1 << 16, IMODE_OSXSAVE = 1 << 17, IMODE_FSGSBASE = 1 << 18, IMODE_TSD = 1 << 19, IMODE_PCE = 1 << 20,
     IMODE_CR0_NE = 1 << 21,
+    IMODE_AVX_UD = 1 << 22,     /* not CR4.OSXSAVE, or XCR0 without SSE or AVX */
 };
 
 /* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
 struct interp_accel {
     /* Runs as far as it can from r[RIP] on (by_blocks: one block at most). False: the interpreter is to run a block there. */
     bool (*enter)(struct icpu *c);
-    /* Translations are void: all (or all that are not global), those of the page, of whatever size, that an address is in. */
-    void (*flush)(struct icpu *c, bool keep_global);
-    void (*flush_page)(struct icpu *c, uint64_t linear);
+    /* Told of every flush, after the state changed. */
+    void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
     /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
     void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
 };
@@ -363,10 +364,11 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 }
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
-void interp_flush_tlb(struct icpu *c);
+/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then accel->flush. */
+void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+static inline void interp_flush_all(struct icpu *c) { interp_flush(c, X86_FLUSH_ALL, 0, 0); }
 /* Jump cache entries are void. */
 void interp_new_epoch(struct icpu *c);
-void interp_flush_page(struct icpu *c, uint64_t linear);
 
 /* Translates as an access of the running code would and fills the TLB (and calls accel->filled). False: a fault, in c->ctx.fault, or no plain RAM. */
 bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access);

@@ -42,13 +42,6 @@ static void flush_tlb(struct icpu *c)
     interp_new_epoch(c);
 }
 
-void interp_flush_tlb(struct icpu *c)
-{
-    if (c->accel)
-        c->accel->flush(c, false);
-    flush_tlb(c);
-}
-
 static void clear_entry(struct icpu *c, unsigned n)
 {
     c->tlb_all[n].read_tag = c->tlb_all[n].fetch_tag = 0;
@@ -64,10 +57,8 @@ void interp_forget_page(struct icpu *c, uint64_t linear)
 }
 
 /* Entries are of 4 KiB; those that came from a large page go when any address of the page is flushed. */
-void interp_flush_page(struct icpu *c, uint64_t linear)
+static void flush_page(struct icpu *c, uint64_t linear)
 {
-    if (c->accel)
-        c->accel->flush_page(c, linear);
     for (unsigned kind = 0; kind < ITLB_KINDS; kind++)
         clear_entry(c, kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1)));
     static const uint64_t sizes[] = { 1ull << 21, 1ull << 22, 1ull << 30 };
@@ -80,6 +71,27 @@ void interp_flush_page(struct icpu *c, uint64_t linear)
                 clear_entry(c, i);
     }
     interp_new_epoch(c);
+}
+
+void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid)
+{
+    switch (kind) {
+    case X86_FLUSH_PAGE_PCID: /* of another PCID there is nothing here: every change of CR3 empties the TLB */
+        if (pcid == x86_pcid(&c->s))
+            flush_page(c, linear);
+        break;
+    case X86_FLUSH_PAGE:
+        flush_page(c, linear);
+        break;
+    case X86_FLUSH_PCID:
+        if (pcid == x86_pcid(&c->s))
+            flush_tlb(c);
+        break;
+    default:
+        flush_tlb(c);
+    }
+    if (c->accel)
+        c->accel->flush(c, kind, linear, pcid);
 }
 
 void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page)
@@ -235,7 +247,7 @@ static bool local_apic(struct icpu *c, uint64_t phys)
 static void own_map_change(struct icpu *c)
 {
     if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP))
-        interp_flush_tlb(c);
+        interp_flush_all(c);
 }
 static uint64_t bus_load(struct icpu *c, uint64_t phys, unsigned size)
 {
@@ -655,17 +667,7 @@ static bool ctx_phys_compare_exchange(struct x86_ctx *x, uint64_t phys, uint64_t
     return done;
 }
 
-static void ctx_flush(struct x86_ctx *x, uint64_t linear, bool keep_global)
-{
-    struct icpu *c = x->opaque;
-    if (linear == ~0ull) { /* here global entries go too: one generation is for all */
-        if (c->accel)
-            c->accel->flush(c, keep_global);
-        flush_tlb(c);
-    } else {
-        interp_flush_page(c, linear);
-    }
-}
+static void ctx_flush(struct x86_ctx *x, enum x86_flush kind, uint64_t linear, unsigned pcid) { interp_flush(x->opaque, kind, linear, pcid); }
 
 void interp_ctx_init(struct icpu *c)
 {

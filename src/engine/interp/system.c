@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "engine/interp/interp_internal.h"
+#include "isa/x86/xsave.h"
 
 #define INSN (o->insn)
 /* Continue at the next instruction through the run loop. */
@@ -440,7 +441,20 @@ static void MOV_DR(struct icpu *c, const struct iop *o)
 static void INVLPG(struct icpu *c, const struct iop *o)
 {
     uint64_t linear = interp_ea(c, o) + c->segbase[o->seg];
-    interp_flush_page(c, (c->mode & IMODE_CODE) == X86_MODE64 ? linear : linear & 0xffffffffull);
+    interp_flush(c, X86_FLUSH_PAGE, (c->mode & IMODE_CODE) == X86_MODE64 ? linear : linear & 0xffffffffull, x86_pcid(&c->s));
+    LEAVE(c, o);
+}
+
+static __attribute__((noinline)) void invpcid(struct icpu *c, const struct iop *o)
+{
+    uint8_t descriptor[16];
+    interp_load_bytes(c, o, interp_linear(c, o, 16, false), descriptor, 16);
+    const struct x86_operand *type = &INSN->operand[0];
+    check(c, o, x86_invpcid(&c->ctx, read_gpr(c, type->reg, type->size), descriptor));
+}
+static void INVPCID(struct icpu *c, const struct iop *o)
+{
+    invpcid(c, o);
     LEAVE(c, o);
 }
 
@@ -486,7 +500,7 @@ static void WRMSR(struct icpu *c, const struct iop *o)
             interp_fault_code(c, o, X86_GP, 0);
         if (msr == MSR_APIC_BASE) {
             c->s.apic_base = v;
-            interp_flush_tlb(c); /* the page of the local APIC moved */
+            interp_flush_all(c); /* the page of the local APIC moved */
         }
     } else if (pv_msr(c, msr)) {
         if (!c->bus.pv_msr_write(c->bus.pv, c->index, msr, v))
@@ -530,9 +544,10 @@ static void XGETBV(struct icpu *c, const struct iop *o)
         interp_fault(c, o, X86_UD);
     if (index > 1 || (index == 1 && !x86_has(c->vm->model, X86_FEATURE_XGETBV1)))
         interp_fault_code(c, o, X86_GP, 0);
-    /* Index 1: the states in use; all of them may be. */
-    c->s.r[X86_RAX] = (uint32_t)c->s.xcr0;
-    c->s.r[X86_RDX] = c->s.xcr0 >> 32;
+    /* Index 1: of the states enabled those in use. */
+    uint64_t v = index ? c->s.xcr0 & x86_xsave_in_use(&c->s) : c->s.xcr0;
+    c->s.r[X86_RAX] = (uint32_t)v;
+    c->s.r[X86_RDX] = v >> 32;
     INTERP_NEXT(c, o);
 }
 static void XSETBV(struct icpu *c, const struct iop *o)
@@ -542,6 +557,7 @@ static void XSETBV(struct icpu *c, const struct iop *o)
     if (interp_cpl(c))
         interp_fault_code(c, o, X86_GP, 0);
     check(c, o, x86_xsetbv(&c->ctx, (uint32_t)c->s.r[X86_RCX], c->s.r[X86_RDX] << 32 | (uint32_t)c->s.r[X86_RAX]));
+    interp_update_mode(c);
     LEAVE(c, o);
 }
 APART(RDRAND) /* RDSEED too */
@@ -637,6 +653,7 @@ bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o
     case X86_OP_MOV_CR: o->fn = MOV_CR; return true;
     case X86_OP_MOV_DR: o->fn = MOV_DR; return true;
     case X86_OP_INVLPG: o->fn = INVLPG; return true;
+    case X86_OP_INVPCID: o->fn = INVPCID; return true;
     case X86_OP_INVD:
     case X86_OP_WBINVD: o->fn = WBINVD; return true;
     case X86_OP_RDMSR: o->fn = RDMSR; return true;

@@ -70,8 +70,7 @@ void cache_empty(struct tcpu *t)
     t->blocks = 0;
     t->drops++;
     t->used = t->first;
-    for (unsigned k = 0; k < ITLB_EMPTY; k++)
-        space_flush_jumps(&t->table[k]);
+    space_forget_jumps(t);
     t->c->counters.code_invalidations++;
 }
 

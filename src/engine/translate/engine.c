@@ -19,7 +19,7 @@
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
-#define WARM 0 /* times a place is interpreted before it is translated */
+#define WARM 2 /* times a place is interpreted before it is translated */
 
 /* ---- wishes of other threads ---- */
 
@@ -107,8 +107,7 @@ static void on_changed(void *opaque, struct dp_space *s)
 
 /* ---- the interpreter's calls ---- */
 
-static void accel_flush(struct icpu *c, bool keep_global) { space_flush(c->accel_data, keep_global); }
-static void accel_flush_page(struct icpu *c, uint64_t linear) { space_flush_page(c->accel_data, linear); }
+static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
     space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
@@ -129,10 +128,10 @@ uint32_t translate_slow(struct tctx *x)
         x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
         return 1;
     }
-    const struct ttable *b = &t->table[(unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE];
+    const struct ttable *b = space_table(t, (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE);
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
-        c->counters.tlb_misses++;
+        c->counters.table_misses++;
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
             x->reason = LEAVE_INTERPRET;
             return 1;
@@ -197,7 +196,10 @@ static bool accel_enter(struct icpu *c)
         return false;
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
+    struct ttable *table = space_table(t, kind);
     uint64_t rip = c->s.r[X86_RIP];
+    if (DP_UNLIKELY(!table))
+        return false;
     struct tblock *b = find(t, rip, 0);
     if (!b)
         return false;
@@ -212,7 +214,7 @@ static bool accel_enter(struct icpu *c)
     x->segbase[0] = c->segbase[X86_FS];
     x->segbase[1] = c->segbase[X86_GS];
     x->df = c->s.rflags >> 10 & 1;
-    set_gs(x, t->table[kind].base);
+    set_gs(x, table->base);
     bool unmasked = c->xm_unmasked;
     if (DP_UNLIKELY(unmasked)) {
         interp_fpu_save(c);
@@ -239,9 +241,11 @@ static bool accel_enter(struct icpu *c)
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
+            c->counters.links++;
             rip = x->page + link->target;
             break;
         case LEAVE_LOOKUP:
+            c->counters.lookups++;
             rip = x->rip;
             if (DP_UNLIKELY(!canonical(rip))) {
                 rip = x->page + (x->site & 0xfff);
@@ -255,10 +259,12 @@ static bool accel_enter(struct icpu *c)
             variant = MODE_UNGROUPED;
             break;
         case LEAVE_KICK:
+            c->counters.exits_kick++;
             rip = x->rip;
             result = true;
             goto out;
         default:
+            c->counters.exits_helper++;
             rip = x->rip;
             result = false;
             goto out;
@@ -281,7 +287,7 @@ static bool accel_enter(struct icpu *c)
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
         } else if (!variant) {
-            space_set_jump(t, kind, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0);
+            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0);
         }
     }
 out:
@@ -302,7 +308,7 @@ out:
     return result;
 }
 
-static const struct interp_accel accel = {accel_enter, accel_flush, accel_flush_page, accel_filled};
+static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled};
 
 /* ---- the engine ---- */
 
@@ -397,6 +403,7 @@ static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const s
 
 static void translate_cpu_fini(struct dp_cpu *cpu)
 {
+    if (getenv("DPSTAT")) { struct dp_engine_counters k = cpu->c.counters; k.instructions = cpu->c.instructions; for (unsigned i = 0; i < DP_ENGINE_COUNTER_COUNT; i++) fprintf(stderr, "%s %llu\n", dp_engine_counter_list[i].name, (unsigned long long)dp_engine_counter_value(&k, i)); }
     struct tcpu *t = cpu->c.accel_data;
     if (t) {
         t->v->cpu[cpu->c.index] = NULL;

@@ -68,6 +68,8 @@ static void handler(int number, siginfo_t *info, void *context)
 {
     struct tctx *x = &translate_ctx;
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+    if (x->t)
+        x->t->c->counters.signals++;
     if (number == signals_kick_number()) {
         if (x->t)
             kick(x, r);
@@ -83,6 +85,7 @@ static void handler(int number, siginfo_t *info, void *context)
         bool at_start;
         const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)x->t->rx - b->code, &at_start);
         x->fault_address = (uint64_t)(uintptr_t)info->si_addr;
+        x->t->c->counters.write_faults++;
         leave_at(x, r, n->guest, LEAVE_INTERPRET);
         return;
     }

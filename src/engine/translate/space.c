@@ -11,29 +11,51 @@
 
 #include "engine/translate/translate_internal.h"
 
+static bool make_table(struct ttable *b)
+{
+    uint8_t *p = mmap(NULL, JUMP_BYTES + TABLE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    b->log = malloc(TABLE_LOG * sizeof(*b->log));
+    b->jump_log = malloc(JUMP_LOG * sizeof(*b->jump_log));
+    if (p == MAP_FAILED || !b->log || !b->jump_log) {
+        if (p != MAP_FAILED)
+            munmap(p, JUMP_BYTES + TABLE_BYTES);
+        free(b->log);
+        free(b->jump_log);
+        *b = (struct ttable){0};
+        return false;
+    }
+    madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_NOHUGEPAGE); /* sparse */
+    madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTDUMP);
+    b->base = p + JUMP_BYTES;
+    space_flush_jumps(b);
+    return true;
+}
+
+struct ttable *space_table(struct tcpu *t, unsigned kind)
+{
+    struct ttable *b = &t->current->table[kind];
+    return b->base || make_table(b) ? b : NULL;
+}
+
+/* At least the tables of one space must be there, others come when they are wanted. */
 int space_init(struct tcpu *t, struct dp_error *e)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        struct ttable *b = &t->table[k];
-        uint8_t *p = mmap(NULL, JUMP_BYTES + TABLE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        b->log = malloc(TABLE_LOG * sizeof(*b->log));
-        b->jump_log = malloc(JUMP_LOG * sizeof(*b->jump_log));
-        if (p == MAP_FAILED || !b->log || !b->jump_log)
-            return dp_error_set(e, -ENOMEM, "no address space for a processor's shadow page tables (see ulimit -v and vm.overcommit_memory)");
-        madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_NOHUGEPAGE); /* sparse */
-        madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTDUMP);
-        b->base = p + JUMP_BYTES;
-        space_flush_jumps(b);
-    }
+    t->current = &t->space[0];
+    t->current->valid = true;
+    if (!space_table(t, ITLB_USER) || !space_table(t, ITLB_SUPER))
+        return dp_error_set(e, -ENOMEM, "no address space for a processor's shadow page tables (see ulimit -v and vm.overcommit_memory)");
     return 0;
 }
 
+#define FOR_TABLES(t, b) \
+    for (struct tspace *s_ = (t)->space; s_ < (t)->space + SPACES; s_++) \
+        for (struct ttable *b = s_->table; b < s_->table + ITLB_EMPTY; b++) \
+            if (b->base)
+
 void space_fini(struct tcpu *t)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        struct ttable *b = &t->table[k];
-        if (b->base)
-            munmap(b->base - JUMP_BYTES, JUMP_BYTES + TABLE_BYTES);
+    FOR_TABLES(t, b) {
+        munmap(b->base - JUMP_BYTES, JUMP_BYTES + TABLE_BYTES);
         free(b->log);
         free(b->jump_log);
     }
@@ -63,9 +85,8 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-void space_set_jump(struct tcpu *t, unsigned kind, uint64_t rip, uint64_t code, bool crosses)
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses)
 {
-    struct ttable *b = &t->table[kind];
     unsigned i = jump_index(rip);
     if (b->jumps == JUMP_LOG)
         b->jump_overflow = true;
@@ -93,12 +114,40 @@ static void flush_table(struct ttable *b, bool keep_global)
     b->overflow = false;
 }
 
-void space_flush(struct tcpu *t, bool keep_global)
+static void flush_space(struct tspace *s, bool keep_global)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        flush_table(&t->table[k], keep_global);
-        space_flush_jumps(&t->table[k]);
+    for (unsigned k = 0; k < ITLB_EMPTY; k++)
+        if (s->table[k].base) {
+            flush_table(&s->table[k], keep_global);
+            space_flush_jumps(&s->table[k]);
+        }
+}
+
+void space_forget_jumps(struct tcpu *t)
+{
+    FOR_TABLES(t, b)
+        space_flush_jumps(b);
+}
+
+/* The space of a PCID becomes the current one; a new one is empty but for global entries, which hold in all. */
+static void switch_space(struct tcpu *t, unsigned pcid)
+{
+    struct tspace *oldest = &t->space[0];
+    for (unsigned i = 0; i < SPACES; i++) {
+        struct tspace *s = &t->space[i];
+        if (s->valid && s->pcid == pcid) {
+            t->current = s;
+            s->used = ++t->switches;
+            return;
+        }
+        if (!s->valid || (oldest->valid && s->used < oldest->used))
+            oldest = s;
     }
+    flush_space(oldest, true);
+    oldest->valid = true;
+    oldest->pcid = pcid;
+    oldest->used = ++t->switches;
+    t->current = oldest;
 }
 
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 52); }
@@ -114,29 +163,48 @@ static void flush_large(struct ttable *b, uint64_t linear)
     }
 }
 
-void space_flush_page(struct tcpu *t, uint64_t linear)
+static void flush_page(struct ttable *b, uint64_t linear)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        struct ttable *b = &t->table[k];
-        unsigned h = page_hash(linear);
-        *space_entry(b, linear) = 0;
-        flush_large(b, linear);
-        if (b->jump_pages[h / 64] >> (h % 64) & 1)
-            space_flush_jumps(b);
+    unsigned h = page_hash(linear);
+    *space_entry(b, linear) = 0;
+    flush_large(b, linear);
+    if (b->jump_pages[h / 64] >> (h % 64) & 1)
+        space_flush_jumps(b);
+}
+
+void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
+{
+    t->c->counters.table_flushes++;
+    switch (kind) {
+    case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
+        for (unsigned i = 0; i < SPACES; i++)
+            flush_space(&t->space[i], kind == X86_FLUSH_PCIDS);
+        break;
+    case X86_FLUSH_PCID:
+        if (pcid == x86_pcid(&t->c->s))
+            switch_space(t, pcid);
+        for (unsigned i = 0; i < SPACES; i++)
+            if (t->space[i].valid && t->space[i].pcid == pcid)
+                flush_space(&t->space[i], true);
+        break;
+    case X86_FLUSH_SWITCH: switch_space(t, pcid); break;
+    case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: /* a little more than asked for does no harm */
+        FOR_TABLES(t, b)
+            flush_page(b, linear);
     }
 }
 
 void space_revoke_writes(struct tcpu *t)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++)
-        flush_table(&t->table[k], false);
+    FOR_TABLES(t, b)
+        flush_table(b, false);
 }
 
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size)
 {
-    struct ttable *b = &t->table[kind];
+    struct ttable *b = space_table(t, kind);
     struct talias *a = alias_of(t->v, ram);
-    if (!a)
+    if (!a || !b)
         return;
     uint64_t *entry = space_entry(b, linear);
     if (page_size > DP_PAGE_SIZE) {

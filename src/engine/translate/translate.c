@@ -670,6 +670,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     }
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(w->e.w - t->rw), (size_t)16);
     cache_add(t, b);
-    c->counters.blocks_decoded++;
+    c->counters.translated_blocks++;
+    c->counters.translated_instructions += b->count;
+    c->counters.code_bytes += b->size;
     return b;
 }

@@ -110,6 +110,10 @@ struct ttable {
     uint64_t jump_pages[64];    /* filter: pages whose code the jump cache knows */
 };
 
+/* What is cached for one PCID: a table per access kind. */
+#define SPACES 8
+struct tspace { struct ttable table[ITLB_EMPTY]; unsigned pcid; uint64_t used; bool valid; };
+
 struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
 
 struct tvm {
@@ -127,7 +131,8 @@ struct writer;
 struct tcpu {
     struct icpu *c;
     struct tvm *v;
-    struct ttable table[ITLB_EMPTY];
+    struct tspace space[SPACES], *current;
+    uint64_t switches;
     /* code cache */
     int fd;
     uint8_t *rw;                /* writable view */
@@ -160,15 +165,17 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 /* space.c */
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
-void space_flush(struct tcpu *t, bool keep_global);
-void space_flush_page(struct tcpu *t, uint64_t linear);
+void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b);
+void space_forget_jumps(struct tcpu *t); /* in all spaces */
+/* The current table of a kind, made on first use; NULL: no address space left. */
+struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
 /* crosses: the block runs into the next page. */
-void space_set_jump(struct tcpu *t, unsigned kind, uint64_t rip, uint64_t code, bool crosses);
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
 
 /* alias.c: two views of RAM */

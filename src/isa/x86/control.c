@@ -3,12 +3,14 @@
  * Model: a write is checked whole against the processor's features and the mode, then done, with what follows from it: EFER.LMA, PDPTE
  * registers of PAE paging, flushes of translations.
  * Invariants: a refused write changes nothing. Callers have checked CPL.
- * Source: Intel SDM vol. 3 2.5 (reserved bits), 4.1.2 (mode changes), 4.4.1 (PDPTEs), 4.10.4 (flushes), 17.2 (debug registers), vol. 2 XSETBV.
+ * Source: Intel SDM vol. 3 2.5 (reserved bits), 4.1.2 (mode changes), 4.4.1 (PDPTEs), 4.10 (PCIDs, flushes), 17.2 (debug registers), vol. 2 XSETBV,
+ * INVPCID.
  */
 #include "isa/x86/x86_internal.h"
 
 #define CR0_PAGING ((uint64_t)X86_CR0_PG | X86_CR0_PE | X86_CR0_WP)
 #define CR4_PAGING (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PCIDE | X86_CR4_LA57)
+#define CR3_NO_FLUSH (1ull << 63)
 #define DR6_FIXED 0xffff0ff0u
 #define DR7_FIXED 0x400u
 #define DR7_WRITABLE 0xffff23ffu
@@ -58,16 +60,21 @@ static int write_cr0(struct x86_ctx *c, uint64_t value)
     if (leave_long)
         s->efer &= ~(uint64_t)X86_EFER_LMA;
     if (changed & CR0_PAGING)
-        x86_flush(c, ~0ull, false);
+        x86_flush_all(c);
     return 0;
 }
 
 static int write_cr3(struct x86_ctx *c, uint64_t value)
 {
     struct x86_state *s = c->s;
+    bool keep = false;
 
     if (x86_long_mode(s)) {
-        if (value & ~physical_mask(c->model)) /* without PCIDs bit 63 is reserved as well */
+        if (s->cr4 & X86_CR4_PCIDE) { /* bit 63 asks for no flush, and is not stored; without PCIDs it is reserved */
+            keep = value & CR3_NO_FLUSH;
+            value &= ~CR3_NO_FLUSH;
+        }
+        if (value & ~physical_mask(c->model))
             return x86_gp(c, 0);
     } else {
         value = (uint32_t)value;
@@ -75,7 +82,7 @@ static int write_cr3(struct x86_ctx *c, uint64_t value)
             return -1;
     }
     s->cr3 = value;
-    x86_flush(c, ~0ull, true);
+    x86_flush(c, keep ? X86_FLUSH_SWITCH : X86_FLUSH_PCID, 0, x86_pcid(s));
     return 0;
 }
 
@@ -86,6 +93,7 @@ static uint64_t cr4_writable(const struct x86_cpuid_model *m)
         {X86_CR4_PAE, X86_FEATURE_PAE}, {X86_CR4_MCE, X86_FEATURE_MCE}, {X86_CR4_PGE, X86_FEATURE_PGE}, {X86_CR4_OSFXSR, X86_FEATURE_FXSR},
         {X86_CR4_OSXMMEXCPT, X86_FEATURE_SSE}, {X86_CR4_UMIP, X86_FEATURE_UMIP}, {X86_CR4_FSGSBASE, X86_FEATURE_FSGSBASE},
         {X86_CR4_OSXSAVE, X86_FEATURE_XSAVE}, {X86_CR4_SMEP, X86_FEATURE_SMEP}, {X86_CR4_SMAP, X86_FEATURE_SMAP},
+        {X86_CR4_PCIDE, X86_FEATURE_PCID},
     };
     uint64_t bits = X86_CR4_PCE; /* RDPMC is older than any CPUID bit for it */
 
@@ -102,12 +110,14 @@ static int write_cr4(struct x86_ctx *c, uint64_t value)
 
     if ((value & ~cr4_writable(c->model)) || (x86_long_mode(s) && !(value & X86_CR4_PAE)))
         return x86_gp(c, 0);
+    if ((changed & value & X86_CR4_PCIDE) && (!x86_long_mode(s) || (s->cr3 & 0xfff)))
+        return x86_gp(c, 0);
     if ((s->cr0 & X86_CR0_PG) && !x86_long_mode(s) && (value & X86_CR4_PAE) &&
         (changed & (X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PSE | X86_CR4_SMEP)) && x86_load_pdptes(c, s->cr3))
         return -1;
     s->cr4 = value;
     if (changed & CR4_PAGING)
-        x86_flush(c, ~0ull, false);
+        x86_flush_all(c);
     return 0;
 }
 
@@ -177,7 +187,7 @@ int x86_read_dr(struct x86_ctx *c, unsigned dr, uint64_t *value)
 
 int x86_xsetbv(struct x86_ctx *c, uint32_t index, uint64_t value)
 {
-    enum { X87 = 1, SSE = 2, AVX = 4 };
+    enum { X87 = X86_XSTATE_X87, SSE = X86_XSTATE_SSE, AVX = X86_XSTATE_AVX };
     uint64_t valid = X87 | SSE | (x86_has(c->model, X86_FEATURE_AVX) ? AVX : 0);
 
     if (!x86_has(c->model, X86_FEATURE_XSAVE) || !(c->s->cr4 & X86_CR4_OSXSAVE))
@@ -185,5 +195,32 @@ int x86_xsetbv(struct x86_ctx *c, uint32_t index, uint64_t value)
     if (x86_cpl(c->s) != 0 || index != 0 || !(value & X87) || (value & ~valid) || ((value & AVX) && !(value & SSE)))
         return x86_gp(c, 0);
     c->s->xcr0 = value;
+    return 0;
+}
+
+int x86_invpcid(struct x86_ctx *c, uint64_t type, const uint8_t descriptor[16])
+{
+    enum { ONE_ADDRESS, ONE_PCID, EVERYTHING, ALL_PCIDS };
+    uint64_t pcid = dp_ld64(descriptor), linear = dp_ld64(descriptor + 8);
+
+    if (type > ALL_PCIDS || pcid >> 12)
+        return x86_gp(c, 0);
+    if (type <= ONE_PCID && pcid && !(c->s->cr4 & X86_CR4_PCIDE))
+        return x86_gp(c, 0);
+    switch (type) {
+    case ONE_ADDRESS:
+        if (!x86_canonical48(linear))
+            return x86_gp(c, 0);
+        x86_flush(c, X86_FLUSH_PAGE_PCID, linear, (unsigned)pcid);
+        break;
+    case ONE_PCID:
+        x86_flush(c, X86_FLUSH_PCID, 0, (unsigned)pcid);
+        break;
+    case EVERYTHING:
+        x86_flush_all(c);
+        break;
+    default:
+        x86_flush(c, X86_FLUSH_PCIDS, 0, 0);
+    }
     return 0;
 }

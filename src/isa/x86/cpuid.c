@@ -5,9 +5,14 @@
  * Invariants: one socket, one thread per core, APIC id = CPU index: leaves 1, 4 and 0xb say the same.
  * Source: Intel SDM vol. 2 CPUID; KVM's documentation of leaves 0x40000000-1; 0x40000010 as VMware defined it.
  */
-#include "isa/x86/x86_internal.h"
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
-enum { MAX_BASIC = 0x16, CLFLUSH_LINE = 64, XSAVE_LEGACY = 512 + 64, XSAVE_AVX = 256 };
+#include "isa/x86/x86_internal.h"
+#include "isa/x86/xsave.h"
+
+enum { MAX_BASIC = 0x16, CLFLUSH_LINE = 64 };
 #define MAX_EXTENDED 0x80000008u
 #define HYPERVISOR_BASE 0x40000000u
 #define HYPERVISOR_TIMING 0x40000010u
@@ -35,12 +40,28 @@ static const uint8_t v2_features[] = { /* besides those of v1 */
     F(SSE3), F(SSSE3), F(CX16), F(SSE4_1), F(SSE4_2), F(MOVBE), F(POPCNT), F(XSAVE), F(XSAVEOPT), F(XGETBV1), F(RDRAND), F(RDSEED),
     F(FSGSBASE), F(SMEP), F(ERMS), F(SMAP), F(UMIP), F(FSRM), F(LAHF64), F(PDPE1GB), F(RDTSCP),
 };
+static const uint8_t v3_features[] = { /* besides those of v2 */
+    F(AVX), F(AVX2), F(BMI1), F(BMI2), F(F16C), F(FMA), F(LZCNT), F(AES), F(PCLMULQDQ), F(SHA), F(ADX), F(XSAVEC), F(PCID), F(INVPCID),
+};
+/* What engines let the host execute: without it there, a model that lists it cannot run. */
+static const uint8_t native_features[] = {
+    F(CMOV), F(MMX), F(SSE), F(SSE2), F(SSE3), F(SSSE3), F(SSE4_1), F(SSE4_2), F(POPCNT), F(AVX), F(AVX2), F(BMI1), F(BMI2), F(F16C), F(FMA),
+    F(LZCNT), F(AES), F(PCLMULQDQ),
+};
+/* The same, but no level of the x86-64 psABI needs it, and processors of the level without it are common: the model does without. */
+static const uint8_t optional_features[] = { F(SHA), F(ADX) };
 #undef F
 
-static const struct { const char *name; const uint8_t *features[2]; uint8_t count[2]; } models[] = {
-    {"x86-64-v2", {v1_features, v2_features}, {DP_ARRAY_LEN(v1_features), DP_ARRAY_LEN(v2_features)}},
-    {"x86-64-v1", {v1_features}, {DP_ARRAY_LEN(v1_features)}},
+#define LIST(features) {features, DP_ARRAY_LEN(features)}
+static const struct { const char *name; struct { const uint8_t *feature; uint8_t count; } list[3]; } models[] = {
+    {"x86-64-v3", {LIST(v1_features), LIST(v2_features), LIST(v3_features)}},
+    {"x86-64-v2", {LIST(v1_features), LIST(v2_features)}},
+    {"x86-64-v1", {LIST(v1_features)}},
 };
+#undef LIST
+
+static void give(uint64_t features[2], unsigned f) { features[f / 64] |= 1ull << f % 64; }
+static bool given(const uint64_t features[2], unsigned f) { return features[f / 64] >> f % 64 & 1; }
 
 int x86_cpuid_model(const char *name, struct x86_cpuid_model *m, struct dp_error *e)
 {
@@ -56,12 +77,67 @@ int x86_cpuid_model(const char *name, struct x86_cpuid_model *m, struct dp_error
         snprintf(m->name, sizeof m->name, "%s", name);
         snprintf(m->brand, sizeof m->brand, "doppel virtual CPU (%s)", name);
         m->features[0] = 1ull << X86_FEATURE_BASE;
-        for (unsigned list = 0; list < 2; list++)
-            for (unsigned f = 0; f < models[i].count[list]; f++)
-                m->features[models[i].features[list][f] / 64] |= 1ull << models[i].features[list][f] % 64;
+        for (unsigned list = 0; list < DP_ARRAY_LEN(models[i].list); list++)
+            for (unsigned f = 0; f < models[i].list[list].count; f++)
+                give(m->features, models[i].list[list].feature[f]);
         return 0;
     }
-    return dp_error_set(e, -EINVAL, "unknown CPU model \"%s\"; known are x86-64-v2 and x86-64-v1", name);
+    return dp_error_set(e, -EINVAL, "unknown CPU model \"%s\"; known are x86-64-v3, x86-64-v2 and x86-64-v1", name);
+}
+
+/* ---- the host ---- */
+
+/* Features that need YMM registers from the operating system. */
+static bool needs_ymm(unsigned f)
+{
+    return f == X86_FEATURE_AVX || f == X86_FEATURE_AVX2 || f == X86_FEATURE_FMA || f == X86_FEATURE_F16C;
+}
+
+void x86_cpuid_host(uint64_t features[2])
+{
+    features[0] = 1ull << X86_FEATURE_BASE;
+    features[1] = 0;
+#ifdef __x86_64__
+    bool ymm = false;
+
+    for (unsigned f = X86_FEATURE_BASE + 1; f < X86_FEATURE_COUNT; f++) {
+        unsigned out[4] = {0};
+
+        if (__get_cpuid_count(places[f].leaf, places[f].subleaf, &out[EAX], &out[EBX], &out[ECX], &out[EDX]) &&
+            (out[places[f].reg] >> places[f].bit & 1))
+            give(features, f);
+    }
+    if (given(features, X86_FEATURE_OSXSAVE)) {
+        uint32_t low, high;
+
+        __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        ymm = (low & (X86_XSTATE_SSE | X86_XSTATE_AVX)) == (X86_XSTATE_SSE | X86_XSTATE_AVX);
+    }
+    for (unsigned f = 0; f < X86_FEATURE_COUNT && !ymm; f++)
+        if (needs_ymm(f))
+            features[f / 64] &= ~(1ull << f % 64);
+#endif
+}
+
+int x86_cpuid_fit(struct x86_cpuid_model *m, const uint64_t host[2], struct dp_error *e)
+{
+    static const char *const names[] = {
+        #define X86_FEATURE(name, leaf, subleaf, reg, bit) [X86_FEATURE_##name] = #name,
+        #include "isa/x86/feature.def"
+        #undef X86_FEATURE
+    };
+
+    for (unsigned i = 0; i < DP_ARRAY_LEN(native_features); i++) {
+        unsigned f = native_features[i];
+
+        if (given(m->features, f) && !given(host, f))
+            return dp_error_set(e, -ENOTSUP, "CPU model %s needs a host processor with %s, which this one lacks; choose a lower model (--cpu x86-64-v%c)",
+                                m->name, names[f], m->name[strlen(m->name) - 1] > '2' ? '2' : '1');
+    }
+    for (unsigned i = 0; i < DP_ARRAY_LEN(optional_features); i++)
+        if (!given(host, optional_features[i]))
+            m->features[optional_features[i] / 64] &= ~(1ull << optional_features[i] % 64);
+    return 0;
 }
 
 uint64_t x86_arch_capabilities(void)
@@ -132,20 +208,19 @@ static void leaf_b(const struct x86_cpuid_model *m, unsigned cpu, uint32_t suble
 static void leaf_d(const struct x86_cpuid_model *m, const struct x86_state *s, uint32_t subleaf, uint32_t out[4])
 {
     bool avx = x86_has(m, X86_FEATURE_AVX);
-    uint32_t size = XSAVE_LEGACY + (s->xcr0 & 4 ? XSAVE_AVX : 0);
 
     if (!x86_has(m, X86_FEATURE_XSAVE))
         return;
     if (subleaf == 0) {
-        out[EAX] = avx ? 7 : 3;
-        out[EBX] = size;
-        out[ECX] = XSAVE_LEGACY + (avx ? XSAVE_AVX : 0);
+        out[EAX] = X86_XSTATE_X87 | X86_XSTATE_SSE | (avx ? X86_XSTATE_AVX : 0);
+        out[EBX] = x86_xsave_size(s->xcr0);
+        out[ECX] = x86_xsave_size(out[EAX]);
     } else if (subleaf == 1) {
-        if (x86_has(m, X86_FEATURE_XSAVEC))
-            out[EBX] = size;
+        if (x86_has(m, X86_FEATURE_XSAVEC)) /* compacted; with one extended component that is no smaller */
+            out[EBX] = x86_xsave_size(s->xcr0);
     } else if (subleaf == 2 && avx) {
-        out[EAX] = XSAVE_AVX;
-        out[EBX] = XSAVE_LEGACY;
+        out[EAX] = X86_XSAVE_AVX_SIZE;
+        out[EBX] = X86_XSAVE_AVX;
     }
 }
 

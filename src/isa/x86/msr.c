@@ -167,7 +167,7 @@ static bool write_efer(struct x86_ctx *c, uint64_t value)
         return false;
     s->efer = value;
     if (changed & X86_EFER_NXE)
-        x86_flush(c, ~0ull, false);
+        x86_flush_all(c);
     return true;
 }
 

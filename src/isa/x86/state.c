@@ -123,6 +123,10 @@ static int state_check(const void *regs, struct dp_error *e)
         return dp_error_set(e, -EINVAL, "processor state: EFER.LMA contradicts EFER.LME and CR0.PG; the state is damaged");
     if ((s->efer & X86_EFER_LMA) && !(s->cr4 & X86_CR4_PAE))
         return dp_error_set(e, -EINVAL, "processor state: long mode without CR4.PAE; the state is damaged");
+    if ((s->cr4 & X86_CR4_PCIDE) && !(s->efer & X86_EFER_LMA))
+        return dp_error_set(e, -EINVAL, "processor state: CR4.PCIDE outside long mode; the state is damaged");
+    if (!(s->xcr0 & X86_XSTATE_X87) || ((s->xcr0 & X86_XSTATE_AVX) && !(s->xcr0 & X86_XSTATE_SSE)))
+        return dp_error_set(e, -EINVAL, "processor state: XCR0 of 0x%x is none a processor takes; the state is damaged", (unsigned)s->xcr0);
     if ((s->rflags & X86_VM) && !(s->cr0 & X86_CR0_PE))
         return dp_error_set(e, -EINVAL, "processor state: virtual-8086 mode without protected mode; the state is damaged");
     if (s->event_pending && s->event_kind > X86_EVENT_ICEBP)
@@ -144,7 +148,12 @@ static void state_clamp(void *regs)
     if ((s->efer & X86_EFER_LME) && (s->cr0 & X86_CR0_PG)) {
         s->efer |= X86_EFER_LMA;
         s->cr4 |= X86_CR4_PAE;
+    } else {
+        s->cr4 &= ~(uint64_t)X86_CR4_PCIDE;
     }
+    s->xcr0 |= X86_XSTATE_X87;
+    if (s->xcr0 & X86_XSTATE_AVX)
+        s->xcr0 |= X86_XSTATE_SSE;
     if (s->event_kind > X86_EVENT_ICEBP)
         s->event_kind = X86_EVENT_EXTERNAL;
 }

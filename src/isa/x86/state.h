@@ -55,6 +55,9 @@ enum { X86_EFER_SCE = 1 << 0, X86_EFER_LME = 1 << 8, X86_EFER_LMA = 1 << 10, X86
 enum x86_vector { X86_DE, X86_DB, X86_NMI, X86_BP, X86_OFV, X86_BR, X86_UD, X86_NM, X86_DF_, X86_TS = 10, X86_NP, X86_SS_, X86_GP, X86_PF_,
                   X86_MF = 16, X86_AC_, X86_MC, X86_XM };
 
+/* XCR0, and what XSAVE calls its state components. */
+enum { X86_XSTATE_X87 = 1 << 0, X86_XSTATE_SSE = 1 << 1, X86_XSTATE_AVX = 1 << 2 };
+
 enum x86_run_state { X86_RUNNING, X86_HALTED, X86_WAIT_SIPI, X86_SHUTDOWN /* triple fault */ };
 
 struct x86_fpu { /* x87 by physical register: st(i) is st[(top + i) & 7] */

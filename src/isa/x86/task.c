@@ -271,7 +271,7 @@ int x86_task_switch_to(struct x86_ctx *c, uint16_t sel, enum x86_task_why why, b
         if (x86_pae_paging(s) && x86_load_pdptes(c, t.cr3))
             return -1;
         s->cr3 = t.cr3;
-        x86_flush(c, ~0ull, true);
+        x86_flush(c, X86_FLUSH_PCID, 0, 0); /* outside long mode there are no PCIDs */
     }
     load_registers(c, &to, &t, why);
     if (load_segments(c, &t, ext))

@@ -15,6 +15,16 @@ enum x86_access { X86_ACCESS_READ, X86_ACCESS_WRITE, X86_ACCESS_FETCH };
 /* Page-fault error code bits. */
 enum { X86_PF_P = 1, X86_PF_W = 2, X86_PF_U = 4, X86_PF_RSVD = 8, X86_PF_I = 16 };
 
+/* What a change to control registers, INVLPG or INVPCID makes invalid. pcid is 0 while CR4.PCIDE is 0. */
+enum x86_flush {
+    X86_FLUSH_ALL,       /* every translation of every PCID, global ones too; also for rights that changed (CR0.WP, CR4.SMEP, EFER.NXE ...) */
+    X86_FLUSH_PCIDS,     /* those of every PCID but global ones */
+    X86_FLUSH_PCID,      /* those of `pcid` but global ones. CR3 writes: the new PCID, which is the current one from now on */
+    X86_FLUSH_SWITCH,    /* CR3 changed without a flush (bit 63): what is cached for `pcid`, now current, may be used */
+    X86_FLUSH_PAGE,      /* INVLPG: `linear` in the current PCID, and global ones */
+    X86_FLUSH_PAGE_PCID, /* `linear` in `pcid`; global ones may stay */
+};
+
 struct x86_ctx {
     struct x86_state *s;
     const struct x86_cpuid_model *model;
@@ -27,8 +37,8 @@ struct x86_ctx {
     /* Physical 4- or 8-byte access for page walks; compare_exchange sets A/D bits atomically: returns false when it no longer holds old. */
     uint64_t (*phys_load)(struct x86_ctx *c, uint64_t phys, unsigned size);
     bool (*phys_compare_exchange)(struct x86_ctx *c, uint64_t phys, uint64_t old, uint64_t new_, unsigned size);
-    /* Translations may have changed: CR0/CR3/CR4/EFER writes call it (linear == ~0ull: everything). May be NULL. */
-    void (*flush)(struct x86_ctx *c, uint64_t linear, bool keep_global);
+    /* Translations may have changed: writes to CR0, CR3, CR4 and EFER, task switches, INVPCID. May be NULL. */
+    void (*flush)(struct x86_ctx *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
     void *opaque;
     struct x86_fault fault;
     /* Set by this module around supervisor pushes and pops: the access is an explicit one, so EFLAGS.AC lifts SMAP for it. Everything else
@@ -92,6 +102,10 @@ int x86_write_cr(struct x86_ctx *c, unsigned cr, uint64_t value); /* 0, 2, 3, 4,
 int x86_write_dr(struct x86_ctx *c, unsigned dr, uint64_t value);
 int x86_read_dr(struct x86_ctx *c, unsigned dr, uint64_t *value);
 int x86_xsetbv(struct x86_ctx *c, uint32_t index, uint64_t value);
+/* INVPCID with its 16-byte descriptor, read once by the caller, who has checked CPL. */
+int x86_invpcid(struct x86_ctx *c, uint64_t type, const uint8_t descriptor[16]);
+/* The current process-context identifier: 0 while CR4.PCIDE is 0. */
+static inline unsigned x86_pcid(const struct x86_state *s) { return s->cr4 & X86_CR4_PCIDE ? s->cr3 & 0xfff : 0; }
 /* MSRs that are plain processor state. -1 with #GP(0) for unknown ones and bad values. TSC, local APIC and x2APIC MSRs are the engine's (it asks first). */
 int x86_rdmsr(struct x86_ctx *c, uint32_t msr, uint64_t *value);
 int x86_wrmsr(struct x86_ctx *c, uint32_t msr, uint64_t value);
@@ -104,7 +118,7 @@ enum x86_feature { X86_FEATURE_BASE,
 #undef X86_FEATURE
 
 struct x86_cpuid_model {
-    char name[24];          /* "x86-64-v2" */
+    char name[24];          /* "x86-64-v3" */
     char vendor[13], brand[49];
     uint8_t family, model, stepping;
     uint64_t features[2];   /* bit per enum x86_feature */
@@ -113,7 +127,12 @@ struct x86_cpuid_model {
     uint32_t cpu_count;
     bool hypervisor, kvm_clock; /* leaves 0x40000000.. */
 };
-int x86_cpuid_model(const char *name, struct x86_cpuid_model *m, struct dp_error *e) DP_MUST_CHECK; /* "x86-64-v2" (default), "x86-64-v1" */
+int x86_cpuid_model(const char *name, struct x86_cpuid_model *m, struct dp_error *e) DP_MUST_CHECK; /* "x86-64-v3", "x86-64-v2", "x86-64-v1" */
+/* Features of the processor we run on, as its operating system lets programs use them (none of AVX without YMM state). */
+void x86_cpuid_host(uint64_t features[2]);
+/* Instructions of a guest run as the host's own. Takes from m what is extra to its level and the host lacks (SHA ...); -ENOTSUP when the host
+ * lacks something of the level. */
+int x86_cpuid_fit(struct x86_cpuid_model *m, const uint64_t host[2], struct dp_error *e) DP_MUST_CHECK;
 static inline bool x86_has(const struct x86_cpuid_model *m, enum x86_feature f) { return m->features[f / 64] >> (f % 64) & 1; }
 /* Leaves as this processor sees them now (OSXSAVE, APIC id and XSAVE size follow the state). */
 void x86_cpuid(const struct x86_cpuid_model *m, const struct x86_state *s, unsigned cpu_index, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);

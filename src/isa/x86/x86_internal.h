@@ -163,10 +163,11 @@ static inline bool x86_pae_paging(const struct x86_state *s)
 {
     return (s->cr0 & X86_CR0_PG) && (s->cr4 & X86_CR4_PAE) && !x86_long_mode(s);
 }
-static inline void x86_flush(struct x86_ctx *c, uint64_t linear, bool keep_global)
+static inline void x86_flush(struct x86_ctx *c, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     if (c->flush)
-        c->flush(c, linear, keep_global);
+        c->flush(c, kind, linear, pcid);
 }
+static inline void x86_flush_all(struct x86_ctx *c) { x86_flush(c, X86_FLUSH_ALL, 0, 0); }
 
 #endif
