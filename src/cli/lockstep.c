@@ -38,7 +38,7 @@ static const struct cli_option options[] = {
     {"every", 0, "N", CLI_UINT, FIELD(every), .help = "instructions between comparisons of RAM and devices (10000000)"},
     {"ps", 0, "N", CLI_UINT, FIELD(ps), .help = "the machines' time for an instruction, in picoseconds (1000)"},
     {"ignore", 0, "FIELD,...", CLI_STRING, FIELD(ignore), .help = "fields of the processor's state that may differ: fpu.fip,fpu.fdp ..."},
-    {"all-flags", 0, NULL, CLI_FLAG, FIELD(all_flags), .help = "flags that instructions leave undefined must agree, too"},
+    {"all-flags", 0, NULL, CLI_FLAG, FIELD(all_flags), .help = "flags must agree also where they are undefined or never read"},
     {"single", 0, NULL, CLI_FLAG, FIELD(single), .help = "the engine that follows runs instructions one by one"},
     {"once", 0, NULL, CLI_FLAG, FIELD(once), .help = "no second run that finds the exact step"},
     {"quiet", 'q', NULL, CLI_FLAG, FIELD(quiet), .help = "the guest's serial output is not shown"},
@@ -122,7 +122,7 @@ static int run(int argc, char **argv)
     fprintf(stderr, "doppel: %s: %s; %" PRIu64 " instructions in %" PRIu64 " steps, %.1f s", o.engines,
             r.end == DP_LOCKSTEP_DIVERGED ? "DIFFERENT" : "equal", r.instructions, r.steps, seconds);
     if (r.undefined_flags)
-        fprintf(stderr, "; undefined flags differed %" PRIu64 " times", r.undefined_flags);
+        fprintf(stderr, "; dead or undefined flags differed %" PRIu64 " times", r.undefined_flags);
     fprintf(stderr, "; %s\n", r.reason);
     fwrite(r.report.data, 1, r.report.size, stderr);
     dp_buffer_fini(&r.report);

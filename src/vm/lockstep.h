@@ -33,7 +33,7 @@ struct dp_lockstep_config {
     uint64_t slice;        /* instructions; 0 means 1000 */
     uint64_t every;        /* instructions between comparisons of RAM and devices; 0 means 10 million */
     uint64_t ps;           /* time that an instruction takes, in picoseconds; 0 means 1000 */
-    bool all_flags;        /* flags that an instruction leaves undefined must agree, too */
+    bool all_flags;        /* flags that are undefined, or that nothing reads, must agree, too */
     bool single;           /* the follower runs its instructions one by one */
     bool once;             /* no second run that looks closer */
     const char *ignore;    /* names of state fields, as reports have them, separated by commas; NULL: none */
@@ -52,7 +52,7 @@ enum dp_lockstep_end {
 struct dp_lockstep_result {
     enum dp_lockstep_end end;
     uint64_t instructions, steps;
-    uint64_t undefined_flags; /* how often flags that are undefined differed and were made equal */
+    uint64_t undefined_flags; /* how often flags that are undefined, or that nothing reads, differed and were made equal */
     char reason[200];
     struct dp_buffer report; /* DIVERGED: text for people; the caller frees it */
 };

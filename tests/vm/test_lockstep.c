@@ -9,19 +9,20 @@
 #include "tests/vm/images.h"
 #include "vm/lockstep.h"
 
-/* 20,000 rounds of 9 instructions that leave their results in 2 MiB of memory from 2 MiB on, then "ok" and the end. */
-enum { ROUND = 9, ROUNDS = 20000, PROLOGUE = 2, LOOP = IMAGE_FLAT_LOAD + 0x60 + 10, AFTER_IMUL = LOOP + 5 };
+/* 20,000 rounds of 10 instructions that leave their results in 2 MiB of memory from 2 MiB on, then "ok" and the end. */
+enum { ROUND = 10, ROUNDS = 20000, PROLOGUE = 2, LOOP = IMAGE_FLAT_LOAD + 0x60 + 10, AFTER_IMUL = LOOP + 5, AFTER_XOR = LOOP + 11 };
 static const uint8_t guest_code[] = {
     0xb9, 0x20, 0x4e, 0x00, 0x00,       /* mov ecx, 20000 */
     0xbf, 0x00, 0x00, 0x20, 0x00,       /* mov edi, 0x200000 */
     0x01, 0xc8,                         /* add eax, ecx */
     0x6b, 0xd8, 0x07,                   /* imul ebx, eax, 7 */
+    0x72, 0x00,                         /* jc +0: reads a flag that IMUL defines */
     0x89, 0x07,                         /* mov [edi], eax */
     0x31, 0xd8,                         /* xor eax, ebx */
     0x8d, 0x7f, 0x04,                   /* lea edi, [edi + 4] */
     0x81, 0xe7, 0xfc, 0xff, 0x3f, 0x00, /* and edi, 0x3ffffc */
     0x81, 0xcf, 0x00, 0x00, 0x20, 0x00, /* or edi, 0x200000 */
-    0x49, 0x75, 0xe5,                   /* dec ecx; jnz loop */
+    0x49, 0x75, 0xe3,                   /* dec ecx; jnz loop */
 };
 
 /* ---- engines with faults ---- */
@@ -121,7 +122,16 @@ static void run_other_flags(struct dp_cpu *c, uint64_t budget, struct dp_exit *e
     if (s.r[X86_RIP] == AFTER_IMUL)
         flip(c, &s.rflags, X86_AF | X86_ZF, &s);
 }
-/* IMUL defines CF. */
+/* XOR defines all that AND writes again. */
+static void run_dead_flags(struct dp_cpu *c, uint64_t budget, struct dp_exit *exit)
+{
+    struct x86_state s;
+    real->run(c->inner, budget, exit);
+    pull(c, &s);
+    if (s.r[X86_RIP] == AFTER_XOR)
+        flip(c, &s.rflags, X86_CF | X86_SF | X86_ZF, &s);
+}
+/* IMUL defines CF, which is read. */
 static void run_bad_flag(struct dp_cpu *c, uint64_t budget, struct dp_exit *exit)
 {
     struct x86_state s;
@@ -150,6 +160,7 @@ ENGINE(run_bad_register);
 ENGINE(run_bad_store);
 ENGINE(run_hidden_store);
 ENGINE(run_other_flags);
+ENGINE(run_dead_flags);
 ENGINE(run_bad_flag);
 ENGINE(run_too_far);
 ENGINE(run_not);
@@ -329,6 +340,9 @@ static void test_flags(void **state)
     assert_says(w, "rflags: ");
     assert_says(w, "imul ");
     dp_buffer_fini(&w->r.report);
+    c = config(w, &engine_run_dead_flags, real);
+    run(w, &c, DP_LOCKSTEP_ENDED);
+    assert_int_equal(w->r.undefined_flags, ROUNDS);
     c = config(w, &engine_run_bad_flag, real);
     run(w, &c, DP_LOCKSTEP_DIVERGED);
     assert_in_range(w->r.instructions, FAULT_AT, FAULT_AT + ROUND);
