@@ -43,7 +43,7 @@ struct lockstep {
     uint64_t path[PATH]; /* of the follower in this step, when it goes instruction by instruction */
     unsigned path_length;
     uint64_t checked_slice, next_check;
-    size_t output_done;
+    size_t output_done, output_before; /* of the leader's; the follower's before the leader began */
     struct focus focus, next_focus;
     bool close;    /* this slice is looked at closely */
     bool coarse;   /* this step had a budget of more than 1 */
@@ -51,7 +51,7 @@ struct lockstep {
 };
 
 static bool is_running(const struct lockstep_machine *m) { return m->state.run_state == X86_RUNNING; }
-static uint64_t deliveries(const struct lockstep_machine *m) { return m->counters.exceptions + m->counters.interrupts; }
+static uint64_t deliveries(const struct lockstep_machine *m) { return m->exceptions + m->interrupts; }
 static uint64_t now_ms(void)
 {
     struct timespec t;
@@ -202,7 +202,7 @@ static uint64_t disassemble(struct lockstep *l, const struct x86_state *s, uint6
 
 static void list_code(struct lockstep *l, struct dp_buffer *out)
 {
-    uint64_t count = l->m[0].counters.instructions - l->before, rip = l->start.r[X86_RIP];
+    uint64_t count = l->m[0].instructions - l->before, rip = l->start.r[X86_RIP];
     dp_buffer_printf(out, "code of the step (%" PRIu64 " instruction%s run%s):\n", count, count == 1 ? "" : "s",
                      l->path_length ? "" : ", jumps not followed");
     for (unsigned i = 0; i < l->path_length; i++)
@@ -231,7 +231,7 @@ static struct dp_buffer *diverged(struct lockstep *l, const char *what, ...)
     dp_buffer_fini(&r->report);
     r->report = (struct dp_buffer){0};
     dp_buffer_printf(&r->report, "step %" PRIu64 ", slice %" PRIu64 ", after %" PRIu64 " instructions: %s\n", l->steps, l->slices,
-                     l->m[0].counters.instructions, r->reason);
+                     l->m[0].instructions, r->reason);
     return &r->report;
 }
 
@@ -269,7 +269,7 @@ static uint64_t after(const struct x86_insn *i, uint64_t rip)
 static uint64_t undefined_flags(struct lockstep *l)
 {
     uint64_t undefined = 0, rip = l->start.r[X86_RIP];
-    for (uint64_t n = l->m[0].counters.instructions - l->before; n; n--) {
+    for (uint64_t n = l->m[0].instructions - l->before; n; n--) {
         struct x86_insn i;
         uint8_t bytes[15];
         if (decode_at(l, &l->start, rip, &i, bytes) <= 0)
@@ -382,8 +382,8 @@ static void compare_all(struct lockstep *l)
 
 static void compare_devices(struct lockstep *l)
 {
-    for (unsigned n = 0; n < dp_pc_device_count(l->m[0].pc); n++) {
-        struct dp_device *d[2] = {dp_pc_device(l->m[0].pc, n), dp_pc_device(l->m[1].pc, n)};
+    for (unsigned n = 0; n < l->m[0].device_count; n++) {
+        struct dp_device *d[2] = {l->m[0].device[n], l->m[1].device[n]};
         struct dp_buffer image[2] = {{0}}, fields = {0};
         for (unsigned i = 0; i < 2; i++)
             dp_device_save(d[i], &image[i]);
@@ -406,38 +406,24 @@ static void compare_devices(struct lockstep *l)
 static void compare_output(struct lockstep *l)
 {
     const struct dp_buffer *a = dp_console_output(l->m[0].serial), *b = dp_console_output(l->m[1].serial);
-    if (a->size != b->size || memcmp(a->data, b->data, a->size)) {
-        diverged(l, "the guests said different things on their serial ports (%zu and %zu bytes)", a->size, b->size);
+    size_t size = b->size - l->output_before;
+    if (a->size != size || memcmp(a->data, b->data + l->output_before, size)) {
+        diverged(l, "the guests said different things on their serial ports (%zu and %zu bytes)", a->size, size);
         l->next_focus = (struct focus){.first = l->checked_slice, .last = l->slices};
     }
 }
 
 /* ---- leading and following ---- */
 
-static void update(struct lockstep_machine *m) { m->engine->counters(m->cpu, &m->counters); }
-
-static int run(struct lockstep_machine *m, uint64_t budget, enum dp_exit_kind *kind, struct dp_error *e)
-{
-    struct dp_exit exit = {0};
-    m->engine->run(m->cpu, budget, &exit);
-    update(m);
-    *kind = exit.kind;
-    int rc = exit.kind == DP_EXIT_ERROR ? dp_error_set(e, -EIO, "engine %s cannot go on: %.*s", m->engine->name,
-                                                       (int)DP_MIN(exit.text.size, (size_t)300), (const char *)exit.text.data)
-                                        : 0;
-    dp_buffer_fini(&exit.text);
-    return rc;
-}
-
 /* The leader runs until it did something, even if only to halt. Engines may come back from the midst of a long instruction. */
 static int lead(struct lockstep *l, uint64_t budget, struct dp_error *e)
 {
     struct lockstep_machine *a = &l->m[0];
-    uint64_t instructions = a->counters.instructions, delivered = deliveries(a);
+    uint64_t instructions = a->instructions, delivered = deliveries(a);
     enum dp_exit_kind kind = DP_EXIT_BUDGET;
     for (unsigned tries = 0; tries < IDLE_TRIES; tries++) {
-        int rc = run(a, budget, &kind, e);
-        if (rc || a->counters.instructions != instructions || deliveries(a) != delivered || (kind != DP_EXIT_BUDGET && kind != DP_EXIT_KICK))
+        int rc = lockstep_run(a, budget, &kind, e);
+        if (rc || a->instructions != instructions || deliveries(a) != delivered || (kind != DP_EXIT_BUDGET && kind != DP_EXIT_KICK))
             return rc;
     }
     return dp_error_set(e, -EIO, "engine %s makes no progress at 0x%" PRIx64, a->engine->name, l->start.r[X86_RIP]);
@@ -446,22 +432,22 @@ static int lead(struct lockstep *l, uint64_t budget, struct dp_error *e)
 static int follow(struct lockstep *l, struct dp_error *e)
 {
     struct lockstep_machine *a = &l->m[0], *b = &l->m[1];
-    uint64_t instructions = a->counters.instructions, delivered = deliveries(a);
+    uint64_t instructions = a->instructions, delivered = deliveries(a);
     enum dp_exit_kind kind = DP_EXIT_BUDGET;
     unsigned idle = 0;
     bool single = l->config.single || l->close;
     l->path_length = 0;
-    while (idle < 2 && (b->counters.instructions < instructions || (b->counters.instructions == instructions && deliveries(b) < delivered))) {
-        uint64_t had = b->counters.instructions, had_delivered = deliveries(b);
+    while (idle < 2 && (b->instructions < instructions || (b->instructions == instructions && deliveries(b) < delivered))) {
+        uint64_t had = b->instructions, had_delivered = deliveries(b);
         if (l->close) {
             b->engine->pull(b->cpu, &b->state);
             if (l->path_length < PATH && (!l->path_length || l->path[l->path_length - 1] != b->state.r[X86_RIP]))
                 l->path[l->path_length++] = b->state.r[X86_RIP];
         }
-        int rc = run(b, single ? 1 : DP_MAX(instructions - had, 1u), &kind, e);
+        int rc = lockstep_run(b, single ? 1 : DP_MAX(instructions - had, 1u), &kind, e);
         if (rc)
             return rc;
-        idle = b->counters.instructions == had && deliveries(b) == had_delivered ? idle + 1 : 0;
+        idle = b->instructions == had && deliveries(b) == had_delivered ? idle + 1 : 0;
     }
     return 0;
 }
@@ -469,13 +455,13 @@ static int follow(struct lockstep *l, struct dp_error *e)
 static void compare_step(struct lockstep *l)
 {
     struct lockstep_machine *a = &l->m[0], *b = &l->m[1];
-    if (a->counters.instructions != b->counters.instructions || deliveries(a) != deliveries(b)) {
+    if (a->instructions != b->instructions || deliveries(a) != deliveries(b)) {
         char what[160];
         snprintf(what, sizeof what,
                  "%s ran %" PRIu64 " instructions and took %" PRIu64 " exceptions and %" PRIu64 " interrupts, %s %" PRIu64 ", %" PRIu64
                  " and %" PRIu64,
-                 a->title, a->counters.instructions, a->counters.exceptions, a->counters.interrupts, b->title, b->counters.instructions,
-                 b->counters.exceptions, b->counters.interrupts);
+                 a->title, a->instructions, a->exceptions, a->interrupts, b->title, b->instructions,
+                 b->exceptions, b->interrupts);
         states_diverged(l, what);
         return;
     }
@@ -496,7 +482,7 @@ static void compare_step(struct lockstep *l)
 static int step(struct lockstep *l, uint64_t budget, bool compare, struct dp_error *e)
 {
     l->start = l->m[0].state;
-    l->before = l->m[0].counters.instructions;
+    l->before = l->m[0].instructions;
     l->past[l->steps % HISTORY] = (struct past){l->start.r[X86_RIP], l->before};
     l->steps++;
     l->coarse = budget > 1;
@@ -518,19 +504,19 @@ static int step(struct lockstep *l, uint64_t budget, bool compare, struct dp_err
 static int slice(struct lockstep *l, struct dp_error *e)
 {
     struct lockstep_machine *a = &l->m[0], *b = &l->m[1];
-    uint64_t start = a->counters.instructions, end = start + l->config.slice;
+    uint64_t start = a->instructions, end = start + l->config.slice;
     bool close = l->close = l->focus.active && l->slices >= l->focus.first && l->slices <= l->focus.last;
     for (unsigned i = 0; i < 2; i++)
         lockstep_lines(&l->m[i]);
     do {
-        uint64_t left = end - a->counters.instructions;
-        uint64_t budget = close ? 1 : a->counters.instructions < l->config.skip ? left : DP_MIN(l->config.step, left);
+        uint64_t left = end - a->instructions;
+        uint64_t budget = close ? 1 : DP_MIN(l->config.step, left);
         int rc = step(l, budget, close || !l->focus.active, e);
         if (rc || l->diverged)
             return rc;
-    } while (a->counters.instructions < end && is_running(a) && is_running(b) && !a->request);
+    } while (a->instructions < end && is_running(a) && is_running(b) && !a->request);
 
-    uint64_t ran = a->counters.instructions - start, ps = ran * l->config.ps + a->ps_left, ns = ps / 1000;
+    uint64_t ran = a->instructions - start, ps = ran * l->config.ps + a->ps_left, ns = ps / 1000;
     a->ps_left = ps % 1000;
     for (unsigned i = 0; i < 2; i++)
         dp_clock_advance(l->m[i].clock, ns);
@@ -538,6 +524,41 @@ static int slice(struct lockstep *l, struct dp_error *e)
         lockstep_drain(&l->m[i]);
     l->slices++;
     return 0;
+}
+
+/* The follower alone runs the first instructions, and the leader begins as what it has become. */
+static int skip(struct lockstep *l, struct dp_error *e)
+{
+    struct lockstep_machine *m = &l->m[1];
+    int rc = 0;
+    while (!rc && m->instructions < l->config.skip) {
+        uint64_t start = m->instructions, end = DP_MIN(start + l->config.slice, l->config.skip), due;
+        enum dp_exit_kind kind = DP_EXIT_BUDGET;
+        lockstep_lines(m);
+        do {
+            rc = lockstep_run(m, end - m->instructions, &kind, e);
+            m->engine->pull(m->cpu, &m->state);
+        } while (!rc && m->instructions < end && is_running(m) && !m->request);
+        dp_clock_advance(m->clock, (m->instructions - start) * l->config.ps / 1000);
+        lockstep_drain(m);
+        bool ended = m->state.run_state == X86_SHUTDOWN || m->request == LOCKSTEP_POWEROFF || m->request == LOCKSTEP_EXIT;
+        while (!rc && !ended && !is_running(m) && !m->lines_moved) {
+            if ((ended = !dp_clock_next(m->clock, &due)))
+                break;
+            uint64_t now = dp_clock_now(m->clock);
+            dp_clock_advance(m->clock, due > now ? due - now : 0);
+            lockstep_drain(m);
+        }
+        if (!rc && ended)
+            rc = dp_error_set(e, -ENODATA, "the guest ended after %" PRIu64 " instructions: --skip less", m->instructions);
+        if (!rc && m->request == LOCKSTEP_RESET)
+            rc = lockstep_boot(m, e);
+    }
+    const struct dp_buffer *o = dp_console_output(m->serial);
+    if (l->config.output && !l->focus.active)
+        l->config.output(l->config.opaque, o->data, o->size);
+    l->output_before = o->size;
+    return rc ? rc : lockstep_copy(&l->m[0], m, e);
 }
 
 enum sleep { AWAKE, ASLEEP_FOR_EVER };
@@ -584,7 +605,7 @@ static void check(struct lockstep *l, bool whole)
     if (!l->diverged)
         compare_output(l);
     l->checked_slice = l->slices;
-    l->next_check = l->m[0].counters.instructions + l->config.every;
+    l->next_check = l->m[0].instructions + l->config.every;
 }
 
 static void finish(struct lockstep *l, enum dp_lockstep_end end, const char *format, ...) DP_PRINTF(3, 4);
@@ -624,9 +645,12 @@ static int compare(struct lockstep *l, uint64_t stop_ms, struct dp_error *e)
 {
     const struct dp_lockstep_config *c = &l->config;
     bool over = false;
-    check(l, false); /* the kernel is loaded */
+    int rc = c->skip ? skip(l, e) : 0;
+    if (rc)
+        return rc;
+    check(l, c->skip);
     while (!over && !l->diverged) {
-        int rc = slice(l, e);
+        rc = slice(l, e);
         give_output(l);
         if (!rc && !l->diverged)
             rc = carry_out(l, &over, e);
@@ -640,7 +664,7 @@ static int compare(struct lockstep *l, uint64_t stop_ms, struct dp_error *e)
         }
         if (l->diverged)
             break;
-        if (c->instructions && l->m[0].counters.instructions >= c->instructions) {
+        if (c->instructions && l->m[0].instructions >= c->instructions) {
             finish(l, DP_LOCKSTEP_LIMIT, "the number of instructions (--instructions) is reached");
             break;
         }
@@ -651,7 +675,7 @@ static int compare(struct lockstep *l, uint64_t stop_ms, struct dp_error *e)
         if (l->focus.active && l->slices > l->focus.last)
             break;
         bool close = l->focus.active && l->slices >= l->focus.first;
-        if (close || (!l->focus.active && l->m[0].counters.instructions >= l->next_check))
+        if (close || (!l->focus.active && l->m[0].instructions >= l->next_check))
             check(l, false);
     }
     give_output(l);
@@ -709,7 +733,7 @@ static int run_once(const struct dp_lockstep_config *c, struct focus *focus, str
     int rc = init(l, e);
     if (!rc)
         rc = compare(l, stop_ms, e);
-    r->instructions = l->m[0].counters.instructions;
+    r->instructions = l->m[0].instructions;
     r->steps = l->steps;
     *focus = l->next_focus;
     fini(l);

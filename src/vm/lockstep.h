@@ -28,7 +28,7 @@ struct dp_lockstep_config {
     unsigned initrd_count, disk_count;
     uint64_t instructions; /* stop after so many; 0: when the guest ends */
     uint64_t timeout_ms;   /* stop after so long, by the host's clock; 0: no limit */
-    uint64_t skip;         /* compare states only once in a slice before so many instructions */
+    uint64_t skip;         /* the follower alone runs so many instructions; the leader begins as a copy */
     uint64_t step;         /* the leader's budget between two comparisons; 0 means 1 */
     uint64_t slice;        /* instructions; 0 means 1000 */
     uint64_t every;        /* instructions between comparisons of RAM and devices; 0 means 10 million */

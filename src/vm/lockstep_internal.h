@@ -24,6 +24,10 @@ struct lockstep_machine {
     struct dp_clock *clock;
     struct dp_console *serial;
     struct dp_block *disk[DP_LOCKSTEP_DISKS];
+    int disk_fd[DP_LOCKSTEP_DISKS]; /* of the same files */
+    struct dp_x86_bus bus;
+    struct dp_device *device[DP_PC_DISKS * 2 + 64]; /* all with a state, parents before children */
+    unsigned device_count;
     struct dp_pc *pc;
     struct dp_ram *ram;
 
@@ -33,7 +37,8 @@ struct lockstep_machine {
     int status;
 
     struct x86_state state; /* as last pulled */
-    struct dp_engine_counters counters;
+    uint64_t instructions, exceptions, interrupts;         /* since the guest began */
+    uint64_t instructions_before, exceptions_before, interrupts_before; /* of them, not by this machine's engine: see lockstep_copy */
     uint64_t ps_left;
 };
 
@@ -41,6 +46,11 @@ int lockstep_machine_init(struct lockstep_machine *m, const struct dp_lockstep_c
                           struct dp_error *e) DP_MUST_CHECK;
 void lockstep_machine_fini(struct lockstep_machine *m); /* also of a half-made one */
 int lockstep_boot(struct lockstep_machine *m, struct dp_error *e) DP_MUST_CHECK; /* reset, the kernel into memory */
+/* What it counted; lockstep_run does that too. */
+void lockstep_count(struct lockstep_machine *m);
+int lockstep_run(struct lockstep_machine *m, uint64_t budget, enum dp_exit_kind *kind, struct dp_error *e) DP_MUST_CHECK;
+/* Makes *to the machine that *from is: RAM, disks, devices, processor, time. */
+int lockstep_copy(struct lockstep_machine *to, struct lockstep_machine *from, struct dp_error *e) DP_MUST_CHECK;
 void lockstep_lines(struct lockstep_machine *m);                                 /* what devices did to the processor's lines reaches it */
 void lockstep_drain(struct lockstep_machine *m);                                 /* all disk requests complete */
 /* Guest memory as the processor in state s sees it, without side effects; returns how many bytes there are. */

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "devices/virtio/virtio.h"
+
 /* ---- files ---- */
 
 /* The caller frees blob->data. */
@@ -95,7 +97,7 @@ static int open_disk(struct lockstep_machine *m, unsigned n, struct dp_error *e)
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
     struct dp_block_options o = {.path = name, .format = "raw", .trace = m->config->trace};
     int rc = dp_block_open(NULL, &o, &m->disk[n], e);
-    close(fd); /* the block has opened it for itself */
+    m->disk_fd[n] = fd;
     return rc ? dp_error_prefix(e, rc, "the copy of %s", m->config->disk[n]) : 0;
 }
 
@@ -172,7 +174,119 @@ bool lockstep_next_page(const struct lockstep_machine *m, uint64_t *page)
     return *page < m->ram->size / DP_PAGE_SIZE;
 }
 
+/* ---- running ---- */
+
+void lockstep_count(struct lockstep_machine *m)
+{
+    struct dp_engine_counters c;
+    m->engine->counters(m->cpu, &c);
+    m->instructions = m->instructions_before + c.instructions;
+    m->exceptions = m->exceptions_before + c.exceptions;
+    m->interrupts = m->interrupts_before + c.interrupts;
+}
+
+int lockstep_run(struct lockstep_machine *m, uint64_t budget, enum dp_exit_kind *kind, struct dp_error *e)
+{
+    struct dp_exit exit = {0};
+    m->engine->run(m->cpu, budget, &exit);
+    lockstep_count(m);
+    *kind = exit.kind;
+    int rc = exit.kind == DP_EXIT_ERROR ? dp_error_set(e, -EIO, "engine %s cannot go on: %.*s", m->engine->name,
+                                                       (int)DP_MIN(exit.text.size, (size_t)300), (const char *)exit.text.data)
+                                        : 0;
+    dp_buffer_fini(&exit.text);
+    return rc;
+}
+
+/* ---- one machine becomes another ---- */
+
+static void copy_page(struct dp_ram *to, const struct dp_ram *from, uint64_t page)
+{
+    uint8_t *t = to->host + page * DP_PAGE_SIZE;
+    const uint8_t *f = from->host + page * DP_PAGE_SIZE;
+    if (memcmp(t, f, DP_PAGE_SIZE))
+        memcpy(t, f, DP_PAGE_SIZE);
+}
+
+static void copy_ram(struct lockstep_machine *to, const struct lockstep_machine *from)
+{
+    for (uint64_t page = 0; lockstep_next_page(from, &page); page++)
+        copy_page(to->ram, from->ram, page);
+    for (uint64_t page = 0; lockstep_next_page(to, &page); page++)
+        copy_page(to->ram, from->ram, page);
+    dp_ram_mark_dirty(to->ram, 0, to->ram->size);
+}
+
+static int copy_disk(struct lockstep_machine *to, struct lockstep_machine *from, unsigned n, struct dp_error *e)
+{
+    off_t size = lseek(from->disk_fd[n], 0, SEEK_END);
+    int rc = ftruncate(to->disk_fd[n], 0) || ftruncate(to->disk_fd[n], size) ? -errno : 0;
+    for (off_t at = 0, data; !rc && (data = lseek(from->disk_fd[n], at, SEEK_DATA)) >= 0 && (at = lseek(from->disk_fd[n], data, SEEK_HOLE)) > data;)
+        rc = copy_bytes(from->disk_fd[n], to->disk_fd[n], data, at);
+    return rc ? dp_error_set(e, rc, "disk %s: cannot copy it: %s", to->config->disk[n], strerror(-rc)) : 0;
+}
+
+/* Both get the state anew, so that what a device makes of that is the same in both. */
+static int copy_device(struct dp_device *to, struct dp_device *from, struct dp_error *e)
+{
+    struct dp_buffer image = {0};
+    dp_device_save(from, &image);
+    int rc = image.failed ? dp_error_set(e, -ENOMEM, "no memory") : dp_device_load(to, image.data, image.size, NULL, e);
+    if (!rc)
+        rc = dp_device_load(from, image.data, image.size, NULL, e);
+    dp_buffer_fini(&image);
+    return rc;
+}
+
+int lockstep_copy(struct lockstep_machine *to, struct lockstep_machine *from, struct dp_error *e)
+{
+    int rc = 0;
+    dp_pc_pause(to->pc);
+    dp_pc_pause(from->pc);
+    for (unsigned i = 0; !rc && i < to->config->disk_count; i++)
+        rc = copy_disk(to, from, i, e);
+    copy_ram(to, from);
+    dp_clock_set(to->clock, dp_clock_now(from->clock));
+    from->engine->pull(from->cpu, &from->state);
+    to->bus.tsc_moved(to->bus.board, 0, from->state.tsc_offset);
+    from->bus.tsc_moved(from->bus.board, 0, from->state.tsc_offset);
+    unsigned moved = from->lines_moved | 1u << DP_LINE_INTR;
+    unsigned values[DP_ARRAY_LEN(from->line_value)];
+    memcpy(values, from->line_value, sizeof values);
+    for (unsigned i = 0; !rc && i < to->device_count; i++)
+        rc = copy_device(to->device[i], from->device[i], e);
+    dp_pc_resume(to->pc);
+    dp_pc_resume(from->pc);
+    copy_ram(to, from); /* the paravirtual clock has written to each */
+    values[DP_LINE_INTR] = from->line_value[DP_LINE_INTR];
+    to->lines_moved = from->lines_moved = moved;
+    memcpy(to->line_value, values, sizeof values);
+    memcpy(from->line_value, values, sizeof values);
+    to->engine->push(to->cpu, &from->state);
+    from->engine->push(from->cpu, &from->state);
+    to->engine->pull(to->cpu, &to->state);
+    from->engine->pull(from->cpu, &from->state);
+    lockstep_count(to);
+    to->instructions_before += from->instructions - to->instructions;
+    to->exceptions_before += from->exceptions - to->exceptions;
+    to->interrupts_before += from->interrupts - to->interrupts;
+    lockstep_count(to);
+    to->ps_left = from->ps_left;
+    return rc;
+}
+
 /* ---- life ---- */
+
+static void list_devices(struct lockstep_machine *m)
+{
+    for (unsigned n = 0; n < dp_pc_device_count(m->pc) && m->device_count + 2 <= DP_ARRAY_LEN(m->device); n++) {
+        struct dp_device *d = dp_pc_device(m->pc, n);
+        if (d->class->state)
+            m->device[m->device_count++] = d;
+        if (d->class == &dp_virtio_pci_class)
+            m->device[m->device_count++] = dp_virtio_pci_child(d);
+    }
+}
 
 int lockstep_boot(struct lockstep_machine *m, struct dp_error *e)
 {
@@ -238,6 +352,7 @@ int lockstep_machine_init(struct lockstep_machine *m, const struct dp_lockstep_c
     memcpy(p.disk, m->disk, sizeof m->disk);
     if ((rc = dp_pc_create(&p, &m->pc, e)))
         return rc;
+    list_devices(m);
     struct dp_range low;
     dp_space_find(dp_pc_memory(m->pc), 0, &low);
     m->ram = low.ram;
@@ -251,9 +366,8 @@ int lockstep_machine_init(struct lockstep_machine *m, const struct dp_lockstep_c
     };
     if ((rc = engine->vm_init(&ev, &m->engine_state, e)))
         return rc;
-    struct dp_x86_bus bus = {0};
-    dp_pc_bus(m->pc, 0, &bus);
-    return engine->cpu_init(m->engine_state, 0, &bus, &m->cpu, e);
+    dp_pc_bus(m->pc, 0, &m->bus);
+    return engine->cpu_init(m->engine_state, 0, &m->bus, &m->cpu, e);
 }
 
 void lockstep_machine_fini(struct lockstep_machine *m)
@@ -265,8 +379,11 @@ void lockstep_machine_fini(struct lockstep_machine *m)
     if (m->engine_state)
         m->engine->vm_fini(m->engine_state);
     dp_pc_destroy(m->pc);
-    for (unsigned i = 0; i < DP_LOCKSTEP_DISKS; i++)
+    for (unsigned i = 0; i < DP_LOCKSTEP_DISKS; i++) {
         dp_block_close(m->disk[i]);
+        if (m->disk_fd[i] > 0)
+            close(m->disk_fd[i]);
+    }
     if (m->serial)
         dp_console_close(m->serial);
     dp_clock_destroy(m->clock);
