@@ -33,7 +33,7 @@ static const struct cli_option options[] = {
     {"instructions", 'n', "N", CLI_UINT, FIELD(instructions), .help = "stop after so many (when the guest ends)"},
     {"timeout", 't', "SECONDS", CLI_SECONDS, FIELD(timeout_ms), .help = "stop after this time; what is equal until then counts as equal"},
     {"skip", 0, "N", CLI_UINT, FIELD(skip), .help = "the engine that follows runs so many alone, then the other's machine becomes a copy (0)"},
-    {"step", 0, "N", CLI_UINT, FIELD(step), .help = "instructions between comparisons of the processors; 1: each block (1)"},
+    {"step", 0, "N", CLI_UINT, FIELD(step), .help = "instructions between comparisons of the processors; 0: a block of the engine that leads (0)"},
     {"slice", 0, "N", CLI_UINT, FIELD(slice), .help = "instructions after which time moves and interrupts arrive (1000)"},
     {"every", 0, "N", CLI_UINT, FIELD(every), .help = "instructions between comparisons of RAM and devices (10000000)"},
     {"ps", 0, "N", CLI_UINT, FIELD(ps), .help = "the machines' time for an instruction, in picoseconds (1000)"},
@@ -123,6 +123,8 @@ static int run(int argc, char **argv)
             r.end == DP_LOCKSTEP_DIVERGED ? "DIFFERENT" : "equal", r.instructions, r.steps, seconds);
     if (r.undefined_flags)
         fprintf(stderr, "; dead or undefined flags differed %" PRIu64 " times", r.undefined_flags);
+    if (r.accessed_bits)
+        fprintf(stderr, "; accessed bits %" PRIu64 " times", r.accessed_bits);
     fprintf(stderr, "; %s\n", r.reason);
     fwrite(r.report.data, 1, r.report.size, stderr);
     dp_buffer_fini(&r.report);

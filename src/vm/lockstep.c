@@ -8,7 +8,7 @@
 #include "isa/x86/insn.h"
 #include "vm/lockstep_internal.h"
 
-enum { HISTORY = 16, PATH = 256, WATCHED = 16, LOOK_AHEAD = 64, IDLE_TRIES = 100000 };
+enum { HISTORY = 16, PATH = 256, WATCHED = 16, LOOK_AHEAD = 64, ONE_BLOCK = 63 /* a budget: engines come back after a block */, IDLE_TRIES = 100000 };
 #define MEMORY_DEFAULT (256ull << 20)
 #define EVERY_DEFAULT 10000000
 
@@ -46,7 +46,7 @@ struct lockstep {
     size_t output_done, output_before; /* of the leader's; the follower's before the leader began */
     struct focus focus, next_focus;
     bool close;    /* this slice is looked at closely */
-    bool coarse;   /* this step had a budget of more than 1 */
+    bool coarse;   /* this step may have been several blocks */
     bool diverged;
 };
 
@@ -344,9 +344,27 @@ static void ram_diverged(struct lockstep *l, uint64_t page, bool unmarked)
         dp_buffer_printf(out, "RAM was equal after slice %" PRIu64 ".\n", l->checked_slice);
 }
 
-static bool same_page(const struct lockstep *l, uint64_t page)
+/* Bits that a processor may set in an entry of a page table whenever it likes, as long as it walks there: P and A. */
+enum { ENTRY_P = 1, ENTRY_A = 1 << 5 };
+
+/* Pages that differ only in accessed bits of what looks like entries of page tables are made equal: when an engine walks is its own affair. */
+static bool same_page(struct lockstep *l, uint64_t page)
 {
-    return !memcmp(l->m[0].ram->host + page * DP_PAGE_SIZE, l->m[1].ram->host + page * DP_PAGE_SIZE, DP_PAGE_SIZE);
+    uint8_t *a = l->m[0].ram->host + page * DP_PAGE_SIZE, *b = l->m[1].ram->host + page * DP_PAGE_SIZE;
+    if (DP_LIKELY(!memcmp(a, b, DP_PAGE_SIZE)))
+        return true;
+    for (unsigned i = 0; i < DP_PAGE_SIZE; i += 8) {
+        uint64_t x = dp_ld64(a + i), y = dp_ld64(b + i);
+        if (x != y && ((x ^ y) != ENTRY_A || !(x & ENTRY_P)))
+            return false;
+    }
+    for (unsigned i = 0; i < DP_PAGE_SIZE; i += 8) {
+        uint64_t x = dp_ld64(a + i), y = dp_ld64(b + i);
+        l->result->accessed_bits += x != y;
+        dp_st64(a + i, x | y);
+        dp_st64(b + i, x | y);
+    }
+    return true;
 }
 
 /* A page that differs: the first is reported, the first few are remembered for the second run. */
@@ -370,6 +388,27 @@ static void compare_written(struct lockstep *l)
             if (!same_page(l, page))
                 note_page(l, page, false);
         }
+}
+
+/* The follower has loaded an entry of a page table whose accessed bit differed: it gets the leader's registers. */
+static bool accessed_may_differ(struct lockstep *l)
+{
+    struct x86_state *a = &l->m[0].state, *b = &l->m[1].state, before = *b;
+    for (unsigned i = 0; i < X86_RIP; i++) {
+        if (b->r[i] != a->r[i] && (b->r[i] ^ a->r[i]) != ENTRY_A)
+            return false;
+        b->r[i] = a->r[i];
+    }
+    bool others = same_state(l);
+    uint64_t harmless = l->result->accessed_bits;
+    if (others)
+        compare_written(l);
+    if (!others || l->diverged || l->result->accessed_bits == harmless) {
+        *b = before;
+        return false;
+    }
+    l->m[1].engine->push(l->m[1].cpu, b);
+    return true;
 }
 
 static void compare_all(struct lockstep *l)
@@ -469,7 +508,7 @@ static void compare_step(struct lockstep *l)
         states_diverged(l, "one guest asked for a reset or the machine's end, the other did not");
         return;
     }
-    if (!same_state(l) && !flags_may_differ(l)) {
+    if (!same_state(l) && !flags_may_differ(l) && !accessed_may_differ(l) && !l->diverged) {
         states_diverged(l, "the processors' states differ");
         return;
     }
@@ -485,7 +524,7 @@ static int step(struct lockstep *l, uint64_t budget, bool compare, struct dp_err
     l->before = l->m[0].instructions;
     l->past[l->steps % HISTORY] = (struct past){l->start.r[X86_RIP], l->before};
     l->steps++;
-    l->coarse = budget > 1;
+    l->coarse = budget > ONE_BLOCK;
     int rc = lead(l, budget, e);
     if (!rc)
         rc = follow(l, e);
@@ -500,7 +539,8 @@ static int step(struct lockstep *l, uint64_t budget, bool compare, struct dp_err
 
 /* ---- slices ---- */
 
-/* Until the slice's number of instructions, a halt, or a request; then time moves on. */
+/* The slice's number of instructions, or up to a halt or a request; then time moves on. It ends at the same instruction whatever the engine's
+ * blocks are. */
 static int slice(struct lockstep *l, struct dp_error *e)
 {
     struct lockstep_machine *a = &l->m[0], *b = &l->m[1];
@@ -510,7 +550,7 @@ static int slice(struct lockstep *l, struct dp_error *e)
         lockstep_lines(&l->m[i]);
     do {
         uint64_t left = end - a->instructions;
-        uint64_t budget = close ? 1 : DP_MIN(l->config.step, left);
+        uint64_t wanted = l->config.step && !(close && l->config.step > ONE_BLOCK) ? l->config.step : ONE_BLOCK, budget = DP_MIN(wanted, left);
         int rc = step(l, budget, close || !l->focus.active, e);
         if (rc || l->diverged)
             return rc;
@@ -746,7 +786,6 @@ int dp_lockstep_run(const struct dp_lockstep_config *config, struct dp_lockstep_
     struct dp_lockstep_config c = *config;
     struct focus focus = {0}, closer_focus;
     c.memory = c.memory ? c.memory : MEMORY_DEFAULT;
-    c.step = c.step ? c.step : 1;
     c.slice = c.slice ? c.slice : 1000;
     c.every = c.every ? c.every : EVERY_DEFAULT;
     c.ps = c.ps ? c.ps : 1000;

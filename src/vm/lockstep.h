@@ -1,9 +1,9 @@
 /* vm/lockstep.h - two engines run the same guest side by side; the first difference between them is reported.
  *
  * Model: two complete machines (machine/pc.h), each with its own RAM, devices and manual clock, one processor each, run by the calling thread
- * in turn. The first engine leads: it runs a *step* (budget 1: a translated block, or an instruction) and its counters tell how many
- * instructions that was and how many events it delivered. The second, whose budgets must be exact (the interpreter's are), follows by just as
- * many. Then the processors' states are compared.
+ * in turn. The first engine leads: it runs a *step*, which is a block if its budget is below 64, and its counters tell how many instructions that
+ * was and how many events it delivered. The second follows by just as many. Then the processors' states are compared. Of both engines budgets must be
+ * exact.
  * Time: a *slice* is the steps until at least so many instructions have run, or until the processor halts. Only at its end do both clocks move,
  * by its number of instructions, so do timers run, disks complete and do interrupt lines reach the processors; a halt skips to the next timer.
  * So a run depends on nothing of the host and is the same each time: what differs is found again, and closer, by a second run.
@@ -29,7 +29,7 @@ struct dp_lockstep_config {
     uint64_t instructions; /* stop after so many; 0: when the guest ends */
     uint64_t timeout_ms;   /* stop after so long, by the host's clock; 0: no limit */
     uint64_t skip;         /* the follower alone runs so many instructions; the leader begins as a copy */
-    uint64_t step;         /* the leader's budget between two comparisons; 0 means 1 */
+    uint64_t step;         /* instructions between two comparisons; 0: a block of the leader's */
     uint64_t slice;        /* instructions; 0 means 1000 */
     uint64_t every;        /* instructions between comparisons of RAM and devices; 0 means 10 million */
     uint64_t ps;           /* time that an instruction takes, in picoseconds; 0 means 1000 */
@@ -53,6 +53,7 @@ struct dp_lockstep_result {
     enum dp_lockstep_end end;
     uint64_t instructions, steps;
     uint64_t undefined_flags; /* how often flags that are undefined, or that nothing reads, differed and were made equal */
+    uint64_t accessed_bits;   /* likewise for accessed bits of page table entries */
     char reason[200];
     struct dp_buffer report; /* DIVERGED: text for people; the caller frees it */
 };

@@ -204,6 +204,7 @@ static void keep(void *opaque, const uint8_t *data, size_t size) { dp_buffer_app
 static struct dp_lockstep_config config(struct world *w, const struct dp_engine *leader, const struct dp_engine *follower)
 {
     return (struct dp_lockstep_config){
+        .step = 1,
         .engine = {leader, follower}, .memory = 16 << 20, .kernel = w->kernel, .output = keep, .opaque = w, .every = 1000000};
 }
 
@@ -230,7 +231,7 @@ static void test_equal(void **state)
     static const struct {
         uint64_t step, slice;
         bool single;
-    } way[] = {{1, 1000, false}, {1000, 1000, false}, {1000, 1000, true}, {7, 100, false}, {64, 13, true}};
+    } way[] = {{0, 1000, false}, {1, 1000, false}, {1000, 1000, false}, {1000, 1000, true}, {7, 100, false}, {64, 13, true}};
     for (unsigned i = 0; i < DP_ARRAY_LEN(way); i++) {
         struct dp_lockstep_config c = config(w, real, real);
         c.step = way[i].step;

@@ -4,8 +4,8 @@
  * chain to each other without coming back until something sets attention or the next block is unknown.
  * Counting: an instruction counts when it retires, a repeated one when its last iteration has; one that faults and the delivery of events do not.
  * A budget is exact: run() returns BUDGET after so many instructions and before any event that is due then, so a processor that has just halted
- * says HALT only when it is run again. With a budget of 1 it also returns after the delivery of an exception or interrupt, with no instruction of
- * the handler run. So an interpreter can be led along the path of another engine step by step (vm/lockstep.h).
+ * says HALT only when it is run again. With a budget below 64 it also returns after each block, and after the delivery of an exception or
+ * interrupt with no instruction of the handler run. So an engine can be led along the path of another step by step (vm/lockstep.h).
  * Every fault of an instruction leaves its handler by longjmp to here, where it becomes an event (x86_raise).
  * Threads: run, pull, push belong to the processor's thread; kick and interrupt touch atomics only.
  * Source: priorities of events: Intel SDM vol. 3, table 6-2.
@@ -368,9 +368,9 @@ static void run_one(struct icpu *c)
         raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
-static void loop(struct icpu *c, uint64_t limit, bool single, struct dp_exit *exit)
+static void loop(struct icpu *c, uint64_t limit, bool brief, struct dp_exit *exit)
 {
-    uint64_t delivered = c->counters.exceptions + c->counters.interrupts;
+    uint64_t delivered = c->counters.exceptions + c->counters.interrupts, before = c->instructions;
     if (setjmp(c->leave)) {
         c->instruction_limit = chain_limit(limit);
         after_fault(c);
@@ -378,7 +378,7 @@ static void loop(struct icpu *c, uint64_t limit, bool single, struct dp_exit *ex
     for (;;) {
         if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed)) && attend(c, exit))
             return;
-        if (DP_UNLIKELY(c->instructions >= limit)) { /* before events: what comes after the last instruction is the next call's */
+        if (DP_UNLIKELY(c->instructions >= limit || (brief && c->instructions != before))) { /* before events: what comes after the last instruction is the next call's */
             exit->kind = DP_EXIT_BUDGET;
             return;
         }
@@ -396,7 +396,7 @@ static void loop(struct icpu *c, uint64_t limit, bool single, struct dp_exit *ex
             exit->kind = c->s.run_state == X86_HALTED ? DP_EXIT_HALT : DP_EXIT_WAIT_SIPI;
             return;
         }
-        if (DP_UNLIKELY(single && c->counters.exceptions + c->counters.interrupts != delivered)) {
+        if (DP_UNLIKELY(brief && c->counters.exceptions + c->counters.interrupts != delivered)) {
             exit->kind = DP_EXIT_BUDGET;
             return;
         }
@@ -429,8 +429,9 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
     c->instruction_limit = chain_limit(limit);
     c->by_blocks = budget;
+    c->last_instruction = limit;
     interp_fpu_enter(c);
-    loop(c, limit, budget == 1, exit);
+    loop(c, limit, budget && budget < IBLOCK_MAX_OPS, exit);
     interp_fpu_leave(c);
     exit->address = c->s.r[X86_RIP];
 }

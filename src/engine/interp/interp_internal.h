@@ -159,6 +159,7 @@ struct icpu {
     struct icache *cache;
     const struct interp_accel *accel; /* may be NULL */
     bool by_blocks;             /* run() has a budget: enter() comes back after each block and counts its instructions */
+    uint64_t last_instruction;  /* by_blocks: what of a block would run beyond it is the interpreter's */
     void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */

@@ -201,7 +201,7 @@ static bool accel_enter(struct icpu *c)
     if (DP_UNLIKELY(!table))
         return false;
     struct tblock *b = find(t, rip, 0);
-    if (!b)
+    if (!b || (c->by_blocks && b->count > c->last_instruction - c->instructions))
         return false;
     c->link_from = NULL;
     c->block = NULL;
