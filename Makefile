@@ -18,9 +18,10 @@ check:
 check-long:
 	@./check --long
 
+# make bench ARGS="-t integer,python -e native,tcg,interp -n 1"; tests/bench/bench --help
 bench: build
 	@scripts/install-deps bench
-	@tests/bench/bench
+	@tests/bench/bench $(ARGS)
 
 clean:
 	rm -rf build build-*

@@ -1,29 +1,31 @@
-# Completion of doppel for bash. tests/vm/test_cli.sh checks that every option of `doppel run --help` is here.
+# Completion of doppel for bash. tests/vm/test_cli.sh checks that every option of every verb, every verb and every command is here.
+_doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
+
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
     local run='--kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --no-reboot
-        --trace --json --json-fd --help'
+        --name --trace --perf-map --dump-blocks --json --json-fd --help'
     local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
     run)
         case $last in
-        --kernel | -k | --initrd | -i | --disk | -d)
+        --kernel | -k | --initrd | -i | --disk | -d | --dump-blocks)
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-        --engine | -e) mapfile -t COMPREPLY < <(compgen -W 'auto interp null' -- "$word") ;;
+        --engine | -e) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp null' -- "$word") ;;
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v1' -- "$word") ;;
         --serial | -s) mapfile -t COMPREPLY < <(compgen -W 'stdio none file:' -- "$word") ;;
         --memory | -m) mapfile -t COMPREPLY < <(compgen -W '256M 512M 1G 2G 4G' -- "$word") ;;
         --trace) mapfile -t COMPREPLY < <(compgen -W 'all cpu mmu exception irq timer memory io pci virtio block console boot vm translate exits
             tables smc guest' -- "$word") ;;
-        --append | -a | --cpus | -c | --timeout | -t | --json-fd) ;;
+        --append | -a | --cpus | -c | --timeout | -t | --name | -n | --json-fd) ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$run" -- "$word") ;;
         esac ;;
     lockstep)
@@ -33,8 +35,19 @@ _doppel()
             mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$lockstep" -- "$word") ;;
         esac ;;
-    doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run doctor lockstep' -- "$word") ;;
+    stats)
+        case $last in
+        stats) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
+        --interval | -i | --count | -c) ;;
+        *) mapfile -t COMPREPLY < <(compgen -W '--interval --count --json --help' -- "$word") ;;
+        esac ;;
+    control)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats quit' -- "$word") ;;
+        esac ;;
+    list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -79,14 +79,9 @@ static int doctor(int argc, char **argv)
 {
     struct doctor_options o = {0};
     struct dp_error e = {0};
-    switch (cli_parse(&cli_doctor, argc, argv, &o, &e)) {
-    case CLI_HELP:
-        cli_help(&cli_doctor, stdout);
-        return 0;
-    case CLI_USAGE:
-        fprintf(stderr, "doppel: %s\n", e.text);
-        return EXIT_STATUS_USAGE;
-    }
+    int status = cli_begin(&cli_doctor, argc, argv, &o);
+    if (status >= 0)
+        return status;
     char kvm[200], model[100], flags[300], why[300] = "";
     struct utsname u;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);

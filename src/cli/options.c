@@ -153,6 +153,7 @@ static const struct cli_option *by_name(const struct cli_verb *verb, const char 
 
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, struct dp_error *e)
 {
+    unsigned operands = 0;
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *value = NULL;
         const struct cli_option *o;
@@ -174,8 +175,12 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
                 return CLI_USAGE;
             }
             value = a[2] ? a + 2 : NULL;
+        } else if (operands < verb->operand_count) {
+            *(const char **)((char *)values + verb->operands[operands++].offset) = a;
+            continue;
         } else {
-            dp_error_set(e, -EINVAL, "what is '%s'? Everything is given by options: see `doppel %s --help`", a, verb->name);
+            dp_error_set(e, -EINVAL, "what is '%s'? %s: see `doppel %s --help`", a,
+                         operands ? "That is one word too many" : "Everything is given by options", verb->name);
             return CLI_USAGE;
         }
         if (o->kind == CLI_FLAG && value) {
@@ -195,7 +200,25 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
         if (rc)
             return rc;
     }
+    if (operands < verb->operand_count) {
+        dp_error_set(e, -EINVAL, "%s is missing: doppel %s %s", verb->operands[operands].name, verb->name, verb->usage);
+        return CLI_USAGE;
+    }
     return CLI_OK;
+}
+
+int cli_begin(const struct cli_verb *verb, int argc, char **argv, void *values)
+{
+    struct dp_error e = {0};
+    switch (cli_parse(verb, argc, argv, values, &e)) {
+    case CLI_HELP:
+        cli_help(verb, stdout);
+        return 0;
+    case CLI_USAGE:
+        fprintf(stderr, "doppel: %s\n", e.text);
+        return EXIT_STATUS_USAGE;
+    }
+    return -1;
 }
 
 void cli_help(const struct cli_verb *verb, FILE *to)
@@ -212,4 +235,6 @@ void cli_help(const struct cli_verb *verb, FILE *to)
         fprintf(to, "  %-34s %s\n", left, o->help);
     }
     fprintf(to, "  %-34s %s\n", "-h, --help", "this text");
+    if (verb->more_help)
+        verb->more_help(to);
 }

@@ -1,6 +1,7 @@
 /* cli/options.h - command-line options as one table per verb: parsing, help, suggestions and completion all read it.
  *
- * Model: a row says name, letter, argument, kind and where in the verb's struct the value goes. Strings point into argv.
+ * Model: a row says name, letter, argument, kind and where in the verb's struct the value goes. Strings point into argv. Operands (words
+ * that belong to no option) are const char *, must all be given, and may stand among the options.
  */
 #ifndef DP_CLI_OPTIONS_H
 #define DP_CLI_OPTIONS_H
@@ -34,10 +35,18 @@ struct cli_option {
     const char *help;
 };
 
+struct cli_operand {
+    const char *name; /* "NAME" */
+    uint32_t offset;
+};
+
 struct cli_verb {
     const char *name, *summary, *usage, *examples;
     const struct cli_option *options;
     unsigned option_count;
+    const struct cli_operand *operands;
+    unsigned operand_count;
+    void (*more_help)(FILE *to); /* may be NULL */
     int (*run)(int argc, char **argv);
 };
 
@@ -45,10 +54,12 @@ enum { CLI_OK = 0, CLI_HELP = 1, CLI_USAGE = 2 };
 /* Fills values. CLI_HELP: help was asked for; CLI_USAGE: e->text says what is wrong. */
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, struct dp_error *e);
 void cli_help(const struct cli_verb *verb, FILE *to);
+/* The same, and what verbs do about it: >= 0 is the exit status, for help was shown or an error told; negative: go on. */
+int cli_begin(const struct cli_verb *verb, int argc, char **argv, void *values);
 /* The name among count that is nearest to text, or NULL when none is near. */
 const char *cli_nearest(const char *text, const char *const *names, unsigned count);
 
-extern const struct cli_verb cli_run, cli_doctor, cli_lockstep;
+extern const struct cli_verb cli_run, cli_list, cli_stats, cli_control, cli_doctor, cli_lockstep;
 
 enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
 

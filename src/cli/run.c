@@ -18,13 +18,15 @@
 
 #include "cli/guard.h"
 #include "console/console.h"
+#include "vm/control.h"
+#include "vm/rundir.h"
 #include "vm/vm.h"
 
 struct run_options {
-    const char *kernel, *append, *engine, *cpu, *trace, *virtio_console;
+    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console;
     struct cli_list initrd, disk, serial;
     uint64_t memory, cpus, timeout_ms, json_fd;
-    bool no_reboot, json, no_rng;
+    bool no_reboot, json, no_rng, perf_map;
 };
 
 #define FIELD(member) offsetof(struct run_options, member)
@@ -46,8 +48,11 @@ static const struct cli_option options[] = {
     {"virtio-console", 0, "[=stdio|none|file:PATH]", CLI_OPTIONAL, FIELD(virtio_console), .help = "add a virtio console, hvc0 (none)"},
     {"no-rng", 0, NULL, CLI_FLAG, FIELD(no_rng), .help = "no virtio entropy device"},
     {"no-reboot", 0, NULL, CLI_FLAG, FIELD(no_reboot), .help = "end when the guest resets the machine"},
+    {"name", 'n', "NAME", CLI_STRING, FIELD(name), .help = "name it, for `doppel list`, `stats` and `control` to reach it while it runs"},
     {"trace", 0, "CATEGORIES[,file=PATH]", CLI_STRING, FIELD(trace),
      .help = "say what happens inside: cpu, irq, pci, virtio, boot ... or all"},
+    {"perf-map", 0, NULL, CLI_FLAG, FIELD(perf_map), .help = "name translated code for perf(1), in /tmp/perf-PID.map"},
+    {"dump-blocks", 0, "FILE", CLI_STRING, FIELD(dump_blocks), .help = "write each translated block beside its guest code"},
     {"json", 0, NULL, CLI_FLAG, FIELD(json), .help = "at the end one JSON object on stderr: result, status, reason, counters"},
     {"json-fd", 0, "N", CLI_UINT, FIELD(json_fd), .max = 65535, .help = "the same to this file descriptor"},
 };
@@ -57,7 +62,9 @@ struct session {
     struct dp_loop *loop;
     struct dp_trace trace;
     FILE *trace_file;
+    struct dp_rundir rundir; /* with a name: its folder */
     struct dp_vm *vm;
+    struct dp_control *control;
     struct dp_console *consoles[DP_VM_SERIALS + 1];
     unsigned console_count;
     bool stdio_taken;
@@ -158,12 +165,12 @@ static void quit_escape(void *opaque) { dp_vm_stop(((struct session *)opaque)->v
 
 static void status_escape(void *opaque, struct dp_buffer *out)
 {
-    static const char *const phase[] = {"new", "paused", "running", "stopped"};
     struct session *s = opaque;
     struct dp_engine_counters c;
     dp_vm_counters(s->vm, &c);
-    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts\n", phase[dp_vm_phase(s->vm)],
-                     dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9, c.instructions, c.interrupts);
+    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts\n",
+                     dp_vm_phase_name(dp_vm_phase(s->vm)), dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9, c.instructions,
+                     c.interrupts);
 }
 
 /* "stdio", "none" or "file:PATH": *out is NULL for none. */
@@ -265,6 +272,15 @@ static void print_json(int fd, const struct summary *sum)
 
 /* ---- the verb ---- */
 
+static int serve(struct session *s, struct dp_error *e)
+{
+    char path[DP_RUNDIR_PATH_MAX];
+    int rc = dp_rundir_socket(s->o.name, path, sizeof path, e);
+    if (!rc)
+        rc = dp_control_create(s->loop, s->vm, s->o.name, &s->control, e);
+    return rc ? rc : dp_control_listen(s->control, path, e);
+}
+
 /* Options into a VM. *usage: the error is the caller's way of asking, not this host's. */
 static int make(struct session *s, bool *usage, struct dp_error *e)
 {
@@ -279,6 +295,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         .no_rng = o->no_rng,
         .no_reboot = o->no_reboot,
         .virtio_console = o->virtio_console,
+        .perf_map = o->perf_map,
+        .dump_path = o->dump_blocks,
         .timeout_ms = o->timeout_ms,
         .trace = &s->trace,
         .ended = on_ended,
@@ -294,6 +312,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         rc = parse_disk(o->disk.value[c.disk_count++], &c.disk[i], e);
     if (!rc && o->trace)
         rc = parse_trace(s, e);
+    if (!rc && o->name && (rc = dp_rundir_check_name(o->name, e)))
+        dp_error_prefix(e, rc, "--name");
     if (!rc) {
         *usage = false;
         rc = dp_loop_create(&s->loop, e);
@@ -301,6 +321,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
     }
     if (!rc)
         rc = open_signals(s, e);
+    if (!rc && o->name)
+        rc = dp_rundir_claim(o->name, &s->rundir, e);
     if (!o->serial.count)
         o->serial.value[o->serial.count++] = "stdio";
     for (unsigned i = 0; !rc && i < o->serial.count; i++)
@@ -311,6 +333,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         rc = dp_vm_create(&c, &s->vm, e);
     for (unsigned i = 0; i < c.disk_count; i++)
         free((char *)c.disk[i].path);
+    if (!rc && o->name)
+        rc = serve(s, e);
     return rc;
 }
 
@@ -357,6 +381,7 @@ static int run(int argc, char **argv)
     }
 
     /* Devices leave their consoles, consoles flush and restore the terminal, and only then something is said on it. */
+    dp_control_destroy(s.control);
     dp_vm_destroy(s.vm);
     struct dp_error lost[DP_ARRAY_LEN(s.consoles)] = {0};
     for (unsigned i = 0; i < s.console_count; i++) {
@@ -383,6 +408,7 @@ static int run(int argc, char **argv)
         dp_loop_unwatch(s.loop, s.signal_fd);
         close(s.signal_fd);
     }
+    dp_rundir_release(&s.rundir);
     dp_loop_destroy(s.loop);
     if (s.trace_file)
         fclose(s.trace_file);
@@ -396,7 +422,8 @@ const struct cli_verb cli_run = {
     .examples = "  doppel run --kernel /boot/vmlinuz --initrd initrd.img              Linux, serial console on this terminal\n"
                 "  doppel run -k vmlinuz -i initrd.img -a 'console=ttyS0 quiet' -m 1G -c 2 -d disk.raw\n"
                 "  doppel run -k kernel.elf --timeout 10 --serial file:log.txt        Multiboot kernel; its exit status becomes doppel's\n"
-                "  doppel run -k vmlinuz -i initrd.img --json </dev/null              for programs\n",
+                "  doppel run -k vmlinuz -i initrd.img --json </dev/null              for programs\n"
+                "  doppel run -k vmlinuz -i initrd.img --name web                     with a name: see `doppel stats --help`\n",
     .options = options,
     .option_count = DP_ARRAY_LEN(options),
     .run = run,

@@ -716,7 +716,7 @@ static int compare(struct lockstep *l, uint64_t stop_ms, struct dp_error *e)
             break;
         bool close = l->focus.active && l->slices >= l->focus.first;
         if (close || (!l->focus.active && l->m[0].instructions >= l->next_check))
-            check(l, false);
+            check(l, true);
     }
     give_output(l);
     return 0;

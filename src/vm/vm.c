@@ -4,6 +4,9 @@
  * return soon, or at once if it is entered later, so no thread misses it. A processor that halts sleeps on its own condition until its
  * `wake` flag is set; the flag is cleared before run() and set after the engine was told of an interrupt, so an interrupt is seen either by
  * run() or by the flag.
+ *
+ * Statistics: whoever asks marks, under the lock, each processor inside run() and kicks it; the processor copies its counters when it comes
+ * out. A processor outside run() cannot enter without the lock, so its counters are read directly.
  */
 #include "vm/vm.h"
 
@@ -30,8 +33,9 @@ struct vcpu {
     unsigned index;
     struct dp_cpu *cpu;
     pthread_t thread;
-    bool started; /* the loop's thread */
-    bool parked;  /* under vm->lock */
+    bool started;                       /* the loop's thread */
+    bool parked, inside, sample_wanted; /* under vm->lock: waits for want to change; in run(); is to copy its counters */
+    struct dp_engine_counters sample;   /* likewise */
     pthread_cond_t wakeup;
     atomic_bool wake;
 };
@@ -51,14 +55,14 @@ struct dp_vm {
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
     struct file kernel, initrd[DP_VM_INITRDS];
-    char *cmdline;
+    char *cmdline, *dump_path;
     const char *protocol;
     struct vcpu *vcpu;
     unsigned vcpu_count;
     int timeout_fd;
 
-    pthread_mutex_t lock; /* parked, request */
-    pthread_cond_t parked;
+    pthread_mutex_t lock; /* parked, inside, samples, request */
+    pthread_cond_t parked, sampled;
     atomic_int want;
     atomic_int phase;
     bool request_pending, request_posted;
@@ -127,33 +131,32 @@ static void *vcpu_main(void *opaque)
             pthread_cond_wait(&v->wakeup, &vm->lock);
         }
         v->parked = false;
+        v->inside = atomic_load(&vm->want) != WANT_QUIT;
         pthread_mutex_unlock(&vm->lock);
-        if (atomic_load(&vm->want) == WANT_QUIT)
+        if (!v->inside)
             return NULL;
 
         struct dp_exit exit = {0};
         atomic_store(&v->wake, false);
         vm->engine->run(v->cpu, 0, &exit);
-        switch (exit.kind) {
-        case DP_EXIT_BUDGET:
-        case DP_EXIT_KICK:
-        case DP_EXIT_BREAKPOINT: /* nobody sets breakpoints yet: a stale one is passed */
-            break;
-        case DP_EXIT_HALT:
-        case DP_EXIT_WAIT_SIPI:
-            pthread_mutex_lock(&vm->lock);
-            while (!atomic_load(&v->wake) && atomic_load(&vm->want) == WANT_RUN)
-                pthread_cond_wait(&v->wakeup, &vm->lock);
-            pthread_mutex_unlock(&vm->lock);
-            break;
-        case DP_EXIT_SHUTDOWN:
+
+        pthread_mutex_lock(&vm->lock);
+        v->inside = false;
+        if (v->sample_wanted) {
+            vm->engine->counters(v->cpu, &v->sample);
+            v->sample_wanted = false;
+            pthread_cond_broadcast(&vm->sampled);
+        }
+        bool halted = exit.kind == DP_EXIT_HALT || exit.kind == DP_EXIT_WAIT_SIPI;
+        while (halted && !atomic_load(&v->wake) && atomic_load(&vm->want) == WANT_RUN)
+            pthread_cond_wait(&v->wakeup, &vm->lock);
+        pthread_mutex_unlock(&vm->lock);
+        if (exit.kind == DP_EXIT_SHUTDOWN)
             end_request(vm, DP_END_TRIPLE_FAULT, DP_STATUS_ERROR, &exit.text,
                         "processor %u: triple fault: an exception met no working handler, nor did its double fault", v->index);
-            break;
-        case DP_EXIT_ERROR:
+        else if (exit.kind == DP_EXIT_ERROR)
             end_request(vm, DP_END_ERROR, DP_STATUS_ERROR, &exit.text, "processor %u: engine %s cannot go on", v->index, vm->engine->name);
-            break;
-        }
+        /* Other kinds ask for nothing; a breakpoint is stale, for nobody sets any yet. */
         dp_buffer_fini(&exit.text);
     }
 }
@@ -392,6 +395,8 @@ static int make_processors(struct dp_vm *vm, struct dp_error *e)
         .trace = vm->config.trace,
         .model = &vm->model,
         .cpu_count = vm->config.cpus,
+        .perf_map = vm->config.perf_map,
+        .dump_path = vm->dump_path,
     };
     int rc = vm->engine->vm_init(&ev, &vm->engine_state, e);
     if (rc)
@@ -419,15 +424,17 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     vm->protocol = "";
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->parked, NULL);
+    pthread_cond_init(&vm->sampled, NULL);
     int rc = check_config(vm, e);
     if (!rc && c->kernel)
         rc = open_file("kernel", c->kernel, &vm->kernel, e);
     for (unsigned i = 0; !rc && i < c->initrd_count; i++)
         rc = open_file("initrd", c->initrd[i], &vm->initrd[i], e);
-    if (!rc && c->cmdline && !(vm->cmdline = strdup(c->cmdline)))
+    if (!rc && ((c->cmdline && !(vm->cmdline = strdup(c->cmdline))) || (c->dump_path && !(vm->dump_path = strdup(c->dump_path)))))
         rc = dp_error_set(e, -ENOMEM, "no memory");
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
-        struct dp_block_options o = {.path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
+        struct dp_block_options o = {
+            .path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
         rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
     }
     if (!rc)
@@ -604,8 +611,10 @@ void dp_vm_destroy(struct dp_vm *vm)
     for (unsigned i = 0; i < DP_VM_INITRDS; i++)
         close_file(&vm->initrd[i]);
     free(vm->cmdline);
+    free(vm->dump_path);
     dp_buffer_fini(&vm->result.report);
     pthread_cond_destroy(&vm->parked);
+    pthread_cond_destroy(&vm->sampled);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
@@ -622,18 +631,57 @@ struct dp_space *dp_vm_memory(struct dp_vm *vm) { return dp_pc_memory(vm->pc); }
 struct dp_space *dp_vm_ports(struct dp_vm *vm) { return dp_pc_ports(vm->pc); }
 void dp_vm_cpu_state(struct dp_vm *vm, unsigned cpu, struct x86_state *out) { vm->engine->pull(vm->vcpu[cpu].cpu, out); }
 
+unsigned dp_vm_cpu_count(const struct dp_vm *vm) { return vm->vcpu_count; }
+uint64_t dp_vm_memory_size(const struct dp_vm *vm) { return vm->config.memory; }
+
+const char *dp_vm_phase_name(enum dp_vm_phase phase)
+{
+    static const char *const name[] = {"new", "paused", "running", "stopped"};
+    return name[phase];
+}
+
 const char *dp_vm_end_name(enum dp_vm_end end)
 {
     static const char *const name[] = {"none", "poweroff", "reset", "exit", "timeout", "triple-fault", "error", "stopped"};
     return name[end];
 }
 
-void dp_vm_counters(const struct dp_vm *vm, struct dp_engine_counters *sum)
+static uint64_t thread_time(const struct vcpu *v)
 {
-    *sum = (struct dp_engine_counters){0};
+    clockid_t clock;
+    struct timespec t;
+    if (!v->started || pthread_getcpuclockid(v->thread, &clock) || clock_gettime(clock, &t))
+        return 0;
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void dp_vm_stats(struct dp_vm *vm, struct dp_vm_cpu_stats *cpus)
+{
+    pthread_mutex_lock(&vm->lock);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
-        struct dp_engine_counters c = {0};
-        vm->engine->counters(vm->vcpu[i].cpu, &c);
-        dp_engine_counters_add(sum, &c);
+        struct vcpu *v = &vm->vcpu[i];
+        cpus[i].halted = !v->inside;
+        v->sample_wanted = v->inside;
+        if (v->inside)
+            vm->engine->kick(v->cpu);
+        else
+            vm->engine->counters(v->cpu, &v->sample);
     }
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        struct vcpu *v = &vm->vcpu[i];
+        while (v->sample_wanted)
+            pthread_cond_wait(&vm->sampled, &vm->lock);
+        cpus[i].counters = v->sample;
+        cpus[i].cpu_ns = thread_time(v);
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void dp_vm_counters(struct dp_vm *vm, struct dp_engine_counters *sum)
+{
+    struct dp_vm_cpu_stats cpus[DP_VM_CPUS_MAX];
+    *sum = (struct dp_engine_counters){0};
+    dp_vm_stats(vm, cpus);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        dp_engine_counters_add(sum, &cpus[i].counters);
 }

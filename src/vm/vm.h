@@ -4,6 +4,8 @@
  * caller runs; phases: NEW (made, kernel loaded) -> PAUSED <-> RUNNING -> STOPPED (for good, with a result). Reset keeps the phase.
  * Threads: create, start, pause, resume, reset and destroy belong to the loop's thread. Requests from devices and dp_vm_stop may come from
  * any thread: they stop the processors at once and take effect in the loop's thread. `ended` is called there, once, when the VM is STOPPED.
+ * Counters: engines count in plain memory of the processor's thread, which costs them nothing; who asks kicks the processors out of run()
+ * and each copies its own on the way. dp_vm_stats and dp_vm_counters therefore belong to the loop's thread, never to a processor's.
  * Invariants: pausing stops processors first, then devices, then the clock; resuming goes the other way. A processor that sleeps is woken
  * by every interrupt that arrives after it decided to sleep. Nothing here is global: VMs in one process, or one loop, do not meet.
  */
@@ -37,6 +39,8 @@ struct dp_vm_config {      /* strings are copied */
     unsigned disk_count;
     bool no_rng, virtio_console;
     bool no_reboot;                           /* a guest's reset ends the VM */
+    bool perf_map;                            /* see struct dp_engine_vm */
+    const char *dump_path;                    /* likewise; NULL: none */
     uint64_t timeout_ms;                      /* of running, by the host's clock; 0: none */
     struct dp_console *serial[DP_VM_SERIALS]; /* not owned; NULL for the first: output is dropped; for others: no such port */
     struct dp_console *virtio_console_backend;
@@ -60,6 +64,12 @@ enum dp_vm_end {
 };
 enum { DP_STATUS_TIMEOUT = 124, DP_STATUS_ERROR = 125 };
 
+struct dp_vm_cpu_stats {
+    struct dp_engine_counters counters;
+    uint64_t cpu_ns; /* of host processor time its thread has used */
+    bool halted;     /* sleeps until an interrupt (or stands still with the VM) */
+};
+
 struct dp_vm_result {
     enum dp_vm_end end;
     int status;
@@ -78,12 +88,16 @@ void dp_vm_stop(struct dp_vm *vm, int status, const char *reason);
 
 enum dp_vm_phase dp_vm_phase(const struct dp_vm *vm);            /* any thread */
 const struct dp_vm_result *dp_vm_result(const struct dp_vm *vm); /* once STOPPED */
+const char *dp_vm_phase_name(enum dp_vm_phase phase);
 const char *dp_vm_end_name(enum dp_vm_end end);
 const char *dp_vm_engine_name(const struct dp_vm *vm);
-const char *dp_vm_engine_why(const struct dp_vm *vm);                        /* "" or why this engine was chosen */
-const char *dp_vm_boot_protocol(const struct dp_vm *vm);                     /* "" without a kernel */
-uint64_t dp_vm_uptime_ns(const struct dp_vm *vm);                            /* VM time */
-void dp_vm_counters(const struct dp_vm *vm, struct dp_engine_counters *sum); /* over all processors; exact when they do not run */
+const char *dp_vm_engine_why(const struct dp_vm *vm);    /* "" or why this engine was chosen */
+const char *dp_vm_boot_protocol(const struct dp_vm *vm); /* "" without a kernel */
+uint64_t dp_vm_uptime_ns(const struct dp_vm *vm);        /* VM time */
+unsigned dp_vm_cpu_count(const struct dp_vm *vm);
+uint64_t dp_vm_memory_size(const struct dp_vm *vm);
+void dp_vm_stats(struct dp_vm *vm, struct dp_vm_cpu_stats *cpus);      /* of all processors: room for dp_vm_cpu_count */
+void dp_vm_counters(struct dp_vm *vm, struct dp_engine_counters *sum); /* over all processors */
 
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */
 struct dp_space *dp_vm_memory(struct dp_vm *vm);

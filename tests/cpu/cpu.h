@@ -18,6 +18,7 @@
 
 #include "base/base.h"
 #include "isa/x86/insn.h"
+#include "isa/x86/x86.h"
 
 #define CPU_CODE 0x08000000ull
 #define CPU_DATA 0x10000000ull
@@ -68,6 +69,7 @@ struct cpu_regs {
     uint16_t seg[X86_SEGS];
     uint64_t fs_base, gs_base;
     uint8_t fx[512] __attribute__((aligned(16))); /* FXSAVE64 image */
+    uint8_t ymm_high[16][16];
 };
 /* Offsets in the FXSAVE64 image. */
 enum {
@@ -124,6 +126,8 @@ int cpu_native_run(struct cpu_native *n, const struct cpu_case *cases, struct cp
 
 /* ---- guest.c ---- */
 struct cpu_guest;
+/* The processor the tests are about: the highest model this host can run. */
+int cpu_model(struct x86_cpuid_model *m, struct dp_error *e) DP_MUST_CHECK;
 int cpu_guest_create(const char *engine, struct cpu_guest **out, struct dp_error *e) DP_MUST_CHECK;
 void cpu_guest_destroy(struct cpu_guest *g);
 void cpu_guest_run(struct cpu_guest *g, const struct cpu_case *c, struct cpu_result *r);

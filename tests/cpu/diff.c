@@ -41,8 +41,8 @@ static void make_key(const struct cpu_case *c, const char *op, const struct dp_b
         snprintf(word, sizeof word, "%.*s", (int)DP_MIN(len, sizeof word - 1), p);
         if (!strncmp(word, "  memory", 8))
             strcpy(word, "  memory");
-        else if (!strncmp(word, "  xmm", 5))
-            strcpy(word, "  xmm");
+        else if (!strncmp(word, "  xmm", 5) || !strncmp(word, "  ymm", 5))
+            word[5] = 0;
         else if (!strncmp(word, "  st", 4))
             strcpy(word, "  st");
         else
@@ -243,7 +243,7 @@ int main(int argc, char **argv)
     if (!err)
         err = self ? cpu_native_create(&u.native2, &e) : cpu_guest_create(engine, &u.guest, &e);
     if (!err)
-        err = x86_cpuid_model("x86-64-v2", &model, &e);
+        err = cpu_model(&model, &e);
     for (unsigned m = 0; m < 3 && !err; m++)
         if (!strcmp(mode, "all") || !strcmp(mode, m == X86_MODE64 ? "64" : m == X86_MODE32 ? "32" : "16"))
             err = cpu_forms_create((enum x86_mode)m, &model, &u.forms[m], &e);

@@ -12,7 +12,8 @@
 #include "isa/x86/x86.h"
 
 struct form {
-    uint8_t prefix, map, opcode, modrm;
+    uint8_t prefix, map, opcode, modrm; /* prefix: 0, 66, F3, F2; of VEX forms it is in the VEX prefix */
+    bool vex, vex_l, vex_w;
 };
 struct op_forms {
     struct form *list;
@@ -68,6 +69,23 @@ static bool in_model(const struct x86_cpuid_model *m, const struct x86_insn *i)
     return !(i->features & ~m->features[0]) && (i->row->feature == X86_FEATURE_BASE || x86_has(m, i->row->feature));
 }
 
+static bool is_gather(unsigned op) { return op >= X86_OP_VGATHERDPS && op <= X86_OP_VPGATHERQQ; }
+
+/* The VEX prefix: rxb as in REX, vvvv the register. Three bytes, or two where that can say the same. */
+static unsigned put_vex(uint8_t *p, const struct form *f, unsigned rxb, unsigned vvvv, bool shorter)
+{
+    unsigned pp = f->prefix == 0x66 ? 1 : f->prefix == 0xf3 ? 2 : f->prefix == 0xf2 ? 3 : 0, low = (~vvvv & 15) << 3 | (unsigned)f->vex_l << 2 | pp;
+    if (shorter && f->map == 1 && !f->vex_w && !(rxb & 3)) {
+        p[0] = 0xc5;
+        p[1] = (uint8_t)((rxb & 4 ? 0 : 0x80) | low);
+        return 2;
+    }
+    p[0] = 0xc4;
+    p[1] = (uint8_t)((~rxb & 7) << 5 | f->map);
+    p[2] = (uint8_t)((unsigned)f->vex_w << 7 | low);
+    return 3;
+}
+
 /* prefix, escape, opcode: returns the length. */
 static unsigned put_opcode(uint8_t *p, const struct form *f)
 {
@@ -115,9 +133,44 @@ static int add_form(struct cpu_forms *fs, unsigned op, const struct form *f)
         o->capacity = capacity;
     }
     const struct form *last = o->count ? &o->list[o->count - 1] : NULL;
-    if (!last || last->prefix != f->prefix || last->map != f->map || last->opcode != f->opcode)
+    if (!last || last->prefix != f->prefix || last->map != f->map || last->opcode != f->opcode || last->vex != f->vex || last->vex_l != f->vex_l)
         o->group[o->groups++] = o->count;
     o->list[o->count++] = *f;
+    return 0;
+}
+
+/* The form without anything that is left to chance; decodes it. */
+static int plain_instance(const struct form *f, enum x86_mode mode, struct x86_insn *insn)
+{
+    uint8_t bytes[24] = {f->prefix};
+    unsigned n = f->prefix && !f->vex ? 1 : 0;
+    if (f->vex) {
+        bool gather = f->map == 2 && f->opcode >= 0x90 && f->opcode <= 0x93; /* its registers must differ */
+        n = put_vex(bytes, f, 0, gather ? 2 : 0, false);
+        bytes[n++] = f->opcode;
+        bytes[n + 1] = 0x08;
+    } else {
+        n += put_opcode(bytes + n, f);
+    }
+    bytes[n] = f->modrm;
+    return x86_decode(bytes, 15, mode, insn);
+}
+
+static int add_vex_forms(struct cpu_forms *fs)
+{
+    static const uint8_t prefixes[] = {0, 0x66, 0xf3, 0xf2};
+    for (unsigned i = 0; i < 3 * 256 * 4 * 4 * 256; i++) {
+        unsigned modrm = i & 255;
+        struct form f = {prefixes[i >> 10 & 3], (uint8_t)(1 + (i >> 20)), (uint8_t)(i >> 12), (uint8_t)modrm, true, i >> 9 & 1, i >> 8 & 1};
+        bool gather = f.map == 2 && f.opcode >= 0x90 && f.opcode <= 0x93;
+        if (modrm >> 6 == 1 || modrm >> 6 == 2 || (modrm < 0xc0 && (modrm & 7) != (gather ? 4 : 1)))
+            continue;
+        struct x86_insn insn;
+        if (plain_instance(&f, fs->mode, &insn) <= 0 || !in_model(fs->model, &insn) || (!insn.has_modrm && modrm != 1))
+            continue;
+        if (add_form(fs, insn.op, &f))
+            return -ENOMEM;
+    }
     return 0;
 }
 
@@ -136,13 +189,9 @@ int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, st
                 for (unsigned modrm = 0; modrm < 256; modrm++) {
                     if ((modrm >> 6 == 1 || modrm >> 6 == 2) || (modrm < 0xc0 && (modrm & 7) != 1))
                         continue; /* memory is memory: one rm will do */
-                    struct form f = {prefixes[p], (uint8_t)map, (uint8_t)opcode, (uint8_t)modrm};
-                    uint8_t bytes[24] = {prefixes[p]};
-                    unsigned n = prefixes[p] ? 1 : 0;
-                    n += put_opcode(bytes + n, &f);
-                    bytes[n] = (uint8_t)modrm;
+                    struct form f = {.prefix = prefixes[p], .map = (uint8_t)map, .opcode = (uint8_t)opcode, .modrm = (uint8_t)modrm};
                     struct x86_insn insn;
-                    if (x86_decode(bytes, 15, mode, &insn) <= 0 || insn.vex)
+                    if (plain_instance(&f, mode, &insn) <= 0 || insn.vex)
                         continue;
                     if (!in_model(model, &insn))
                         continue;
@@ -154,18 +203,17 @@ int cpu_forms_create(enum x86_mode mode, const struct x86_cpuid_model *model, st
                     }
                 }
         }
+    if (add_vex_forms(fs)) {
+        cpu_forms_destroy(fs);
+        return dp_error_set(e, -ENOMEM, "out of memory");
+    }
     for (unsigned op = 1; op < X86_OP_COUNT; op++) {
         if (!fs->op[op].count || cpu_op_skipped(op))
             continue;
-        const struct form *f = &fs->op[op].list[0];
-        uint8_t bytes[24] = {f->prefix};
-        unsigned n = f->prefix ? 1 : 0;
-        n += put_opcode(bytes + n, f);
-        bytes[n] = f->modrm;
         struct x86_insn insn;
         bool special = op == X86_OP_LAR ||
                        (op >= X86_OP_FXSAVE && op <= X86_OP_XRSTORS); /* their exceptions to the comparison need a case of their own */
-        if (x86_decode(bytes, 15, mode, &insn) > 0 && !(insn.row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0)) && !special)
+        if (plain_instance(&fs->op[op].list[0], mode, &insn) > 0 && !(insn.row->flags & (X86_F_BRANCH | X86_F_SYSTEM | X86_F_CPL0)) && !special)
             fs->ordinary[fs->ordinary_count++] = (uint16_t)op;
     }
     *out = fs;
@@ -231,7 +279,7 @@ static uint64_t pick_target(struct dp_random *r, enum x86_mode mode, unsigned si
     default:
         t = CPU_DATA + cpu_below(r, CPU_RW_SIZE - DP_MIN(size, 1024u));
         if (!cpu_one_in(r, 4)) /* aligned, as SSE likes it */
-            t &= ~(uint64_t)((size >= 16 ? 16 : size >= 8 ? 8 : size >= 4 ? 4 : size) - 1);
+            t &= ~(uint64_t)((size == 32 ? 32 : size >= 16 ? 16 : size >= 8 ? 8 : size >= 4 ? 4 : size) - 1);
         if (size > 64 && cpu_one_in(r, 2))
             t &= ~63ull; /* XSAVE */
         break;
@@ -354,6 +402,9 @@ static void random_state(struct dp_random *r, struct cpu_case *c)
     c->in.rflags = 0x202 | (dp_random_next(r) & X86_ARITH) | (cpu_one_in(r, 4) ? X86_DF : 0) | (cpu_one_in(r, 50) ? X86_TF : 0) |
                    (cpu_one_in(r, 50) ? X86_AC : 0);
     cpu_random_fx(r, c->in.fx);
+    if (!cpu_one_in(r, 4))
+        for (unsigned i = 0; i < 16; i++)
+            cpu_random_vector(r, c->in.ymm_high[i]);
     if (c->mode != X86_MODE64) /* 32-bit code never sees them, but they must survive: keep them as the entry leaves them */
         for (unsigned i = 0; i < 16; i++)
             c->in.r[i] = i < 8 ? c->in.r[i] & 0xffffffff : c->in.r[i];
@@ -363,7 +414,7 @@ static void random_state(struct dp_random *r, struct cpu_case *c)
 
 struct draft {
     uint8_t bytes[32];
-    unsigned size, opcode_at, modrm_at, disp_at, disp_size;
+    unsigned size, vex_at /* its end */, opcode_at, modrm_at, disp_at, disp_size;
 };
 
 static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct form *f, bool absolute, uint32_t row_flags, bool has_modrm,
@@ -372,9 +423,9 @@ static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct fo
     uint8_t prefix[8];
     unsigned n = 0;
     bool p67 = cpu_one_in(r, 8), p66 = f->prefix == 0x66;
-    if (f->prefix)
+    if (f->prefix && !f->vex)
         prefix[n++] = f->prefix;
-    if (!p66 && cpu_one_in(r, f->prefix ? 16 : 4))
+    if (!p66 && !f->vex && cpu_one_in(r, f->prefix ? 16 : 4))
         prefix[n++] = 0x66;
     if (p67)
         prefix[n++] = 0x67;
@@ -382,9 +433,9 @@ static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct fo
         static const uint8_t seg[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
         prefix[n++] = seg[cpu_one_in(r, 2) ? 4 + cpu_below(r, 2) : cpu_below(r, 6)];
     }
-    if (cpu_one_in(r, row_flags & X86_F_LOCK ? 4 : 100))
+    if (cpu_one_in(r, row_flags & X86_F_LOCK ? 4 : 100) && !f->vex)
         prefix[n++] = 0xf0;
-    if (f->prefix != 0xf2 && f->prefix != 0xf3 && cpu_one_in(r, row_flags & X86_F_REP ? 2 : 40))
+    if (f->prefix != 0xf2 && f->prefix != 0xf3 && !f->vex && cpu_one_in(r, row_flags & X86_F_REP ? 2 : 40))
         prefix[n++] = cpu_one_in(r, 2) ? 0xf2 : 0xf3;
     for (unsigned i = n; i > 1; i--) { /* any order */
         unsigned j = (unsigned)cpu_below(r, i);
@@ -393,18 +444,26 @@ static bool draft_bytes(struct dp_random *r, enum x86_mode mode, const struct fo
     }
     memcpy(d->bytes, prefix, n);
     unsigned size = n;
-    if (mode == X86_MODE64 && cpu_one_in(r, 2))
+    if (f->vex) {
+        unsigned rxb = mode == X86_MODE64 ? (unsigned)cpu_below(r, 8) : cpu_one_in(r, 4); /* R and X must be as in LES and LDS there */
+        size += put_vex(d->bytes + size, f, rxb, (unsigned)cpu_below(r, mode == X86_MODE64 ? 16 : 8), cpu_one_in(r, 2));
+        d->vex_at = size;
+    } else if (mode == X86_MODE64 && cpu_one_in(r, 2))
         d->bytes[size++] = (uint8_t)(0x40 | (cpu_one_in(r, 2) ? 0x8 : 0) | cpu_below(r, 8));
     d->opcode_at = size;
-    size += put_opcode(d->bytes + size, f);
+    if (f->vex)
+        d->bytes[size++] = f->opcode;
+    else
+        size += put_opcode(d->bytes + size, f);
     d->modrm_at = d->disp_at = size;
     d->disp_size = 0;
     if (has_modrm) {
         unsigned mod = f->modrm >> 6, rm = f->modrm & 7;
         unsigned address_size = mode == X86_MODE64 ? (p67 ? 4 : 8) : (mode == X86_MODE32) != p67 ? 4 : 2;
         if (mod != 3) {
-            mod = (unsigned)cpu_below(r, 3), rm = (unsigned)cpu_below(r, 8);
-            if (absolute)
+            bool gather = f->vex && rm == 4;
+            mod = (unsigned)cpu_below(r, 3), rm = gather ? 4 : (unsigned)cpu_below(r, 8);
+            if (absolute && !gather)
                 mod = 0, rm = address_size == 2 ? 6 : 5;
         }
         d->bytes[size++] = (uint8_t)(mod << 6 | (f->modrm & 0x38) | rm);
@@ -462,6 +521,29 @@ static void aim(struct dp_random *r, struct cpu_case *c, const struct x86_insn *
             c->in.r[k] &= 0xffffffff;
 }
 
+/* A gather's base makes linear, its indices stay near; the mask chooses some. */
+static void aim_gather(struct dp_random *r, struct cpu_case *c, const struct x86_insn *i, uint8_t *bytes, const struct draft *d, uint64_t linear)
+{
+    uint64_t offset = linear - seg_base(c, i->seg);
+    unsigned vvvv = i->vvvv & (c->mode == X86_MODE64 ? 15 : 7), index_size = i->opcode & 1 ? 8 : 4;
+    if (i->base == X86_ZERO)
+        memcpy(bytes + d->disp_at, &offset, d->disp_size);
+    else
+        set_low(r, &c->in.r[i->base], offset - (uint64_t)i->disp, i->address_size);
+    if (c->mode != X86_MODE64)
+        for (unsigned k = 0; k < 8; k++)
+            c->in.r[k] &= 0xffffffff;
+    bool wild = cpu_one_in(r, 8);
+    for (unsigned k = 0; k < 32 / index_size; k++) {
+        int64_t v = wild && cpu_one_in(r, 8) ? (int64_t)cpu_random_int(r) : (int64_t)cpu_below(r, 512) - 256;
+        uint8_t *half = k * index_size < 16 ? c->in.fx + FX_XMM + i->index * 16 : c->in.ymm_high[i->index];
+        memcpy(half + k * index_size % 16, &v, index_size);
+    }
+    if (cpu_one_in(r, 2))
+        for (unsigned k = 0; k < 32; k++) /* all of them */
+            (k < 16 ? c->in.fx + FX_XMM + vvvv * 16 : c->in.ymm_high[vvvv])[k % 16] |= 0x80;
+}
+
 static uint64_t effective(const struct cpu_case *c, const struct x86_insn *i, uint64_t next_rip)
 {
     uint64_t v = (uint64_t)i->disp;
@@ -492,7 +574,7 @@ static unsigned memory_size(const struct x86_insn *i, const struct x86_operand *
     case X86_OP_XRSTOR:
     case X86_OP_XSAVEOPT:
     case X86_OP_XSAVEC:
-        return 576;
+        return 832;
     case X86_OP_FNSAVE:
     case X86_OP_FRSTOR:
         return i->operand_size == 2 ? 94 : 108;
@@ -546,9 +628,18 @@ static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x8
         dp_st64(p + FX_FDP, dp_random_next(r) & (c->mode == X86_MODE64 && i->rex_w ? 0x7fffffffffff : 0xffffffff));
         if (i->op == X86_OP_XRSTOR) {
             memset(p + 512, 0, 64);
-            p[512] = (uint8_t)cpu_below(r, 4);
-            if (cpu_one_in(r, 16))
-                p[512 + cpu_below(r, 24)] |= (uint8_t)(1u << cpu_below(r, 8)) & (uint8_t)~0xe4u;
+            p[512] = (uint8_t)cpu_below(r, 8);
+            if (cpu_one_in(r, 2)) { /* compacted: what is there must be in the format */
+                p[520] = (uint8_t)(p[512] | cpu_below(r, 8));
+                p[527] = 0x80;
+            }
+            if (cpu_one_in(r, 16)) {
+                unsigned at = (unsigned)cpu_below(r, 64), bit = (unsigned)cpu_below(r, 8);
+                if ((at & ~8u) || bit < 5) /* components that only the host has */
+                    p[512 + at] |= (uint8_t)(1u << bit);
+            }
+            for (unsigned k = 576; k < size; k += 16)
+                cpu_random_vector(r, p + k);
         }
         break;
     case X86_OP_FLDENV:
@@ -566,6 +657,7 @@ static void fill_memory(struct dp_random *r, struct cpu_case *c, const struct x8
         break;
     }
     case X86_OP_LDMXCSR:
+    case X86_OP_VLDMXCSR:
         dp_st32(p, (uint32_t)dp_random_next(r) & (cpu_one_in(r, 4) ? ~0x20000u : 0xffff));
         break;
     case X86_OP_FBLD:
@@ -654,6 +746,7 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
         break;
     case X86_OP_MASKMOVQ:
     case X86_OP_MASKMOVDQU:
+    case X86_OP_VMASKMOVDQU:
         set_address(r, c, X86_RDI, seg, pick_target(r, c->mode, 16, high), i->address_size);
         break;
     case X86_OP_LEAVE:
@@ -711,6 +804,8 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
         break;
     case X86_OP_PCMPESTRM:
     case X86_OP_PCMPESTRI:
+    case X86_OP_VPCMPESTRM:
+    case X86_OP_VPCMPESTRI:
         if (!cpu_one_in(r, 4))
             reg[X86_RAX] = cpu_below(r, 36) - 18, reg[X86_RDX] = cpu_below(r, 36) - 18;
         break;
@@ -718,7 +813,7 @@ static void arrange_implied(struct dp_random *r, struct cpu_case *c, const struc
     case X86_OP_XRSTOR:
     case X86_OP_XSAVEOPT:
     case X86_OP_XSAVEC:
-        reg[X86_RAX] &= 3, reg[X86_RDX] = 0; /* the host's XCR0 has more than ours */
+        reg[X86_RAX] &= 7, reg[X86_RDX] = 0; /* the host's XCR0 has more than ours */
         break;
     default:
         break;
@@ -820,6 +915,9 @@ static bool host_differs(const struct cpu_case *c, const struct x86_insn *i, con
     case X86_OP_XSAVEOPT:
     case X86_OP_XSAVEC: /* EDX:EAX must ask for nothing that only the host has */
         return i->base == X86_RAX || i->base == X86_RDX || i->index == X86_RAX || i->index == X86_RDX;
+    case X86_OP_VPEXTRD:
+    case X86_OP_VPINSRD:
+        return i->vex_w && c->mode != X86_MODE64; /* #UD on AMD; on Intel VEX.W counts only in 64-bit mode */
     case X86_OP_CALL_FAR:
         if (c->mode == X86_MODE64 && i->base == X86_RSP)
             return true; /* wants RSP below 4 GiB, see one_insn */
@@ -845,17 +943,17 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
         unsigned g = (unsigned)cpu_below(r, o->groups);
         uint32_t first = o->group[g], end = g + 1 < o->groups ? o->group[g + 1] : o->count;
         const struct form *f = &o->list[first + cpu_below(r, end - first)];
-        uint8_t plain[24] = {f->prefix};
-        unsigned n = f->prefix ? 1 : 0;
-        n += put_opcode(plain + n, f);
-        plain[n] = f->modrm;
-        if (x86_decode(plain, 15, fs->mode, insn) <= 0)
+        if (plain_instance(f, fs->mode, insn) <= 0)
             continue;
         struct draft d;
         if (!draft_bytes(r, fs->mode, f, absolute, insn->row->flags, insn->has_modrm, &d))
             continue;
         int length = x86_decode(d.bytes, 15, fs->mode, insn);
-        if (length <= 0 || insn->op != op || insn->vex || !in_model(fs->model, insn) || host_differs(c, insn, d.bytes))
+        if (length <= 0 && f->vex) { /* perhaps it has no such operand */
+            d.bytes[d.vex_at - 1] |= 0x78;
+            length = x86_decode(d.bytes, 15, fs->mode, insn);
+        }
+        if (length <= 0 || insn->op != op || insn->vex != f->vex || !in_model(fs->model, insn) || host_differs(c, insn, d.bytes))
             continue;
         if ((op == X86_OP_UD0 || op == X86_OP_UD1) && (c->code_offset & (CPU_PAGE - 1)) + 16 > CPU_PAGE)
             return false; /* whether they have a ModRM to be fetched depends on the processor */
@@ -868,7 +966,9 @@ static bool one_insn(struct dp_random *r, const struct cpu_forms *fs, unsigned o
             c->in.r[X86_RSP] = CPU_DATA + 64 + (cpu_below(r, CPU_RW_SIZE - 512) & ~7ull); /* into compatibility mode: AMD pushes with ESP */
         if (memory_shape(insn, m) != 0)
             c->in.rflags &= ~(uint64_t)X86_AC; /* #AC or #GP, and for which parts, is the processor's choice (SDM vol. 2, FXSAVE) */
-        if (m && !string && op != X86_OP_XLAT && op != X86_OP_MASKMOVQ && op != X86_OP_MASKMOVDQU) {
+        if (is_gather(op)) {
+            aim_gather(r, c, insn, d.bytes, &d, pick_target(r, fs->mode, m->size, fs->mode == X86_MODE64));
+        } else if (m && !string && op != X86_OP_VMASKMOVDQU && op != X86_OP_XLAT && op != X86_OP_MASKMOVQ && op != X86_OP_MASKMOVDQU) {
             aim(r, c, insn, d.bytes, &d, pick_target(r, fs->mode, memory_size(insn, m), fs->mode == X86_MODE64), next_rip);
             if (x86_decode(d.bytes, 15, fs->mode, insn) != length)
                 continue;

@@ -124,6 +124,16 @@ static void build_world(struct cpu_guest *g)
     s->run_state = X86_RUNNING;
 }
 
+int cpu_model(struct x86_cpuid_model *m, struct dp_error *e)
+{
+    uint64_t host[2];
+    x86_cpuid_host(host);
+    int err = x86_cpuid_model("x86-64-v3", m, e);
+    if (err || !x86_cpuid_fit(m, host, NULL))
+        return err;
+    return x86_cpuid_model("x86-64-v2", m, e);
+}
+
 int cpu_guest_create(const char *engine, struct cpu_guest **out, struct dp_error *e)
 {
     struct cpu_guest *g = calloc(1, sizeof *g);
@@ -132,7 +142,7 @@ int cpu_guest_create(const char *engine, struct cpu_guest **out, struct dp_error
     g->engine = dp_engine_find(engine);
     int err = g->engine ? 0 : dp_error_set(e, -ENOENT, "no engine is named %s", engine);
     if (!err)
-        err = x86_cpuid_model("x86-64-v2", &g->model, e);
+        err = cpu_model(&g->model, e);
     g->model.cpu_count = 1;
     uint32_t id;
     if (!err)
@@ -245,6 +255,8 @@ void cpu_guest_run(struct cpu_guest *g, const struct cpu_case *c, struct cpu_res
     for (unsigned i = 0; i < X86_SEGS; i++)
         load_segment(&s.seg[i], c->in.seg[i], i == X86_FS ? c->in.fs_base : i == X86_GS ? c->in.gs_base : 0);
     load_fx(&s, c->in.fx);
+    for (unsigned i = 0; i < 16; i++)
+        memcpy(s.vec[i] + 16, c->in.ymm_high[i], 16);
     g->engine->push(g->cpu, &s);
 
     struct dp_exit x = {0};
@@ -256,6 +268,8 @@ void cpu_guest_run(struct cpu_guest *g, const struct cpu_case *c, struct cpu_res
     r->out.fs_base = s.seg[X86_FS].base, r->out.gs_base = s.seg[X86_GS].base;
     r->out.rip = s.r[X86_RIP], r->out.rflags = s.rflags;
     store_fx(&s, r->out.fx);
+    for (unsigned i = 0; i < 16; i++)
+        memcpy(r->out.ymm_high[i], s.vec[i] + 16, 16);
     memcpy(r->data, data, CPU_RW_SIZE);
     switch (x.kind) {
     case DP_EXIT_HALT: {

@@ -65,6 +65,11 @@ static inline void write_fs_base(uint64_t v) { __asm__ volatile("wrfsbase %0" : 
 static const uint8_t greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
+/* The kernel's signal frame has the standard XSAVE format: header at 512, YMM at 576, if it says so behind the legacy image. */
+enum { FRAME_MAGIC = 464, FRAME_STATES = FRAME_MAGIC + 8, XSTATE_BV = 512, XSTATE_YMM = 576 };
+static bool has_states(const uint8_t *fp) { return dp_ld32(fp + FRAME_MAGIC) == 0x46505853; /* FP_XSTATE_MAGIC1 */ }
+static bool has_ymm(const uint8_t *fp) { return has_states(fp) && dp_ld64(fp + FRAME_STATES) & 4; }
+
 static void capture(ucontext_t *u, int sig, struct cpu_result *r)
 {
     const greg_t *g = u->uc_mcontext.gregs;
@@ -79,7 +84,12 @@ static void capture(ucontext_t *u, int sig, struct cpu_result *r)
     r->out.seg[X86_DS] = ds, r->out.seg[X86_ES] = es, r->out.seg[X86_FS] = fs, r->out.seg[X86_GS] = gs;
     r->out.fs_base = cpu_native_saved_fs;
     r->out.gs_base = read_gs_base();
-    memcpy(r->out.fx, u->uc_mcontext.fpregs, 512);
+    const uint8_t *fp = (const uint8_t *)u->uc_mcontext.fpregs;
+    memcpy(r->out.fx, fp, 512);
+    if (has_ymm(fp) && dp_ld64(fp + XSTATE_BV) & 4)
+        memcpy(r->out.ymm_high, fp + XSTATE_YMM, sizeof r->out.ymm_high);
+    else
+        memset(r->out.ymm_high, 0, sizeof r->out.ymm_high);
     r->vector = sig == SIGALRM ? CPU_TIMEOUT : (uint8_t)g[REG_TRAPNO];
     r->error = (uint32_t)g[REG_ERR];
     r->cr2 = r->vector == X86_PF_ ? (uint64_t)g[REG_CR2] : 0;
@@ -100,11 +110,19 @@ static void load(ucontext_t *u, const struct cpu_case *c)
     g[REG_EFL] = (greg_t)c->in.rflags;
     g[REG_CSGSFS] = (greg_t)((uint64_t)c->in.seg[X86_CS] | (uint64_t)c->in.seg[X86_SS] << 48);
     u->uc_flags |= 2 | 4; /* UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS: load SS as it is given */
-    /* Keep what the kernel wrote behind the legacy image, and have it load x87 and SSE from there. */
+    /* Keep what the kernel wrote behind the legacy image, and have it load x87, SSE and AVX from there. */
     uint8_t *fp = (uint8_t *)u->uc_mcontext.fpregs;
     memcpy(fp, c->in.fx, FX_END);
-    if (dp_ld32(fp + 464) == 0x46505853) /* FP_XSTATE_MAGIC1 */
-        dp_st64(fp + 512, dp_ld64(fp + 512) | 3);
+    if (has_states(fp))
+        dp_st64(fp + XSTATE_BV, dp_ld64(fp + XSTATE_BV) | 3);
+    if (has_ymm(fp)) {
+        static const uint8_t zero[sizeof c->in.ymm_high];
+        memcpy(fp + XSTATE_YMM, c->in.ymm_high, sizeof c->in.ymm_high);
+        if (memcmp(c->in.ymm_high, zero, sizeof zero)) /* what is zero is not in use: XSAVE shows that */
+            dp_st64(fp + XSTATE_BV, dp_ld64(fp + XSTATE_BV) | 4);
+        else
+            dp_st64(fp + XSTATE_BV, dp_ld64(fp + XSTATE_BV) & ~4ull);
+    }
     sigemptyset(&u->uc_sigmask);
     __asm__ volatile("movw %0, %%ds\n movw %1, %%es\n movw %2, %%fs\n movw %3, %%gs"
                      :
@@ -153,7 +171,7 @@ void cpu_native_handle(int sig, siginfo_t *info, ucontext_t *u)
     memcpy(u->uc_mcontext.gregs, child.home.uc_mcontext.gregs, sizeof u->uc_mcontext.gregs);
     u->uc_mcontext.gregs[REG_RIP]++; /* over the HLT that brought us here */
     memcpy(fp, child.home_fp, 512);
-    dp_st64(fp + 512, dp_ld64(fp + 512) | 3);
+    dp_st64(fp + XSTATE_BV, (dp_ld64(fp + XSTATE_BV) & ~4ull) | 3);
     sigemptyset(&u->uc_sigmask);
     __asm__ volatile("movw %0, %%ds\n movw %0, %%es\n movw %0, %%fs\n movw %0, %%gs" : : "r"((uint16_t)0));
     write_gs_base(0);

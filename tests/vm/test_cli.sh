@@ -33,6 +33,12 @@ expect 0 "Examples:" run --help
 expect 0 "Examples:" run -k x -h
 expect 0 "Examples:" help run
 expect 0 "Examples:" doctor --help
+for verb in list stats control; do
+    expect 0 "Examples:" $verb --help
+    expect 2 "did you mean \`doppel $verb\`?" "${verb}x"
+done
+expect 0 "exits_helper" stats --help
+expect 0 "query-status" control --help
 expect 0 "doppel 0." --version
 expect 0 "Engines" doctor
 expect 0 '"engines"' doctor --json
@@ -69,6 +75,13 @@ run 2 "only raw is" -k "$dir/multiboot" --disk x,format=qcow2
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
+run 2 "is no name for a VM" -k "$dir/multiboot" --name a/b
+expect 2 "NAME is missing" stats
+expect 2 "COMMAND is missing" control web
+expect 2 "one word too many" stats web two
+expect 2 "--count needs --interval" stats web --count 2
+expect 2 "greater than 0" stats web --interval 0
+expect 2 "is given by options" list web
 
 # ---- what this host or these files do not allow ----
 expect 125 "there is no engine" run -e warp -k "$dir/multiboot"
@@ -93,6 +106,9 @@ run 125 "fit" -k "$dir/bzimage" -i "$dir/large" -m 112M
 run 125 "$dir/missing" -k "$dir/bzimage" -d "$dir/missing"
 run 125 "$dir" -k "$dir/bzimage" -d "$dir"
 run 125 "memory" -k "$dir/bzimage" -m 900G
+run 125 "--perf-map: engine null generates no code" -k "$dir/multiboot" --perf-map
+run 125 "--dump-blocks: engine null generates no code" -k "$dir/multiboot" --dump-blocks "$dir/blocks"
+[ -e "$dir/blocks" ] && fail "--dump-blocks refused, but made its file"
 run 125 "another console" -k "$dir/bzimage" --serial stdio --serial stdio
 run 125 "give stdio, none or file" -k "$dir/bzimage" --serial tcp:1
 run 125 "$dir/no/log" -k "$dir/bzimage" --serial "file:$dir/no/log"
@@ -143,6 +159,57 @@ run 125 "$dir/large" -k "$dir/multiboot" -d "$dir/large" -t 0.1
 kill -TERM $pid
 wait $pid
 
+# ---- named VMs ----
+XDG_RUNTIME_DIR=$dir/runtime
+export XDG_RUNTIME_DIR
+expect 125 "runtime/doppel" run -e null -k "$dir/multiboot" --name web
+mkdir -m 700 "$XDG_RUNTIME_DIR"
+expect 0 "" list
+expect 125 "no VM named 'web' is running (" stats web
+start() { # NAME ENGINE...: a VM of this name that waits; its process in $pid
+    name=$1
+    shift
+    "$doppel" run --name "$name" "$@" </dev/null >"$dir/out.$name" 2>"$dir/err.$name" &
+    pid=$!
+    n=0
+    until "$doppel" list | grep -q "^$name " || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done
+}
+start web -e null -k "$dir/multiboot" -c 2
+web=$pid
+start db -e null -k "$dir/multiboot"
+expect 0 "running" list
+expect 0 "\"pid\":$web," list --json
+[ "$("$doppel" list | awk 'NR > 1 { printf "%s ", $1 }')" = "db web " ] || fail "list: $("$doppel" list)"
+run 125 "is running (process $web)" -k "$dir/multiboot" --name web
+expect 125 "did you mean web?" stats wev
+expect 125 "there are db, web" stats quitelong
+expect 0 "web: process $web, engine null" stats web
+expect 0 "cpu1 halted" stats web
+expect 0 '"tlb_misses":0' stats web --json
+expect 0 "per second, over 0.1" stats web --interval 0.1 --count 2
+expect 0 '"rates":{"cpu_seconds":' stats web --json --interval=0.1 --count 1
+[ "$("$doppel" stats web --json -i 0.1 -c 3 | wc -l)" = 3 ] || fail "stats --json --interval: not one line each"
+expect 0 '"phase":"running"' control web query-status
+expect 125 "is no command: there are help, query-status" control web rubbish
+"$doppel" stats web --interval 0.1 >"$dir/rates" 2>&1 &
+rates=$!
+expect 0 "{}" control web quit
+wait $web || fail "quit: status $?"
+wait $rates || fail "stats --interval at the VM's end: status $?"
+grep -q "ended by the control socket" "$dir/err.web" || fail "quit: $(cat "$dir/err.web")"
+[ -e "$XDG_RUNTIME_DIR/doppel/web" ] && fail "the folder of an ended VM is still there"
+kill -KILL $pid
+wait $pid 2>/dev/null
+[ -S "$XDG_RUNTIME_DIR/doppel/db/control" ] || fail "no stale socket to test with"
+expect 0 "" list
+[ -s "$dir/out" ] && fail "list shows the dead: $(cat "$dir/out")"
+expect 125 "no VM named 'db' is running (" stats db
+start db -e null -k "$dir/multiboot"
+expect 0 "db: process $pid" stats db
+kill -TERM $pid
+wait $pid
+[ -z "$(ls "$XDG_RUNTIME_DIR/doppel")" ] || fail "folders left: $(ls "$XDG_RUNTIME_DIR/doppel")"
+
 # ---- a guest that runs, when there is an engine for it ----
 if "$doppel" doctor | grep -q '^  interp  *yes'; then
     for kernel in multiboot multiboot-elf64 pvh; do
@@ -151,13 +218,35 @@ if "$doppel" doctor | grep -q '^  interp  *yes'; then
     expect 43 "64-bit boot protocol" run -k "$dir/bzimage" -t 30
 fi
 
-# ---- every option is in the man page and in the completion ----
-sed -n 's/^  \(-., \|    \)--\([a-z-]*\).*/\2/p' "$dir/help" | while read -r option; do
-    grep -q -- "--$option" "$source/docs/man/doppel.1.scd" || echo "man page lacks --$option"
-    [ "$option" = help ] || grep -q -- "--$option" "$source/scripts/completion/doppel.bash" || echo "completion lacks --$option"
+# ---- every verb, option and command is in the man page and in the completion ----
+listed() { sed -n 's/^  \(-., \|    \)--\([a-z-]*\).*/\2/p'; }
+manual=$source/docs/man/doppel.1.scd completion=$source/scripts/completion/doppel.bash
+verbs=$("$doppel" --help | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p')
+[ "$(echo "$verbs" | wc -l)" -ge 6 ] || fail "help lists too few verbs"
+for verb in $verbs; do
+    grep -q "^\*doppel $verb\*" "$manual" || echo "man page lacks verb $verb"
+    grep -q "^ *mapfile.*'run .*$verb" "$completion" || [ "$verb" = run ] || echo "completion lacks verb $verb"
+    [ "$verb" = help ] || "$doppel" "$verb" --help | listed | while read -r option; do
+        grep -q -- "--$option" "$manual" || echo "man page lacks --$option"
+        grep -q -- "--$option" "$completion" || echo "completion lacks --$option"
+    done
 done >"$dir/lacks"
+"$doppel" control --help | sed -n '/^Commands:/,$s/^  \([a-z-]*\) .*/\1/p' >"$dir/commands"
+[ "$(wc -l <"$dir/commands")" -ge 4 ] || echo "help lists too few commands" >>"$dir/lacks"
+while read -r command; do
+    grep -q "^\*$command\*" "$manual" || echo "man page lacks command $command"
+    grep -q "'help .*$command" "$completion" || [ "$command" = help ] || echo "completion lacks command $command"
+done <"$dir/commands" >>"$dir/lacks"
+sed -n 's/.*trace categor.*: use \(.*\)/\1/p' <<END >"$dir/categories"
+$("$doppel" run -k x --trace nonsense 2>&1)
+END
+tr -d , <"$dir/categories" | tr ' ' '\n' | grep -v '^or$' | while read -r category; do
+    grep -qw -- "$category" "$manual" || echo "man page lacks trace category $category"
+    grep -qw -- "$category" "$completion" || echo "completion lacks trace category $category"
+done >>"$dir/lacks"
+[ -s "$dir/categories" ] || fail "no trace categories found"
 [ -s "$dir/lacks" ] && fail "$(cat "$dir/lacks")"
-[ "$(sed -n 's/^  \(-., \|    \)--\([a-z-]*\).*/\2/p' "$dir/help" | wc -l)" -ge 15 ] || fail "help lists too few options"
+[ "$(listed <"$dir/help" | wc -l)" -ge 15 ] || fail "help lists too few options"
 
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

@@ -146,7 +146,7 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
     }
     if (f & X86_F_BRANCH)
         o->disp = i->has_modrm ? o->disp : (int64_t)page_offset; /* set_target wants it; branches with a memory operand have no displacement target */
-    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
+    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_bmi(c, i, o) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
         interp_lower_sse(c, i, o, need_insn) || interp_lower_x87(c, i, o, need_insn))
         return;
     o->fn = interp_op_ud;
@@ -161,7 +161,7 @@ struct source { /* where code bytes come from: one page, or two for a crossing i
     unsigned here;       /* bytes left on the first page */
 };
 
-int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset)
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global)
 {
     struct itlb *e = interp_fetch_tlb(c, linear);
     uint64_t tag = (linear & ~0xfffull) | c->tlb_generation;
@@ -174,6 +174,8 @@ int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uin
         }
     }
     const struct itlb_cold *cold = &c->tlb_cold[e - c->tlb_all];
+    if (global)
+        *global = cold->global;
     *ram = atomic_load_explicit(&cold->ram, memory_order_relaxed);
     *offset = atomic_load_explicit(&cold->ram_offset, memory_order_relaxed) + (linear & 0xfff);
     return 0;
@@ -215,7 +217,7 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
             uint64_t next = (linear & ~0xfffull) + DP_PAGE_SIZE;
             if (mode != X86_MODE64)
                 next &= 0xffffffffull;
-            if (interp_locate_code(c, next, &ram2, &offset2))
+            if (interp_locate_code(c, next, &ram2, &offset2, NULL))
                 return NULL;
             if (ram2) {
                 generation2 = interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
@@ -338,7 +340,7 @@ struct iblock *interp_find_block(struct icpu *c)
         x86_fault(&c->ctx, X86_GP, true, 0);
         return NULL;
     }
-    if (interp_locate_code(c, linear, &ram, &offset))
+    if (interp_locate_code(c, linear, &ram, &offset, NULL))
         return NULL;
     if (!ram)
         return decode_device(c, linear);
@@ -353,7 +355,7 @@ struct iblock *interp_find_block(struct icpu *c)
             if (b->phys2) { /* its second page must still be the same one */
                 struct dp_ram *ram2;
                 uint64_t offset2, next = (linear & ~0xfffull) + DP_PAGE_SIZE;
-                if (interp_locate_code(c, code64 ? next : next & 0xffffffffull, &ram2, &offset2))
+                if (interp_locate_code(c, code64 ? next : next & 0xffffffffull, &ram2, &offset2, NULL))
                     return NULL;
                 if (!ram2 || (uint64_t)(uintptr_t)(ram2->host + offset2) != b->phys2) {
                     at = &b->hash_next;

@@ -104,9 +104,11 @@ bool sse_lower_state(struct icpu *c, const struct x86_insn *i, struct iop *o)
     bool x = true;
     switch (i->op) {
     case X86_OP_LDMXCSR:
+    case X86_OP_VLDMXCSR:
         o->fn = ldmxcsr;
         return true;
     case X86_OP_STMXCSR:
+    case X86_OP_VSTMXCSR:
         o->fn = stmxcsr;
         return true;
     case X86_OP_FXSAVE:

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/engines.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
 
@@ -168,6 +169,7 @@ static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
     if (why & IATT_MAP) {
+        c->walked.size = 0;
         interp_flush_all(c);
         interp_cache_empty(c);
     }
@@ -378,7 +380,7 @@ static void loop(struct icpu *c, uint64_t limit, bool brief, struct dp_exit *exi
     for (;;) {
         if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed)) && attend(c, exit))
             return;
-        if (DP_UNLIKELY(c->instructions >= limit || (brief && c->instructions != before))) { /* before events: what comes after the last instruction is the next call's */
+        if (DP_UNLIKELY(c->instructions >= limit || (brief && c->instructions != before && !c->repeating))) { /* before events: what comes after the last instruction is the next call's */
             exit->kind = DP_EXIT_BUDGET;
             return;
         }
@@ -405,6 +407,7 @@ static void loop(struct icpu *c, uint64_t limit, bool brief, struct dp_exit *exi
             continue;
         }
         c->counters.blocks_run++;
+        c->repeating = false;
         if (c->accel) {
             if (c->accel->enter(c))
                 continue;
@@ -429,7 +432,7 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
     c->instruction_limit = chain_limit(limit);
     c->by_blocks = budget;
-    c->last_instruction = limit;
+    c->budget_end = limit;
     interp_fpu_enter(c);
     loop(c, limit, budget && budget < IBLOCK_MAX_OPS, exit);
     interp_fpu_leave(c);
@@ -550,6 +553,9 @@ static int interp_probe(struct dp_error *e)
 
 static int interp_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *err)
 {
+    int refused = dp_engine_refuse_code("interp", vm, err);
+    if (refused)
+        return refused;
     struct dp_engine_state *e = calloc(1, sizeof(*e));
     if (!e || vm->cpu_count > DP_ARRAY_LEN(e->cpu)) {
         free(e);

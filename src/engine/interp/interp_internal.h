@@ -76,7 +76,7 @@ struct iblock {
 };
 
 struct itlb { uint64_t read_tag; _Atomic uint64_t write_tag; uint64_t addend; uint64_t fetch_tag; };
-struct itlb_cold { _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
+struct itlb_cold { bool global; _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
 struct ijump { uint64_t rip; uint64_t key; struct iblock *block; };
 
 enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_EMPTY /* never filled: every access is slow */, ITLB_KINDS };
@@ -130,7 +130,9 @@ struct icpu {
     struct ijump *jump;         /* 1 << IJUMP_BITS */
     struct iblock *block;       /* running */
     uint64_t instructions;
-    uint64_t instruction_limit;
+    uint64_t instruction_limit; /* blocks do not chain beyond it */
+    uint64_t budget_end;        /* where run() is to return */
+    struct dp_range walked;     /* the piece of RAM that page tables were last found in; size 0: none */
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
     uint16_t fault_offset, fault_length; /* of the instruction that left by interp_fault */
     jmp_buf leave;
@@ -143,7 +145,9 @@ struct icpu {
     uint32_t flushes;
     uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
+    bool repeating;             /* a repeated instruction was left between two iterations */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
+    uint8_t narrowed[32];       /* VCVTPS2PH's result before it is stored */
     struct dp_ram *written;     /* where interp_rmw_host found its operand */
     bool watching;              /* DR7 enables data breakpoints */
     bool align_check;           /* CR0.AM, RFLAGS.AC and CPL 3 */
@@ -159,7 +163,6 @@ struct icpu {
     struct icache *cache;
     const struct interp_accel *accel; /* may be NULL */
     bool by_blocks;             /* run() has a budget: enter() comes back after each block and counts its instructions */
-    uint64_t last_instruction;  /* by_blocks: what of a block would run beyond it is the interpreter's */
     void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */
@@ -317,6 +320,7 @@ static inline bool interp_block_valid(const struct iblock *b)
     return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
            atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
 }
+static inline bool interp_wanted(const struct icpu *c) { return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed)); }
 static inline bool interp_must_leave(const struct icpu *c)
 {
     return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
@@ -381,8 +385,8 @@ void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
 
-/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. */
-int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset);
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
+int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);
 
 /* flow.c: pushes and pops through the current stack, any width */
 void interp_push(struct icpu *c, const struct iop *o, uint64_t value, unsigned size);
@@ -396,6 +400,7 @@ static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMOD
 /* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when
  * the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
 bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
+bool interp_lower_bmi(struct icpu *c, const struct x86_insn *i, struct iop *o);
 bool interp_lower_flow(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_string(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);

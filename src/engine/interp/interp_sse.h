@@ -3,7 +3,7 @@
  * Model: a guest instruction runs as the same host instruction, on copies of the guest's registers: results, NaNs and MXCSR flags are the
  * host's, hence exact. Lowering chooses a handler by operation and by operand form (struct sse_forms). MMX forms use the XMM
  * instruction on the low half of a register; where the two differ (packs, high unpacks, PSHUFB ...) the operands are arranged so that the
- * low half of the XMM result is the MMX result. Legacy encodings only: no AVX is asked of the host.
+ * low half of the XMM result is the MMX result. Legacy encodings only, apart from avx.c: a host without AVX runs the models without it.
  * Invariants: what can fault comes before the first change of state. Handlers that can raise SIMD exceptions ask c->xm_unmasked and then
  * run under sse_precise(). Functions with inline calls rely on -mno-red-zone (meson.build).
  */
@@ -27,6 +27,10 @@ bool sse_lower_move(const struct x86_insn *i, struct iop *o);
 /* fxstate.c: FXSAVE and XSAVE families, LDMXCSR, STMXCSR. */
 bool sse_lower_state(struct icpu *c, const struct x86_insn *i, struct iop *o);
 
+/* avx.c, avx_masked.c: everything VEX-encoded that the files above do not do. */
+bool sse_lower_vex(struct icpu *c, const struct x86_insn *i, struct iop *o);
+bool sse_lower_vex_masked(const struct x86_insn *i, struct iop *o, unsigned vvvv);
+
 /* Picks by the destination register's class and the source's kind. */
 static inline bool sse_pick(const struct x86_insn *i, struct iop *o, const struct sse_forms *f)
 {
@@ -38,6 +42,9 @@ static inline bool sse_pick(const struct x86_insn *i, struct iop *o, const struc
 /* ---- registers ---- */
 static inline __m128i sse_get(const struct icpu *c, unsigned n) { return _mm_loadu_si128((const __m128i *)(const void *)c->s.vec[n]); }
 static inline void sse_put(struct icpu *c, unsigned n, __m128i v) { _mm_storeu_si128((__m128i *)(void *)c->s.vec[n], v); }
+/* Of YMM registers. */
+static inline __m128i sse_get_high(const struct icpu *c, unsigned n) { return _mm_loadu_si128((const __m128i *)(const void *)(c->s.vec[n] + 16)); }
+static inline void sse_put_high(struct icpu *c, unsigned n, __m128i v) { _mm_storeu_si128((__m128i *)(void *)(c->s.vec[n] + 16), v); }
 /* The low 4 or 8 bytes, the rest untouched. */
 static inline void sse_put32(struct icpu *c, unsigned n, uint32_t v) { dp_st32(c->s.vec[n], v); }
 static inline void sse_put64(struct icpu *c, unsigned n, uint64_t v) { dp_st64(c->s.vec[n], v); }
@@ -181,7 +188,7 @@ static inline uint16_t sse_load16(struct icpu *c, const struct iop *o) { return 
 
 /* ---- SIMD exceptions ---- */
 /* Runs an operation (a handler's work without the dispatch) while the guest has exceptions unmasked: raises #XM, nothing but the
- * flags changed, if one of those occurred. Operations that may be given to it change only XMM, MMX or general register o->a and the
+ * flags changed, if one of those occurred. Operations that may be given to it change only vector, MMX or general register o->a and the
  * arithmetic flags (and make the x87 state MMX's, which stays so). */
 typedef void sse_work(struct icpu *c, const struct iop *o);
 void sse_precise(struct icpu *c, const struct iop *o, sse_work *work) DP_COLD;

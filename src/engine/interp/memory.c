@@ -121,6 +121,7 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
     e->addend = addend;
     atomic_store_explicit(&cold->ram, r->ram, memory_order_relaxed);
     atomic_store_explicit(&cold->ram_offset, offset, memory_order_relaxed);
+    cold->global = t->global;
     cold->large = t->page_size > DP_PAGE_SIZE ? t->page_size : 0;
     if (cold->large) {
         unsigned h = large_hash(linear, cold->large);
@@ -246,8 +247,10 @@ static bool local_apic(struct icpu *c, uint64_t phys)
 /* An access of our own that changed the memory map counts for the very next one; the run loop does the rest. */
 static void own_map_change(struct icpu *c)
 {
-    if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP))
+    if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP)) {
+        c->walked.size = 0;
         interp_flush_all(c);
+    }
 }
 static uint64_t bus_load(struct icpu *c, uint64_t phys, unsigned size)
 {
@@ -643,9 +646,11 @@ static int ctx_write(struct x86_ctx *x, uint64_t linear, const void *data, unsig
 static uint64_t ctx_phys_load(struct x86_ctx *x, uint64_t phys, unsigned size)
 {
     struct icpu *c = x->opaque;
-    struct dp_range r;
-    if (DP_LIKELY(dp_space_find(c->vm->memory, phys, &r) && r.ram && phys - r.base <= r.size - size)) {
-        const uint8_t *host = r.ram->host + r.ram_offset + (phys - r.base);
+    struct dp_range *r = &c->walked;
+    if (DP_UNLIKELY(phys - r->base >= r->size) && (!dp_space_find(c->vm->memory, phys, r) || !r->ram))
+        r->size = 0;
+    if (DP_LIKELY(phys - r->base < r->size && phys - r->base <= r->size - size)) {
+        const uint8_t *host = r->ram->host + r->ram_offset + (phys - r->base);
         return size == 8 ? *(volatile const uint64_t *)host : *(volatile const uint32_t *)host;
     }
     return dp_space_load(c->vm->memory, phys, size);

@@ -1,6 +1,6 @@
 /* engine/interp/sse.c - lowering of SSE and MMX instructions.
  *
- * Model: see interp_sse.h. Whether the units may be used at all was decided before (block.c).
+ * Model: see interp_sse.h and avx.c. Whether the units may be used at all was decided before (block.c).
  * Source: Intel SDM vol. 2.
  */
 #include "engine/interp/interp_sse.h"
@@ -19,6 +19,8 @@ static void set_registers(const struct x86_insn *i, struct iop *o)
 bool interp_lower_sse(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn)
 {
     struct iop saved = *o;
+    if (i->vex && i->op != X86_OP_VMASKMOVDQU && i->op != X86_OP_VLDMXCSR && i->op != X86_OP_VSTMXCSR) /* those are as without VEX */
+        return sse_lower_vex_masked(i, o, i->vvvv & ((c->mode & IMODE_CODE) == X86_MODE64 ? 15u : 7u)) || sse_lower_vex(c, i, o);
     set_registers(i, o);
     if (!sse_lower_move(i, o) && !sse_lower_int(i, o) && !sse_lower_fp(i, o) && !sse_lower_imm(i, o) && !sse_lower_state(c, i, o)) {
         *o = saved;

@@ -130,18 +130,19 @@ enum { XF_I = 1, XF_D = 2, XF_Z = 4, XF_O = 8, XF_U = 16, XF_P = 32, XF_PRE = XF
 
 /* Whatever o->a may name: work changes just one of these. */
 struct undo {
-    __m128i xmm, mmx;
+    __m128i low, high, mmx;
     uint64_t gpr, lf_result;
     uint32_t lf_aux;
 };
 static void undo_take(const struct icpu *c, unsigned a, struct undo *u)
 {
-    *u = (struct undo){sse_get(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]), c->s.r[a & 15], c->lf_result,
+    *u = (struct undo){sse_get(c, a & 15), sse_get_high(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]), c->s.r[a & 15], c->lf_result,
                        c->lf_aux};
 }
 static void undo_apply(struct icpu *c, unsigned a, const struct undo *u)
 {
-    sse_put(c, a & 15, u->xmm);
+    sse_put(c, a & 15, u->low);
+    sse_put_high(c, a & 15, u->high);
     c->s.r[a & 15] = u->gpr;
     c->lf_result = u->lf_result;
     c->lf_aux = u->lf_aux;

@@ -230,6 +230,7 @@ bool sse_lower_move(const struct x86_insn *i, struct iop *o)
     case X86_OP_MOVQ2DQ:
         return pick_move(i, o, movq2dq, NULL, NULL);
     case X86_OP_MASKMOVDQU:
+    case X86_OP_VMASKMOVDQU:
         return lower_maskmov(i, o, maskmovdqu);
     case X86_OP_MASKMOVQ:
         return lower_maskmov(i, o, maskmovq);

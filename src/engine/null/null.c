@@ -17,6 +17,9 @@ static int null_probe(struct dp_error *e) { return 0; }
 /* There is nothing to keep per VM, but callers take NULL for "none". */
 static int null_vm_init(const struct dp_engine_vm *vm, struct dp_engine_state **out, struct dp_error *e)
 {
+    int r = dp_engine_refuse_code("null", vm, e);
+    if (r)
+        return r;
     *out = malloc(1);
     return *out ? 0 : dp_error_set(e, -ENOMEM, "no memory for the null engine");
 }

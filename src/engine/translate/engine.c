@@ -143,15 +143,18 @@ uint32_t translate_slow(struct tctx *x)
 }
 
 /* The block at rip. NULL: to be interpreted (cold, not in RAM, faults). */
-static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant)
+static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool *global)
 {
     struct icpu *c = t->c;
     struct dp_ram *ram, *ram2;
     uint64_t offset, offset2, phys2 = 0;
-    if (interp_locate_code(c, rip, &ram, &offset) || !ram)
+    bool second = true;
+    *global = false;
+    if (interp_locate_code(c, rip, &ram, &offset, global) || !ram)
         return NULL;
-    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2) && ram2)
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2)
         phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
+    *global &= second;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
@@ -200,8 +203,9 @@ static bool accel_enter(struct icpu *c)
     uint64_t rip = c->s.r[X86_RIP];
     if (DP_UNLIKELY(!table))
         return false;
-    struct tblock *b = find(t, rip, 0);
-    if (!b || (c->by_blocks && b->count > c->last_instruction - c->instructions))
+    bool global;
+    struct tblock *b = find(t, rip, 0, &global);
+    if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
         return false;
     c->link_from = NULL;
     c->block = NULL;
@@ -278,7 +282,7 @@ static bool accel_enter(struct icpu *c)
             goto out;
         }
         unsigned dropped = t->drops;
-        b = find(t, rip, variant);
+        b = find(t, rip, variant, &global);
         if (!b) {
             result = false;
             goto out;
@@ -287,7 +291,7 @@ static bool accel_enter(struct icpu *c)
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
         } else if (!variant) {
-            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0);
+            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0, global);
         }
     }
 out:

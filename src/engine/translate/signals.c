@@ -25,7 +25,7 @@ static bool in_cache(const struct tcpu *t, uint64_t pc) { return pc - (uint64_t)
 /* The instruction at a host address; *at_start: nothing of it is visible yet. */
 static const struct tinsn *instruction_at(const struct tblock *b, uint64_t offset, bool *at_start)
 {
-    unsigned low = 0, high = b->count;
+    unsigned low = 0, high = b->count + 1u; /* with what follows the last */
     while (high - low > 1) {
         unsigned middle = (low + high) / 2;
         if (b->insn[middle].host <= offset)

@@ -27,7 +27,7 @@ static bool make_table(struct ttable *b)
     madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_NOHUGEPAGE); /* sparse */
     madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTDUMP);
     b->base = p + JUMP_BYTES;
-    space_flush_jumps(b);
+    space_flush_jumps(b, false);
     return true;
 }
 
@@ -64,15 +64,20 @@ void space_fini(struct tcpu *t)
 static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(b->base - JUMP_BYTES); }
 
 /* Entry 0 of an empty cache must not match address 0: it is given an address of another slot. */
-void space_flush_jumps(struct ttable *b)
+void space_flush_jumps(struct ttable *b, bool keep_global)
 {
-    if (b->jump_overflow)
+    if (b->jump_overflow || (!keep_global && b->global_jumps)) {
         madvise(b->base - JUMP_BYTES, JUMP_BYTES, MADV_DONTNEED);
-    else
+        keep_global = false;
+    } else {
         for (unsigned i = 0; i < b->jumps; i++)
             jumps_of(b)[b->jump_log[i]] = (struct tjump){0};
+    }
+    if (!keep_global) {
+        memset(b->jump_pages, 0, sizeof(b->jump_pages));
+        b->global_jumps = false;
+    }
     b->jumps = 0;
-    memset(b->jump_pages, 0, sizeof(b->jump_pages));
     b->jump_overflow = false;
     jumps_of(b)[0].negative_rip = 1;
 }
@@ -85,10 +90,12 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses)
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global)
 {
     unsigned i = jump_index(rip);
-    if (b->jumps == JUMP_LOG)
+    if (global)
+        b->global_jumps = true;
+    else if (b->jumps == JUMP_LOG)
         b->jump_overflow = true;
     else
         b->jump_log[b->jumps++] = i;
@@ -119,14 +126,14 @@ static void flush_space(struct tspace *s, bool keep_global)
     for (unsigned k = 0; k < ITLB_EMPTY; k++)
         if (s->table[k].base) {
             flush_table(&s->table[k], keep_global);
-            space_flush_jumps(&s->table[k]);
+            space_flush_jumps(&s->table[k], keep_global);
         }
 }
 
 void space_forget_jumps(struct tcpu *t)
 {
     FOR_TABLES(t, b)
-        space_flush_jumps(b);
+        space_flush_jumps(b, false);
 }
 
 /* The space of a PCID becomes the current one; a new one is empty but for global entries, which hold in all. */
@@ -169,7 +176,7 @@ static void flush_page(struct ttable *b, uint64_t linear)
     *space_entry(b, linear) = 0;
     flush_large(b, linear);
     if (b->jump_pages[h / 64] >> (h % 64) & 1)
-        space_flush_jumps(b);
+        space_flush_jumps(b, false);
 }
 
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)

@@ -43,7 +43,7 @@ struct writer {
     unsigned slows, islands_done;
     struct out out[MAX_INSNS + 2];
     unsigned outs;
-    struct tinsn map[MAX_INSNS];
+    struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
     unsigned current;
 };
@@ -120,8 +120,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     struct emitter *e = &w->e;
     struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, 0), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
-    if (!clobber)
-        islands(w, 70, true);
+    islands(w, 90, true); /* whether or not this one adds to them: several checks may stand in a row */
     struct slow *s = &w->slow[w->slows++];
     *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
     unsigned inverted = RCX;
@@ -275,7 +274,8 @@ static void r14_from_page(struct writer *w, int64_t offset)
         emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, offset}, true);
 }
 
-static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target, w->current + 1}; }
+static unsigned done_here(const struct writer *w) { return DP_MIN(w->current + 1, w->path.count); } /* with the one that is being written */
+static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target, done_here(w)}; }
 
 /* To a page offset, from here, unconditionally. */
 static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
@@ -284,7 +284,7 @@ static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
         add_out(w, emit_jmp(&w->e, 0), target);
     } else {
         r14_from_page(w, target);
-        jump_cached(w, page_offset, w->current + 1, 0);
+        jump_cached(w, page_offset, done_here(w), 0);
     }
 }
 
@@ -342,9 +342,14 @@ static void copy(struct writer *w, const struct insn_info *n)
             emit_lea(e, R14, &m, false);
             m = (struct mem){R14, NO_REG, 0, 0, 0};
         }
+        bool partial = i->operand_size == 2; /* the register is loaded first, then: not into one of the address's */
+        if (partial && m.index == RCX) {
+            emit_lea(e, R14, &m, true);
+            m = (struct mem){R14, NO_REG, 0, 0, 0};
+        }
         p.memory = true;
         p.m = m;
-        r14_taken = false; /* read before it is written */
+        r14_taken = partial && m.base == R14; /* others: read before it is written */
     }
     rcx_taken = p.memory && !lea && p.m.index == RCX;
     if (rcx_taken && (by_cl || wanted > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
@@ -530,7 +535,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
         break;
     case KIND_JMP_INDIRECT:
         indirect_target(w, n);
-        jump_cached(w, n->offset, w->current + 1, 0);
+        jump_cached(w, n->offset, done_here(w), 0);
         break;
     case KIND_CALL:
         target = branch_target(n);
@@ -541,18 +546,18 @@ static void instruction(struct writer *w, const struct insn_info *n)
             add_out(w, emit_jmp(e, 0), target);
         } else {
             r14_from_page(w, target);
-            jump_cached(w, n->offset, w->current + 1, -8);
+            jump_cached(w, n->offset, done_here(w), -8);
         }
         break;
     case KIND_CALL_INDIRECT:
         indirect_target(w, n);
         store_return(w, n);
-        jump_cached(w, n->offset, w->current + 1, -8);
+        jump_cached(w, n->offset, done_here(w), -8);
         break;
     case KIND_RET: {
         struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
         emit_load(e, R14, &at);
-        jump_cached(w, n->offset, w->current + 1, 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
+        jump_cached(w, n->offset, done_here(w), 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
         break;
     }
     default: break;
@@ -617,7 +622,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
     struct dp_ram *ram2 = NULL;
     uint64_t offset2 = 0;
-    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2) && ram2) {
+    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2) {
         interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
         next = ram2->host + (offset2 & PAGE_MASK);
     }
@@ -637,16 +642,18 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
-        islands(w, 60, true);
         w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0xff};
+        islands(w, 60, true);
         group_checks(w, k);
         instruction(w, n);
     }
+    w->current = w->path.count;
+    w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0xff};
     if (w->path.open && !w->path.before_crossing) {
         leave_to(w, w->path.end, SITE_NONE);
     } else if (w->path.open) {
         r14_from_page(w, w->path.end);
-        jump_cached(w, SITE_NONE, w->current + 1, 0);
+        jump_cached(w, SITE_NONE, done_here(w), 0);
     }
     islands(w, 127, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
@@ -659,8 +666,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->bytes = w->path.bytes;
     b->count = (uint16_t)w->path.count;
     b->end = w->path.end;
-    b->insn = cache_alloc(t, sizeof(struct tinsn) * b->count);
-    memcpy(b->insn, w->map, sizeof(struct tinsn) * b->count);
+    b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
+    memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));
     if (w->path.crosses) {
         b->phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
         struct tcrosser *x = cache_alloc(t, sizeof(*x));

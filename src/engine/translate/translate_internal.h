@@ -84,7 +84,7 @@ struct tblock {
     uint32_t mode, code, size;  /* icpu.mode | variant; place and bytes in the cache */
     uint32_t body;              /* bytes before the paths that are rarely taken */
     uint16_t bytes, count, end;
-    struct tinsn *insn;
+    struct tinsn *insn;         /* count + 1: then the place after the last instruction */
 };
 
 struct tpage { struct tpage *next; struct dp_ram *ram; uint64_t number; struct tblock *blocks; struct tcrosser *crossers; };
@@ -104,6 +104,7 @@ struct ttable {
     unsigned logged, globals;
     uint32_t *jump_log;
     unsigned jumps;
+    bool global_jumps;          /* there are entries that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     unsigned flushes;
     uint64_t large[64];         /* filter: large pages that entries came from */
@@ -168,14 +169,14 @@ void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
-void space_flush_jumps(struct ttable *b);
+void space_flush_jumps(struct ttable *b, bool keep_global);
 void space_forget_jumps(struct tcpu *t); /* in all spaces */
 /* The current table of a kind, made on first use; NULL: no address space left. */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
-/* crosses: the block runs into the next page. */
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses);
+/* crosses: the block runs into the next page. global: its translation survives CR3 writes. */
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
 
 /* alias.c: two views of RAM */

@@ -302,6 +302,9 @@ static const struct x86_opcode *fetch_vex(struct decoder *d, int *error)
     static const uint8_t pp[4] = { NP, P66, PF3, PF2 };
     i->vex = 1;
     i->vex_l = p1 >> 2 & 1;
+    i->vex_w = d->vex_w;
+    i->vex_pp = p1 & 3;
+    i->vex_map = map & 3;
     i->vvvv = ~p1 >> 3 & 15;
     d->mandatory = pp[p1 & 3];
     if (d->mode == X86_MODE64)

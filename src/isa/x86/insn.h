@@ -74,6 +74,7 @@ struct x86_insn {
     uint8_t operand_size;    /* 2, 4, 8: effective, for v/z/y operands, pushes, string elements carry their own */
     uint8_t address_size;    /* 2, 4, 8 */
     uint8_t lock : 1, rep : 1, repne : 1, has_modrm : 1, rex_w : 1, has_rex : 1, vex : 1, vex_l : 1;
+    uint8_t vex_w : 1, vex_pp : 2, vex_map : 2; /* as encoded: pp 0-3 is none, 66, F3, F2; map 1-3 is 0F, 0F 38, 0F 3A */
     uint8_t seg;             /* of the memory operand: enum x86_seg_name, defaults (SS for rBP/rSP bases) and overrides applied */
     uint8_t seg_override;    /* X86_SEGS when there is none */
     uint8_t opcode;          /* last opcode byte */

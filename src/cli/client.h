@@ -1,0 +1,14 @@
+/* cli/client.h - the other end of a VM's control socket (vm/control.h), for verbs. */
+#ifndef DP_CLI_CLIENT_H
+#define DP_CLI_CLIENT_H
+
+#include "base/base.h"
+
+struct json_object;
+
+/* Connects to the VM of this name; *fd is the caller's to close. -ENOENT: none runs; the text names those that do. */
+int cli_connect(const char *name, int *fd, struct dp_error *e) DP_MUST_CHECK;
+/* The result of one command, which the caller puts; NULL with e set. -EPIPE: the VM has ended. */
+struct json_object *cli_ask(int fd, const char *command, struct dp_error *e);
+
+#endif
