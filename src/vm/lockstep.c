@@ -211,7 +211,9 @@ static void list_code(struct lockstep *l, struct dp_buffer *out)
         rip = disassemble(l, &l->start, rip, out);
     for (unsigned i = 0; i < 2; i++) {
         dp_buffer_printf(out, "%s is now at:\n", l->m[i].title);
-        disassemble(l, &l->m[i].state, l->m[i].state.r[X86_RIP], out);
+        rip = l->m[i].state.r[X86_RIP];
+        for (unsigned k = 0; rip && k < 8; k++)
+            rip = disassemble(l, &l->m[i].state, rip, out);
     }
     dp_buffer_printf(out, "the steps before (instructions run, rip):\n");
     for (uint64_t n = l->steps > HISTORY ? l->steps - HISTORY : 0; n < l->steps; n++)
@@ -259,11 +261,8 @@ static bool same_state(const struct lockstep *l)
 }
 
 /* Where the code of a block goes on after an instruction: direct jumps are followed, conditional ones were not taken. */
-static uint64_t after(const struct x86_insn *i, uint64_t rip)
-{
-    rip += i->length;
-    return i->op == X86_OP_JMP && i->operand[0].kind == X86_REL ? rip + i->imm : rip;
-}
+static bool is_direct_jump(const struct x86_insn *i) { return i->op == X86_OP_JMP && i->operand[0].kind == X86_REL; }
+static uint64_t after(const struct x86_insn *i, uint64_t rip) { return rip + i->length + (is_direct_jump(i) ? i->imm : 0); }
 
 /* Which arithmetic flags the instructions of this step leave undefined: they are one block. */
 static uint64_t undefined_flags(struct lockstep *l)
@@ -295,7 +294,7 @@ static uint64_t dead_flags(struct lockstep *l, uint64_t flags)
         flags &= ~(i.row->flags_read & ~dead);
         if (!(i.row->flags & (X86_F_KEEPS | X86_F_REPCC)))
             dead |= flags & (i.row->flags_written | i.row->flags_undefined);
-        if (i.row->flags & X86_F_BRANCH && after(&i, rip) == rip + i.length)
+        if ((i.row->flags & X86_F_BRANCH) && !is_direct_jump(&i))
             break;
         rip = after(&i, rip);
     }
@@ -512,13 +511,13 @@ static void compare_step(struct lockstep *l)
         states_diverged(l, "the processors' states differ");
         return;
     }
-    for (unsigned i = 0; l->focus.active && !l->diverged && i < l->focus.pages; i++)
+    for (unsigned i = 0; l->close && !l->diverged && i < l->focus.pages; i++)
         if (!same_page(l, l->focus.page[i]))
             ram_diverged(l, l->focus.page[i], false);
 }
 
-/* One step; both states are pulled and, if wanted, compared. */
-static int step(struct lockstep *l, uint64_t budget, bool compare, struct dp_error *e)
+/* One step; both states are pulled and compared. */
+static int step(struct lockstep *l, uint64_t budget, struct dp_error *e)
 {
     l->start = l->m[0].state;
     l->before = l->m[0].instructions;
@@ -532,8 +531,7 @@ static int step(struct lockstep *l, uint64_t budget, bool compare, struct dp_err
         return rc;
     for (unsigned i = 0; i < 2; i++)
         l->m[i].engine->pull(l->m[i].cpu, &l->m[i].state);
-    if (compare)
-        compare_step(l);
+    compare_step(l);
     return 0;
 }
 
@@ -551,7 +549,7 @@ static int slice(struct lockstep *l, struct dp_error *e)
     do {
         uint64_t left = end - a->instructions;
         uint64_t wanted = l->config.step && !(close && l->config.step > ONE_BLOCK) ? l->config.step : ONE_BLOCK, budget = DP_MIN(wanted, left);
-        int rc = step(l, budget, close || !l->focus.active, e);
+        int rc = step(l, budget, e);
         if (rc || l->diverged)
             return rc;
     } while (a->instructions < end && is_running(a) && is_running(b) && !a->request);
@@ -714,9 +712,8 @@ static int compare(struct lockstep *l, uint64_t stop_ms, struct dp_error *e)
         }
         if (l->focus.active && l->slices > l->focus.last)
             break;
-        bool close = l->focus.active && l->slices >= l->focus.first;
-        if (close || (!l->focus.active && l->m[0].instructions >= l->next_check))
-            check(l, true);
+        if (l->close || l->m[0].instructions >= l->next_check)
+            check(l, false);
     }
     give_output(l);
     return 0;
