@@ -20,7 +20,7 @@ _doppel()
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
         --engine | -e) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp null' -- "$word") ;;
-        --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v2 x86-64-v1' -- "$word") ;;
+        --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v3 x86-64-v2 x86-64-v1' -- "$word") ;;
         --serial | -s) mapfile -t COMPREPLY < <(compgen -W 'stdio none file:' -- "$word") ;;
         --memory | -m) mapfile -t COMPREPLY < <(compgen -W '256M 512M 1G 2G 4G' -- "$word") ;;
         --trace) mapfile -t COMPREPLY < <(compgen -W 'all cpu mmu exception irq timer memory io pci virtio block console boot vm translate exits

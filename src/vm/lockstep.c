@@ -305,15 +305,18 @@ static uint64_t dead_flags(struct lockstep *l, uint64_t flags)
 static bool flags_may_differ(struct lockstep *l)
 {
     struct x86_state *a = &l->m[0].state, *b = &l->m[1].state;
-    uint64_t flags = b->rflags, differing = a->rflags ^ b->rflags;
-    if (l->config.all_flags || !differing || differing & ~(uint64_t)X86_ARITH)
+    struct x86_state before = *b;
+    uint64_t differing = a->rflags ^ b->rflags;
+    if (l->config.all_flags || (!differing && a->sti_shadow == b->sti_shadow) || differing & ~(uint64_t)X86_ARITH)
         return false;
     b->rflags = a->rflags;
+    b->sti_shadow = a->sti_shadow; /* an engine may leave it out when nothing waits that it would hold back */
     bool others = same_state(l);
-    b->rflags = flags;
+    *b = before;
     if (!others || (!l->coarse /* then they may have been so for long */ && differing & ~(undefined_flags(l) | dead_flags(l, differing))))
         return false;
     b->rflags = a->rflags;
+    b->sti_shadow = a->sti_shadow;
     l->m[1].engine->push(l->m[1].cpu, b);
     l->result->undefined_flags++;
     return true;

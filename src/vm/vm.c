@@ -357,6 +357,25 @@ static int load(struct dp_vm *vm, struct dp_error *e)
 
 /* ---- making ---- */
 
+/* The model asked for, or the highest the host can run. */
+static int choose_model(struct dp_vm *vm, struct dp_error *e)
+{
+    static const char *const models[] = {"x86-64-v3", "x86-64-v2", "x86-64-v1"};
+    const char *name = vm->config.cpu_model;
+    uint64_t host[2];
+    int rc = 0;
+
+    x86_cpuid_host(host);
+    for (unsigned i = 0; i < (name ? 1 : DP_ARRAY_LEN(models)); i++) {
+        rc = x86_cpuid_model(name ? name : models[i], &vm->model, e);
+        if (!rc)
+            rc = x86_cpuid_fit(&vm->model, host, e);
+        if (!rc)
+            break;
+    }
+    return rc;
+}
+
 static int check_config(struct dp_vm *vm, struct dp_error *e)
 {
     struct dp_vm_config *c = &vm->config;
@@ -375,7 +394,7 @@ static int check_config(struct dp_vm *vm, struct dp_error *e)
         return dp_error_set(e, -EINVAL, "%u disks: at most %u are possible", c->disk_count, DP_VM_DISKS);
     if (c->initrd_count > DP_VM_INITRDS)
         return dp_error_set(e, -EINVAL, "%u initrds: at most %u are possible", c->initrd_count, DP_VM_INITRDS);
-    int rc = x86_cpuid_model(c->cpu_model ? c->cpu_model : "x86-64-v2", &vm->model, e);
+    int rc = choose_model(vm, e);
     if (rc)
         return rc;
     vm->model.cpu_count = c->cpus;

@@ -29,7 +29,7 @@ enum { DP_VM_SERIALS = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX =
 struct dp_vm_config {      /* strings are copied */
     uint64_t memory;       /* bytes, 0 means the default */
     unsigned cpus;         /* 0 means 1 */
-    const char *cpu_model; /* NULL: x86-64-v2 */
+    const char *cpu_model; /* NULL: the highest of x86-64-v3, -v2 and -v1 that the host can run */
     const char *engine;    /* NULL: auto */
     const char *kernel;    /* NULL: nothing is loaded, processor 0 starts at the reset vector */
     const char *initrd[DP_VM_INITRDS];

@@ -76,7 +76,7 @@ struct bare {
     uint64_t arg[4];          /* the test's own */
 };
 
-static const char *bare_engine = "interp", *bare_mode = "whole";
+static const char *bare_engine = "interp", *bare_mode = "whole", *bare_model = "x86-64-v2";
 static _Thread_local struct bare_cpu *bare_running;
 
 __asm__(".pushsection .rodata\nbare_common:\n push %rax\n push %rcx\n push %rdx\n push %rbx\n push %rbp\n push %rsi\n push %rdi\n"
@@ -351,7 +351,7 @@ static inline int bare_setup(void **state)
     uint32_t id;
     b->engine = dp_engine_find(bare_engine);
     assert_non_null(b->engine);
-    assert_int_equal(x86_cpuid_model("x86-64-v2", &b->model, &e), 0);
+    assert_int_equal(x86_cpuid_model(bare_model, &b->model, &e), 0);
     b->model.cpu_count = BARE_CPUS;
     assert_int_equal(dp_ram_create("bare", BARE_RAM, &b->ram, &e), 0);
     assert_int_equal(dp_ram_create("spare", 0x10000, &b->spare, &e), 0);

@@ -1102,6 +1102,37 @@ static bool host_only(const struct form *f)
     }
 }
 
+/* The same of VEX: mask registers of AVX-512, GFNI, wide AES and PCLMULQDQ, AVX-VNNI, IFMA; FMA4, which some Zens have without saying so. */
+static bool vex_host_only(const struct form *f)
+{
+    switch (f->map) {
+    case 1:
+        return (f->opcode >= 0x41 && f->opcode <= 0x4b) || (f->opcode >= 0x90 && f->opcode <= 0x99);
+    case 2:
+        return (f->opcode >= 0x50 && f->opcode <= 0x53) || f->opcode >= 0xb4;
+    case 3:
+        return (f->opcode <= 1 && !f->vex_w) /* VPERMQ, VPERMPD: AMD does not look at VEX.W */ || (f->opcode >= 0x30 && f->opcode <= 0x33) || f->opcode == 0x44 || (f->opcode >= 0x48 && f->opcode <= 0x49) ||
+               (f->opcode >= 0x5c && f->opcode <= 0x7f) || f->opcode >= 0xce;
+    default:
+        return true;
+    }
+}
+
+/* Bytes of a VEX encoding, half of them with a prefix that VEX does not suffer. */
+static unsigned put_random_vex(struct dp_random *r, enum x86_mode mode, struct form *f, uint8_t *bytes)
+{
+    static const uint8_t illegal[] = {0x66, 0xf2, 0xf3, 0xf0, 0x48};
+    unsigned n = 0;
+    f->vex = true, f->vex_l = cpu_one_in(r, 2), f->vex_w = cpu_one_in(r, 2);
+    f->map = (uint8_t)(1 + cpu_below(r, 3));
+    f->prefix = (uint8_t[]){0, 0x66, 0xf3, 0xf2}[cpu_below(r, 4)];
+    if (cpu_one_in(r, 2))
+        bytes[n++] = illegal[cpu_below(r, mode == X86_MODE64 ? 5 : 4)];
+    n += put_vex(bytes + n, f, mode == X86_MODE64 ? (unsigned)cpu_below(r, 8) : 0, (unsigned)cpu_below(r, mode == X86_MODE64 ? 16 : 8), false);
+    bytes[n++] = f->opcode;
+    return n;
+}
+
 bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t index, struct cpu_case *c)
 {
     struct dp_random r;
@@ -1116,14 +1147,17 @@ bool cpu_generate_undefined(const struct cpu_forms *fs, uint64_t seed, uint64_t 
         f.prefix = prefixes[cpu_below(&r, DP_ARRAY_LEN(prefixes))];
         if ((f.map == 0 && (f.opcode == 0x0f || is_prefix(fs->mode, f.opcode))) || (f.map == 1 && (f.opcode | 2) == 0x3a))
             continue;
-        uint8_t bytes[24] = {f.prefix};
+        uint8_t bytes[32] = {f.prefix};
         unsigned n = f.prefix ? 1 : 0;
-        n += put_opcode(bytes + n, &f);
+        if (cpu_one_in(&r, 3))
+            n = put_random_vex(&r, fs->mode, &f, bytes);
+        else
+            n += put_opcode(bytes + n, &f);
         bytes[n++] = f.modrm;
         cpu_random_bytes(&r, bytes + n, 8);
         struct x86_insn insn;
         int length = x86_decode(bytes, 15, fs->mode, &insn);
-        if (length > 0 || host_only(&f) ||
+        if (length > 0 || (f.vex ? !x86_has(fs->model, X86_FEATURE_AVX) || vex_host_only(&f) : host_only(&f)) ||
             (f.prefix == 0xf0 && f.map == 1 &&
              ((f.opcode & 0xfd) == 0x20 || f.opcode == 0))) /* AMD: LOCK MOV CR0 is CR8, VERW ignores LOCK */
             continue;

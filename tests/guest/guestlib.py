@@ -64,21 +64,25 @@ class Tests:
             subprocess.run([TOP + "/scripts/make-initrd", self._base], check=True)
         return self._base
 
-    def initrd(self, commands):
-        """The arguments for an initramfs that runs the commands: the base with one more archive behind it."""
+    def initrd(self, commands, programs=()):
+        """The arguments for an initramfs that runs the commands: the base with one more archive behind it, which has the programs in /bin."""
         folder = tempfile.mkdtemp(dir=self.dir)
+        names = ["commands"] + ["bin/" + os.path.basename(p) for p in programs]
+        os.mkdir(folder + "/bin")
+        for p in programs:
+            shutil.copy(p, folder + "/bin")
         with open(folder + "/commands", "w") as f:
             f.write(commands)
         with open(folder + ".cpio", "wb") as f:
-            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=folder, input=b"commands\n", stdout=f, check=True)
+            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=folder, input="\n".join(names).encode(), stdout=f, check=True)
         return ["--initrd", self.base(), "--initrd", folder + ".cpio"]
 
     def argv(self, *args):
         return [self.doppel, "run"] + (["--engine", self.engine] if self.engine else []) + list(args)
 
-    def linux(self, *args, commands=None, append="", limit=120):
+    def linux(self, *args, commands=None, programs=(), append="", limit=120):
         """Arguments to boot Debian's kernel; the limit is doppel's own, ours is later."""
-        a = ["--kernel", self.kernel] + (self.initrd(commands) if commands is not None else ["--initrd", self.base()])
+        a = ["--kernel", self.kernel] + (self.initrd(commands, programs) if commands is not None else ["--initrd", self.base()])
         return self.argv(*a, "--append", ("console=ttyS0 quiet " + append).strip(), "--timeout", str(limit * PATIENCE), *args)
 
     def run(self, argv, stdin=None, limit=150):

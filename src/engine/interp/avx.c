@@ -1,13 +1,14 @@
 /* engine/interp/avx.c - VEX-encoded vector instructions: AVX, AVX2, FMA, F16C, VEX forms of AES and PCLMULQDQ.
  *
- * Model: what the decoder let through is run as it is, by the host, on copies of the guest's registers, so that results, upper halves, NaNs and MXCSR
- * flags are the hardware's. There is a table of every VEX encoding with fixed registers ("kernels", each followed by RET): ModRM.reg is register 1,
- * VEX.vvvv 0 (which is also how "none" is encoded), ModRM.rm 3, the fourth operand 2. A second set has the encodings with an immediate byte, for each of
- * its values. Lowering leaves the kernel's address in o->imm; few handlers, told apart by where operands come from and go to, do for all
- * instructions. Memory operands are read before (with exactly the bytes the instruction reads) and given in the place of register 3. Moves, insertions
- * and extractions of elements are plain C on the registers' bytes; masked moves and gathers stand in avx_masked.c.
- * Invariants: as in interp_sse.h. No vector register holds anything of the guest between two handlers, and the upper halves are clean (VZEROUPPER), since
- * all other code is legacy SSE. Whether AVX may be used at all was decided before (block.c).
+ * Model: what the decoder let through is run as it is, by the host, on copies of the guest's registers, so that results, upper halves,
+ * NaNs and MXCSR flags are the hardware's. There is a table of every VEX encoding with fixed registers ("kernels", each followed by
+ * RET): ModRM.reg is register 1, VEX.vvvv 0 (which is also how "none" is encoded), ModRM.rm 3, the fourth operand 2. A second set has
+ * the encodings with an immediate byte, for each of its values. Lowering leaves the kernel's address in o->imm; few handlers, told
+ * apart by where operands come from and go to, do for all instructions. Memory operands are read before (with exactly the bytes the
+ * instruction reads) and given in the place of register 3. Moves, insertions and extractions of elements are plain C on the registers'
+ * bytes; masked moves and gathers stand in avx_masked.c.
+ * Invariants: as in interp_sse.h. No vector register holds anything of the guest between two handlers, and the upper halves are clean
+ * (VZEROUPPER), since all other code is legacy SSE. Whether AVX may be used at all was decided before (block.c).
  * Source: Intel SDM vol. 2, in particular 2.3 (VEX) and 2.4 (exception classes).
  */
 #include "engine/interp/interp_sse.h"
@@ -17,7 +18,8 @@ enum { KERNEL_SIZE = 8, KERNEL_L = 1 << 8, KERNEL_W = 1 << 9, KERNEL_PP = 10, KE
 
 /* Index: opcode, VEX.L, VEX.W, pp, map - 1 (from bit 0). Only maps 0F and 0F 38; all of 0F 3A have an immediate. */
 __asm__(".pushsection .text\n .p2align 5\nvex_kernels:\n .set vex_i, 0\n .rept 0x2000\n"
-        " .byte 0xc4, 0xe1 + (vex_i >> 12), ((vex_i >> 9 & 1) << 7) + 0x78 + ((vex_i >> 8 & 1) << 2) + (vex_i >> 10 & 3), vex_i & 255, 0xcb, 0xc3\n"
+        " .byte 0xc4, 0xe1 + (vex_i >> 12), ((vex_i >> 9 & 1) << 7) + 0x78 + ((vex_i >> 8 & 1) << 2) + (vex_i >> 10 & 3), vex_i & 255, "
+        "0xcb, 0xc3\n"
         " .p2align 3, 0xcc\n .set vex_i, vex_i + 1\n .endr\n .popsection");
 extern const char vex_kernels[] __attribute__((visibility("hidden")));
 
@@ -117,7 +119,10 @@ static inline __attribute__((always_inline)) void store(struct icpu *c, const st
     static void name##_work(struct icpu *c, const struct iop *o)
 /* For each number of bytes a memory operand can have. */
 #define EACH_BYTES(X) X(1) X(2) X(4) X(8) X(16) X(32)
-#define BY_BYTES(name) {[1] = name##1, [2] = name##2, [4] = name##4, [8] = name##8, [16] = name##16, [32] = name##32}
+#define BY_BYTES(name)                                                                                                                     \
+    {                                                                                                                                      \
+        [1] = name##1, [2] = name##2, [4] = name##4, [8] = name##8, [16] = name##16, [32] = name##32                                       \
+    }
 
 /* Destination ModRM.reg (it may be a source as well). */
 VEX_HANDLER(to_reg) { RUN(o->imm, vvvv(c, o), vector(c, o->a), fourth(c, o), vector(c, o->b), "ymm1", vector(c, o->a)); }
@@ -134,11 +139,26 @@ VEX_HANDLER(to_rm) { RUN(o->imm, vvvv(c, o), vector(c, o->b), fourth(c, o), vect
     }
 EACH_BYTES(TO_REG_MEMORY)
 
-/* VCVTPS2PH to memory. The store comes after the exceptions, the check that it can be done before them. */
-static void narrow_work(struct icpu *c, const struct iop *o)
+/* VCVTPS2PH. A result that is tiny but exact is an underflow if that is unmasked; as MXCSR.FZ means nothing to this instruction,
+ * sse_precise cannot find out, and here it is computed: less than 2^-14 and a multiple of 2^-24. o->extra: elements. */
+static DP_COLD void narrow_underflow(const uint8_t *source, unsigned elements)
 {
-    RUN(o->imm, vvvv(c, o), vector(c, o->b), fourth(c, o), vector(c, o->b), "ymm3", c->narrowed);
+    for (unsigned k = 0; k < elements; k++) {
+        uint32_t v = dp_ld32(source + 4 * k), exponent = v >> 23 & 0xff, mantissa = (v & 0x7fffff) | 0x800000;
+        if (exponent && exponent < 127 - 14 && exponent + (unsigned)__builtin_ctz(mantissa) >= 127 + 23 - 24)
+            sse_host_set_mxcsr(sse_host_mxcsr() | MXCSR_UE);
+    }
 }
+static void narrow(struct icpu *c, const struct iop *o, uint8_t *to)
+{
+    const uint8_t *source = vector(c, o->b);
+    if (c->xm_unmasked & MXCSR_UE << 7)
+        narrow_underflow(source, o->extra);
+    RUN(o->imm, source, source, source, source, "ymm3", to);
+}
+VEX_HANDLER(narrow_r) { narrow(c, o, vector(c, o->a)); }
+/* To memory: the store comes after the exceptions, the check that it can be done before them. */
+static void narrow_work(struct icpu *c, const struct iop *o) { narrow(c, o, c->narrowed); }
 FPU_CALL_HANDLER(narrow_m)
 {
     uint64_t linear = fpu_linear(c, o, o->size, o->size, true);
@@ -164,7 +184,9 @@ FPU_CALL_HANDLER(narrow_m)
                          : VECTOR_CLOBBERS, "cc", "memory");                                                                               \
         c->s.r[o->a] = r;                                                                                                                  \
     }
-#define MEMORY_SOURCE(bytes) memset(m, 0, sizeof m); load(c, o, m, bytes, false)
+#define MEMORY_SOURCE(bytes)                                                                                                               \
+    memset(m, 0, sizeof m);                                                                                                                \
+    load(c, o, m, bytes, false)
 TO_GPR(to_gpr, memcpy(m, vector(c, o->b), 32))
 TO_GPR(to_gpr_m4, MEMORY_SOURCE(4))
 TO_GPR(to_gpr_m8, MEMORY_SOURCE(8))
@@ -189,11 +211,12 @@ static inline __attribute__((always_inline)) void compare(struct icpu *c, const 
 {
     uint64_t flags, rcx = 0;
     uint8_t mask[32];
-    __asm__ volatile("vmovdqu (%[r_]), %%ymm1\n\tvmovdqu (%[m_]), %%ymm3\n\tcall *%[k_]\n\tpushfq\n\tpopq %[f_]\n\tvmovdqu %%ymm0, (%[t_])\n\t"
-                     "vzeroupper"
-                     : [f_] "=&r"(flags), "+c"(rcx)
-                     : [k_] "r"(o->imm), [r_] "r"(vector(c, o->a)), [m_] "r"(m), [t_] "r"(mask), "a"(c->s.r[X86_RAX]), "d"(c->s.r[X86_RDX])
-                     : VECTOR_CLOBBERS, "cc", "memory");
+    __asm__ volatile(
+        "vmovdqu (%[r_]), %%ymm1\n\tvmovdqu (%[m_]), %%ymm3\n\tcall *%[k_]\n\tpushfq\n\tpopq %[f_]\n\tvmovdqu %%ymm0, (%[t_])\n\t"
+        "vzeroupper"
+        : [f_] "=&r"(flags), "+c"(rcx)
+        : [k_] "r"(o->imm), [r_] "r"(vector(c, o->a)), [m_] "r"(m), [t_] "r"(mask), "a"(c->s.r[X86_RAX]), "d"(c->s.r[X86_RDX])
+        : VECTOR_CLOBBERS, "cc", "memory");
     interp_set_arith(c, flags);
     if (o->extra == STRING_MASK)
         memcpy(vector(c, 0), mask, 32);
@@ -300,12 +323,16 @@ static bool with_kernel(struct iop *o, const char *table, unsigned index, iop_fn
 /* The kernel of an instruction without immediate. w: VEX.W, which only a general register operand lets depend on the mode. */
 static bool plain_kernel(const struct x86_insn *i, struct iop *o, bool w, iop_fn *fn)
 {
-    unsigned index = i->opcode | (i->vex_l ? KERNEL_L : 0) | (w ? KERNEL_W : 0) | (unsigned)i->vex_pp << KERNEL_PP | (i->vex_map - 1u) << KERNEL_MAP;
+    unsigned index =
+        i->opcode | (i->vex_l ? KERNEL_L : 0) | (w ? KERNEL_W : 0) | (unsigned)i->vex_pp << KERNEL_PP | (i->vex_map - 1u) << KERNEL_MAP;
     return i->vex_map <= 2 && with_kernel(o, vex_kernels, index, fn);
 }
 static bool imm_kernel(const struct x86_insn *i, struct iop *o, unsigned imm, iop_fn *fn)
 {
-    static const struct { uint16_t op; const char *table; } tables[] = {
+    static const struct {
+        uint16_t op;
+        const char *table;
+    } tables[] = {
 #define TABLE(name, map, pp, w, opcode, modrm) {X86_OP_##name, vex_imm_##name##w},
         IMM_OPS(TABLE)
 #undef TABLE
@@ -322,7 +349,8 @@ static bool imm_kernel(const struct x86_insn *i, struct iop *o, unsigned imm, io
 /* Moves between a vector register and memory or a general register: a is always the vector register, b the general one. */
 static bool lower_move(const struct x86_insn *i, struct iop *o)
 {
-    static iop_fn *const loads[] = BY_BYTES(load_m), *const stores[] = BY_BYTES(store_m), *const from_gpr[] = {[4] = load_r4, [8] = load_r8};
+    static iop_fn *const loads[] = BY_BYTES(load_m), *const stores[] = BY_BYTES(store_m),
+                         *const from_gpr[] = {[4] = load_r4, [8] = load_r8};
     static iop_fn *const extracts[] = {[1] = extract_r1, [2] = extract_r2, [4] = extract_r4, [8] = extract_r8};
     const struct x86_operand *d = &i->operand[0], *s = &i->operand[1];
     o->extra = (i->row->flags & X86_F_ALIGN) != 0;
@@ -376,7 +404,9 @@ static bool lower_insert(const struct x86_insn *i, struct iop *o)
     static iop_fn *const from_memory[] = {[1] = insert_m1, [2] = insert_m2, [4] = insert_m4, [8] = insert_m8};
     bool memory = i->operand[2].kind == X86_MEM;
     unsigned size = i->op == X86_OP_VPINSRB ? 1 : i->op == X86_OP_VPINSRW ? 2 : i->operand[2].size;
-    o->imm = i->op == X86_OP_VMOVLPS || i->op == X86_OP_VMOVLPD ? 0 : i->op == X86_OP_VMOVHPS || i->op == X86_OP_VMOVHPD ? 8 : i->imm * size & 15;
+    o->imm = i->op == X86_OP_VMOVLPS || i->op == X86_OP_VMOVLPD   ? 0
+             : i->op == X86_OP_VMOVHPS || i->op == X86_OP_VMOVHPD ? 8
+                                                                  : i->imm * size & 15;
     o->fn = memory ? from_memory[size] : from_register[size];
     return true;
 }
@@ -386,17 +416,13 @@ static bool writes_rm(const struct x86_insn *i)
 {
     if (i->vex_map == 1)
         return i->opcode == 0x11 || i->opcode == 0x29 || i->opcode == 0x7f || i->opcode == 0xd6;
-    return i->vex_map == 3 && (i->opcode == 0x19 || i->opcode == 0x39 || i->opcode == 0x1d);
+    return i->vex_map == 3 && (i->opcode == 0x19 || i->opcode == 0x39);
 }
 
 static bool lower_plain(const struct x86_insn *i, struct iop *o, const struct x86_operand *memory)
 {
     static iop_fn *const from_memory[] = BY_BYTES(to_reg_m);
     const struct x86_operand *last = &i->operand[i->operand_count - 1];
-    if (i->operand[0].kind == X86_MEM) { /* moves and VCVTPS2PH are all there are */
-        o->b = i->reg;
-        return i->op == X86_OP_VCVTPS2PH && imm_kernel(i, o, i->imm & 0xff, narrow_m);
-    }
     iop_fn *fn = memory ? from_memory[memory->size] : to_reg;
     if (writes_rm(i)) {
         o->a = i->rm, o->b = i->reg;
@@ -435,6 +461,10 @@ bool sse_lower_vex(struct icpu *c, const struct x86_insn *i, struct iop *o)
         o->b = code64 ? 16 : 8;
         o->fn = i->op == X86_OP_VZEROALL ? vzeroall : vzeroupper;
         return true;
+    case X86_OP_VCVTPS2PH:
+        o->a = i->rm, o->b = i->reg;
+        o->extra = i->vex_l ? 8 : 4;
+        return imm_kernel(i, o, i->imm & 0xff, memory ? narrow_m : narrow_r);
     case X86_OP_VBROADCASTF128:
     case X86_OP_VBROADCASTI128:
         o->fn = broadcast128;

@@ -1,8 +1,8 @@
 /* engine/interp/avx_masked.c - AVX instructions that reach memory element by element: VMASKMOV, VPMASKMOV and the gathers.
  *
  * Model: an element takes part if the sign bit of its mask element is set; the others are not accessed, so they cannot fault. A masked
- * load changes its destination last, a masked store probes all its elements first: both are all or nothing. A gather commits each element as it is
- * loaded and clears its mask element, as the manual promises, so that one that faulted goes on where it stopped.
+ * load changes its destination last, a masked store probes all its elements first: both are all or nothing. A gather commits each
+ * element as it is loaded and clears its mask element, as the manual promises, so that one that faulted goes on where it stopped.
  * o: a the data, b the index register, extra the mask (VEX.vvvv), size the bytes of an element, imm how many there are.
  * Source: Intel SDM vol. 2, VMASKMOV, VPMASKMOV, VGATHERDPS ... VPGATHERQQ.
  */

@@ -42,7 +42,8 @@ static inline void set_of(struct icpu *c, unsigned of) { c->lf_aux = (c->lf_aux 
     BMI(RORX, bits, (void)y; unsigned n = o->imm & (bits - 1); r = x >> n | x << (-n & (bits - 1)))                                        \
     BMI(PDEP, bits, __asm__("pdep %2, %1, %0" : "=r"(r) : "r"(y), "r"(x)))                                                                 \
     BMI(PEXT, bits, __asm__("pext %2, %1, %0" : "=r"(r) : "r"(y), "r"(x)))                                                                 \
-    BMI(ADCX, bits, (void)y; unsigned k = interp_cf(c); uint##bits##_t d = R##bits(o->a); r = d + x + k; set_cf(c, r < d || (k && r == d)))  \
+    BMI(ADCX, bits, (void)y; unsigned k = interp_cf(c); uint##bits##_t d = R##bits(o->a); r = d + x + k;                                   \
+        set_cf(c, r < d || (k && r == d)))                                                                                                 \
     BMI(ADOX, bits, (void)y; unsigned k = interp_of(c); uint##bits##_t d = R##bits(o->a); r = d + x + k; set_of(c, r < d || (k && r == d)))
 BMI_SIZES(32)
 BMI_SIZES(64)
@@ -60,10 +61,9 @@ bool interp_lower_bmi(struct icpu *c, const struct x86_insn *i, struct iop *o)
 {
     bool wide = i->operand[0].size == 8, memory = i->has_modrm && i->mod != 3;
     switch (i->op) {
-        ROW(ANDN) ROW(BLSR) ROW(BLSMSK) ROW(BLSI) ROW(BZHI) ROW(BEXTR) ROW(SHLX) ROW(SHRX) ROW(SARX) ROW(RORX) ROW(PDEP) ROW(PEXT) ROW(MULX)
-        ROW(ADCX) ROW(ADOX)
-    default:
-        return false;
+        ROW(ANDN)
+        ROW(BLSR) ROW(BLSMSK) ROW(BLSI) ROW(BZHI) ROW(BEXTR) ROW(SHLX) ROW(SHRX) ROW(SARX) ROW(RORX) ROW(PDEP) ROW(PEXT) ROW(MULX) ROW(ADCX)
+            ROW(ADOX) default : return false;
     }
     o->a = i->operand[0].reg;
     o->b = i->rm;

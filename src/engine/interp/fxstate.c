@@ -1,8 +1,8 @@
 /* engine/interp/fxstate.c - FXSAVE and XSAVE families, LDMXCSR, STMXCSR.
  *
- * Model: what areas look like and which are legal is in isa/x86/xsave.c; here are operands, faults and their order. A save probes both ends of
- * the area before its first store, so that a fault changes nothing, and stores only the pieces the instruction owns. A restore copies the
- * area before anything looks at it.
+ * Model: what areas look like and which are legal is in isa/x86/xsave.c; here are operands, faults and their order. A save probes both
+ * ends of the area before its first store, so that a fault changes nothing, and stores only the pieces the instruction owns. A restore
+ * copies the area before anything looks at it.
  * Source: Intel SDM vol. 1 ch. 10.5, 13.7-13.10; AMD APM vol. 2 11.4.
  */
 #include "engine/interp/interp_sse.h"
@@ -69,6 +69,7 @@ FPU_CALL_HANDLER(xrstor)
     bool compaction = x86_has(c->vm->model, X86_FEATURE_XSAVEC);
     uint64_t states = requested(c), linear = xsave_linear(c, o, X86_XSAVE_AVX, false);
     interp_load_bytes(c, o, linear, area, X86_XSAVE_AVX);
+    (void)interp_linear(c, o, x86_xrstor_span(states, area + X86_XSAVE_HEADER), false);
     unsigned size = x86_xrstor_size(&c->s, states, compaction, area + X86_XSAVE_HEADER);
     if (!size)
         interp_fault_code(c, o, X86_GP, 0);
@@ -137,7 +138,8 @@ bool sse_lower_state(struct icpu *c, const struct x86_insn *i, struct iop *o)
     default:
         return false;
     }
-    o->extra = (uint8_t)(form << EXTRA_FORM | (i->rex_w ? X86_XSAVE_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? X86_XSAVE_CODE64 : 0));
+    o->extra =
+        (uint8_t)(form << EXTRA_FORM | (i->rex_w ? X86_XSAVE_REX_W : 0) | ((c->mode & IMODE_CODE) == X86_MODE64 ? X86_XSAVE_CODE64 : 0));
     if (x && !(c->mode & IMODE_OSXSAVE))
         o->fn = interp_op_ud;
     else if (x && c->mode & IMODE_SSE_NM) /* of the FX forms block.c has seen to it */

@@ -228,6 +228,7 @@ void sse_precise(struct icpu *c, const struct iop *o, sse_work *work) DP_COLD;
 /* ---- MXCSR ---- */
 static inline uint32_t sse_host_mxcsr(void) { return _mm_getcsr(); }
 static inline void sse_host_set_mxcsr(uint32_t v) { _mm_setcsr(v); }
+#define MXCSR_UE 0x10u
 #define MXCSR_FLAGS 0x3fu
 #define MXCSR_MASKS 0x1f80u
 #define MXCSR_VALID 0xffffu /* no misaligned-SSE mode: it is not advertised */

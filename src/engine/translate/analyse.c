@@ -34,7 +34,7 @@ static bool usable(const struct icpu *c, struct x86_insn *i)
         return false;
     if (f & (X86_F_SYSTEM | X86_F_X87 | X86_F_X87NW | X86_F_MMX | X86_F_CPL0))
         return false;
-    if ((f & X86_F_SSE) && ((f & X86_F_VEX) ? true : (c->mode & (IMODE_SSE_UD | IMODE_SSE_NM)) != 0))
+    if ((f & X86_F_SSE) && (c->mode & ((f & X86_F_VEX ? IMODE_AVX_UD : IMODE_SSE_UD) | IMODE_SSE_NM)))
         return false;
     return true;
 }
@@ -98,9 +98,27 @@ static enum insn_kind classify_branch(const struct x86_insn *i)
     }
 }
 
+/* System instructions that need not go to the interpreter. */
+static enum insn_kind classify_system(const struct icpu *c, const struct x86_insn *i)
+{
+    bool kernel = !(c->mode >> IMODE_CPL_SHIFT & 3);
+    switch (i->op) {
+    case X86_OP_CLI: return kernel ? KIND_CLI : KIND_INTERPRET;
+    case X86_OP_STI: return kernel ? KIND_STI : KIND_INTERPRET;
+    case X86_OP_SWAPGS: return kernel ? KIND_SWAPGS : KIND_INTERPRET;
+    case X86_OP_PUSHF: return i->operand_size == 8 ? KIND_PUSHF : KIND_INTERPRET;
+    case X86_OP_SYSCALL: case X86_OP_RDTSC: case X86_OP_RDTSCP: return KIND_HELPER;
+    case X86_OP_SYSRET: case X86_OP_IRET: return kernel && i->operand_size == 8 ? KIND_HELPER : KIND_INTERPRET;
+    default: return KIND_INTERPRET;
+    }
+}
+
 static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
 {
     const struct x86_operand *m = memory_operand(i);
+    enum insn_kind system = x86_insn_supported(i, c->vm->model->features) ? classify_system(c, i) : KIND_INTERPRET;
+    if (system != KIND_INTERPRET)
+        return system;
     if (!usable(c, i))
         return KIND_INTERPRET;
     switch (i->op) {
@@ -192,7 +210,7 @@ static void describe_accesses(struct insn_info *n)
     }
     struct access stack = {.used = true, .simple = true, .base = X86_RSP, .group = NO_GROUP, .size = 8};
     switch (n->kind) {
-    case KIND_PUSH: case KIND_CALL: case KIND_CALL_INDIRECT:
+    case KIND_PUSH: case KIND_PUSHF: case KIND_CALL: case KIND_CALL_INDIRECT:
         stack.write = true;
         stack.disp = -8;
         n->stack = stack;
@@ -203,12 +221,20 @@ static void describe_accesses(struct insn_info *n)
     }
 }
 
+/* No interrupt comes between STI and the next instruction. Where that one could tell (HLT after all) the interpreter keeps the rule. */
+static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned offset)
+{
+    struct x86_insn next;
+    unsigned avail = offset < DP_PAGE_SIZE ? DP_MIN(15u, (unsigned)DP_PAGE_SIZE - offset) : 0;
+    return !avail || x86_decode(code + offset, avail, c->mode & IMODE_CODE, &next) <= 0 || classify(c, &next) == KIND_INTERPRET || classify(c, &next) == KIND_HELPER;
+}
+
 static void decode_path(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next)
 {
     enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t seen[DP_PAGE_SIZE / 64] = {0};
     p->count = 0;
-    p->open = p->crosses = p->before_crossing = false;
+    p->open = p->crosses = p->before_crossing = p->interpret = false;
     p->bytes = 0;
     for (;;) {
         p->end = (uint16_t)offset;
@@ -233,8 +259,10 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
             return;
         }
         n->kind = (uint8_t)classify(c, &n->i);
+        if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length))
+            n->kind = KIND_INTERPRET;
         if (n->kind == KIND_INTERPRET) {
-            p->open = true;
+            p->open = p->interpret = true;
             return;
         }
         describe_accesses(n);
@@ -244,7 +272,7 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
         offset += (unsigned)length;
         p->end = (uint16_t)offset;
         if (p->crosses) {
-            p->open = n->kind <= KIND_LEAVE || n->kind == KIND_JCC || n->kind >= KIND_JCXZ;
+            p->open = n->kind <= KIND_JCC || n->kind == KIND_JCXZ;
             return;
         }
         if (n->kind == KIND_JMP) {
@@ -259,15 +287,17 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
     }
 }
 
+static bool ends_path(const struct insn_info *n) { return n->kind >= KIND_JCC && !(n->kind == KIND_JMP && n->follows); }
+
 static void flags_backward(struct path *p)
 {
     uint16_t live = X86_ARITH;
     for (unsigned k = p->count; k-- > 0;) {
         struct insn_info *n = &p->insn[k];
         const struct x86_opcode *row = n->i.row;
-        if (n->kind >= KIND_JCC && !(n->kind == KIND_JMP && n->follows) && n->kind != KIND_CLD && n->kind != KIND_STD) {
+        if (ends_path(n) || n->kind == KIND_PUSHF || n->kind == KIND_STI) {
             live = X86_ARITH; /* another path begins here, nobody knows what it wants */
-        } else if (n->kind != KIND_NOTHING) {
+        } else if (n->kind != KIND_NOTHING && n->kind != KIND_CLI && n->kind != KIND_SWAPGS) {
             if (!(row->flags & X86_F_KEEPS))
                 live &= (uint16_t) ~(row->flags_written | row->flags_undefined);
             live |= row->flags_read & X86_ARITH;
@@ -275,8 +305,6 @@ static void flags_backward(struct path *p)
         n->live = live;
     }
 }
-
-static bool ends_path(const struct insn_info *n) { return n->kind >= KIND_JCC && n->kind <= KIND_LOOP && !(n->kind == KIND_JMP && n->follows); }
 
 struct tracking { uint16_t version[16]; int64_t offset[16]; };
 
@@ -312,8 +340,8 @@ static void advance(struct tracking *t, const struct insn_info *n)
     uint32_t written = written_registers(n);
     for (unsigned r = 0; r < 16; r++) {
         int64_t by;
-        if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_POP)) {
-            t->offset[r] += n->kind == KIND_PUSH ? -8 : 8;
+        if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_PUSHF || n->kind == KIND_POP)) {
+            t->offset[r] += n->kind == KIND_POP ? 8 : -8;
         } else if (written >> r & 1) {
             if (n->kind == KIND_COPY && constant_change(&n->i, r, &by)) {
                 t->offset[r] += by;

@@ -13,10 +13,12 @@ enum insn_kind {
     KIND_COPY,      /* the same instruction with other operands */
     KIND_NOTHING,
     KIND_HIGH_BYTE, /* names AH, CH, DH or BH */
-    KIND_PUSH, KIND_POP, KIND_LEAVE,
-    KIND_JCC, KIND_JMP, KIND_JMP_INDIRECT, KIND_CALL, KIND_CALL_INDIRECT, KIND_RET,
-    KIND_JCXZ, KIND_LOOP,
-    KIND_CLD, KIND_STD,
+    KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_PUSHF,
+    KIND_CLD, KIND_STD, KIND_CLI, KIND_STI, KIND_SWAPGS,
+    KIND_JCC, KIND_JMP, KIND_JMP_INDIRECT, KIND_CALL, KIND_CALL_INDIRECT,
+    KIND_HELPER,    /* system.c does it, in C; ends the block */
+    KIND_RET,
+    KIND_JCXZ,
     KIND_INTERPRET, /* not ours: ends the block */
 };
 
@@ -55,6 +57,7 @@ struct path {
     unsigned count;
     uint16_t end;             /* page offset after the last instruction */
     bool open;                /* ends by falling through to `end` */
+    bool interpret;           /* what stands at `end` is the interpreter's */
     bool before_crossing;     /* the instruction at `end` does */
     bool crosses;             /* the last instruction runs into the next page: `end` >= 4096 */
     uint16_t bytes;

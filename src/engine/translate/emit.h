@@ -94,16 +94,17 @@ static inline void emit_mov_imm64(struct emitter *e, unsigned reg, uint64_t v)
     emit8(e, 0xb8 | (reg & 7));
     emit64(e, v);
 }
-/* PEXT to, from, mask (VEX.LZ.F3.0F38.W1 F5 /r). */
-static inline void emit_pext(struct emitter *e, unsigned to, unsigned from, const struct mem *mask)
+/* PEXT and PDEP to, from, mask (VEX.LZ.F3 and F2.0F38.W1 F5 /r). */
+static inline void emit_bits(struct emitter *e, bool deposit, unsigned to, unsigned from, const struct mem *mask)
 {
     emit8(e, 0xc4);
     unsigned rex = mem_rex(mask);
     emit8(e, (to & 8 ? 0u : 0x80u) | (rex & 2 ? 0u : 0x40u) | (rex & 1 ? 0u : 0x20u) | 2);
-    emit8(e, 0x80 | (~from & 15) << 3 | 2);
+    emit8(e, 0x80 | (~from & 15) << 3 | (deposit ? 3u : 2u));
     emit8(e, 0xf5);
     emit_modrm_mem(e, to, mask, 0);
 }
+static inline void emit_pext(struct emitter *e, unsigned to, unsigned from, const struct mem *mask) { emit_bits(e, false, to, from, mask); }
 /* A jump to a known address: E9, or 0F 8x for a condition. Returns where its 32-bit displacement stands (writable view). */
 static inline uint8_t *emit_jmp(struct emitter *e, uint64_t target)
 {

@@ -176,15 +176,88 @@ static void set_gs(struct tctx *x, const uint8_t *base)
     }
 }
 
+/* A jump cache holds code of one mode. */
+static void use_table(struct tcpu *t, struct tctx *x, struct ttable *table)
+{
+    if (DP_UNLIKELY(table->mode != t->c->mode)) {
+        space_flush_jumps(table, false);
+        table->mode = t->c->mode;
+    }
+    set_gs(x, table->base);
+}
+
+/* The parts of the canonical state that struct tctx holds meanwhile. */
+static void load_context(struct tctx *x, const struct icpu *c, uint64_t arith)
+{
+    x->flags = (arith & 0xff) << 8 | (arith >> 11 & 1);
+    x->r13 = c->s.r[X86_R13];
+    x->r14 = c->s.r[X86_R14];
+    x->r15 = c->s.r[X86_R15];
+    x->segbase[0] = c->segbase[X86_FS];
+    x->segbase[1] = c->segbase[X86_GS];
+    x->kernel_gs_base = c->s.kernel_gs_base;
+    x->system_flags = (c->s.rflags & ~(uint64_t)X86_ARITH) | 2;
+}
+static uint64_t arith_flags(const struct tctx *x) { return (x->flags >> 8 & (X86_ARITH & 0xff)) | (x->flags & 1 ? X86_OF : 0); }
+static void store_context(const struct tctx *x, struct icpu *c)
+{
+    c->s.r[X86_R13] = x->r13;
+    c->s.r[X86_R14] = x->r14;
+    c->s.r[X86_R15] = x->r15;
+    c->s.seg[X86_GS].base = c->segbase[X86_GS] = x->segbase[1];
+    c->s.kernel_gs_base = x->kernel_gs_base;
+    c->s.rflags = x->system_flags;
+}
+
+/* The host's MXCSR has the guest's masks while translated code runs. */
+static void enter_mxcsr(struct icpu *c)
+{
+    if (DP_UNLIKELY(c->xm_unmasked)) {
+        interp_fpu_save(c);
+        sse_host_set_mxcsr(c->s.mxcsr);
+    }
+}
+static void leave_mxcsr(struct icpu *c)
+{
+    if (DP_UNLIKELY(c->xm_unmasked)) {
+        c->s.mxcsr = sse_host_mxcsr();
+        sse_host_set_mxcsr(c->s.mxcsr | MXCSR_MASKS);
+    }
+}
+
+/* Runs from b until translated code leaves; the reason is in x. */
+static void run_block(struct tcpu *t, struct tctx *x, uint64_t rip, uint64_t code)
+{
+    x->page = rip & PAGE_MASK;
+    x->rip = rip;
+    x->go = code;
+    x->t = t;
+    atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
+    if (DP_LIKELY(!(atomic_load(&t->c->attention) | atomic_load(&t->wish))))
+        ((void (*)(void))(uintptr_t)t->stub_enter)();
+    else
+        x->reason = LEAVE_KICK;
+    x->t = NULL;
+    atomic_store_explicit(&t->inside, 0, memory_order_release);
+}
+
+/* After a system instruction: may translated code go on at once? */
+static bool still_ours(const struct icpu *c)
+{
+    unsigned lines = atomic_load_explicit(&c->lines, memory_order_relaxed);
+    return (c->mode & IMODE_CODE) == X86_MODE64 && !(c->s.rflags & (X86_TF | X86_RF)) && !c->watching && !c->pending_db &&
+           !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
+}
+
 /* How many instructions of the block ran before it was left. Blocks run by_blocks are not linked, so it was this one. */
 static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
 {
-    unsigned done = 0;
+    unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
     switch ((enum leave_reason)x->reason) {
     case LEAVE_LINK: return x->link->done;
-    case LEAVE_LOOKUP: return canonical(x->rip) ? x->site >> SITE_DONE_SHIFT & 0xff : (x->site >> SITE_DONE_SHIFT & 0xff) - 1;
+    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
     default:
-        while (done < b->count && b->insn[done].guest != (x->rip & 0xfff))
+        while (done < b->count && b->insn[done].guest != at)
             done++;
         return done;
     }
@@ -209,107 +282,96 @@ static bool accel_enter(struct icpu *c)
         return false;
     c->link_from = NULL;
     c->block = NULL;
-    uint64_t arith = interp_flags(c);
-    uint64_t flags = x->flags = (arith & 0xff) << 8 | (arith >> 11 & 1);
     x->c = c;
-    x->r13 = c->s.r[X86_R13];
-    x->r14 = c->s.r[X86_R14];
-    x->r15 = c->s.r[X86_R15];
-    x->segbase[0] = c->segbase[X86_FS];
-    x->segbase[1] = c->segbase[X86_GS];
-    x->df = c->s.rflags >> 10 & 1;
-    set_gs(x, table->base);
-    bool unmasked = c->xm_unmasked;
-    if (DP_UNLIKELY(unmasked)) {
-        interp_fpu_save(c);
-        sse_host_set_mxcsr(c->s.mxcsr);
-    }
-    bool result;
-    uint64_t before = c->instructions;
+    load_context(x, c, interp_flags(c));
+    uint64_t flags = x->flags, before = c->instructions;
+    use_table(t, x, table);
+    enter_mxcsr(c);
+    uint64_t code = (uint64_t)(uintptr_t)t->rx + b->code;
+    bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
     for (;;) {
         uint32_t variant = 0;
-        x->page = rip & PAGE_MASK;
-        x->rip = rip;
-        x->go = (uint64_t)(uintptr_t)t->rx + b->code;
-        x->t = t;
-        atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
-        if (DP_LIKELY(!(atomic_load(&c->attention) | atomic_load(&t->wish))))
-            ((void (*)(void))(uintptr_t)t->stub_enter)();
-        else
-            x->reason = LEAVE_KICK;
-        x->t = NULL;
-        atomic_store_explicit(&t->inside, 0, memory_order_release);
         struct tlink *link = NULL;
+        run_block(t, x, rip, code);
         if (c->by_blocks)
             c->instructions += instructions_done(b, x);
+        rip = x->rip;
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
-            c->counters.links++;
             rip = x->page + link->target;
+            c->counters.links++;
             break;
         case LEAVE_LOOKUP:
             c->counters.lookups++;
-            rip = x->rip;
             if (DP_UNLIKELY(!canonical(rip))) {
                 rip = x->page + (x->site & 0xfff);
-                result = false;
+                if (x->adjust == -8) /* the call had pushed already */
+                    *(uint64_t *)(uintptr_t)(c->s.r[X86_RSP] - 8 + *space_entry(table, c->s.r[X86_RSP] - 8)) = x->undo;
+                go_on = false;
                 goto out;
             }
             c->s.r[X86_RSP] += (uint64_t)(int64_t)x->adjust;
             break;
-        case LEAVE_UNGROUPED:
-            rip = x->rip;
-            variant = MODE_UNGROUPED;
-            break;
-        case LEAVE_KICK:
-            c->counters.exits_kick++;
-            rip = x->rip;
-            result = true;
-            goto out;
-        default:
+        case LEAVE_HELPER: {
             c->counters.exits_helper++;
-            rip = x->rip;
-            result = false;
+            rip = c->s.r[X86_RIP] = x->page + x->site;
+            store_context(x, c);
+            c->s.rflags |= arith_flags(x);
+            if (!x->helper || !system_helper(c, x->helper)) {
+                go_on = false;
+                goto out;
+            }
+            c->instructions += c->by_blocks;
+            rip = c->s.r[X86_RIP];
+            interp_update_mode(c);
+            load_context(x, c, c->s.rflags);
+            if (!still_ours(c))
+                goto out;
+            kind = (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE;
+            table = kind == ITLB_EMPTY ? NULL : space_table(t, kind);
+            if (!table)
+                goto out;
+            use_table(t, x, table);
+            break;
+        }
+        case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
+        case LEAVE_KICK: c->counters.exits_kick++; goto out;
+        case LEAVE_INTERPRET:
+            c->counters.exits_fault++;
+            go_on = false;
             goto out;
         }
-        if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) {
-            result = true;
+        if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
             goto out;
-        }
-        if (c->by_blocks && !(x->reason == LEAVE_UNGROUPED && c->instructions == before)) {
-            result = true;
+        if (c->by_blocks && c->instructions != before)
             goto out;
-        }
+        if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
+            continue;
         unsigned dropped = t->drops;
         b = find(t, rip, variant, &global);
         if (!b) {
-            result = false;
+            go_on = false;
             goto out;
         }
+        code = (uint64_t)(uintptr_t)t->rx + b->code;
         if (link && !b->phys2 && dropped == t->drops) {
             struct emitter e = {NULL, t->rx - t->rw};
-            emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
+            emit_patch(&e, t->rw + link->patch, code);
         } else if (!variant) {
-            space_set_jump(table, rip, (uint64_t)(uintptr_t)t->rx + b->code, b->phys2 != 0, global);
+            space_set_jump(table, rip, code, b->phys2 != 0, global);
         }
     }
 out:
     if (c->by_blocks && c->instructions != before)
-        result = true; /* what is to be interpreted is the next run's */
+        go_on = true; /* what is to be interpreted is the next run's */
     else if (c->by_blocks)
         x->flags = flags; /* page checks may have spoiled them, where they are dead */
-    if (DP_UNLIKELY(unmasked)) {
-        c->s.mxcsr = sse_host_mxcsr();
-        sse_host_set_mxcsr(c->s.mxcsr | MXCSR_MASKS);
-    }
-    c->s.r[X86_R13] = x->r13;
-    c->s.r[X86_R14] = x->r14;
-    c->s.r[X86_R15] = x->r15;
+    leave_mxcsr(c);
+    store_context(x, c);
     c->s.r[X86_RIP] = rip;
-    c->s.rflags = (c->s.rflags & ~(uint64_t)X86_DF) | (uint64_t)x->df << 10;
-    interp_set_arith(c, (x->flags >> 8 & 0xff) | (x->flags & 1 ? X86_OF : 0));
-    return result;
+    interp_set_arith(c, arith_flags(x));
+    return go_on;
 }
 
 static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled};
@@ -318,7 +380,9 @@ static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled
 
 static int translate_probe(struct dp_error *e)
 {
-#if defined(__x86_64__)
+#if defined(__SANITIZE_THREAD__)
+    return dp_error_set(e, -ENOTSUP, "ThreadSanitizer leaves no address space for its tables and does not see what translated code does");
+#elif defined(__x86_64__)
     if (!__builtin_cpu_supports("bmi2"))
         return dp_error_set(e, -ENOTSUP, "this host's processor has no BMI2 (PEXT)");
     if (!(getauxval(AT_HWCAP2) & 2))

@@ -105,6 +105,12 @@ void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses,
     jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
 }
 
+uint64_t space_jump(const struct ttable *b, uint64_t rip)
+{
+    const struct tjump *j = &jumps_of(b)[jump_index(rip)];
+    return j->negative_rip == -rip ? j->code : 0;
+}
+
 static void flush_table(struct ttable *b, bool keep_global)
 {
     if (b->overflow || !keep_global || ++b->flushes > 256) { /* now and then all memory goes back: address spaces come and go */

@@ -105,6 +105,10 @@ void stubs_emit(struct tcpu *t)
     for (unsigned k = 0; k < 12; k++)
         emit64(e, 0xfff & ~((1ull << k) - 1));
 
+    emit64(e, ~(uint64_t)X86_IF);
+    emit64(e, ~(uint64_t)X86_DF);
+    emit64(e, X86_ARITH);
+
     t->stub_enter = emit_here(e);
     for (unsigned i = 0; i < DP_ARRAY_LEN(callee_saved); i++) {
         if (callee_saved[i] & 8)
@@ -142,6 +146,10 @@ void stubs_emit(struct tcpu *t)
     /* An unlinked direct branch: tctx.link is set. */
     t->stub_link = emit_here(e);
     set32(e, CTX(reason), LEAVE_LINK);
+    emit_jmp(e, t->stub_leave);
+
+    t->stub_helper = emit_here(e);
+    set32(e, CTX(reason), LEAVE_HELPER);
     emit_jmp(e, t->stub_leave);
 
     /* tctx.address, site, go are set: C looks, then on at go with RCX = the table's entry, or out. */

@@ -118,7 +118,7 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
 static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, uint32_t site, bool clobber, unsigned temp)
 {
     struct emitter *e = &w->e;
-    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, 0), table = {NO_REG, RCX, 3, 0x65, 0};
+    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     islands(w, 90, true); /* whether or not this one adds to them: several checks may stand in a row */
     struct slow *s = &w->slow[w->slows++];
@@ -134,7 +134,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
         emit_mov(e, inverted, base);
     emit_not(e, inverted);
     if (size > 1) {
-        struct mem slot_mask = constant(w, 2 + k);
+        struct mem slot_mask = constant(w, CONSTANT_SLOT + k);
         if (clobber) { /* TEST ECX, mask; JZ: in the last place of its size in the page */
             emit8(e, 0xf7), emit8(e, 0xc1);
             emit32(e, 0xfff & ~((1u << k) - 1));
@@ -245,7 +245,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 static void jump_cached(struct writer *w, unsigned page_offset, unsigned done, int32_t adjust)
 {
     struct emitter *e = &w->e;
-    struct mem mask = constant(w, 1), page = CTX(page);
+    struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page);
     int32_t cache = -(int32_t)JUMP_BYTES;
     islands(w, 100, true);
     emit_pext(e, R15, R14, &mask);
@@ -475,6 +475,79 @@ static void leave_frame(struct writer *w, const struct insn_info *n)
     emit_mov(&w->e, RBP, R14);
 }
 
+/* ---- system instructions ---- */
+
+/* A bit of tctx.system_flags is cleared or set; RCX gets them. */
+static void system_flag(struct writer *w, unsigned not_bit, uint32_t value)
+{
+    struct mem flags = CTX(system_flags), mask = constant(w, not_bit);
+    emit_load(&w->e, RCX, &flags);
+    emit_bits(&w->e, false, RCX, RCX, &mask); /* out with the bit, and the others to their places: no flags change */
+    emit_bits(&w->e, true, RCX, RCX, &mask);
+    if (value)
+        emit_lea(&w->e, RCX, &(struct mem){RCX, NO_REG, 0, 0, (int32_t)value}, true);
+    emit_store(&w->e, RCX, &flags);
+}
+
+static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
+{
+    set32(&w->e, CTX(site), page_offset);
+    set32(&w->e, CTX(helper), helper);
+    emit_jmp(&w->e, w->t->stub_helper);
+}
+
+/* An interrupt that waited for IF is the run loop's business: then the interpreter does the STI. */
+static void set_if(struct writer *w, const struct insn_info *n)
+{
+    struct mem c = CTX(c);
+    islands(w, 40, true);
+    emit_load(&w->e, RCX, &c);
+    emit_op_mem(&w->e, false, 0x8b, RCX, &(struct mem){RCX, NO_REG, 0, 0, offsetof(struct icpu, lines)}, 0);
+    emit8(&w->e, 0xe3), emit8(&w->e, 0);
+    uint8_t *none = w->e.w;
+    leave_for_helper(w, n->offset, 0);
+    none[-1] = (uint8_t)(w->e.w - none);
+    system_flag(w, CONSTANT_NOT_IF, X86_IF);
+}
+
+static void swap_gs(struct writer *w)
+{
+    struct mem gs = ctx_at(offsetof(struct tctx, segbase) + 8), other = CTX(kernel_gs_base);
+    emit_load(&w->e, RCX, &gs);
+    emit_load(&w->e, R14, &other);
+    commit_here(w);
+    emit_store(&w->e, R14, &gs);
+    emit_store(&w->e, RCX, &other);
+}
+
+static void push_flags(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem guest = CTX(save_rsp), host = CTX(host_rsp), system = CTX(system_flags), arith = constant(w, CONSTANT_ARITH);
+    commit_here(w); /* while RSP is the host's */
+    emit_store(e, RSP, &guest);
+    emit_load(e, RSP, &host);
+    emit8(e, 0x9c); /* PUSHFQ; POP R14 */
+    emit8(e, 0x41), emit8(e, 0x5e);
+    emit_load(e, RSP, &guest);
+    emit_bits(e, false, R14, R14, &arith);
+    emit_bits(e, true, R14, R14, &arith);
+    unsigned delta = w->path.group[n->stack.group].storage;
+    if (delta == DELTA_RCX) { /* in use: add by way of memory */
+        struct mem save = CTX(save_r14);
+        emit_store(e, RCX, &save);
+        emit_load(e, RCX, &system);
+        emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
+        emit_load(e, RCX, &save);
+    } else {
+        emit_load(e, RCX, &system);
+        emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
+    }
+    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8};
+    emit_store(e, R14, &at);
+    emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
+}
+
 /* The target of an indirect branch into R14. */
 static void indirect_target(struct writer *w, const struct insn_info *n)
 {
@@ -499,6 +572,11 @@ static void store_return(struct writer *w, const struct insn_info *n)
         emit_lea(e, R15, &at, true);
         at = (struct mem){R15, NO_REG, 0, 0, 0};
     }
+    if (n->kind == KIND_CALL_INDIRECT) {
+        struct mem undo = CTX(undo);
+        emit_load(e, RCX, &at);
+        emit_store(e, RCX, &undo);
+    }
     emit_load(e, RCX, &page);
     emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length}, true);
     emit_store(e, RCX, &at);
@@ -515,12 +593,12 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_PUSH: push(w, n); break;
     case KIND_POP: pop(w, n); break;
     case KIND_LEAVE: leave_frame(w, n); break;
-    case KIND_CLD: case KIND_STD: {
-        struct mem df = CTX(df);
-        emit_op_mem(e, false, 0xc6, 0, &df, 1);
-        emit8(e, n->kind == KIND_STD);
-        break;
-    }
+    case KIND_PUSHF: push_flags(w, n); break;
+    case KIND_CLD: case KIND_STD: system_flag(w, CONSTANT_NOT_DF, n->kind == KIND_STD ? X86_DF : 0); break;
+    case KIND_CLI: system_flag(w, CONSTANT_NOT_IF, 0); break;
+    case KIND_STI: set_if(w, n); break;
+    case KIND_SWAPGS: swap_gs(w); break;
+    case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
     case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n)); break;
     case KIND_JCXZ: {
         emit_mov(e, RCX, R13);
@@ -649,7 +727,9 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     }
     w->current = w->path.count;
     w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0xff};
-    if (w->path.open && !w->path.before_crossing) {
+    if (w->path.interpret) {
+        leave_for_helper(w, w->path.end, 0);
+    } else if (w->path.open && !w->path.before_crossing) {
         leave_to(w, w->path.end, SITE_NONE);
     } else if (w->path.open) {
         r14_from_page(w, w->path.end);

@@ -37,6 +37,7 @@
 enum leave_reason {
     LEAVE_LINK,      /* a direct branch that is not linked yet: tctx.link */
     LEAVE_LOOKUP,    /* tctx.rip is not in the jump cache */
+    LEAVE_HELPER,    /* tctx.helper is to be done at tctx.site */
     LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
@@ -47,16 +48,19 @@ struct tctx {
     uint64_t r13, r14, r15;         /* guest */
     uint64_t page;                  /* virtual address of the page whose code runs */
     uint64_t segbase[2];            /* guest FS, GS */
+    uint64_t kernel_gs_base;
+    uint64_t system_flags;          /* RFLAGS but the arithmetic ones */
     uint64_t delta[DELTA_SLOTS];    /* of access groups */
     uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
+    uint64_t undo;                  /* what an indirect call overwrote: its target may turn out to be no address */
     uint64_t address, found;        /* slow path: guest address; table entry */
-    uint64_t save_rcx, save_r14, save_r15;
+    uint64_t save_rsp, save_r14, save_r15;
     uint64_t rip, flags, host_rsp;
     struct icpu *c;
     struct tlink *link;
     uint32_t site, reason;
     int32_t adjust;                 /* what the branch that is being looked up still has to add to RSP */
-    uint8_t df, x87_live;
+    uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret */
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
     uint64_t fault_address;
@@ -107,6 +111,7 @@ struct ttable {
     bool global_jumps;          /* there are entries that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     unsigned flushes;
+    uint32_t mode;              /* of the code in the jump cache */
     uint64_t large[64];         /* filter: large pages that entries came from */
     uint64_t jump_pages[64];    /* filter: pages whose code the jump cache knows */
 };
@@ -139,7 +144,7 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
-    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_x87, stub_stale, stub_kick;
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_x87, stub_stale, stub_kick, stub_helper;
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
     struct tblock **hash;
     struct tpage **pages;
@@ -177,6 +182,8 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. */
 void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global);
+/* What the jump cache knows for rip, 0 when nothing. */
+uint64_t space_jump(const struct ttable *b, uint64_t rip);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
 
 /* alias.c: two views of RAM */
@@ -212,6 +219,12 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
 int signals_init(struct dp_error *e);
 int signals_thread(struct dp_error *e);
 int signals_kick_number(void);
+
+/* Constants in the code cache, 8 bytes each. */
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH };
+
+/* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
+bool system_helper(struct icpu *c, uint32_t helper);
 
 /* engine.c: from stub_slow; 0: go on at tctx.go with tctx.found, else leave for tctx.reason */
 uint32_t translate_slow(struct tctx *x);

@@ -5,13 +5,31 @@
 #include "isa/x86/xsave.h"
 
 enum {
-    AREA_FCW = 0, AREA_FSW = 2, AREA_FTW = 4, AREA_FOP = 6, AREA_FIP = 8, AREA_FCS = 12, AREA_FDP = 16, AREA_FDS = 20, AREA_MXCSR = 24,
-    AREA_MXCSR_MASK = 28, AREA_ST = 32, AREA_XMM = 160,
-    AREA_XSTATE_BV = X86_XSAVE_HEADER, AREA_XCOMP_BV = X86_XSAVE_HEADER + 8, AREA_RESERVED = X86_XSAVE_HEADER + 16,
+    AREA_FCW = 0,
+    AREA_FSW = 2,
+    AREA_FTW = 4,
+    AREA_FOP = 6,
+    AREA_FIP = 8,
+    AREA_FCS = 12,
+    AREA_FDP = 16,
+    AREA_FDS = 20,
+    AREA_MXCSR = 24,
+    AREA_MXCSR_MASK = 28,
+    AREA_ST = 32,
+    AREA_XMM = 160,
+    AREA_XSTATE_BV = X86_XSAVE_HEADER,
+    AREA_XCOMP_BV = X86_XSAVE_HEADER + 8,
+    AREA_RESERVED = X86_XSAVE_HEADER + 16,
 };
 enum {
-    FCW_USED = 0x1f3f, FCW_ONE = 0x40, FCW_INIT = 0x37f, FSW_FLAGS = 0x3f, FSW_ES = 0x80, FSW_B = 0x8000,
-    MXCSR_INIT = 0x1f80, MXCSR_VALID = 0xffff, /* no misaligned-SSE mode: it is not advertised */
+    FCW_USED = 0x1f3f,
+    FCW_ONE = 0x40,
+    FCW_INIT = 0x37f,
+    FSW_FLAGS = 0x3f,
+    FSW_ES = 0x80,
+    FSW_B = 0x8000,
+    MXCSR_INIT = 0x1f80,
+    MXCSR_VALID = 0xffff, /* no misaligned-SSE mode: it is not advertised */
 };
 #define COMPACTED (1ull << 63)
 
@@ -77,7 +95,8 @@ static void piece(struct x86_xsave_image *image, unsigned at, unsigned size)
     image->count = n + 1;
 }
 
-void x86_xsave_build(const struct x86_state *s, enum x86_xsave_form form, uint64_t states, unsigned flags, uint64_t old, struct x86_xsave_image *image)
+void x86_xsave_build(const struct x86_state *s, enum x86_xsave_form form, uint64_t states, unsigned flags, uint64_t old,
+                     struct x86_xsave_image *image)
 {
     uint64_t used = form == X86_FXSAVE ? 0 : x86_xsave_in_use(s) & states, written, mxcsr;
 
@@ -173,6 +192,11 @@ static bool header_legal(const struct x86_state *s, bool compaction, const uint8
 unsigned x86_xrstor_size(const struct x86_state *s, uint64_t states, bool compaction, const uint8_t header[64])
 {
     return header_legal(s, compaction, header) ? x86_xsave_size(states & dp_ld64(header)) : 0;
+}
+
+unsigned x86_xrstor_span(uint64_t states, const uint8_t header[64])
+{
+    return x86_xsave_size(dp_ld64(header + 8) & COMPACTED ? states & dp_ld64(header) : states);
 }
 
 bool x86_xrstor(struct x86_state *s, uint64_t states, bool compaction, unsigned flags, const uint8_t *area)
