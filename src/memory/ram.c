@@ -15,6 +15,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define CODE_PATIENCE 16384 /* instructions run uncached until it may be cached again */
+
 struct ram {
     struct dp_ram ram;
     pthread_mutex_t code_lock;
@@ -142,9 +144,10 @@ int dp_ram_create(const char *name, uint64_t size, struct dp_ram **out, struct d
     m->ram = (struct dp_ram){.size = size, .name = name, .host = MAP_FAILED};
     m->ram.has_code = calloc(pages, sizeof(*m->ram.has_code));
     m->ram.code_generation = calloc(pages, sizeof(*m->ram.code_generation));
+    m->ram.code_hits = calloc(pages, sizeof(*m->ram.code_hits));
     m->ram.fd = memfd_create(name, MFD_CLOEXEC);
-    errno = m->ram.fd < 0 || (m->ram.has_code && m->ram.code_generation) ? errno : ENOMEM;
-    if (m->ram.fd >= 0 && m->ram.has_code && m->ram.code_generation && !ftruncate(m->ram.fd, (off_t)size))
+    errno = m->ram.fd < 0 || (m->ram.has_code && m->ram.code_generation && m->ram.code_hits) ? errno : ENOMEM;
+    if (m->ram.fd >= 0 && m->ram.has_code && m->ram.code_generation && m->ram.code_hits && !ftruncate(m->ram.fd, (off_t)size))
         m->ram.host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->ram.fd, 0);
     if (m->ram.host == MAP_FAILED) {
         r = dp_error_set(e, -errno, "cannot get %llu MiB for %s: %s (give the guest less with -m, see ulimit -v)",
@@ -153,6 +156,7 @@ int dp_ram_create(const char *name, uint64_t size, struct dp_ram **out, struct d
             close(m->ram.fd);
         free((void *)m->ram.has_code);
         free((void *)m->ram.code_generation);
+        free((void *)m->ram.code_hits);
         free(m);
         return r;
     }
@@ -172,6 +176,7 @@ void dp_ram_destroy(struct dp_ram *r)
     close(r->fd);
     free((void *)r->has_code);
     free((void *)r->code_generation);
+    free((void *)r->code_hits);
     for (unsigned i = 0; i < DP_DIRTY_CLIENTS; i++)
         free((void *)r->dirty[i]);
     pthread_mutex_destroy(&m->code_lock);
@@ -200,12 +205,24 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size)
             if (had) {
                 atomic_fetch_add(&r->code_generation[page], 1);
                 atomic_store_explicit(&r->has_code[page], 0, memory_order_release);
+                if (r->code_hits[page] < DP_CODE_VOLATILE)
+                    r->code_hits[page]++;
             }
             pthread_mutex_unlock(&m->code_lock);
             if (had && r->code_written)
                 r->code_written(r->code_opaque, r, page);
         }
     }
+}
+
+bool dp_ram_code_volatile(struct dp_ram *r, uint64_t page)
+{
+    uint16_t hits = atomic_load_explicit(&r->code_hits[page], memory_order_relaxed);
+    if (DP_LIKELY(hits < DP_CODE_VOLATILE))
+        return false;
+    /* Not atomic together: to lose a count does no harm. */
+    atomic_store_explicit(&r->code_hits[page], hits < DP_CODE_VOLATILE + CODE_PATIENCE ? hits + 1 : 0, memory_order_relaxed);
+    return true;
 }
 
 void dp_ram_watch_code(struct dp_ram *r, void (*fn)(void *opaque, struct dp_ram *r, uint64_t page), void *opaque)

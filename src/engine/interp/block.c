@@ -195,11 +195,12 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     struct x86_insn insns[IBLOCK_MAX_OPS];
     bool keep[IBLOCK_MAX_OPS], once = false;
     unsigned count = 0, bytes = 0, kept = 0, page_offset = (unsigned)(offset & 0xfff), room = (unsigned)DP_PAGE_SIZE - page_offset;
-    unsigned max = c->mode & IMODE_ONE ? 1 : IBLOCK_MAX_OPS;
-    enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t page = offset >> DP_PAGE_SHIFT;
+    bool fleeting = dp_ram_code_volatile(ram, page); /* one instruction, never marked nor found again */
+    unsigned max = c->mode & IMODE_ONE || fleeting ? 1 : IBLOCK_MAX_OPS;
+    enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t limit = mode == X86_MODE64 ? ~0ull : c->s.seg[X86_CS].limit;
-    uint32_t generation = interp_mark_code(c, ram, page), generation2 = generation;
+    uint32_t generation = fleeting ? atomic_load(&ram->code_generation[page]) : interp_mark_code(c, ram, page), generation2 = generation;
     _Atomic uint32_t *current2 = &ram->code_generation[page];
     uint64_t phys2 = 0;
     const uint8_t *code = ram->host + offset;
@@ -269,7 +270,7 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     b->mode = c->mode;
     b->count = (uint16_t)count;
     b->bytes = (uint16_t)bytes;
-    b->once = once;
+    b->once = once || fleeting;
     b->generation[0] = generation;
     b->generation[1] = generation2;
     b->current[0] = &ram->code_generation[page];
@@ -377,8 +378,11 @@ struct iblock *interp_find_block(struct icpu *c)
             return NULL;
         if (c->cache->used < used)
             link_from = NULL; /* the cache was emptied under it */
-        if (b->once)
+        if (b->once) {
+            if (c->cache->used > used)
+                c->cache->used = used; /* it has run before the next is decoded */
             return b;
+        }
         b->hash_next = *bucket;
         *bucket = b;
     }

@@ -19,7 +19,7 @@
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
-#define WARM 2 /* times a place is interpreted before it is translated */
+#define WARM 0 /* times a place is interpreted before it is translated */
 
 /* ---- wishes of other threads ---- */
 
@@ -159,7 +159,7 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (!cache_warm(t, host, WARM))
+        if (atomic_load_explicit(&ram->code_hits[offset >> DP_PAGE_SHIFT], memory_order_relaxed) >= DP_CODE_VOLATILE || !cache_warm(t, host, WARM))
             return NULL;
         if (!cache_has_room(t))
             cache_empty(t);

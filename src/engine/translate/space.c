@@ -82,7 +82,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     jumps_of(b)[0].negative_rip = 1;
 }
 
-static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 52); }
+static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 48); }
 
 static void note_page(struct ttable *b, uint64_t linear)
 {
@@ -163,7 +163,7 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
-static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 52); }
+static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
 
 /* Entries from a large page go when any address of it is flushed. */
 static void flush_large(struct ttable *b, uint64_t linear)

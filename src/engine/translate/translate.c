@@ -46,6 +46,7 @@ struct writer {
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
     unsigned current;
+    bool broken;
 };
 
 int translate_init(struct tcpu *t, struct dp_error *e)
@@ -77,6 +78,15 @@ static void set32(struct emitter *e, struct mem m, uint32_t v)
     emit32(e, v);
 }
 
+/* Out of reach would be a mistake of this file: such a block is not used. */
+static void patch_near(struct writer *w, uint8_t *at)
+{
+    ptrdiff_t d = w->e.w - (at + 1);
+    if (d > 127)
+        w->broken = true;
+    *at = (uint8_t)d;
+}
+
 /* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. */
 static void islands(struct writer *w, unsigned room, bool falls_through)
 {
@@ -102,7 +112,7 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
             continue;
         for (unsigned j = 0; j < 2; j++)
             if (s->near[j]) {
-                *s->near[j] = (uint8_t)(w->e.w - (s->near[j] + 1));
+                patch_near(w, s->near[j]);
                 s->near[j] = NULL;
             }
         uint8_t *at = emit_jmp(&w->e, 0);
@@ -500,7 +510,7 @@ static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t he
 static void set_if(struct writer *w, const struct insn_info *n)
 {
     struct mem c = CTX(c);
-    islands(w, 40, true);
+    islands(w, 90, true);
     emit_load(&w->e, RCX, &c);
     emit_op_mem(&w->e, false, 0x8b, RCX, &(struct mem){RCX, NO_REG, 0, 0, offsetof(struct icpu, lines)}, 0);
     emit8(&w->e, 0xe3), emit8(&w->e, 0);
@@ -524,6 +534,7 @@ static void push_flags(struct writer *w, const struct insn_info *n)
 {
     struct emitter *e = &w->e;
     struct mem guest = CTX(save_rsp), host = CTX(host_rsp), system = CTX(system_flags), arith = constant(w, CONSTANT_ARITH);
+    islands(w, 110, true);
     commit_here(w); /* while RSP is the host's */
     emit_store(e, RSP, &guest);
     emit_load(e, RSP, &host);
@@ -567,6 +578,7 @@ static void indirect_target(struct writer *w, const struct insn_info *n)
 static void store_return(struct writer *w, const struct insn_info *n)
 {
     struct emitter *e = &w->e;
+    islands(w, 90, true);
     struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8}, page = CTX(page);
     if (at.index == RCX) {
         emit_lea(e, R15, &at, true);
@@ -717,6 +729,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
+    w->broken = false;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
@@ -741,6 +754,10 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->body = (uint32_t)(w->e.w - w->start);
     ways_out(w, b);
     slow_paths(w);
+    if (w->broken) {
+        cache_add(t, b);
+        return b;
+    }
     b->code = t->used;
     b->size = (uint32_t)(w->e.w - w->start);
     b->bytes = w->path.bytes;

@@ -30,6 +30,7 @@
 #define JUMP_BYTES ((uint64_t)sizeof(struct tjump) << JUMP_BITS)
 #define TABLE_LOG 8192
 #define JUMP_LOG 4096
+#define FILTER_BITS 65536u
 #define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
 #define PAGE_MASK (~0xfffull)
 
@@ -112,8 +113,8 @@ struct ttable {
     bool overflow, jump_overflow; /* logs are not complete */
     unsigned flushes;
     uint32_t mode;              /* of the code in the jump cache */
-    uint64_t large[64];         /* filter: large pages that entries came from */
-    uint64_t jump_pages[64];    /* filter: pages whose code the jump cache knows */
+    uint64_t large[FILTER_BITS / 64];         /* filter: large pages that entries came from */
+    uint64_t jump_pages[FILTER_BITS / 64];    /* filter: pages whose code the jump cache knows */
 };
 
 /* What is cached for one PCID: a table per access kind. */
