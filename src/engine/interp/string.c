@@ -75,9 +75,10 @@ static enum more next_iteration(struct icpu *c, const struct iop *o, uint64_t do
     if (!left)
         return DONE;
     /* Traps (TF, breakpoints) come after each iteration; instruction_limit is 0 then, as when stepping. */
-    if (!c->instruction_limit || interp_wanted(c) || c->instructions >= c->budget_end || !interp_block_valid(c->block)) {
+    if (DP_UNLIKELY(!c->instruction_limit || interp_wanted(c) || !interp_block_valid(c->block))) {
         if (c->watching)
             c->s.rflags |= X86_RF; /* its own instruction breakpoint does not hit again */
+        c->repeating = true;
         return LEAVE;
     }
     return AGAIN;

@@ -279,6 +279,20 @@ static bool still_ours(const struct icpu *c)
            !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
+/* How many instructions of the block ran before it was left. Blocks run by_blocks are not linked, so it was this one. */
+static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
+{
+    unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return x->link->done;
+    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
+    default:
+        while (done < b->count && b->insn[done].guest != at)
+            done++;
+        return done;
+    }
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -294,12 +308,13 @@ static bool accel_enter(struct icpu *c)
         return false;
     bool global;
     struct tblock *b = find(t, rip, 0, &global);
-    if (!b)
+    if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
         return false;
     c->link_from = NULL;
     c->block = NULL;
     x->c = c;
     load_context(x, c, interp_flags(c));
+    uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, table);
     enter_mxcsr(c);
     uint64_t code = (uint64_t)(uintptr_t)t->rx + b->code;
@@ -308,6 +323,8 @@ static bool accel_enter(struct icpu *c)
         uint32_t variant = 0;
         struct tlink *link = NULL;
         run_block(t, x, rip, code);
+        if (c->by_blocks)
+            c->instructions += instructions_done(b, x);
         rip = x->rip;
         DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: to 0x%llx: %s", c->index, (unsigned long long)x->rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
@@ -336,6 +353,7 @@ static bool accel_enter(struct icpu *c)
                 go_on = false;
                 goto out;
             }
+            c->instructions += c->by_blocks;
             rip = c->s.r[X86_RIP];
             interp_update_mode(c);
             load_context(x, c, c->s.rflags);
@@ -354,6 +372,8 @@ static bool accel_enter(struct icpu *c)
         case LEAVE_INTERPRET: go_on = false; goto out;
         }
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
+            goto out;
+        if (c->by_blocks && c->instructions != before)
             goto out;
         if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
             continue;
@@ -375,6 +395,10 @@ static bool accel_enter(struct icpu *c)
     }
 out:
     x87_leave(x, t);
+    if (c->by_blocks && c->instructions != before)
+        go_on = true; /* what is to be interpreted is the next run's */
+    else if (c->by_blocks)
+        x->flags = flags; /* page checks may have spoiled them, where they are dead */
     leave_mxcsr(c);
     store_context(x, c);
     c->s.r[X86_RIP] = rip;

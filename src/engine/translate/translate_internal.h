@@ -76,7 +76,12 @@ struct tctx {
 struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unused; };
 
 /* A direct branch out of a block, within the page. */
-struct tlink { struct tblock *from; uint32_t patch; /* offset in the cache of the displacement */ uint16_t target; /* page offset */ };
+struct tlink {
+    struct tblock *from;
+    uint32_t patch;  /* offset in the cache of the displacement */
+    uint16_t target; /* page offset */
+    uint8_t done;    /* instructions of the block, up to and with the branch */
+};
 
 struct tinsn {
     uint16_t host, guest; /* offsets from the block's code, in the page */
@@ -101,6 +106,7 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 
 /* tctx.site: page offset of the instruction in the low 12 bits. */
 #define SITE_LENGTH_SHIFT 12
+#define SITE_DONE_SHIFT 12 /* of a lookup: instructions of the block, up to and with the branch */
 #define SITE_WRITE (1u << 24)
 #define SITE_GROUP (1u << 25)
 #define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
