@@ -55,6 +55,7 @@ struct insn_info {
 };
 
 struct path {
+    unsigned word;            /* bytes of a stack slot, of an address: 8, or 4 in 32-bit code */
     struct insn_info insn[MAX_INSNS + 1];
     unsigned count;
     uint16_t end;             /* page offset after the last instruction */

@@ -46,7 +46,7 @@ void system_load_tsc(struct tctx *x, const struct icpu *c)
 bool system_helper(struct icpu *c, uint32_t helper)
 {
     unsigned size = helper >> 16 & 0xff;
-    uint64_t next = c->s.r[X86_RIP] + (helper >> 24);
+    uint64_t next = mode_wrap(c->mode, c->s.r[X86_RIP] + (helper >> 24));
     switch (helper & 0xffff) {
     case X86_OP_SYSCALL: return settle_trap(c, x86_syscall(&c->ctx, next));
     case X86_OP_SYSRET: return settle_trap(c, x86_sysret(&c->ctx, size));
