@@ -48,6 +48,50 @@ static void test_far(void **state)
         }
 }
 
+/* Addresses of this very process: every form of access has to miss it. RBX = victim, RSI = its distance / 8 from RDI, RSP = victim + 8 or more. */
+static volatile uint64_t victim[8];
+BARE_ASM(wild_store, "mov %rax, (%rbx)");
+BARE_ASM(wild_exchange, "xchg %rax, (%rbx)");
+BARE_ASM(wild_index, "mov %rax, (%rdi,%rsi,8)");
+BARE_ASM(wild_group, "mov %rax, (%rdi)\n lea (%rdi,%rsi,8), %rdi\n add $8, %rdi\n mov %rax, -8(%rdi)");
+BARE_ASM(wild_vector, "movups %xmm0, (%rbx)");
+BARE_ASM(wild_push, "push %rax");
+BARE_ASM(wild_far_push, "sub $0x40000000, %rsp\n push %rax");
+BARE_ASM(wild_far_store, "sub $-0x78000000, %rbx\n mov %rax, -0x78000000(%rbx)");
+BARE_ASM(wild_call, "call *%r8");
+BARE_ASM(wild_swap, "mov %rsp, %rbp\n leave");
+BARE_ASM(wild_load, "mov (%rbx), %rcx");
+BARE_ASM(wild_flags, "stc\n adc %rax, (%rbx)\n pushf");
+static void test_wild(void **state)
+{
+    struct bare *b = begin(state);
+#define W(name, below) {name, name##_end, below}
+    static const struct { const uint8_t *code, *end; uint64_t below; } cases[] = {
+        W(wild_store, 8), W(wild_exchange, 8), W(wild_index, 8), W(wild_group, 8), W(wild_vector, 8), W(wild_push, 8), W(wild_far_push, 0x40000008),
+        W(wild_far_store, 8), W(wild_call, 8), W(wild_swap, 0), W(wild_load, 8), W(wild_flags, 8)};
+#undef W
+    for (unsigned k = 0; k < DP_ARRAY_LEN(cases); k++)
+        for (unsigned i = 0; i < TIMES; i++) {
+            struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
+            uint64_t at = (uint64_t)(uintptr_t)&victim[i & 3];
+            memset((void *)victim, 0x77, sizeof(victim));
+            bare_user(&s);
+            bare_put(b, BARE_USER_CODE, cases[k].code, cases[k].end);
+            s.r[X86_RBX] = at;
+            s.r[X86_RDI] = BARE_USER_STACK + 0x100;
+            s.r[X86_RSI] = (at - s.r[X86_RDI]) / 8;
+            s.r[X86_RSP] = at + cases[k].below;
+            s.r[X86_RAX] = s.r[X86_RCX] = 0x4141414141414141;
+            bare_run(b, &s);
+            assert_true(b->traps >= 1);
+            assert_int_equal(b->trap[0].vector, X86_PF_);
+            assert_int_equal(b->trap[0].cr2, at);
+            assert_int_equal(b->trap[0].rcx, 0x4141414141414141);
+            for (unsigned n = 0; n < DP_ARRAY_LEN(victim); n++)
+                assert_int_equal(victim[n], 0x7777777777777777);
+        }
+}
+
 /* The last page below the canonical edge, at physical OTHER2M. */
 static void map_edge(struct bare *b)
 {
@@ -225,6 +269,6 @@ int main(int argc, char **argv)
     if (!engine || engine->probe(NULL))
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, bare_teardown)
-    const struct CMUnitTest tests[] = {T(test_far), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_shown)};
+    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

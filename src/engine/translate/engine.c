@@ -302,7 +302,7 @@ static bool accel_enter(struct icpu *c)
         struct tlink *link = NULL;
         run_block(t, x, rip, code);
         rip = x->rip;
-        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: to 0x%llx: %s", c->index, (unsigned long long)x->rip, leave_name(x));
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;

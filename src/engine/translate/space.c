@@ -199,6 +199,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
             flush_space(&t->space[i], kind == X86_FLUSH_PCIDS);
+        if (t->current->pcid != x86_pcid(&t->c->s)) /* a whole new state, or PCIDs went off: what comes now is not the old PCID's */
+            switch_space(t, x86_pcid(&t->c->s));
         break;
     case X86_FLUSH_PCID:
         if (pcid == x86_pcid(&t->c->s))
