@@ -182,3 +182,16 @@ struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc)
     }
     return t->blocks ? t->by_code[low] : NULL;
 }
+
+const struct tinsn *tinsn_at(const struct tblock *b, uint64_t offset)
+{
+    unsigned low = 0, high = b->count + 1u; /* with what follows the last */
+    while (high - low > 1) {
+        unsigned middle = (low + high) / 2;
+        if (b->insn[middle].host <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &b->insn[low];
+}

@@ -127,6 +127,10 @@ uint32_t translate_slow(struct tctx *x)
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
     uint64_t address = x->address, last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
+    if (site & SITE_X87) {
+        x87_enter(x, t);
+        return 0;
+    }
     if (((address ^ last) & PAGE_MASK) || !canonical(address)) {
         x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
         return 1;
@@ -168,10 +172,12 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, WARM))
+        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, t->v->warm))
             return NULL;
-        if (!cache_has_room(t))
+        if (!cache_has_room(t)) {
+            x87_leave(&translate_ctx, t); /* while its last instruction can be told from the host's */
             cache_empty(t);
+        }
         b = translate_block(t, rip, ram, offset, mode);
     }
     return b->count ? b : NULL;
@@ -367,6 +373,7 @@ static bool accel_enter(struct icpu *c)
         }
     }
 out:
+    x87_leave(x, t);
     leave_mxcsr(c);
     store_context(x, c);
     c->s.r[X86_RIP] = rip;
@@ -414,6 +421,7 @@ static int translate_vm_init(const struct dp_engine_vm *vm, struct dp_engine_sta
     }
     v->engine = *out;
     v->code_written = on_code_written;
+    v->warm = WARM;
     pthread_mutex_init(&v->lock, NULL);
     (*out)->accel_data = v;
     struct dp_listener l = {on_changed, on_code_marked, on_dirty_cleared, v};
@@ -437,6 +445,12 @@ static void translate_vm_fini(struct dp_engine_state *s)
     pthread_mutex_destroy(&v->lock);
     free(v);
     dp_engine_interp.vm_fini(s);
+}
+
+void translate_set_warm(struct dp_engine_state *s, unsigned times)
+{
+    struct tvm *v = s->accel_data;
+    v->warm = times;
 }
 
 static void tcpu_free(struct tcpu *t)

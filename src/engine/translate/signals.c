@@ -25,18 +25,10 @@ int signals_kick_number(void) { return SIGRTMAX - 3; }
 
 static bool in_cache(const struct tcpu *t, uint64_t pc) { return pc - (uint64_t)(uintptr_t)t->rx < CODE_BYTES; }
 
-/* The instruction at a host address; *at_start: nothing of it is visible yet. */
+/* The instruction at an offset from the block's code; *at_start: nothing of it is visible yet. */
 static const struct tinsn *instruction_at(const struct tblock *b, uint64_t offset, bool *at_start)
 {
-    unsigned low = 0, high = b->count + 1u; /* with what follows the last */
-    while (high - low > 1) {
-        unsigned middle = (low + high) / 2;
-        if (b->insn[middle].host <= offset)
-            low = middle;
-        else
-            high = middle;
-    }
-    const struct tinsn *n = &b->insn[low];
+    const struct tinsn *n = tinsn_at(b, offset);
     *at_start = offset < b->body && (n->commit == 0xff || offset <= (uint64_t)n->host + n->commit);
     return n;
 }

@@ -40,13 +40,15 @@ struct writer {
     struct tcpu *t;
     struct emitter e;
     struct path path;
-    struct slow slow[2 * MAX_INSNS];
+    struct slow slow[2 * MAX_INSNS + 1];
     unsigned slows, islands_done;
     struct out out[MAX_INSNS + 2];
     unsigned outs;
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
     unsigned current;
+    bool x87_tested, x87_noted; /* on this path: the unit is the guest's; tctx.x87_page is this page */
+    uint8_t x87_seg;            /* tctx.x87_seg if known, else 0xff */
     bool broken;
 };
 
@@ -319,6 +321,66 @@ static bool replaces(const struct x86_insn *i, const struct x86_operand *o)
     }
 }
 
+/* Before the first x87 or MMX instruction of a path: is the unit the guest's? */
+static void x87_test(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem live = CTX(x87_live);
+    if (n->live)
+        islands(w, 70, true);
+    struct slow *s = &w->slow[w->slows++];
+    *s = (struct slow){.site = n->offset | SITE_X87};
+    if (n->live) { /* MOVZX ECX; JRCXZ */
+        emit_op_mem(e, false, 0x0fb6, RCX, &live, 0);
+        emit8(e, 0xe3), emit8(e, 0);
+        s->near[0] = e->w - 1;
+    } else { /* CMP; JZ */
+        emit_op_mem(e, false, 0x80, 7, &live, 1);
+        emit8(e, 0);
+        s->patch[0] = emit_jcc(e, 4, 0);
+    }
+    s->back = emit_here(e);
+    w->x87_tested = true;
+}
+
+/* After an x87 instruction, what the host's pointers do not tell: its page, once on a path, and its memory operand, whose effective address is in
+ * its base register, or in R14 with the segment's base added. */
+static void x87_note_pointers(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    const struct x86_insn *i = &n->i;
+    struct mem page = CTX(page), x87_page = CTX(x87_page), fdp = CTX(x87_fdp), seg = CTX(x87_seg);
+    islands(w, 80, true);
+    w->map[w->current].fop = (uint16_t)(TINSN_FOP | (i->opcode & 7u) << 8 | i->modrm);
+    if (!w->x87_noted) {
+        emit_load(e, RCX, &page);
+        emit_store(e, RCX, &x87_page);
+        w->x87_noted = true;
+    }
+    if (!n->memory.used)
+        return;
+    unsigned from = R14;
+    if (n->memory.simple) {
+        from = home[n->memory.base];
+        if (n->memory.disp) {
+            emit_lea(e, RCX, &(struct mem){(uint8_t)from, NO_REG, 0, 0, n->memory.disp}, true);
+            from = RCX;
+        }
+    } else if (i->seg == X86_FS || i->seg == X86_GS) {
+        struct mem base = ctx_at(offsetof(struct tctx, segbase) + (i->seg == X86_GS ? 8u : 0));
+        emit_load(e, RCX, &base);
+        emit_not(e, RCX);
+        emit_lea(e, RCX, &(struct mem){R14, RCX, 0, 0, 1}, true);
+        from = RCX;
+    }
+    emit_store(e, from, &fdp);
+    if (w->x87_seg != i->seg) {
+        emit_op_mem(e, false, 0xc6, 0, &seg, 1);
+        emit8(e, i->seg);
+        w->x87_seg = i->seg;
+    }
+}
+
 static void copy(struct writer *w, const struct insn_info *n)
 {
     const struct x86_insn *i = &n->i;
@@ -412,9 +474,11 @@ static void copy(struct writer *w, const struct insn_info *n)
     for (unsigned j = 0; j < count; j++)
         stores |= s[j].store;
     bool to_ecx = i->op == X86_OP_PCMPESTRI || i->op == X86_OP_PCMPISTRI || i->op == X86_OP_VPCMPESTRI || i->op == X86_OP_VPCMPISTRI;
-    if (stores || to_ecx)
+    if (stores || to_ecx || n->points)
         commit_here(w);
     emit_insn(e, n->raw, i, &p);
+    if (n->points)
+        x87_note_pointers(w, n);
     for (unsigned j = 0; j < count; j++)
         if (s[j].store) {
             struct mem at = slot(s[j].guest);
@@ -676,7 +740,7 @@ static void slow_paths(struct writer *w)
                 emit_patch(e, s->patch[j], emit_here(e));
         if (s->in_r14) {
             emit_store(e, R14, &address);
-        } else {
+        } else if (!(s->site & SITE_X87)) {
             emit_lea(e, RCX, &(struct mem){s->base, NO_REG, 0, 0, s->disp}, true);
             emit_store(e, RCX, &address);
         }
@@ -749,17 +813,21 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
+    w->x87_tested = w->x87_noted = false;
+    w->x87_seg = 0xff;
     w->broken = false;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
-        w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0xff};
+        w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0, 0xff};
         islands(w, ROOM, true);
+        if (n->x87 && !w->x87_tested)
+            x87_test(w, n);
         group_checks(w, k);
         instruction(w, n);
     }
     w->current = w->path.count;
-    w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0xff};
+    w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0, 0xff};
     if (w->path.interpret) {
         leave_for_helper(w, w->path.end, 0);
     } else if (w->path.open && !w->path.before_crossing) {

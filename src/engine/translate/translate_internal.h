@@ -62,6 +62,10 @@ struct tctx {
     struct tlink *link;
     uint32_t site, reason;
     int32_t adjust;                 /* what the branch that is being looked up still has to add to RSP */
+    uint8_t x87_live;               /* the host's x87 unit holds the guest's state, struct x86_fpu an old one (x87.c) */
+    uint8_t x87_seg;                /* enum x86_seg_name of the last x87 memory operand, X86_SEGS: none since the unit was loaded */
+    uint64_t x87_fdp, x87_page;     /* the last x87 memory operand; the page whose code ran the last x87 instruction */
+    uint16_t x87_fcs;               /* CS when the unit was loaded */
     uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret */
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
@@ -74,7 +78,12 @@ struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unu
 /* A direct branch out of a block, within the page. */
 struct tlink { struct tblock *from; uint32_t patch; /* offset in the cache of the displacement */ uint16_t target; /* page offset */ };
 
-struct tinsn { uint16_t host, guest; uint8_t commit; }; /* offsets from the block's code, in the page; first host byte after a change the guest sees, from host */
+struct tinsn {
+    uint16_t host, guest; /* offsets from the block's code, in the page */
+    uint16_t fop;         /* x87: TINSN_FOP | last opcode word (FOP) */
+    uint8_t commit;       /* first host byte after a change the guest sees, from host */
+};
+#define TINSN_FOP 0x8000u
 
 struct tblock {
     struct tblock *hash_next, *page_next;
@@ -95,6 +104,7 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_WRITE (1u << 24)
 #define SITE_GROUP (1u << 25)
 #define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
+#define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
 #define SITE_NONE (1u << 31)
 
 /* A shadow page table with its jump cache just below it. */
@@ -129,6 +139,7 @@ struct tvm {
     unsigned aliases;
     struct tcpu *cpu[256];
     struct dump *dump; /* NULL unless asked for */
+    unsigned warm;              /* times a place is interpreted before it is translated */
 };
 
 #define PENDING_PAGES 64
@@ -143,7 +154,7 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
-    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_x87, stub_stale, stub_kick, stub_helper;
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_stale, stub_kick, stub_helper;
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
     struct tblock **hash;
     struct tpage **pages;
@@ -220,6 +231,13 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
 int signals_init(struct dp_error *e);
 int signals_thread(struct dp_error *e);
 int signals_kick_number(void);
+
+/* The instruction of a block at an offset from its code. */
+const struct tinsn *tinsn_at(const struct tblock *b, uint64_t offset);
+
+/* x87.c: the guest's x87 state into the host's unit, and back into c->s.fpu if it is there. */
+void x87_enter(struct tctx *x, const struct tcpu *t);
+void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
 enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH };
