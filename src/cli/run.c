@@ -26,7 +26,7 @@ struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console;
     struct cli_list initrd, disk, serial;
     uint64_t memory, cpus, timeout_ms, json_fd;
-    bool no_reboot, json, no_rng, perf_map;
+    bool no_reboot, json, no_rng, test_device, perf_map;
 };
 
 #define FIELD(member) offsetof(struct run_options, member)
@@ -47,6 +47,7 @@ static const struct cli_option options[] = {
      .help = "first serial port (stdio); again: a second one"},
     {"virtio-console", 0, "[=stdio|none|file:PATH]", CLI_OPTIONAL, FIELD(virtio_console), .help = "add a virtio console, hvc0 (none)"},
     {"no-rng", 0, NULL, CLI_FLAG, FIELD(no_rng), .help = "no virtio entropy device"},
+    {"test-device", 0, NULL, CLI_FLAG, FIELD(test_device), .help = "registers and interrupt lines for test kernels"},
     {"no-reboot", 0, NULL, CLI_FLAG, FIELD(no_reboot), .help = "end when the guest resets the machine"},
     {"name", 'n', "NAME", CLI_STRING, FIELD(name), .help = "name it, for `doppel list`, `stats` and `control` to reach it while it runs"},
     {"trace", 0, "CATEGORIES[,file=PATH]", CLI_STRING, FIELD(trace),
@@ -293,6 +294,7 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         .kernel = o->kernel,
         .cmdline = o->append,
         .no_rng = o->no_rng,
+        .test_device = o->test_device,
         .no_reboot = o->no_reboot,
         .virtio_console = o->virtio_console,
         .perf_map = o->perf_map,

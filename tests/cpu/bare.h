@@ -14,9 +14,9 @@
 #define BARE_H
 
 #include <pthread.h>
-#include <signal.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <cmocka.h>

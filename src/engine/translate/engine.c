@@ -111,6 +111,7 @@ static void on_changed(void *opaque, struct dp_space *s)
 /* ---- the interpreter's calls ---- */
 
 static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
+static void accel_forget(struct icpu *c, uint64_t linear) { space_forget_page(c->accel_data, linear); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
     space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
@@ -278,6 +279,20 @@ static bool still_ours(const struct icpu *c)
            !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
+/* How many instructions of the block ran before it was left. Blocks run by_blocks are not linked, so it was this one. */
+static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
+{
+    unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return x->link->done;
+    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
+    default:
+        while (done < b->count && b->insn[done].guest != at)
+            done++;
+        return done;
+    }
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -293,12 +308,13 @@ static bool accel_enter(struct icpu *c)
         return false;
     bool global;
     struct tblock *b = find(t, rip, 0, &global);
-    if (!b)
+    if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
         return false;
     c->link_from = NULL;
     c->block = NULL;
     x->c = c;
     load_context(x, c, interp_flags(c));
+    uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, table);
     enter_mxcsr(c);
     uint64_t code = (uint64_t)(uintptr_t)t->rx + b->code;
@@ -307,6 +323,8 @@ static bool accel_enter(struct icpu *c)
         uint32_t variant = 0;
         struct tlink *link = NULL;
         run_block(t, x, rip, code);
+        if (c->by_blocks)
+            c->instructions += instructions_done(b, x);
         rip = x->rip;
         DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
@@ -335,6 +353,7 @@ static bool accel_enter(struct icpu *c)
                 go_on = false;
                 goto out;
             }
+            c->instructions += c->by_blocks;
             rip = c->s.r[X86_RIP];
             interp_update_mode(c);
             load_context(x, c, c->s.rflags);
@@ -353,6 +372,8 @@ static bool accel_enter(struct icpu *c)
         case LEAVE_INTERPRET: go_on = false; goto out;
         }
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
+            goto out;
+        if (c->by_blocks && c->instructions != before)
             goto out;
         if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
             continue;
@@ -374,6 +395,10 @@ static bool accel_enter(struct icpu *c)
     }
 out:
     x87_leave(x, t);
+    if (c->by_blocks && c->instructions != before)
+        go_on = true; /* what is to be interpreted is the next run's */
+    else if (c->by_blocks)
+        x->flags = flags; /* page checks may have spoiled them, where they are dead */
     leave_mxcsr(c);
     store_context(x, c);
     c->s.r[X86_RIP] = rip;
@@ -381,7 +406,7 @@ out:
     return go_on;
 }
 
-static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled};
+static const struct interp_accel accel = {accel_enter, accel_flush, accel_forget, accel_filled};
 
 /* ---- the engine ---- */
 

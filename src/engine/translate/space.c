@@ -191,6 +191,17 @@ static void flush_page(struct ttable *b, uint64_t linear)
         space_flush_jumps(b, false);
 }
 
+/* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
+void space_forget_page(struct tcpu *t, uint64_t linear)
+{
+    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
+        struct ttable *b = &t->current->table[k];
+        unsigned h = page_hash(linear);
+        if (b->base && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+            flush_page(b, linear);
+    }
+}
+
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     t->c->counters.table_flushes++;

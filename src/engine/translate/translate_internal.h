@@ -76,7 +76,12 @@ struct tctx {
 struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unused; };
 
 /* A direct branch out of a block, within the page. */
-struct tlink { struct tblock *from; uint32_t patch; /* offset in the cache of the displacement */ uint16_t target; /* page offset */ };
+struct tlink {
+    struct tblock *from;
+    uint32_t patch;  /* offset in the cache of the displacement */
+    uint16_t target; /* page offset */
+    uint8_t done;    /* instructions of the block, up to and with the branch */
+};
 
 struct tinsn {
     uint16_t host, guest; /* offsets from the block's code, in the page */
@@ -101,6 +106,7 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 
 /* tctx.site: page offset of the instruction in the low 12 bits. */
 #define SITE_LENGTH_SHIFT 12
+#define SITE_DONE_SHIFT 12 /* of a lookup: instructions of the block, up to and with the branch */
 #define SITE_WRITE (1u << 24)
 #define SITE_GROUP (1u << 25)
 #define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
@@ -134,12 +140,12 @@ struct tvm {
     struct dp_engine_state *engine;
     struct dp_engine_vm vm;
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
+    unsigned warm;              /* times a place is interpreted before it is translated */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
     struct tcpu *cpu[256];
     struct dump *dump; /* NULL unless asked for */
-    unsigned warm;              /* times a place is interpreted before it is translated */
 };
 
 #define PENDING_PAGES 64
@@ -182,6 +188,8 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
+/* The page of an address in the current space, after a page fault. */
+void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
