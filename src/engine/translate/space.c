@@ -185,7 +185,8 @@ static void flush_large(struct ttable *b, uint64_t linear)
 static void flush_page(struct ttable *b, uint64_t linear)
 {
     unsigned h = page_hash(linear);
-    *space_entry(b, linear) = 0;
+    if (*space_entry(b, linear)) /* reading takes no memory where nothing was written */
+        *space_entry(b, linear) = 0;
     flush_large(b, linear);
     if (b->jump_pages[h / 64] >> (h % 64) & 1)
         space_flush_jumps(b, false);

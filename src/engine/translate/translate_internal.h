@@ -170,6 +170,8 @@ struct tcpu {
     unsigned blocks, drops;     /* drops: times the cache was emptied */
     uint8_t *heat;
     struct writer *writer;
+    uint64_t counted;           /* instructions that blocks counted */
+    bool uncounted;             /* not all did */
     /* other threads' wishes */
     pthread_mutex_t lock;
     struct { struct dp_ram *ram; uint64_t page; } pending[PENDING_PAGES];
