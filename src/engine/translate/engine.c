@@ -226,6 +226,7 @@ static void load_context(struct tctx *x, const struct icpu *c, uint64_t arith)
     x->segbase[0] = c->segbase[X86_FS];
     x->segbase[1] = c->segbase[X86_GS];
     x->kernel_gs_base = c->s.kernel_gs_base;
+    system_load_tsc(x, c);
     x->system_flags = (c->s.rflags & ~(uint64_t)X86_ARITH) | 2;
 }
 static uint64_t arith_flags(const struct tctx *x) { return (x->flags >> 8 & (X86_ARITH & 0xff)) | (x->flags & 1 ? X86_OF : 0); }

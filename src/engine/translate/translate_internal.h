@@ -54,6 +54,7 @@ struct tctx {
     uint64_t system_flags;          /* RFLAGS but the arithmetic ones */
     uint64_t delta[DELTA_SLOTS];    /* of access groups */
     uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
+    uint64_t tsc_negative_host, tsc_guest, tsc_ratio, tsc_aux; /* RDTSC without C: see system.c */
     uint64_t undo;                  /* what an indirect call overwrote: its target may turn out to be no address */
     uint64_t address, found;        /* slow path: guest address; table entry */
     uint64_t save_rsp, save_r14, save_r15;
@@ -173,6 +174,7 @@ struct tcpu {
     uint64_t counted;           /* instructions that blocks counted */
     bool uncounted;             /* not all did */
     /* other threads' wishes */
+    struct { uint64_t host, guest, ratio; int64_t offset; } tsc; /* a moment in both, guest ticks per host tick << 32 (0: not known) */
     pthread_mutex_t lock;
     struct { struct dp_ram *ram; uint64_t page; } pending[PENDING_PAGES];
     unsigned pending_count;
@@ -250,10 +252,13 @@ void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+#define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
 bool system_helper(struct icpu *c, uint32_t helper);
+/* What was learned for RDTSC into tctx. */
+void system_load_tsc(struct tctx *x, const struct icpu *c);
 
 /* engine.c: from stub_slow; 0: go on at tctx.go with tctx.found, else leave for tctx.reason */
 uint32_t translate_slow(struct tctx *x);
