@@ -186,7 +186,8 @@ static void flush_large(struct ttable *b, uint64_t linear)
 static void flush_page(struct ttable *b, uint64_t linear)
 {
     unsigned h = page_hash(linear);
-    *space_entry(b, linear) = 0;
+    if (*space_entry(b, linear)) /* reading takes no memory where nothing was written */
+        *space_entry(b, linear) = 0;
     flush_large(b, linear);
     if (b->jump_pages[h / 64] >> (h % 64) & 1)
         space_flush_jumps(b, false);
@@ -211,6 +212,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
             flush_space(&t->space[i], kind == X86_FLUSH_PCIDS);
+        if (t->current->pcid != x86_pcid(&t->c->s)) /* a whole new state, or PCIDs went off: what comes now is not the old PCID's */
+            switch_space(t, x86_pcid(&t->c->s));
         break;
     case X86_FLUSH_PCID:
         if (pcid == x86_pcid(&t->c->s))

@@ -176,6 +176,8 @@ struct tcpu {
     unsigned blocks, drops;     /* drops: times the cache was emptied */
     uint8_t *heat;
     struct writer *writer;
+    uint64_t counted;           /* instructions that blocks counted */
+    bool uncounted;             /* not all did */
     /* other threads' wishes */
     struct { uint64_t host, guest, ratio; int64_t offset; } tsc; /* a moment in both, guest ticks per host tick << 32 (0: not known) */
     pthread_mutex_t lock;
