@@ -143,6 +143,17 @@ uint32_t translate_slow(struct tctx *x)
     return 0;
 }
 
+/* Where code is, for the table whose jump cache will know it. */
+static bool locate(struct tcpu *t, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global)
+{
+    struct icpu *c = t->c;
+    if (interp_locate_code(c, linear, ram, offset, global) || !*ram)
+        return false;
+    struct ttable *b = &t->current->table[(c->tlb - c->tlb_all) / ITLB_SIZE];
+    space_note_large(b, linear, c->tlb_cold[interp_fetch_tlb(c, linear) - c->tlb_all].large);
+    return true;
+}
+
 /* The block at rip. NULL: to be interpreted (cold, not in RAM, faults). */
 static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool *global)
 {
@@ -151,9 +162,9 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint64_t offset, offset2, phys2 = 0;
     bool second = true;
     *global = false;
-    if (interp_locate_code(c, rip, &ram, &offset, global) || !ram)
+    if (!locate(t, rip, &ram, &offset, global))
         return NULL;
-    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2)
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && locate(t, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second))
         phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
     *global &= second;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;

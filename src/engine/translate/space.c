@@ -111,28 +111,33 @@ uint64_t space_jump(const struct ttable *b, uint64_t rip)
     return j->negative_rip == -rip ? j->code : 0;
 }
 
-static void flush_table(struct ttable *b, bool keep_global)
+/* False: nothing was kept. */
+static bool flush_table(struct ttable *b, bool keep_global)
 {
     if (b->overflow || !keep_global || ++b->flushes > 256) { /* now and then all memory goes back: address spaces come and go */
         if (b->logged || b->globals || b->overflow)
             madvise(b->base, TABLE_BYTES, MADV_DONTNEED);
         b->flushes = 0;
         b->globals = 0;
-        memset(b->large, 0, sizeof(b->large));
+        keep_global = false;
     } else {
         for (unsigned i = 0; i < b->logged; i++)
             ((uint64_t *)b->base)[b->log[i]] = 0;
     }
     b->logged = 0;
     b->overflow = false;
+    return keep_global;
 }
 
 static void flush_space(struct tspace *s, bool keep_global)
 {
     for (unsigned k = 0; k < ITLB_EMPTY; k++)
         if (s->table[k].base) {
-            flush_table(&s->table[k], keep_global);
-            space_flush_jumps(&s->table[k], keep_global);
+            struct ttable *b = &s->table[k];
+            bool kept = flush_table(b, keep_global);
+            space_flush_jumps(b, kept);
+            if (!kept)
+                memset(b->large, 0, sizeof(b->large));
         }
 }
 
@@ -171,8 +176,10 @@ static void flush_large(struct ttable *b, uint64_t linear)
     static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
     for (unsigned k = 0; k < DP_ARRAY_LEN(sizes); k++) {
         unsigned h = large_hash(linear, sizes[k]);
-        if (b->large[h / 64] >> (h % 64) & 1) /* from its last page, which has the lowest entry */
+        if (b->large[h / 64] >> (h % 64) & 1) { /* from its last page, which has the lowest entry */
             madvise(space_entry(b, linear | (sizes[k] - 1)), sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
+            space_flush_jumps(b, false);
+        }
     }
 }
 
@@ -185,15 +192,16 @@ static void flush_page(struct ttable *b, uint64_t linear)
         space_flush_jumps(b, false);
 }
 
+static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+
 /* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
 void space_forget_page(struct tcpu *t, uint64_t linear)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        struct ttable *b = &t->current->table[k];
-        unsigned h = page_hash(linear);
-        if (b->base && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+    unsigned h = page_hash(linear), r = region_hash(linear);
+    bool global = t->global_regions[r / 64] >> (r % 64) & 1;
+    FOR_TABLES(t, b)
+        if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
             flush_page(b, linear);
-    }
 }
 
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
@@ -224,6 +232,14 @@ void space_revoke_writes(struct tcpu *t)
         flush_table(b, false);
 }
 
+void space_note_large(struct ttable *b, uint64_t linear, uint64_t page_size)
+{
+    if (page_size <= DP_PAGE_SIZE)
+        return;
+    unsigned h = large_hash(linear, page_size);
+    b->large[h / 64] |= 1ull << (h % 64);
+}
+
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size)
 {
     struct ttable *b = space_table(t, kind);
@@ -231,14 +247,14 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
     if (!a || !b)
         return;
     uint64_t *entry = space_entry(b, linear);
-    if (page_size > DP_PAGE_SIZE) {
-        unsigned h = large_hash(linear, page_size);
-        b->large[h / 64] |= 1ull << (h % 64);
+    space_note_large(b, linear, page_size);
+    if (global) {
+        unsigned r = region_hash(linear);
+        t->global_regions[r / 64] |= 1ull << (r % 64);
+        b->globals++;
     }
-    if (!*entry) {
-        if (global)
-            b->globals++;
-        else if (b->logged == TABLE_LOG)
+    if (!global && (!*entry || b->globals)) { /* one that was global until now is not in the log */
+        if (b->logged == TABLE_LOG)
             b->overflow = true;
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);

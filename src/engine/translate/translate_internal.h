@@ -134,6 +134,7 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
+    uint64_t global_regions[64]; /* filter: where there are global entries */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -168,7 +169,7 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
-/* The page of an address in the current space, after a page fault. */
+/* The page of an address in the current space and, where it was global, in all; after a page fault. */
 void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
@@ -178,6 +179,8 @@ void space_forget_jumps(struct tcpu *t); /* in all spaces */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
+/* Something is known of this address that came from a page of this size. */
+void space_note_large(struct ttable *b, uint64_t linear, uint64_t page_size);
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. */
 void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global);
 /* What the jump cache knows for rip, 0 when nothing. */
