@@ -4,11 +4,13 @@ _doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
-    local run='--kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --no-reboot
+    local run='--kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
         --name --trace --perf-map --dump-blocks --json --json-fd --help'
+    local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
+        --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control doctor help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -26,6 +28,13 @@ _doppel()
         --append | -a | --cpus | -c | --timeout | -t | --name | -n | --json-fd) ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$run" -- "$word") ;;
         esac ;;
+    lockstep)
+        case $last in
+        --kernel | -k | --initrd | -i | --disk | -d)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "$lockstep" -- "$word") ;;
+        esac ;;
     stats)
         case $last in
         stats) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
@@ -38,7 +47,7 @@ _doppel()
         3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats quit' -- "$word") ;;
         esac ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control doctor' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -545,6 +545,16 @@ void dp_clock_advance(struct dp_clock *c, uint64_t ns)
     pthread_mutex_unlock(&c->lock);
 }
 
+bool dp_clock_next(struct dp_clock *c, uint64_t *deadline_ns)
+{
+    pthread_mutex_lock(&c->lock);
+    bool armed = c->count;
+    if (armed)
+        *deadline_ns = c->heap[0]->deadline;
+    pthread_mutex_unlock(&c->lock);
+    return armed;
+}
+
 uint64_t dp_clock_wall_base(struct dp_clock *c) { return c->wall_base; }
 
 /* ---- timers ---- */

@@ -39,6 +39,7 @@ void dp_clock_set(struct dp_clock *c, uint64_t now_ns); /* restore; only while p
 void dp_clock_pause(struct dp_clock *c);
 void dp_clock_resume(struct dp_clock *c);
 void dp_clock_advance(struct dp_clock *c, uint64_t ns); /* manual only: runs due timers in order of deadline, each at its own time */
+bool dp_clock_next(struct dp_clock *c, uint64_t *deadline_ns); /* of the timer that is due first; false when none is armed */
 /* Wall-clock at VM time 0, ns since the epoch: the RTC and the pv clock read it. A manual clock says 2000-01-01 00:00 UTC. */
 uint64_t dp_clock_wall_base(struct dp_clock *c);
 

@@ -1,7 +1,11 @@
 /* engine/interp/interp.c - the interpreter as an engine: life cycle, run loop, events between blocks.
  *
  * Model: run() alternates between looking at what wants attention (kicks, interrupt lines, traps), finding the block at RIP and entering it. Blocks
- * chain to each other without coming back until something sets attention, the budget ends, or the next block is unknown.
+ * chain to each other without coming back until something sets attention or the next block is unknown.
+ * Counting: an instruction counts when it retires, a repeated one when its last iteration has; one that faults and the delivery of events do not.
+ * A budget is exact: run() returns BUDGET after so many instructions and before any event that is due then, so a processor that has just halted
+ * says HALT only when it is run again. With a budget below 64 it also returns after each block, and after the delivery of an exception or
+ * interrupt with no instruction of the handler run. So an engine can be led along the path of another step by step (vm/lockstep.h).
  * Every fault of an instruction leaves its handler by longjmp to here, where it becomes an event (x86_raise).
  * Threads: run, pull, push belong to the processor's thread; kick and interrupt touch atomics only.
  * Source: priorities of events: Intel SDM vol. 3, table 6-2.
@@ -283,9 +287,9 @@ static void step(struct icpu *c)
     c->s.rflags &= ~(uint64_t)X86_RF;
     c->mode |= IMODE_ONE;
     c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
-    uint64_t limit = c->instruction_limit, waiting = c->pending_db;
+    uint64_t limit = c->instruction_limit;
     c->instruction_limit = 0; /* no chaining */
-    c->watch_dr6 = 0;
+    c->watch_dr6 = c->pending_db;
     c->pending_db = 0;
     c->delivered = false;
     struct iblock *b = interp_find_block(c);
@@ -300,7 +304,7 @@ static void step(struct icpu *c)
     c->instruction_limit = limit;
     c->link_from = NULL;
     interp_update_mode(c);
-    c->pending_db |= waiting | c->watch_dr6;
+    c->pending_db |= c->watch_dr6;
     if (tf && !c->delivered && !c->s.movss_shadow)
         c->pending_db |= DR6_BS;
 }
@@ -348,15 +352,38 @@ static void after_fault(struct icpu *c)
     raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
-static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
+/* Blocks chain to each other only while the longest of them fits into the budget. Then each is looked at here before it is entered, and one too
+ * long for what is left runs instruction by instruction: the count is exact. Not 0, which means stepping. */
+static uint64_t chain_limit(uint64_t limit) { return limit >= IBLOCK_MAX_OPS ? limit - (IBLOCK_MAX_OPS - 1) : 1; }
+
+/* The first instruction of a block that is longer than the budget. */
+static void run_one(struct icpu *c)
 {
+    c->mode |= IMODE_ONE;
+    c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
+    struct iblock *b = interp_find_block(c);
+    if (b)
+        execute(c, b); /* a fault leaves to loop(), which puts the mode right */
+    c->link_from = NULL;
+    interp_update_mode(c);
+    if (!b)
+        raise_fault(c, X86_EVENT_EXCEPTION);
+}
+
+static void loop(struct icpu *c, uint64_t limit, bool brief, struct dp_exit *exit)
+{
+    uint64_t delivered = c->counters.exceptions + c->counters.interrupts, before = c->instructions;
     if (setjmp(c->leave)) {
-        c->instruction_limit = limit;
+        c->instruction_limit = chain_limit(limit);
         after_fault(c);
     }
     for (;;) {
         if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed)) && attend(c, exit))
             return;
+        if (DP_UNLIKELY(c->instructions >= limit || (brief && c->instructions != before && !c->repeating))) { /* before events: what comes after the last instruction is the next call's */
+            exit->kind = DP_EXIT_BUDGET;
+            return;
+        }
         if (DP_UNLIKELY(c->s.event_pending))
             resume_event(c);
         else if (DP_UNLIKELY(c->pending_db) && !c->s.movss_shadow)
@@ -371,7 +398,7 @@ static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
             exit->kind = c->s.run_state == X86_HALTED ? DP_EXIT_HALT : DP_EXIT_WAIT_SIPI;
             return;
         }
-        if (DP_UNLIKELY(c->instructions >= limit)) {
+        if (DP_UNLIKELY(brief && c->counters.exceptions + c->counters.interrupts != delivered)) {
             exit->kind = DP_EXIT_BUDGET;
             return;
         }
@@ -380,17 +407,21 @@ static void loop(struct icpu *c, uint64_t limit, struct dp_exit *exit)
             continue;
         }
         c->counters.blocks_run++;
+        c->repeating = false;
         if (c->accel) {
             if (c->accel->enter(c))
                 continue;
-            c->instruction_limit = c->instructions + 1; /* no chaining: the next block may be a translated one */
+            c->instruction_limit = 1; /* no chaining: the next block may be a translated one */
         }
         struct iblock *b = interp_find_block(c);
         if (DP_UNLIKELY(!b)) {
             raise_fault(c, X86_EVENT_EXCEPTION);
             continue;
         }
-        execute(c, b);
+        if (DP_UNLIKELY(b->count > limit - c->instructions))
+            run_one(c);
+        else
+            execute(c, b);
     }
 }
 
@@ -399,9 +430,11 @@ static void interp_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit
     struct icpu *c = &cpu->c;
     *exit = (struct dp_exit){ 0 };
     uint64_t limit = budget ? c->instructions + budget : ~0ull;
-    c->instruction_limit = c->budget_end = limit;
+    c->instruction_limit = chain_limit(limit);
+    c->by_blocks = budget;
+    c->budget_end = limit;
     interp_fpu_enter(c);
-    loop(c, limit, exit);
+    loop(c, limit, budget && budget < IBLOCK_MAX_OPS, exit);
     interp_fpu_leave(c);
     exit->address = c->s.r[X86_RIP];
 }

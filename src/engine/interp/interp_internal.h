@@ -102,7 +102,7 @@ enum {
 
 /* A faster way to run guest code, inside the interpreter's run loop (engine/translate). All in the processor's own thread. */
 struct interp_accel {
-    /* Runs as far as it can from r[RIP] on. False: the interpreter is to run a block there. */
+    /* Runs as far as it can from r[RIP] on (by_blocks: one block at most). False: the interpreter is to run a block there. */
     bool (*enter)(struct icpu *c);
     /* Told of every flush, after the state changed. */
     void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
@@ -145,8 +145,9 @@ struct icpu {
     struct itlb_cold *tlb_cold; /* parallel to tlb_all */
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
-    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction (DR6 bits) */
+    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction, or by a MOV SS before it (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
+    bool repeating;             /* a repeated instruction was left between two iterations */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
     uint8_t narrowed[32];       /* VCVTPS2PH's result before it is stored */
     struct dp_ram *written;     /* where interp_rmw_host found its operand */
@@ -163,6 +164,7 @@ struct icpu {
     uint16_t fcw_host;
     struct icache *cache;
     const struct interp_accel *accel; /* may be NULL */
+    bool by_blocks;             /* run() has a budget: enter() comes back after each block and counts its instructions */
     void *accel_data;
     struct dp_engine_counters counters;
     struct dp_buffer report;    /* text of the last shutdown */

@@ -75,6 +75,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     }
     if (!keep_global) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
+        memset(b->large_jumps, 0, sizeof(b->large_jumps));
         b->global_jumps = false;
     }
     b->jumps = 0;
@@ -82,6 +83,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     jumps_of(b)[0].negative_rip = 1;
 }
 
+static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
 static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 48); }
 
 static void note_page(struct ttable *b, uint64_t linear)
@@ -90,7 +92,7 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global)
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
 {
     unsigned i = jump_index(rip);
     if (global)
@@ -102,6 +104,10 @@ void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses,
     note_page(b, rip);
     if (crosses)
         note_page(b, rip + DP_PAGE_SIZE);
+    if (page_size > DP_PAGE_SIZE) {
+        unsigned h = large_hash(rip, page_size);
+        b->large_jumps[h / 64] |= 1ull << (h % 64);
+    }
     jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
 }
 
@@ -111,33 +117,28 @@ uint64_t space_jump(const struct ttable *b, uint64_t rip)
     return j->negative_rip == -rip ? j->code : 0;
 }
 
-/* False: nothing was kept. */
-static bool flush_table(struct ttable *b, bool keep_global)
+static void flush_table(struct ttable *b, bool keep_global)
 {
     if (b->overflow || !keep_global || ++b->flushes > 256) { /* now and then all memory goes back: address spaces come and go */
         if (b->logged || b->globals || b->overflow)
             madvise(b->base, TABLE_BYTES, MADV_DONTNEED);
         b->flushes = 0;
         b->globals = 0;
-        keep_global = false;
+        memset(b->large, 0, sizeof(b->large));
     } else {
         for (unsigned i = 0; i < b->logged; i++)
             ((uint64_t *)b->base)[b->log[i]] = 0;
     }
     b->logged = 0;
     b->overflow = false;
-    return keep_global;
 }
 
 static void flush_space(struct tspace *s, bool keep_global)
 {
     for (unsigned k = 0; k < ITLB_EMPTY; k++)
         if (s->table[k].base) {
-            struct ttable *b = &s->table[k];
-            bool kept = flush_table(b, keep_global);
-            space_flush_jumps(b, kept);
-            if (!kept)
-                memset(b->large, 0, sizeof(b->large));
+            flush_table(&s->table[k], keep_global);
+            space_flush_jumps(&s->table[k], keep_global);
         }
 }
 
@@ -168,18 +169,16 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
-static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
-
-/* Entries from a large page go when any address of it is flushed. */
+/* Entries from a large page go when any address of it is flushed, and so do jumps into it. */
 static void flush_large(struct ttable *b, uint64_t linear)
 {
     static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
     for (unsigned k = 0; k < DP_ARRAY_LEN(sizes); k++) {
         unsigned h = large_hash(linear, sizes[k]);
-        if (b->large[h / 64] >> (h % 64) & 1) { /* from its last page, which has the lowest entry */
+        if (b->large[h / 64] >> (h % 64) & 1) /* from its last page, which has the lowest entry */
             madvise(space_entry(b, linear | (sizes[k] - 1)), sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
+        if (b->large_jumps[h / 64] >> (h % 64) & 1)
             space_flush_jumps(b, false);
-        }
     }
 }
 
@@ -207,6 +206,7 @@ void space_forget_page(struct tcpu *t, uint64_t linear)
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     t->c->counters.table_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush kind %u, address 0x%llx, PCID %u", t->c->index, kind, (unsigned long long)linear, pcid);
     switch (kind) {
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
@@ -228,16 +228,10 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
 
 void space_revoke_writes(struct tcpu *t)
 {
+    t->c->counters.table_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush of everything that allows writes", t->c->index);
     FOR_TABLES(t, b)
         flush_table(b, false);
-}
-
-void space_note_large(struct ttable *b, uint64_t linear, uint64_t page_size)
-{
-    if (page_size <= DP_PAGE_SIZE)
-        return;
-    unsigned h = large_hash(linear, page_size);
-    b->large[h / 64] |= 1ull << (h % 64);
 }
 
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size)
@@ -247,17 +241,21 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
     if (!a || !b)
         return;
     uint64_t *entry = space_entry(b, linear);
-    space_note_large(b, linear, page_size);
+    if (page_size > DP_PAGE_SIZE) {
+        unsigned h = large_hash(linear, page_size);
+        b->large[h / 64] |= 1ull << (h % 64);
+    }
     if (global) {
         unsigned r = region_hash(linear);
         t->global_regions[r / 64] |= 1ull << (r % 64);
         b->globals++;
-    }
-    if (!global && (!*entry || b->globals)) { /* one that was global until now is not in the log */
+    } else if (!*entry || b->globals) { /* one that was global until now is not in the log */
         if (b->logged == TABLE_LOG)
             b->overflow = true;
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);
     }
+    if (writable && DP_UNLIKELY(__atomic_load_n(&a->protected_[offset >> DP_PAGE_SHIFT], __ATOMIC_RELAXED))) /* once held code, but mprotect failed */
+        alias_unprotect(t->v, ram, offset >> DP_PAGE_SHIFT);
     *entry = (uint64_t)(uintptr_t)((writable ? a->rw : a->ro) + (offset & PAGE_MASK)) - (linear & PAGE_MASK);
 }
