@@ -160,6 +160,7 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
+    uint64_t global_regions[64]; /* filter: where there are global entries */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -213,7 +214,7 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
-/* The page of an address in the current space, after a page fault. */
+/* The page of an address in the current space and, where it was global, in all; after a page fault. */
 void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
