@@ -169,9 +169,9 @@ static void status_escape(void *opaque, struct dp_buffer *out)
     struct session *s = opaque;
     struct dp_engine_counters c;
     dp_vm_counters(s->vm, &c);
-    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts\n",
-                     dp_vm_phase_name(dp_vm_phase(s->vm)), dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9, c.instructions,
-                     c.interrupts);
+    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " %s, %" PRIu64 " interrupts\n",
+                     dp_vm_phase_name(dp_vm_phase(s->vm)), dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9,
+                     c.instructions ? c.instructions : c.interpreted, c.instructions ? "instructions" : "instructions interpreted", c.interrupts);
 }
 
 /* "stdio", "none" or "file:PATH": *out is NULL for none. */

@@ -106,6 +106,8 @@ struct interp_accel {
     bool (*enter)(struct icpu *c);
     /* Told of every flush, after the state changed. */
     void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+    /* A page fault: what was known of this page is void (SDM vol. 3 4.10.4.1). */
+    void (*forget)(struct icpu *c, uint64_t linear);
     /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
     void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
 };
