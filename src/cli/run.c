@@ -26,7 +26,7 @@ struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console;
     struct cli_list initrd, disk, serial;
     uint64_t memory, cpus, timeout_ms, json_fd;
-    bool no_reboot, json, no_rng, perf_map;
+    bool no_reboot, json, no_rng, test_device, perf_map;
 };
 
 #define FIELD(member) offsetof(struct run_options, member)
@@ -47,6 +47,7 @@ static const struct cli_option options[] = {
      .help = "first serial port (stdio); again: a second one"},
     {"virtio-console", 0, "[=stdio|none|file:PATH]", CLI_OPTIONAL, FIELD(virtio_console), .help = "add a virtio console, hvc0 (none)"},
     {"no-rng", 0, NULL, CLI_FLAG, FIELD(no_rng), .help = "no virtio entropy device"},
+    {"test-device", 0, NULL, CLI_FLAG, FIELD(test_device), .help = "registers and interrupt lines for test kernels"},
     {"no-reboot", 0, NULL, CLI_FLAG, FIELD(no_reboot), .help = "end when the guest resets the machine"},
     {"name", 'n', "NAME", CLI_STRING, FIELD(name), .help = "name it, for `doppel list`, `stats` and `control` to reach it while it runs"},
     {"trace", 0, "CATEGORIES[,file=PATH]", CLI_STRING, FIELD(trace),
@@ -168,9 +169,9 @@ static void status_escape(void *opaque, struct dp_buffer *out)
     struct session *s = opaque;
     struct dp_engine_counters c;
     dp_vm_counters(s->vm, &c);
-    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " instructions, %" PRIu64 " interrupts\n",
-                     dp_vm_phase_name(dp_vm_phase(s->vm)), dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9, c.instructions,
-                     c.interrupts);
+    dp_buffer_printf(out, "%s, engine %s, up %.1f s, %" PRIu64 " %s, %" PRIu64 " interrupts\n",
+                     dp_vm_phase_name(dp_vm_phase(s->vm)), dp_vm_engine_name(s->vm), (double)dp_vm_uptime_ns(s->vm) / 1e9,
+                     c.instructions ? c.instructions : c.interpreted, c.instructions ? "instructions" : "instructions interpreted", c.interrupts);
 }
 
 /* "stdio", "none" or "file:PATH": *out is NULL for none. */
@@ -293,6 +294,7 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         .kernel = o->kernel,
         .cmdline = o->append,
         .no_rng = o->no_rng,
+        .test_device = o->test_device,
         .no_reboot = o->no_reboot,
         .virtio_console = o->virtio_console,
         .perf_map = o->perf_map,

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "devices/char/debug_exit.h"
+#include "devices/char/test_device.h"
 #include "devices/char/uart.h"
 #include "devices/firmware/pm.h"
 #include "devices/intc/gsi.h"
@@ -32,6 +33,7 @@
 #define PCI_IO_START 0x1000u
 #define PCI_IO_END 0x10000u
 #define IOAPIC_ID 0
+#define TEST_MEMORY_BASE 0xff000000u
 
 enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
 enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3 };
@@ -41,10 +43,13 @@ enum {
     PORT_SPEAKER = 0x61,
     PORT_RTC = 0x70,
     PORT_PIC_SLAVE = 0xa0,
+    PORT_TEST = 0xe0,
+    PORT_TEST_FLUSH = 0xe4,
     PORT_DEBUG_EXIT = 0xf4,
     PORT_ELCR = 0x4d0,
     PORT_EXIT_STATUS = 0x520,
-    PORT_PCI = 0xcf8
+    PORT_PCI = 0xcf8,
+    PORT_TEST_LINES = 0x2000
 };
 static const struct {
     uint16_t port;
@@ -274,6 +279,21 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
     return dp_device_map(pc->exit_status, DP_EXIT_STATUS_WINDOW, PORT_EXIT_STATUS, e);
 }
 
+static int add_test_device(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *d = add(pc, &dp_test_device_class, "test", e);
+    int rc;
+    if (!d)
+        return -ENOMEM;
+    for (unsigned i = 0; i < DP_TEST_DEVICE_IRQS; i++)
+        dp_test_device_wire(d, i, dp_gsi_irq(&pc->router, i));
+    if ((rc = dp_device_init(d, e)) || (rc = dp_device_map(d, DP_TEST_DEVICE_PORT, PORT_TEST, e)) ||
+        (rc = dp_device_map(d, DP_TEST_DEVICE_FLUSH, PORT_TEST_FLUSH, e)) ||
+        (rc = dp_device_map(d, DP_TEST_DEVICE_LINES, PORT_TEST_LINES, e)))
+        return rc;
+    return dp_device_map(d, DP_TEST_DEVICE_MEMORY, TEST_MEMORY_BASE, e);
+}
+
 /* child is made but not initialised; on success the machine owns the adapter that owns it. */
 static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, unsigned slot, struct dp_error *e)
 {
@@ -350,6 +370,8 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
         dp_space_begin(pc->env.ports);
         if (!(rc = map_memory(pc, e)) && !(rc = add_interrupt_controllers(pc, e)) && !(rc = add_legacy(pc, e)))
             rc = add_pci(pc, e);
+        if (!rc && pc->config.test_device)
+            rc = add_test_device(pc, e);
         dp_space_commit(pc->env.ports);
         dp_space_commit(pc->env.memory);
     }

@@ -33,7 +33,7 @@ struct dp_pc_config {
     void (*line)(void *opaque, unsigned cpu, enum dp_line line, unsigned value);
     void *opaque;
     struct dp_console *serial[DP_PC_SERIALS]; /* NULL: the first drops its output, others do not exist */
-    bool rng, virtio_console;
+    bool rng, virtio_console, test_device;
     struct dp_console *virtio_console_backend;
     struct dp_block *disk[DP_PC_DISKS]; /* not owned */
     unsigned disk_count;

@@ -38,7 +38,7 @@ struct dp_ram {
     /* Code tracking, see dp_ram_code_mark. One element per page. */
     _Atomic uint8_t *has_code;
     _Atomic uint32_t *code_generation;
-    _Atomic uint16_t *code_hits; /* see dp_ram_code_volatile */
+    _Atomic uint32_t *code_hits; /* see dp_ram_code_volatile: a time, and in the low 16 bits a count */
     void (*code_written)(void *opaque, struct dp_ram *r, uint64_t page); /* see dp_ram_watch_code */
     void *code_opaque;
     atomic_uint dirty_active;   /* bit per client */
@@ -58,6 +58,10 @@ uint32_t dp_ram_code_mark(struct dp_ram *r, uint64_t page);
 /* Is code of this page overwritten so often that caching it does not pay? Then an engine executes it without marking it, decoding every time; each
  * call counts, and after some thousands the page is given another chance. */
 #define DP_CODE_VOLATILE 16 /* times */
+static inline bool dp_ram_code_is_volatile(const struct dp_ram *r, uint64_t page)
+{
+    return (atomic_load_explicit(&r->code_hits[page], memory_order_relaxed) & 0xffff) >= DP_CODE_VOLATILE;
+}
 bool dp_ram_code_volatile(struct dp_ram *r, uint64_t page);
 /* fn is called, in the writer's thread and with no lock held, after code of a page was overwritten and before dp_ram_mark_dirty returns. One watcher;
  * set before processors run. */

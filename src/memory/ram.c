@@ -13,9 +13,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
-#define CODE_PATIENCE 16384 /* instructions run uncached until it may be cached again */
+#define CODE_PATIENCE 4096 /* instructions run uncached until it may be cached again */
 
 struct ram {
     struct dp_ram ram;
@@ -185,6 +186,19 @@ void dp_ram_destroy(struct dp_ram *r)
 
 /* ---- dirty and code marks ---- */
 
+/* Counts only what follows within some milliseconds: a kernel that patches itself now and then is no reason to stop caching. */
+static void note_overwritten(struct dp_ram *r, uint64_t page)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    uint32_t now = (uint32_t)(t.tv_sec * 250 + t.tv_nsec / 4000000) << 16, hits = atomic_load_explicit(&r->code_hits[page], memory_order_relaxed);
+    if ((hits & 0xffff0000u) != now)
+        hits = now;
+    if ((hits & 0xffff) < DP_CODE_VOLATILE)
+        hits++;
+    atomic_store_explicit(&r->code_hits[page], hits, memory_order_relaxed);
+}
+
 void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size)
 {
     if (!size || offset >= r->size)
@@ -205,8 +219,7 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size)
             if (had) {
                 atomic_fetch_add(&r->code_generation[page], 1);
                 atomic_store_explicit(&r->has_code[page], 0, memory_order_release);
-                if (r->code_hits[page] < DP_CODE_VOLATILE)
-                    r->code_hits[page]++;
+                note_overwritten(r, page);
             }
             pthread_mutex_unlock(&m->code_lock);
             if (had && r->code_written)
@@ -217,11 +230,11 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size)
 
 bool dp_ram_code_volatile(struct dp_ram *r, uint64_t page)
 {
-    uint16_t hits = atomic_load_explicit(&r->code_hits[page], memory_order_relaxed);
-    if (DP_LIKELY(hits < DP_CODE_VOLATILE))
+    uint32_t hits = atomic_load_explicit(&r->code_hits[page], memory_order_relaxed);
+    if (DP_LIKELY((hits & 0xffff) < DP_CODE_VOLATILE))
         return false;
     /* Not atomic together: to lose a count does no harm. */
-    atomic_store_explicit(&r->code_hits[page], hits < DP_CODE_VOLATILE + CODE_PATIENCE ? hits + 1 : 0, memory_order_relaxed);
+    atomic_store_explicit(&r->code_hits[page], (hits & 0xffff) < DP_CODE_VOLATILE + CODE_PATIENCE ? hits + 1 : 0, memory_order_relaxed);
     return true;
 }
 

@@ -483,6 +483,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .opaque = vm,
             .rng = !c->no_rng,
             .virtio_console = c->virtio_console,
+            .test_device = c->test_device,
             .virtio_console_backend = c->virtio_console_backend,
             .disk_count = c->disk_count,
         };

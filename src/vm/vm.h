@@ -38,6 +38,7 @@ struct dp_vm_config {      /* strings are copied */
     struct dp_vm_disk disk[DP_VM_DISKS];
     unsigned disk_count;
     bool no_rng, virtio_console;
+    bool test_device;                         /* registers and interrupt lines for test kernels */
     bool no_reboot;                           /* a guest's reset ends the VM */
     bool perf_map;                            /* see struct dp_engine_vm */
     const char *dump_path;                    /* likewise; NULL: none */

@@ -16,12 +16,14 @@
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <cmocka.h>
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "hot.h"
 
 enum {
     BARE_STUBS16 = 0x600, BARE_STUBS32 = 0x700, BARE_PML4 = 0x1000, BARE_PDPT = 0x2000, BARE_PD = 0x3000, BARE_PT = 0x4000,
@@ -68,6 +70,7 @@ struct bare {
     uint8_t mmio[4096];
     uint64_t budget;
     bool steps, roundtrip;
+    struct sigaction action[5]; /* the engine's, which cmocka replaces by its own for each test */
     struct bare_frame trap[BARE_TRAPS];
     unsigned traps;
     void (*on_trap)(struct bare *, struct bare_frame *);
@@ -297,6 +300,17 @@ static inline int bare_stub_vector(const struct x86_state *s)
 }
 
 /* ---- running ---- */
+static const int bare_signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+static inline void bare_keep_signals(struct bare *b)
+{
+    for (unsigned i = 0; i < DP_ARRAY_LEN(bare_signals); i++)
+        assert_int_equal(sigaction(bare_signals[i], NULL, &b->action[i]), 0);
+}
+static inline void bare_give_signals(const struct bare *b)
+{
+    for (unsigned i = 0; i < DP_ARRAY_LEN(bare_signals); i++)
+        assert_int_equal(sigaction(bare_signals[i], &b->action[i], NULL), 0);
+}
 static inline void bare_put(struct bare *b, uint64_t phys, const uint8_t *begin, const uint8_t *end)
 {
     assert_int_equal(dp_space_write(b->memory, phys, begin, (uint64_t)(end - begin)), 0);
@@ -306,6 +320,7 @@ static void *bare_run_cpu(void *opaque)
     struct bare_cpu *p = opaque;
     struct bare *b = p->b;
     bare_running = p;
+    bare_give_signals(b);
     for (;;) {
         dp_buffer_fini(&p->exit.text);
         memset(&p->exit, 0, sizeof p->exit);
@@ -349,7 +364,7 @@ static inline int bare_setup(void **state)
     struct bare *b = calloc(1, sizeof *b);
     struct dp_error e;
     uint32_t id;
-    b->engine = dp_engine_find(bare_engine);
+    b->engine = hot_find(bare_engine);
     assert_non_null(b->engine);
     assert_int_equal(x86_cpuid_model(bare_model, &b->model, &e), 0);
     b->model.cpu_count = BARE_CPUS;
@@ -364,6 +379,8 @@ static inline int bare_setup(void **state)
     assert_int_equal(dp_clock_create_manual(&b->clock, &e), 0);
     b->vm = (struct dp_engine_vm){ .memory = b->memory, .ports = b->ports, .clock = b->clock, .model = &b->model, .cpu_count = BARE_CPUS };
     assert_int_equal(b->engine->vm_init(&b->vm, &b->state, &e), 0);
+    hot_set(bare_engine, b->state);
+    bare_keep_signals(b);
     for (unsigned i = 0; i < BARE_CPUS; i++) {
         struct bare_cpu *p = &b->cpu[i];
         const struct dp_x86_bus bus = { bare_ack, bare_pending, bare_apic_read, bare_apic_write, bare_tpr, bare_set_tpr, bare_msr,

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "cpu.h"
-#include "engine/engine.h"
+#include "hot.h"
 
 enum { /* guest-physical */
        PML4 = 0x1000,
@@ -139,7 +139,7 @@ int cpu_guest_create(const char *engine, struct cpu_guest **out, struct dp_error
     struct cpu_guest *g = calloc(1, sizeof *g);
     if (!g)
         return dp_error_set(e, -ENOMEM, "out of memory");
-    g->engine = dp_engine_find(engine);
+    g->engine = hot_find(engine);
     int err = g->engine ? 0 : dp_error_set(e, -ENOENT, "no engine is named %s", engine);
     if (!err)
         err = cpu_model(&g->model, e);
@@ -162,8 +162,10 @@ int cpu_guest_create(const char *engine, struct cpu_guest **out, struct dp_error
     g->vm = (struct dp_engine_vm){.memory = g->memory, .ports = g->ports, .clock = g->clock, .model = &g->model, .cpu_count = 1};
     const struct dp_x86_bus bus = {no_ack, not_pending, no_read, no_write, no_tpr, no_tpr_write, no_msr, no_msr_write, g, no_pv, g};
     err = g->engine->vm_init(&g->vm, &g->state, e);
-    if (!err)
+    if (!err) {
+        hot_set(engine, g->state);
         err = g->engine->cpu_init(g->state, 0, &bus, &g->cpu, e);
+    }
     if (err) {
         free(g);
         return err;

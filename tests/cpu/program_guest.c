@@ -5,8 +5,8 @@
  */
 #include <stdlib.h>
 
-#include "engine/engine.h"
 #include "program.h"
+#include "hot.h"
 
 enum { /* guest-physical */
        PML4 = 0x1000,
@@ -135,7 +135,7 @@ int prog_guest_create(const char *engine, const struct x86_cpuid_model *model, s
     struct prog_guest *g = calloc(1, sizeof *g);
     if (!g)
         return dp_error_set(e, -ENOMEM, "out of memory");
-    g->engine = dp_engine_find(engine);
+    g->engine = hot_find(engine);
     int err = g->engine ? 0 : dp_error_set(e, -ENOENT, "no engine is named %s", engine);
     g->model = *model;
     g->model.cpu_count = 1;
@@ -157,8 +157,10 @@ int prog_guest_create(const char *engine, const struct x86_cpuid_model *model, s
     g->vm = (struct dp_engine_vm){.memory = g->memory, .ports = g->ports, .clock = g->clock, .model = &g->model, .cpu_count = 1};
     const struct dp_x86_bus bus = {no_ack, not_pending, no_read, no_write, no_tpr, no_tpr_write, no_msr, no_msr_write, g, no_pv, g};
     err = g->engine->vm_init(&g->vm, &g->state, e);
-    if (!err)
+    if (!err) {
+        hot_set(engine, g->state);
         err = g->engine->cpu_init(g->state, 0, &bus, &g->cpu, e);
+    }
     if (err) {
         free(g);
         return err;

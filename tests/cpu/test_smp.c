@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <cmocka.h>
 
 #include "engine/engine.h"
@@ -37,6 +38,7 @@ struct smp {
     struct dp_cpu *cpu[CPUS];
     struct x86_state out[CPUS];
     enum dp_exit_kind exit[CPUS];
+    struct sigaction segv; /* the engine's handler: cmocka puts its own in its place before each test */
 };
 static const char *engine_name = "interp";
 
@@ -139,6 +141,7 @@ static int setup(void **state)
     assert_int_equal(dp_clock_create_manual(&m->clock, &e), 0);
     m->vm = (struct dp_engine_vm){.memory = m->memory, .ports = m->ports, .clock = m->clock, .model = &m->model, .cpu_count = CPUS};
     assert_int_equal(m->engine->vm_init(&m->vm, &m->state, &e), 0);
+    sigaction(SIGSEGV, NULL, &m->segv);
     const struct dp_x86_bus bus = {no_ack, not_pending, no_read, no_write, no_tpr, no_tpr_write, no_msr, no_msr_write, m, no_pv, m};
     for (unsigned i = 0; i < CPUS; i++)
         assert_int_equal(m->engine->cpu_init(m->state, i, &bus, &m->cpu[i], &e), 0);
@@ -198,6 +201,7 @@ struct routine {
  */
 static void run(struct smp *m, const struct routine *r, unsigned count, uint64_t iterations)
 {
+    sigaction(SIGSEGV, &m->segv, NULL);
     memset(m->ram->host + SHARED, 0, 0x4000);
     static const uint8_t callee[] = {0xb8, 0, 0, 0, 0, 0xc3}; /* mov eax, imm32 (aligned at +4); ret */
     dp_space_write(m->memory, SHARED + 0x1003, callee, sizeof callee);

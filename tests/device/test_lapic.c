@@ -451,10 +451,19 @@ static void timer_periodic(void **state)
     expect(&w, 1, -1);
     advance(&w, 1);
     expect(&w, 1, 0xec);
-    /* To one-shot: the current period is the last. */
+    /* To one-shot: the current period is the last; periodic again does not begin anew. */
+    advance(&w, 300000);
     wr(d, 0x320, 0xec);
-    advance(&w, 1000000);
+    assert_int_equal(rd(d, 0x390), 700000);
+    advance(&w, 699999);
+    expect(&w, 1, -1);
+    assert_int_equal(rd(d, 0x390), 1);
+    advance(&w, 1);
     expect(&w, 1, 0xec);
+    advance(&w, 5000000);
+    expect(&w, 1, -1);
+    assert_int_equal(rd(d, 0x390), 0);
+    wr(d, 0x320, 0x200ec);
     advance(&w, 5000000);
     expect(&w, 1, -1);
     assert_int_equal(rd(d, 0x390), 0);

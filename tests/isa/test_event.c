@@ -292,7 +292,14 @@ static void test_long_inner(void **state)
     assert_int_equal(x86_iret(&f->c, 8, 0), 0); /* back to ring 0 with a null SS */
     assert_int_equal(f->s.r[X86_RSP], KSTACK - 40);
     assert_int_equal(x86_cpl(&f->s), 0);
+    f->s.seg[X86_FS] = (struct x86_seg){.sel = 3, .base = 0x1234, .attr = X86_ATTR_UNUSABLE};
+    assert_int_equal(x86_load_segment(&f->c, X86_GS, K_DATA), 0);
+    f->s.seg[X86_GS].base = 0x5678;
     assert_int_equal(x86_iret(&f->c, 8, 0), 0);
+    assert_int_equal(f->s.seg[X86_FS].sel, 0); /* the one null selector that survives, with its base */
+    assert_int_equal(f->s.seg[X86_FS].base, 0x1234);
+    assert_int_equal(f->s.seg[X86_GS].sel, 0); /* of ring 0 */
+    assert_int_equal(f->s.seg[X86_GS].base, 0x5678);
     assert_int_equal(x86_cpl(&f->s), 3);
     assert_int_equal(f->s.r[X86_RSP], STACK);
     assert_int_equal(f->s.seg[X86_SS].sel, U_DATA | 3);

@@ -459,6 +459,9 @@ static void contested(void **state)
     }
 }
 
+/* Engines that do not count instructions count at least how often somebody wanted something. */
+static uint64_t progress(const struct dp_engine_counters *c) { return c->instructions + c->interpreted + c->blocks_run; }
+
 /* Processors that never leave the guest by themselves are asked, and go on. */
 static void while_running(void **state)
 {
@@ -484,14 +487,14 @@ static void while_running(void **state)
         uint64_t last = 0;
         for (int i = 0; i < 200; i++) {
             dp_vm_stats(vm, after);
-            assert_true(after[0].counters.instructions >= last);
-            last = after[0].counters.instructions;
+            assert_true(progress(&after[0].counters) >= last);
+            last = progress(&after[0].counters);
         }
-        for (int i = 0; i < 500 && counts && after[0].counters.instructions <= last; i++) {
+        for (int i = 0; i < 500 && counts && progress(&after[0].counters) <= last; i++) {
             dp_loop_poll(w->loop, 1);
             dp_vm_stats(vm, after);
         }
-        assert_true(!counts || after[0].counters.instructions > last);
+        assert_true(!counts || progress(&after[0].counters) > last);
         assert_int_equal(after[0].halted, !counts);
         assert_true(after[2].halted); /* waits for its start */
         assert_true(!counts || after[0].cpu_ns > 0);

@@ -436,6 +436,8 @@ static void write_lvt(struct dp_lapic *l, unsigned n, uint32_t value)
     struct dp_lapic_regs *r = &l->regs;
     bool expired = false;
     uint32_t again = LVT_MASKED;
+    if (n == LVT_TIMER) /* an expiry that the host's timer has not told yet belongs to the old mode and vector */
+        lapic_timer_fired(l);
     pthread_mutex_lock(&l->device.lock);
     uint32_t old = r->lvt[n];
     value = (value & lvt_mask[n]) | (old & LVT_REMOTE_IRR);
@@ -446,6 +448,8 @@ static void write_lvt(struct dp_lapic *l, unsigned n, uint32_t value)
     /* Remote IRR means something only for fixed, level-triggered LINT0. */
     if (n == LVT_LINT0 && (!(value & LVT_LEVEL) || LVT_MODE(value) != DP_APIC_FIXED))
         value &= ~LVT_REMOTE_IRR;
+    if (n == LVT_TIMER && TIMER_MODE(old) != TIMER_MODE(value))
+        lapic_timer_go_on(l);
     r->lvt[n] = value;
     if (n == LVT_TIMER) {
         /* Into or out of TSC deadline mode the timer is disarmed (SDM 11.5.4.1). */

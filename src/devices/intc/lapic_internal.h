@@ -81,6 +81,7 @@ bool lapic_timer_update(struct dp_lapic *l) DP_MUST_CHECK;
 void lapic_timer_stop(struct dp_lapic *l);
 uint32_t lapic_timer_current(struct dp_lapic *l);
 void lapic_timer_load(struct dp_lapic *l, uint32_t count);
+void lapic_timer_go_on(struct dp_lapic *l); /* from the current count, before the mode or the divider changes */
 void lapic_timer_divide(struct dp_lapic *l, uint32_t value);
 void lapic_timer_fired(void *lapic); /* dp_timer callback, no lock */
 

@@ -67,18 +67,22 @@ void lapic_timer_load(struct dp_lapic *l, uint32_t count)
     r->timer_running = count != 0;
 }
 
-/* A new divider goes on from the current count. */
-void lapic_timer_divide(struct dp_lapic *l, uint32_t value)
+void lapic_timer_go_on(struct dp_lapic *l)
 {
     struct dp_lapic_regs *r = &l->regs;
-    if (r->timer_running) {
-        uint32_t current = lapic_timer_current(l);
-        /* A one-shot count that is over but not yet noticed stays over: it expires at once. */
-        r->timer_first = current;
-        r->timer_start = dp_clock_now(l->device.env->clock);
-        r->timer_periods = 0;
-    }
-    r->timer_divide = value & 0xb;
+    if (!r->timer_running)
+        return;
+    uint32_t current = lapic_timer_current(l);
+    /* A one-shot count that is over but not yet noticed stays over: it expires at once. */
+    r->timer_first = current;
+    r->timer_start = dp_clock_now(l->device.env->clock);
+    r->timer_periods = 0;
+}
+
+void lapic_timer_divide(struct dp_lapic *l, uint32_t value)
+{
+    lapic_timer_go_on(l);
+    l->regs.timer_divide = value & 0xb;
 }
 
 static bool update_deadline(struct dp_lapic *l)

@@ -138,17 +138,30 @@ __asm__(".pushsection .text\n .p2align 5\n"
 extern const char x87_register_kernel[] __attribute__((visibility("hidden")));
 extern const char x87_memory_kernel[] __attribute__((visibility("hidden")));
 
-struct x87_image { /* FRSTOR's and FNSAVE's, 32-bit protected */
-    uint16_t fcw, reserved0, fsw, reserved1, tags, reserved2;
-    uint32_t fip, fcs_fop, fdp, fds;
-    struct x87_value st[8];
-};
-_Static_assert(sizeof(struct x87_image) == 108, "FNSAVE image");
+void x87_get_image(struct icpu *c, struct x87_image *image)
+{
+    struct x86_fpu *f = &c->s.fpu;
+    *image = (struct x87_image){.fcw = f->fcw, .fsw = f->fsw};
+    for (unsigned i = 0; i < 8; i++) {
+        image->tags |= (uint16_t)(f->ftw >> i & 1 ? 0 : 3 << 2 * i); /* not empty will do, FRSTOR looks itself */
+        image->st[i] = *x87_st(c, i);
+    }
+}
+
+void x87_set_image(struct icpu *c, const struct x87_image *image)
+{
+    struct x86_fpu *f = &c->s.fpu;
+    f->fsw = image->fsw;
+    f->ftw = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        f->ftw |= (uint16_t)((image->tags >> 2 * i & 3) != 3) << i;
+        *x87_st(c, i) = image->st[i];
+    }
+}
 
 static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop *o)
 {
-    struct x86_fpu *f = &c->s.fpu;
-    struct x87_image image = {.fcw = f->fcw, .fsw = f->fsw};
+    struct x87_image image;
     uint8_t memory[16] = {0};
     uint64_t linear = 0;
     bool store = o->extra & X87_EXTRA_STORE;
@@ -159,10 +172,7 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
         if (!store)
             interp_load_bytes(c, o, linear, memory, o->size);
     }
-    for (unsigned i = 0; i < 8; i++) {
-        image.tags |= (uint16_t)(f->ftw >> i & 1 ? 0 : 3 << 2 * i); /* not empty will do, FRSTOR looks itself */
-        image.st[i] = *x87_st(c, i);
-    }
+    x87_get_image(c, &image);
 
     unsigned opcode = o->imm >> 8 & 7, modrm = o->imm & 0xff;
     const char *kernel =
@@ -180,12 +190,7 @@ static __attribute__((noinline)) void run_exact(struct icpu *c, const struct iop
         fpu_probe_write(c, o, linear, o->size);
     else if (store)
         interp_store_bytes(c, o, linear, memory, o->size);
-    f->fsw = image.fsw;
-    f->ftw = 0;
-    for (unsigned i = 0; i < 8; i++) {
-        f->ftw |= (uint16_t)((image.tags >> 2 * i & 3) != 3) << i;
-        *x87_st(c, i) = image.st[i];
-    }
+    x87_set_image(c, &image);
     if (o->extra & X87_EXTRA_FLAGS)
         interp_set_arith(c, (flags >> 8 & 0xff) | (flags & 1 ? X86_OF : 0));
     if (o->size)

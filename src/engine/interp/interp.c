@@ -287,9 +287,9 @@ static void step(struct icpu *c)
     c->s.rflags &= ~(uint64_t)X86_RF;
     c->mode |= IMODE_ONE;
     c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
-    uint64_t limit = c->instruction_limit, waiting = c->pending_db;
+    uint64_t limit = c->instruction_limit;
     c->instruction_limit = 0; /* no chaining */
-    c->watch_dr6 = 0;
+    c->watch_dr6 = c->pending_db;
     c->pending_db = 0;
     c->delivered = false;
     struct iblock *b = interp_find_block(c);
@@ -304,7 +304,7 @@ static void step(struct icpu *c)
     c->instruction_limit = limit;
     c->link_from = NULL;
     interp_update_mode(c);
-    c->pending_db |= waiting | c->watch_dr6;
+    c->pending_db |= c->watch_dr6;
     if (tf && !c->delivered && !c->s.movss_shadow)
         c->pending_db |= DR6_BS;
 }

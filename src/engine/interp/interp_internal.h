@@ -106,6 +106,8 @@ struct interp_accel {
     bool (*enter)(struct icpu *c);
     /* Told of every flush, after the state changed. */
     void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
+    /* A page fault: what was known of this page is void (SDM vol. 3 4.10.4.1). */
+    void (*forget)(struct icpu *c, uint64_t linear);
     /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
     void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
 };
@@ -143,7 +145,7 @@ struct icpu {
     struct itlb_cold *tlb_cold; /* parallel to tlb_all */
     uint64_t large_filter[(1 << ILARGE_BITS) / 64];
     uint32_t flushes;
-    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction (DR6 bits) */
+    uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction, or by a MOV SS before it (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
     bool repeating;             /* a repeated instruction was left between two iterations */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */

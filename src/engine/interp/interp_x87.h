@@ -150,6 +150,16 @@ void x87_init(struct icpu *c);
 void x87_get_stack(const struct icpu *c, uint8_t st[8][16]);
 void x87_set_stack(struct icpu *c, const uint8_t st[8][16]);
 
+struct x87_image { /* FRSTOR's and FNSAVE's, 32-bit protected */
+    uint16_t fcw, reserved0, fsw, reserved1, tags, reserved2;
+    uint32_t fip, fcs_fop, fdp, fds;
+    struct x87_value st[8];
+};
+_Static_assert(sizeof(struct x87_image) == 108, "FNSAVE image");
+/* The guest's x87 state as one, pointers 0; and status, tags and registers back from it. */
+void x87_get_image(struct icpu *c, struct x87_image *image);
+void x87_set_image(struct icpu *c, const struct x87_image *image);
+
 /* A handler: the whole instruction by the exact way. Needs o->imm = FOP, o->size = bytes of the memory operand (0: none) and o->extra. */
 iop_fn x87_exact;
 enum { X87_EXTRA_STORE = 1, X87_EXTRA_FLAGS = 2 /* sets EFLAGS */ };

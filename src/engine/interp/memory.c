@@ -54,6 +54,8 @@ void interp_forget_page(struct icpu *c, uint64_t linear)
 {
     for (unsigned kind = 0; kind < ITLB_EMPTY; kind++)
         clear_entry(c, kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1)));
+    if (c->accel)
+        c->accel->forget(c, linear);
 }
 
 /* Entries are of 4 KiB; those that came from a large page go when any address of the page is flushed. */

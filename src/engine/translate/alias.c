@@ -98,3 +98,14 @@ void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page)
         a->protected_[page] = 0;
     pthread_mutex_unlock(&v->lock);
 }
+
+bool alias_protected(const struct tvm *v, uint64_t host)
+{
+    unsigned n = __atomic_load_n(&v->aliases, __ATOMIC_ACQUIRE);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t offset = host - (uint64_t)(uintptr_t)v->alias[i].rw;
+        if (offset < v->alias[i].ram->size)
+            return v->alias[i].protected_[offset >> DP_PAGE_SHIFT];
+    }
+    return false;
+}

@@ -3,14 +3,26 @@
 #include "isa/x86/decode_table.h"
 
 #define GROUP_SPAN 256
+#define OFFSET_LIMIT (1 << 28) /* of a base register from what it held; a stack access is in a group always, so this and 8 must fit in 31 bits */
 
 /* ---- which instructions are ours ---- */
 
-static bool is_vector_op(unsigned op) { return op >= X86_OP_MOVD && !(op >= X86_OP_ANDN && op <= X86_OP_SHRX); }
-
-static bool copied(unsigned op)
+/* Works on the x87 unit's registers or status. */
+static bool is_x87(const struct x86_insn *i) { return (i->row->flags & (X86_F_X87 | X86_F_X87NW | X86_F_MMX)) || i->op == X86_OP_FWAIT; }
+/* What saves and restores environments, pointers included, is the interpreter's. */
+static bool is_x87_state(unsigned op)
 {
     switch (op) {
+    case X86_OP_FLDENV: case X86_OP_FNSTENV: case X86_OP_FRSTOR: case X86_OP_FNSAVE: case X86_OP_FNINIT: case X86_OP_FXSAVE: case X86_OP_FXRSTOR: return true;
+    default: return false;
+    }
+}
+
+static bool is_vector_op(unsigned op) { return op >= X86_OP_MOVD && !(op >= X86_OP_ANDN && op <= X86_OP_SHRX); }
+
+static bool copied(const struct x86_insn *i)
+{
+    switch (i->op) {
     case X86_OP_ADD: case X86_OP_OR: case X86_OP_ADC: case X86_OP_SBB: case X86_OP_AND: case X86_OP_SUB: case X86_OP_XOR: case X86_OP_CMP: case X86_OP_TEST:
     case X86_OP_MOV: case X86_OP_LEA: case X86_OP_XCHG: case X86_OP_INC: case X86_OP_DEC: case X86_OP_NOT: case X86_OP_NEG:
     case X86_OP_MUL: case X86_OP_IMUL: case X86_OP_DIV: case X86_OP_IDIV:
@@ -22,8 +34,8 @@ static bool copied(unsigned op)
     case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
     case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
     case X86_OP_MULX: case X86_OP_PDEP: case X86_OP_PEXT: case X86_OP_RORX: case X86_OP_SARX: case X86_OP_SHLX: case X86_OP_SHRX: return true;
-    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_EMMS: return false;
-    default: return is_vector_op(op);
+    case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_VLDMXCSR: case X86_OP_VSTMXCSR: return false;
+    default: return is_vector_op(i->op) || (is_x87(i) && !is_x87_state(i->op));
     }
 }
 
@@ -32,7 +44,13 @@ static bool usable(const struct icpu *c, struct x86_insn *i)
     uint32_t f = i->row->flags;
     if (!x86_insn_supported(i, c->vm->model->features))
         return false;
-    if (f & (X86_F_SYSTEM | X86_F_X87 | X86_F_X87NW | X86_F_MMX | X86_F_CPL0))
+    if (f & (X86_F_SYSTEM | X86_F_CPL0))
+        return false;
+    if ((f & (X86_F_X87 | X86_F_X87NW)) && (c->mode & IMODE_X87_NM))
+        return false;
+    if (i->op == X86_OP_FWAIT && (c->mode & IMODE_WAIT_NM))
+        return false;
+    if ((f & X86_F_MMX) && (c->mode & (IMODE_MMX_UD | IMODE_SSE_NM)))
         return false;
     if ((f & X86_F_SSE) && (c->mode & ((f & X86_F_VEX ? IMODE_AVX_UD : IMODE_SSE_UD) | IMODE_SSE_NM)))
         return false;
@@ -83,10 +101,13 @@ unsigned spilled_operands(const struct x86_insn *i)
     return (unsigned)__builtin_popcount(seen);
 }
 
+/* Page offset and displacement together must be one. */
+static bool is_far(int64_t displacement) { return displacement != (int32_t)displacement || displacement > INT32_MAX - 2 * (int32_t)DP_PAGE_SIZE; }
+
 static enum insn_kind classify_branch(const struct x86_insn *i)
 {
     bool direct = i->operand_count && i->operand[0].kind == X86_REL;
-    if (i->operand_size == 2)
+    if (i->operand_size == 2 || (direct && is_far((int64_t)i->imm)))
         return KIND_INTERPRET;
     switch (i->op) {
     case X86_OP_JCC: return KIND_JCC;
@@ -132,7 +153,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
     }
     if (i->row->flags & X86_F_BRANCH)
         return classify_branch(i);
-    if (!copied(i->op))
+    if (!copied(i))
         return KIND_INTERPRET;
     if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
         return KIND_INTERPRET; /* reaches beyond the operand */
@@ -142,7 +163,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
     if (m && i->op != X86_OP_LEA) {
         if (!i->has_modrm || !m->size || m->size > 32) /* moffs are done by MOV with ModRM: not worth it; vectors of indexes */
             return KIND_INTERPRET;
-        if (i->index != X86_ZERO && i->index > 15)
+        if ((i->index != X86_ZERO && i->index > 15) || (i->base == X86_RIP && is_far(i->disp)))
             return KIND_INTERPRET;
         if (high)
             return KIND_INTERPRET;
@@ -266,6 +287,8 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
             return;
         }
         describe_accesses(n);
+        n->x87 = is_x87(&n->i);
+        n->points = (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
         seen[offset / 64] |= 1ull << (offset % 64);
         p->count++;
         p->bytes = (uint16_t)(p->bytes + length);
@@ -298,7 +321,7 @@ static void flags_backward(struct path *p)
         if (ends_path(n) || n->kind == KIND_PUSHF || n->kind == KIND_STI) {
             live = X86_ARITH; /* another path begins here, nobody knows what it wants */
         } else if (n->kind != KIND_NOTHING && n->kind != KIND_CLI && n->kind != KIND_SWAPGS) {
-            if (!(row->flags & X86_F_KEEPS))
+            if (!(row->flags & X86_F_KEEPS) && !n->x87) /* FCOMI writes all, but may have an exception of before to raise */
                 live &= (uint16_t) ~(row->flags_written | row->flags_undefined);
             live |= row->flags_read & X86_ARITH;
         }
@@ -349,6 +372,10 @@ static void advance(struct tracking *t, const struct insn_info *n)
                 t->version[r]++;
                 t->offset[r] = 0;
             }
+        }
+        if (t->offset[r] < -OFFSET_LIMIT || t->offset[r] > OFFSET_LIMIT) { /* far away: as good as another register */
+            t->version[r]++;
+            t->offset[r] = 0;
         }
     }
 }

@@ -50,6 +50,8 @@ struct insn_info {
     uint16_t live;            /* arithmetic flags wanted before it */
     struct access memory, stack;
     bool follows;             /* JMP: the path goes on at its target */
+    bool x87;                 /* wants the guest's state in the host's x87 unit */
+    bool points;              /* sets the x87 instruction (and data) pointer */
 };
 
 struct path {

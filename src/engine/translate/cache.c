@@ -71,7 +71,8 @@ void cache_empty(struct tcpu *t)
     t->drops++;
     t->used = t->first;
     space_forget_jumps(t);
-    t->c->counters.code_invalidations++;
+    t->c->counters.code_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: code cache emptied", t->c->index);
 }
 
 bool cache_has_room(const struct tcpu *t)
@@ -158,8 +159,10 @@ void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page)
         kill_block(t, b);
     for (struct tcrosser *x = p->crossers; x; x = x->next)
         kill_block(t, x->block);
-    if (p->blocks || p->crossers)
+    if (p->blocks || p->crossers) {
         t->c->counters.code_invalidations++;
+        DP_TRACE(t->c->vm->trace, DP_TRACE_SMC, "cpu%u: blocks of page 0x%llx of %s dropped", t->c->index, (unsigned long long)page, ram->name);
+    }
     p->blocks = NULL;
     p->crossers = NULL;
 }
@@ -178,4 +181,17 @@ struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc)
             high = middle;
     }
     return t->blocks ? t->by_code[low] : NULL;
+}
+
+const struct tinsn *tinsn_at(const struct tblock *b, uint64_t offset)
+{
+    unsigned low = 0, high = b->count + 1u; /* with what follows the last */
+    while (high - low > 1) {
+        unsigned middle = (low + high) / 2;
+        if (b->insn[middle].host <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &b->insn[low];
 }

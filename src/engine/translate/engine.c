@@ -16,6 +16,7 @@
 
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_sse.h"
+#include "engine/translate/dump.h"
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
@@ -46,13 +47,14 @@ static void signal_inside(struct tcpu *t)
         syscall(SYS_tgkill, getpid(), thread, signals_kick_number());
 }
 
-/* Returns when the processor is outside of translated code, or has been since the wish was made. */
+/* Returns when the processor is outside of translated code, or has been since the wish was made. A processor in a slow path (its page walk set a bit
+ * in a page that holds code) does not wait: two would wait for each other. Nothing can rely on when such a bit appears in code. */
 static void wait_outside(struct tcpu *t)
 {
     if (atomic_load(&t->thread) == (pid_t)syscall(SYS_gettid))
         return;
     signal_inside(t);
-    for (unsigned spins = 0; atomic_load(&t->inside) && atomic_load(&t->wish); spins++)
+    for (unsigned spins = 0; !translate_ctx.t && atomic_load(&t->inside) && atomic_load(&t->wish); spins++)
         if (spins > 100)
             sched_yield();
 }
@@ -60,6 +62,7 @@ static void wait_outside(struct tcpu *t)
 static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
 {
     struct tvm *v = opaque;
+    DP_TRACE(v->vm.trace, DP_TRACE_SMC, "code in page 0x%llx of %s was overwritten", (unsigned long long)page, ram->name);
     alias_unprotect(v, ram, page);
     for (unsigned i = 0; i < v->vm.cpu_count; i++) {
         struct tcpu *t = v->cpu[i];
@@ -108,6 +111,7 @@ static void on_changed(void *opaque, struct dp_space *s)
 /* ---- the interpreter's calls ---- */
 
 static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
+static void accel_forget(struct icpu *c, uint64_t linear) { space_forget_page(c->accel_data, linear); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
     space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
@@ -124,6 +128,10 @@ uint32_t translate_slow(struct tctx *x)
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
     uint64_t address = x->address, last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
+    if (site & SITE_X87) {
+        x87_enter(x, t);
+        return 0;
+    }
     if (((address ^ last) & PAGE_MASK) || !canonical(address)) {
         x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
         return 1;
@@ -132,8 +140,14 @@ uint32_t translate_slow(struct tctx *x)
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
         c->counters.table_misses++;
+        DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
+                 (unsigned long long)address);
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
             x->reason = LEAVE_INTERPRET;
+            return 1;
+        }
+        if (DP_UNLIKELY(atomic_load(&t->wish))) { /* maybe of our own: the walk set a bit in a page that holds code */
+            x->reason = LEAVE_KICK;
             return 1;
         }
     }
@@ -150,19 +164,21 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint64_t offset, offset2, phys2 = 0;
     bool second = true;
     *global = false;
-    if (interp_locate_code(c, rip, &ram, &offset, global) || !ram)
+    if (interp_locate_code(c, rip, &ram, &offset, global) || !ram || !alias_of(t->v, ram)) /* without an alias nobody tells of writes */
         return NULL;
-    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2)
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2 && alias_of(t->v, ram2))
         phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
     *global &= second;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (atomic_load_explicit(&ram->code_hits[offset >> DP_PAGE_SHIFT], memory_order_relaxed) >= DP_CODE_VOLATILE || !cache_warm(t, host, WARM))
+        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, t->v->warm))
             return NULL;
-        if (!cache_has_room(t))
+        if (!cache_has_room(t)) {
+            x87_leave(&translate_ctx, t); /* while its last instruction can be told from the host's */
             cache_empty(t);
+        }
         b = translate_block(t, rip, ram, offset, mode);
     }
     return b->count ? b : NULL;
@@ -174,6 +190,20 @@ static void set_gs(struct tctx *x, const uint8_t *base)
         x->gs = (uint64_t)(uintptr_t)base;
         __asm__ volatile("wrgsbase %0" : : "r"(base));
     }
+}
+
+static const char *leave_name(const struct tctx *x)
+{
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return "a jump that is not linked";
+    case LEAVE_LOOKUP: return "a jump that is not in the jump cache";
+    case LEAVE_HELPER: return "for C";
+    case LEAVE_INTERPRET: return "not for translated code";
+    case LEAVE_UNGROUPED: return "accesses that cross pages";
+    case LEAVE_FAULT: return "a fault";
+    case LEAVE_KICK: return "kicked";
+    }
+    return "?";
 }
 
 /* A jump cache holds code of one mode. */
@@ -255,7 +285,7 @@ static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
     unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
     switch ((enum leave_reason)x->reason) {
     case LEAVE_LINK: return x->link->done;
-    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
+    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - (!canonical(x->rip) && !(x->site & SITE_NONE));
     default:
         while (done < b->count && b->insn[done].guest != at)
             done++;
@@ -296,18 +326,19 @@ static bool accel_enter(struct icpu *c)
         if (c->by_blocks)
             c->instructions += instructions_done(b, x);
         rip = x->rip;
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: to 0x%llx: %s", c->index, (unsigned long long)x->rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
             rip = x->page + link->target;
-            c->counters.links++;
             break;
         case LEAVE_LOOKUP:
             c->counters.lookups++;
             if (DP_UNLIKELY(!canonical(rip))) {
-                rip = x->page + (x->site & 0xfff);
-                if (x->adjust == -8) /* the call had pushed already */
-                    *(uint64_t *)(uintptr_t)(c->s.r[X86_RSP] - 8 + *space_entry(table, c->s.r[X86_RSP] - 8)) = x->undo;
+                if (!(x->site & SITE_NONE)) /* the branch faults; SITE_NONE: execution ran on to there */
+                    rip = x->page + (x->site & 0xfff);
+                if (x->site & SITE_UNDO) /* the call had pushed already. Not through the table: others may have protected the page */
+                    (void)c->ctx.write(&c->ctx, c->s.r[X86_RSP] - 8, &x->undo, 8, interp_cpl(c) == 3);
                 go_on = false;
                 goto out;
             }
@@ -337,10 +368,8 @@ static bool accel_enter(struct icpu *c)
         }
         case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
         case LEAVE_KICK: c->counters.exits_kick++; goto out;
-        case LEAVE_INTERPRET:
-            c->counters.exits_fault++;
-            go_on = false;
-            goto out;
+        case LEAVE_FAULT: c->counters.exits_fault++; /* fallthrough */
+        case LEAVE_INTERPRET: go_on = false; goto out;
         }
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
             goto out;
@@ -355,11 +384,13 @@ static bool accel_enter(struct icpu *c)
             goto out;
         }
         code = (uint64_t)(uintptr_t)t->rx + b->code;
-        if (link && !b->phys2 && dropped == t->drops) {
+        /* Only within a page of RAM, for there blocks die together; the address may lead to another page by now. */
+        if (link && !b->phys2 && dropped == t->drops && link->from->page == b->page) {
+            c->counters.links++;
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, code);
         } else if (!variant) {
-            space_set_jump(table, rip, code, b->phys2 != 0, global);
+            space_set_jump(table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
         }
     }
 out:
@@ -367,6 +398,7 @@ out:
         go_on = true; /* what is to be interpreted is the next run's */
     else if (c->by_blocks)
         x->flags = flags; /* page checks may have spoiled them, where they are dead */
+    x87_leave(x, t);
     leave_mxcsr(c);
     store_context(x, c);
     c->s.r[X86_RIP] = rip;
@@ -374,7 +406,7 @@ out:
     return go_on;
 }
 
-static const struct interp_accel accel = {accel_enter, accel_flush, accel_filled};
+static const struct interp_accel accel = {accel_enter, accel_flush, accel_forget, accel_filled};
 
 /* ---- the engine ---- */
 
@@ -398,22 +430,31 @@ static int translate_vm_init(const struct dp_engine_vm *vm, struct dp_engine_sta
     struct tvm *v = calloc(1, sizeof(*v));
     if (!v)
         return dp_error_set(e, -ENOMEM, "no memory for the translator");
+    v->vm = *vm;
+    struct dp_engine_vm plain = *vm; /* the interpreter has no code to show */
+    plain.perf_map = false;
+    plain.dump_path = NULL;
     int r = signals_init(e);
     if (!r)
-        r = dp_engine_interp.vm_init(vm, out, e);
+        r = dump_open(vm, &v->dump, e);
+    if (!r)
+        r = dp_engine_interp.vm_init(&plain, out, e);
     if (r) {
+        dump_close(v->dump);
         free(v);
         return r;
     }
-    v->vm = *vm;
     v->engine = *out;
     v->code_written = on_code_written;
+    v->warm = WARM;
     pthread_mutex_init(&v->lock, NULL);
     (*out)->accel_data = v;
     struct dp_listener l = {on_changed, on_code_marked, on_dirty_cleared, v};
     r = dp_space_listen(vm->memory, &l);
     if (r) {
         dp_engine_interp.vm_fini(*out);
+        dump_close(v->dump);
+        pthread_mutex_destroy(&v->lock);
         free(v);
         return dp_error_set(e, r, "cannot listen to memory changes");
     }
@@ -425,9 +466,16 @@ static void translate_vm_fini(struct dp_engine_state *s)
     struct tvm *v = s->accel_data;
     dp_space_unlisten(v->vm.memory, v);
     alias_fini(v);
+    dump_close(v->dump);
     pthread_mutex_destroy(&v->lock);
     free(v);
     dp_engine_interp.vm_fini(s);
+}
+
+void translate_set_warm(struct dp_engine_state *s, unsigned times)
+{
+    struct tvm *v = s->accel_data;
+    v->warm = times;
 }
 
 static void tcpu_free(struct tcpu *t)
@@ -463,6 +511,7 @@ static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const s
         dp_engine_interp.cpu_fini(*out);
         return r;
     }
+    dump_stubs(t);
     t->c->accel_data = t;
     t->c->accel = &accel;
     v->cpu[index] = t;
@@ -471,7 +520,6 @@ static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const s
 
 static void translate_cpu_fini(struct dp_cpu *cpu)
 {
-    if (getenv("DPSTAT")) { struct dp_engine_counters k = cpu->c.counters; k.instructions = cpu->c.instructions; for (unsigned i = 0; i < DP_ENGINE_COUNTER_COUNT; i++) fprintf(stderr, "%s %llu\n", dp_engine_counter_list[i].name, (unsigned long long)dp_engine_counter_value(&k, i)); }
     struct tcpu *t = cpu->c.accel_data;
     if (t) {
         t->v->cpu[cpu->c.index] = NULL;
@@ -511,7 +559,13 @@ static void translate_interrupt(struct dp_cpu *cpu, enum dp_line line, unsigned 
 
 static void translate_pull(struct dp_cpu *cpu, struct x86_state *out) { dp_engine_interp.pull(cpu, out); }
 static void translate_push(struct dp_cpu *cpu, const struct x86_state *in) { dp_engine_interp.push(cpu, in); }
-static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out) { dp_engine_interp.counters(cpu, out); }
+/* Translated code does not count its instructions: only what the interpreter ran is known. */
+static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
+{
+    dp_engine_interp.counters(cpu, out);
+    out->interpreted = out->instructions;
+    out->instructions = 0;
+}
 
 const struct dp_engine dp_engine_translate = {
     .name = "translate",

@@ -17,25 +17,30 @@
 #include "engine/translate/translate_internal.h"
 
 #define HOST_TF 0x100
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1 << 31) /* linux/signal.h; the C library's header lacks it */
+#endif
 
 int signals_kick_number(void) { return SIGRTMAX - 3; }
 
 static bool in_cache(const struct tcpu *t, uint64_t pc) { return pc - (uint64_t)(uintptr_t)t->rx < CODE_BYTES; }
 
-/* The instruction at a host address; *at_start: nothing of it is visible yet. */
+/* The instruction at an offset from the block's code; *at_start: nothing of it is visible yet. */
 static const struct tinsn *instruction_at(const struct tblock *b, uint64_t offset, bool *at_start)
 {
-    unsigned low = 0, high = b->count + 1u; /* with what follows the last */
-    while (high - low > 1) {
-        unsigned middle = (low + high) / 2;
-        if (b->insn[middle].host <= offset)
-            low = middle;
-        else
-            high = middle;
-    }
-    const struct tinsn *n = &b->insn[low];
+    const struct tinsn *n = tinsn_at(b, offset);
     *at_start = offset < b->body && (n->commit == 0xff || offset <= (uint64_t)n->host + n->commit);
     return n;
+}
+
+/* A jump to what stands behind the body: an island, whose check may be that of an instruction before this place, or a way out. */
+static bool leads_behind(const struct tcpu *t, const struct tblock *b, uint64_t offset)
+{
+    const uint8_t *at = t->rx + b->code + offset;
+    int32_t by;
+    memcpy(&by, at + 1, sizeof(by));
+    uint64_t to = offset + 5 + (uint64_t)(int64_t)by;
+    return *at == 0xe9 && to >= b->body && to < b->size;
 }
 
 static void leave_at(struct tctx *x, greg_t *r, uint64_t guest, enum leave_reason why)
@@ -57,8 +62,9 @@ static void kick(struct tctx *x, greg_t *r)
         return;
     }
     bool at_start;
-    const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)t->rx - b->code, &at_start);
-    if (at_start)
+    uint64_t offset = pc - (uint64_t)(uintptr_t)t->rx - b->code;
+    const struct tinsn *n = instruction_at(b, offset, &at_start);
+    if (at_start && !leads_behind(t, b, offset))
         leave_at(x, r, n->guest, LEAVE_KICK);
     else
         r[REG_EFL] |= HOST_TF;
@@ -84,9 +90,9 @@ static void handler(int number, siginfo_t *info, void *context)
     if (b) {
         bool at_start;
         const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)x->t->rx - b->code, &at_start);
-        x->fault_address = (uint64_t)(uintptr_t)info->si_addr;
-        x->t->c->counters.write_faults++;
-        leave_at(x, r, n->guest, LEAVE_INTERPRET);
+        if (number == SIGSEGV && alias_protected(x->t->v, (uint64_t)(uintptr_t)info->si_addr))
+            x->t->c->counters.write_faults++;
+        leave_at(x, r, n->guest, LEAVE_FAULT);
         return;
     }
     struct sigaction plain = {.sa_handler = SIG_DFL};
@@ -113,8 +119,12 @@ int signals_thread(struct dp_error *e)
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (p == MAP_FAILED)
         return dp_error_set(e, -ENOMEM, "no memory for a signal stack");
-    stack_t s = {.ss_sp = p, .ss_size = size};
-    sigaltstack(&s, NULL);
+    /* Without AUTODISARM the kernel believes a guest's stack pointer that it is within the signal stack already. */
+    stack_t s = {.ss_sp = p, .ss_size = size, .ss_flags = SS_AUTODISARM};
+    if (sigaltstack(&s, NULL)) {
+        munmap(p, size);
+        return dp_error_set(e, -errno, "cannot set a signal stack: %s", strerror(errno));
+    }
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, signals_kick_number());

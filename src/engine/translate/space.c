@@ -75,6 +75,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     }
     if (!keep_global) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
+        memset(b->large_jumps, 0, sizeof(b->large_jumps));
         b->global_jumps = false;
     }
     b->jumps = 0;
@@ -82,6 +83,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     jumps_of(b)[0].negative_rip = 1;
 }
 
+static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
 static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 48); }
 
 static void note_page(struct ttable *b, uint64_t linear)
@@ -90,7 +92,7 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global)
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
 {
     unsigned i = jump_index(rip);
     if (global)
@@ -102,6 +104,10 @@ void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses,
     note_page(b, rip);
     if (crosses)
         note_page(b, rip + DP_PAGE_SIZE);
+    if (page_size > DP_PAGE_SIZE) {
+        unsigned h = large_hash(rip, page_size);
+        b->large_jumps[h / 64] |= 1ull << (h % 64);
+    }
     jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
 }
 
@@ -163,9 +169,7 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
-static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
-
-/* Entries from a large page go when any address of it is flushed. */
+/* Entries from a large page go when any address of it is flushed, and so do jumps into it. */
 static void flush_large(struct ttable *b, uint64_t linear)
 {
     static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
@@ -173,6 +177,8 @@ static void flush_large(struct ttable *b, uint64_t linear)
         unsigned h = large_hash(linear, sizes[k]);
         if (b->large[h / 64] >> (h % 64) & 1) /* from its last page, which has the lowest entry */
             madvise(space_entry(b, linear | (sizes[k] - 1)), sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
+        if (b->large_jumps[h / 64] >> (h % 64) & 1)
+            space_flush_jumps(b, false);
     }
 }
 
@@ -185,9 +191,21 @@ static void flush_page(struct ttable *b, uint64_t linear)
         space_flush_jumps(b, false);
 }
 
+/* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
+void space_forget_page(struct tcpu *t, uint64_t linear)
+{
+    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
+        struct ttable *b = &t->current->table[k];
+        unsigned h = page_hash(linear);
+        if (b->base && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+            flush_page(b, linear);
+    }
+}
+
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     t->c->counters.table_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush kind %u, address 0x%llx, PCID %u", t->c->index, kind, (unsigned long long)linear, pcid);
     switch (kind) {
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
@@ -209,6 +227,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
 
 void space_revoke_writes(struct tcpu *t)
 {
+    t->c->counters.table_flushes++;
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush of everything that allows writes", t->c->index);
     FOR_TABLES(t, b)
         flush_table(b, false);
 }
@@ -232,5 +252,7 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);
     }
+    if (writable && DP_UNLIKELY(__atomic_load_n(&a->protected_[offset >> DP_PAGE_SHIFT], __ATOMIC_RELAXED))) /* once held code, but mprotect failed */
+        alias_unprotect(t->v, ram, offset >> DP_PAGE_SHIFT);
     *entry = (uint64_t)(uintptr_t)((writable ? a->rw : a->ro) + (offset & PAGE_MASK)) - (linear & PAGE_MASK);
 }

@@ -118,6 +118,7 @@ void stubs_emit(struct tcpu *t)
     emit_op_reg(e, true, 0x83, 5, RSP), emit8(e, 8); /* SUB RSP, 8: aligned for calls */
     emit_store(e, RSP, &stack);
     load_guest(t, e);
+    emit_load(e, R14, &rip); /* the jump cache may have led to a block that died: stub_stale */
     go(e);
 
     /* A kick: where the signal handler leads. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "engine/translate/analyse.h"
+#include "engine/translate/dump.h"
 
 #define CTX(field) ctx_at(offsetof(struct tctx, field))
 static struct mem ctx_at(size_t offset)
@@ -32,20 +33,22 @@ struct slow { /* a way to the slow path, written behind the block */
 struct out { /* a way out of the block */
     uint8_t *patch;     /* 32-bit displacement that leads here */
     int64_t target;     /* page offset; outside the page: by the jump cache */
-    unsigned done;      /* instructions up to and with this branch */
+    uint32_t site;      /* of the branch */
 };
 
 struct writer {
     struct tcpu *t;
     struct emitter e;
     struct path path;
-    struct slow slow[2 * MAX_INSNS];
+    struct slow slow[2 * MAX_INSNS + 1];
     unsigned slows, islands_done;
     struct out out[MAX_INSNS + 2];
     unsigned outs;
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
     unsigned current;
+    bool x87_tested, x87_noted; /* on this path: the unit is the guest's; tctx.x87_page is this page */
+    uint8_t x87_seg;            /* tctx.x87_seg if known, else 0xff */
     bool broken;
 };
 
@@ -87,18 +90,22 @@ static void patch_near(struct writer *w, uint8_t *at)
     *at = (uint8_t)d;
 }
 
-/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. */
+/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. Called at the start of each
+ * instruction, where room is what an instruction without checks may take, and before jumps through the jump cache; before each check it
+ * places whatever waits. What a check and the rest of its instruction take (26 and 61 bytes after its first JRCXZ) is in reach. */
+#define ROOM 75
+#define ROOM_JUMP 96 /* jump_cached */
+#define ROOM_NONE 127
 static void islands(struct writer *w, unsigned room, bool falls_through)
 {
     uint8_t *oldest = NULL;
     unsigned waiting = 0;
-    for (unsigned k = w->islands_done; k < w->slows; k++)
-        for (unsigned j = 0; j < 2; j++)
-            if (w->slow[k].near[j]) {
-                oldest = oldest ? oldest : w->slow[k].near[j];
-                waiting++;
-            }
-    if (!oldest || (unsigned)(w->e.w - oldest) + room + 2 + 5 * waiting < 127)
+    for (unsigned k = w->islands_done; k < w->slows; k++) {
+        uint8_t *first = w->slow[k].near[0] ? w->slow[k].near[0] : w->slow[k].near[1];
+        oldest = oldest ? oldest : first;
+        waiting += first != NULL;
+    }
+    if (!oldest || (unsigned)(w->e.w - oldest) + room + 2 + 5 * (waiting - 1) <= 127)
         return;
     uint8_t *over = NULL;
     if (falls_through) {
@@ -130,7 +137,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     struct emitter *e = &w->e;
     struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
-    islands(w, 90, true); /* whether or not this one adds to them: several checks may stand in a row */
+    islands(w, ROOM_NONE, true);
     struct slow *s = &w->slow[w->slows++];
     *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
     unsigned inverted = RCX;
@@ -209,6 +216,17 @@ static unsigned delta_register(struct writer *w, unsigned g)
     return RCX;
 }
 
+/* R14 = the running page + offset. A displacement from the end of the page may be a little more than 31 bits. */
+static void r14_from_page(struct writer *w, int64_t offset)
+{
+    struct mem page = CTX(page);
+    emit_load(&w->e, R14, &page);
+    for (int64_t part; offset; offset -= part) {
+        part = DP_MIN(offset, (int64_t)INT32_MAX);
+        emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, part}, true);
+    }
+}
+
 /* The host operand of the instruction's memory access. A simple one leaves R14 free, others use R14 and RCX. */
 static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 {
@@ -219,9 +237,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
         return (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp};
     struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
     if (i->base == X86_RIP) {
-        struct mem page = CTX(page);
-        emit_load(e, R14, &page);
-        m = (struct mem){R14, NO_REG, 0, 0, i->disp + n->offset + i->length};
+        r14_from_page(w, i->disp + n->offset + i->length);
+        m = (struct mem){R14, NO_REG, 0, 0, 0};
     } else {
         if (i->base < 16 && spilled(i->base)) {
             struct mem s = slot(i->base);
@@ -251,20 +268,23 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 
 /* ---- leaving the block ---- */
 
+/* A site with how many instructions will have run there, the one that is being written included. */
+static uint32_t counted(const struct writer *w, uint32_t site) { return site | DP_MIN(w->current + 1, w->path.count) << SITE_DONE_SHIFT; }
+
 /* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. */
-static void jump_cached(struct writer *w, unsigned page_offset, unsigned done, int32_t adjust)
+static void jump_cached(struct writer *w, uint32_t site, int32_t adjust)
 {
     struct emitter *e = &w->e;
     struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page);
     int32_t cache = -(int32_t)JUMP_BYTES;
-    islands(w, 100, true);
+    islands(w, ROOM_JUMP, true);
     emit_pext(e, R15, R14, &mask);
     emit_lea(e, R15, &(struct mem){NO_REG, R15, 2, 0, 0}, true);
     emit_load(e, RCX, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, negative_rip)});
     emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
     emit8(e, 0xe3), emit8(e, 0);
     uint8_t *hit = e->w;
-    set32(e, CTX(site), page_offset | done << SITE_DONE_SHIFT);
+    set32(e, CTX(site), site);
     set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
     hit[-1] = (uint8_t)(e->w - hit);
@@ -276,25 +296,19 @@ static void jump_cached(struct writer *w, unsigned page_offset, unsigned done, i
     emit_op_mem(e, false, 0xff, 4, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, code)}, 0);
 }
 
-static void r14_from_page(struct writer *w, int64_t offset)
+static void add_out(struct writer *w, uint8_t *patch, int64_t target, uint32_t site)
 {
-    struct mem page = CTX(page);
-    emit_load(&w->e, R14, &page);
-    if (offset)
-        emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, offset}, true);
+    w->out[w->outs++] = (struct out){patch, target, counted(w, site)};
 }
 
-static unsigned done_here(const struct writer *w) { return DP_MIN(w->current + 1, w->path.count); } /* with the one that is being written */
-static void add_out(struct writer *w, uint8_t *patch, int64_t target) { w->out[w->outs++] = (struct out){patch, target, done_here(w)}; }
-
-/* To a page offset, from here, unconditionally. */
-static void leave_to(struct writer *w, int64_t target, unsigned page_offset)
+/* To a page offset, from here, unconditionally. site: the branch's page offset, SITE_NONE: none, execution runs on to there. */
+static void leave_to(struct writer *w, int64_t target, uint32_t site)
 {
     if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
-        add_out(w, emit_jmp(&w->e, 0), target);
+        add_out(w, emit_jmp(&w->e, 0), target, site);
     } else {
         r14_from_page(w, target);
-        jump_cached(w, page_offset, done_here(w), 0);
+        jump_cached(w, counted(w, site), 0);
     }
 }
 
@@ -310,6 +324,66 @@ static bool replaces(const struct x86_insn *i, const struct x86_operand *o)
     switch (i->op) {
     case X86_OP_MOV: case X86_OP_LEA: case X86_OP_MOVZX: case X86_OP_MOVSX: case X86_OP_MOVSXD: return true;
     default: return false;
+    }
+}
+
+/* Before the first x87 or MMX instruction of a path: is the unit the guest's? */
+static void x87_test(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem live = CTX(x87_live);
+    if (n->live)
+        islands(w, 70, true);
+    struct slow *s = &w->slow[w->slows++];
+    *s = (struct slow){.site = n->offset | SITE_X87};
+    if (n->live) { /* MOVZX ECX; JRCXZ */
+        emit_op_mem(e, false, 0x0fb6, RCX, &live, 0);
+        emit8(e, 0xe3), emit8(e, 0);
+        s->near[0] = e->w - 1;
+    } else { /* CMP; JZ */
+        emit_op_mem(e, false, 0x80, 7, &live, 1);
+        emit8(e, 0);
+        s->patch[0] = emit_jcc(e, 4, 0);
+    }
+    s->back = emit_here(e);
+    w->x87_tested = true;
+}
+
+/* After an x87 instruction, what the host's pointers do not tell: its page, once on a path, and its memory operand, whose effective address is in
+ * its base register, or in R14 with the segment's base added. */
+static void x87_note_pointers(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    const struct x86_insn *i = &n->i;
+    struct mem page = CTX(page), x87_page = CTX(x87_page), fdp = CTX(x87_fdp), seg = CTX(x87_seg);
+    islands(w, 80, true);
+    w->map[w->current].fop = (uint16_t)(TINSN_FOP | (i->opcode & 7u) << 8 | i->modrm);
+    if (!w->x87_noted) {
+        emit_load(e, RCX, &page);
+        emit_store(e, RCX, &x87_page);
+        w->x87_noted = true;
+    }
+    if (!n->memory.used)
+        return;
+    unsigned from = R14;
+    if (n->memory.simple) {
+        from = home[n->memory.base];
+        if (n->memory.disp) {
+            emit_lea(e, RCX, &(struct mem){(uint8_t)from, NO_REG, 0, 0, n->memory.disp}, true);
+            from = RCX;
+        }
+    } else if (i->seg == X86_FS || i->seg == X86_GS) {
+        struct mem base = ctx_at(offsetof(struct tctx, segbase) + (i->seg == X86_GS ? 8u : 0));
+        emit_load(e, RCX, &base);
+        emit_not(e, RCX);
+        emit_lea(e, RCX, &(struct mem){R14, RCX, 0, 0, 1}, true);
+        from = RCX;
+    }
+    emit_store(e, from, &fdp);
+    if (w->x87_seg != i->seg) {
+        emit_op_mem(e, false, 0xc6, 0, &seg, 1);
+        emit8(e, i->seg);
+        w->x87_seg = i->seg;
     }
 }
 
@@ -406,9 +480,11 @@ static void copy(struct writer *w, const struct insn_info *n)
     for (unsigned j = 0; j < count; j++)
         stores |= s[j].store;
     bool to_ecx = i->op == X86_OP_PCMPESTRI || i->op == X86_OP_PCMPISTRI || i->op == X86_OP_VPCMPESTRI || i->op == X86_OP_VPCMPISTRI;
-    if (stores || to_ecx)
+    if (stores || to_ecx || n->points)
         commit_here(w);
     emit_insn(e, n->raw, i, &p);
+    if (n->points)
+        x87_note_pointers(w, n);
     for (unsigned j = 0; j < count; j++)
         if (s[j].store) {
             struct mem at = slot(s[j].guest);
@@ -450,6 +526,7 @@ static void push(struct writer *w, const struct insn_info *n)
         emit_load(e, R14, &m);
     }
     struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8};
+    commit_here(w); /* the source may overlap the stack */
     if (o->kind == X86_IMM) {
         emit_op_mem(e, true, 0xc7, 0, &at, 4);
         emit32(e, (uint32_t)i->imm);
@@ -591,6 +668,8 @@ static void store_return(struct writer *w, const struct insn_info *n)
     }
     emit_load(e, RCX, &page);
     emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length}, true);
+    if (n->memory.used) /* the target may have been there */
+        commit_here(w);
     emit_store(e, RCX, &at);
 }
 
@@ -611,12 +690,12 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_STI: set_if(w, n); break;
     case KIND_SWAPGS: swap_gs(w); break;
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
-    case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n)); break;
+    case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {
         emit_mov(e, RCX, R13);
         emit8(e, 0xe3), emit8(e, 2);
         emit8(e, 0xeb), emit8(e, 5);
-        add_out(w, emit_jmp(e, 0), branch_target(n));
+        add_out(w, emit_jmp(e, 0), branch_target(n), n->offset);
         break;
     }
     case KIND_JMP:
@@ -625,7 +704,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
         break;
     case KIND_JMP_INDIRECT:
         indirect_target(w, n);
-        jump_cached(w, n->offset, done_here(w), 0);
+        jump_cached(w, counted(w, n->offset), 0);
         break;
     case KIND_CALL:
         target = branch_target(n);
@@ -633,21 +712,21 @@ static void instruction(struct writer *w, const struct insn_info *n)
         if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
             commit_here(w);
             emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
-            add_out(w, emit_jmp(e, 0), target);
+            add_out(w, emit_jmp(e, 0), target, n->offset);
         } else {
             r14_from_page(w, target);
-            jump_cached(w, n->offset, done_here(w), -8);
+            jump_cached(w, counted(w, n->offset), -8);
         }
         break;
     case KIND_CALL_INDIRECT:
         indirect_target(w, n);
         store_return(w, n);
-        jump_cached(w, n->offset, done_here(w), -8);
+        jump_cached(w, counted(w, n->offset | SITE_UNDO), -8);
         break;
     case KIND_RET: {
         struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
         emit_load(e, R14, &at);
-        jump_cached(w, n->offset, done_here(w), 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
+        jump_cached(w, counted(w, n->offset), 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
         break;
     }
     default: break;
@@ -662,15 +741,12 @@ static void slow_paths(struct writer *w)
     struct mem address = CTX(address), where = CTX(go);
     for (unsigned k = 0; k < w->slows; k++) {
         struct slow *s = &w->slow[k];
-        for (unsigned j = 0; j < 2; j++) {
+        for (unsigned j = 0; j < 2; j++)
             if (s->patch[j])
                 emit_patch(e, s->patch[j], emit_here(e));
-            if (s->near[j])
-                *s->near[j] = (uint8_t)(e->w - (s->near[j] + 1));
-        }
         if (s->in_r14) {
             emit_store(e, R14, &address);
-        } else {
+        } else if (!(s->site & SITE_X87)) {
             emit_lea(e, RCX, &(struct mem){s->base, NO_REG, 0, 0, s->disp}, true);
             emit_store(e, RCX, &address);
         }
@@ -690,16 +766,29 @@ static void ways_out(struct writer *w, struct tblock *b)
         emit_patch(e, o->patch, emit_here(e));
         if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
             r14_from_page(w, o->target);
-            w->current = w->path.count - 1;
-            jump_cached(w, SITE_NONE, o->done, 0);
+            jump_cached(w, o->site, 0);
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
-        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)o->done};
+        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)(o->site >> SITE_DONE_SHIFT)};
         emit_mov_imm64(e, RCX, (uint64_t)(uintptr_t)l);
         emit_store(e, RCX, &link);
         emit_jmp(e, w->t->stub_link);
     }
+}
+
+static void trace_block(const struct tcpu *t, const struct tblock *b, uint64_t linear)
+{
+    struct dp_trace *trace = t->c->vm->trace;
+    if (!dp_trace_on(trace, DP_TRACE_TRANSLATE))
+        return;
+    char mode[40];
+    dump_mode(b->mode, mode, sizeof(mode));
+    if (b->count)
+        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: %u instructions, %u bytes to %u + %u", t->c->index, (unsigned long long)linear, mode, b->count,
+                      b->bytes, b->body, b->size - b->body);
+    else
+        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: the interpreter's", t->c->index, (unsigned long long)linear, mode);
 }
 
 struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
@@ -712,7 +801,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
     struct dp_ram *ram2 = NULL;
     uint64_t offset2 = 0;
-    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2) {
+    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
         interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
         next = ram2->host + (offset2 & PAGE_MASK);
     }
@@ -724,37 +813,43 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->mode = mode;
     if (!w->path.count) { /* the interpreter's; known as such */
         cache_add(t, b);
+        trace_block(t, b, linear);
         return b;
     }
     w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
+    w->x87_tested = w->x87_noted = false;
+    w->x87_seg = 0xff;
     w->broken = false;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
-        w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0xff};
-        islands(w, 60, true);
+        w->map[k] = (struct tinsn){(uint16_t)(w->e.w - w->start), n->offset, 0, 0xff};
+        islands(w, ROOM, true);
+        if (n->x87 && !w->x87_tested)
+            x87_test(w, n);
         group_checks(w, k);
         instruction(w, n);
     }
     w->current = w->path.count;
-    w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0xff};
+    w->map[w->current] = (struct tinsn){(uint16_t)(w->e.w - w->start), w->path.end, 0, 0xff};
     if (w->path.interpret) {
         leave_for_helper(w, w->path.end, 0);
     } else if (w->path.open && !w->path.before_crossing) {
         leave_to(w, w->path.end, SITE_NONE);
     } else if (w->path.open) {
         r14_from_page(w, w->path.end);
-        jump_cached(w, SITE_NONE, done_here(w), 0);
+        jump_cached(w, counted(w, SITE_NONE), 0);
     }
-    islands(w, 127, false);
+    islands(w, ROOM_NONE, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
         emit8(&w->e, 0x90);
     b->body = (uint32_t)(w->e.w - w->start);
     ways_out(w, b);
     slow_paths(w);
     if (w->broken) {
+        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx: a short jump does not reach", c->index, (unsigned long long)linear);
         cache_add(t, b);
         return b;
     }
@@ -777,5 +872,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     c->counters.translated_blocks++;
     c->counters.translated_instructions += b->count;
     c->counters.code_bytes += b->size;
+    dump_block(t, b, &w->path, linear);
+    trace_block(t, b, linear);
     return b;
 }

@@ -41,6 +41,7 @@ enum leave_reason {
     LEAVE_HELPER,    /* tctx.helper is to be done at tctx.site */
     LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
+    LEAVE_FAULT,     /* the same: the host faulted there */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
 };
 
@@ -61,10 +62,13 @@ struct tctx {
     struct tlink *link;
     uint32_t site, reason;
     int32_t adjust;                 /* what the branch that is being looked up still has to add to RSP */
+    uint8_t x87_live;               /* the host's x87 unit holds the guest's state, struct x86_fpu an old one (x87.c) */
+    uint8_t x87_seg;                /* enum x86_seg_name of the last x87 memory operand, X86_SEGS: none since the unit was loaded */
+    uint64_t x87_fdp, x87_page;     /* the last x87 memory operand; the page whose code ran the last x87 instruction */
+    uint16_t x87_fcs;               /* CS when the unit was loaded */
     uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret */
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
-    uint64_t fault_address;
     uint64_t gs;                    /* what GS base is now */
     bool signals_ready;
 };
@@ -79,7 +83,12 @@ struct tlink {
     uint8_t done;    /* instructions of the block, up to and with the branch */
 };
 
-struct tinsn { uint16_t host, guest; uint8_t commit; }; /* offsets from the block's code, in the page; first host byte after a change the guest sees, from host */
+struct tinsn {
+    uint16_t host, guest; /* offsets from the block's code, in the page */
+    uint16_t fop;         /* x87: TINSN_FOP | last opcode word (FOP) */
+    uint8_t commit;       /* first host byte after a change the guest sees, from host */
+};
+#define TINSN_FOP 0x8000u
 
 struct tblock {
     struct tblock *hash_next, *page_next;
@@ -100,6 +109,8 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_DONE_SHIFT 12 /* of a lookup: instructions of the block, up to and with the branch */
 #define SITE_WRITE (1u << 24)
 #define SITE_GROUP (1u << 25)
+#define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
+#define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
 #define SITE_NONE (1u << 31)
 
 /* A shadow page table with its jump cache just below it. */
@@ -115,6 +126,7 @@ struct ttable {
     uint32_t mode;              /* of the code in the jump cache */
     uint64_t large[FILTER_BITS / 64];         /* filter: large pages that entries came from */
     uint64_t jump_pages[FILTER_BITS / 64];    /* filter: pages whose code the jump cache knows */
+    uint64_t large_jumps[FILTER_BITS / 64];   /* the same for large pages */
 };
 
 /* What is cached for one PCID: a table per access kind. */
@@ -123,14 +135,17 @@ struct tspace { struct ttable table[ITLB_EMPTY]; unsigned pcid; uint64_t used; b
 
 struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
 
+struct dump;
 struct tvm {
     struct dp_engine_state *engine;
     struct dp_engine_vm vm;
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
+    unsigned warm;              /* times a place is interpreted before it is translated */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
     struct tcpu *cpu[256];
+    struct dump *dump; /* NULL unless asked for */
 };
 
 #define PENDING_PAGES 64
@@ -145,7 +160,7 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
-    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_x87, stub_stale, stub_kick, stub_helper;
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_stale, stub_kick, stub_helper;
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
     struct tblock **hash;
     struct tpage **pages;
@@ -173,6 +188,8 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
+/* The page of an address in the current space, after a page fault. */
+void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
@@ -181,8 +198,8 @@ void space_forget_jumps(struct tcpu *t); /* in all spaces */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
-/* crosses: the block runs into the next page. global: its translation survives CR3 writes. */
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global);
+/* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
 /* What the jump cache knows for rip, 0 when nothing. */
 uint64_t space_jump(const struct ttable *b, uint64_t rip);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
@@ -192,6 +209,8 @@ struct talias *alias_of(struct tvm *v, struct dp_ram *ram);
 void alias_fini(struct tvm *v);
 void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page);
+/* Is a host address in a page that is protected for its code? Safe in a signal handler. */
+bool alias_protected(const struct tvm *v, uint64_t host);
 
 /* cache.c */
 int cache_init(struct tcpu *t, struct dp_error *e);
@@ -220,6 +239,13 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
 int signals_init(struct dp_error *e);
 int signals_thread(struct dp_error *e);
 int signals_kick_number(void);
+
+/* The instruction of a block at an offset from its code. */
+const struct tinsn *tinsn_at(const struct tblock *b, uint64_t offset);
+
+/* x87.c: the guest's x87 state into the host's unit, and back into c->s.fpu if it is there. */
+void x87_enter(struct tctx *x, const struct tcpu *t);
+void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
 enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH };

@@ -379,8 +379,12 @@ void x86_return_commit(struct x86_state *s, const struct x86_return *r, uint64_t
     for (unsigned i = 0; i < DP_ARRAY_LEN(data); i++) {
         struct x86_seg *g = &s->seg[data[i]];
         bool conforming = (g->attr & (X86_TYPE_CODE | X86_TYPE_DIR)) == (X86_TYPE_CODE | X86_TYPE_DIR);
-        if (!(g->attr & X86_ATTR_UNUSABLE) && !conforming && (g->attr >> X86_ATTR_DPL_SHIFT & 3) < r->cpl)
+        uint64_t base = g->base; /* stays in any case: 64-bit kernels keep their FSBASE and GSBASE */
+        /* Of the null selectors only 0 survives. */
+        if ((g->attr & X86_ATTR_UNUSABLE) || (!conforming && (g->attr >> X86_ATTR_DPL_SHIFT & 3) < r->cpl)) {
             *g = x86_seg_null(0, 0);
+            g->base = base;
+        }
     }
 }
 

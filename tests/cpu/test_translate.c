@@ -1,0 +1,230 @@
+/* test_translate.c ENGINE: guests that try what a translator could get wrong: accesses far from where a check stood, targets that are no addresses, modes
+ * and mappings that change under code that is known, jumps to where code was; and what --dump-blocks and --perf-map show.
+ *
+ * Model: see bare.h. Each routine runs several times, so that it is translated. Every engine has to pass; ENGINE only says which.
+ */
+#include <fcntl.h>
+#include <signal.h>
+
+#include "bare.h"
+
+enum { TIMES = 6, CODE2M = 0x400000, OTHER2M = 0x600000, TABLES = 0x800000 };
+
+/* cmocka takes the signals of setup, test and teardown each for itself; the engine wants them back. */
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+static struct sigaction engines[DP_ARRAY_LEN(signals)];
+static int setup(void **state)
+{
+    int r = bare_setup(state);
+    for (unsigned i = 0; i < DP_ARRAY_LEN(signals); i++)
+        sigaction(signals[i], NULL, &engines[i]);
+    return r;
+}
+static struct bare *begin(void **state)
+{
+    for (unsigned i = 0; i < DP_ARRAY_LEN(signals); i++)
+        sigaction(signals[i], &engines[i], NULL);
+    return *state;
+}
+
+/* A push far below a checked one, in the same block. */
+BARE_ASM(far_push, "lea 1f(%rip), %r15\n push %rcx\n sub $0x40000000, %rsp\n push %rax\n pop %rax\n1: nop");
+BARE_ASM(far_push2, "lea 1f(%rip), %r15\n push %rcx\n sub $0x7fffff00, %rsp\n push %rax\n pop %rax\n1: nop");
+BARE_ASM(far_base, "lea 1f(%rip), %r15\n mov (%rbx), %rax\n sub $-0x78000000, %rbx\n mov %rax, 0x70000000(%rbx)\n1: nop");
+static void test_far(void **state)
+{
+    struct bare *b = begin(state);
+    static const struct { const uint8_t *code, *end; uint64_t below; } cases[] = {
+        {far_push, far_push_end, 8 + 0x40000000 + 8}, {far_push2, far_push2_end, 8 + 0x7fffff00 + 8}, {far_base, far_base_end, 0}};
+    for (unsigned k = 0; k < DP_ARRAY_LEN(cases); k++)
+        for (unsigned i = 0; i < TIMES; i++) {
+            struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
+            bare_user(&s);
+            bare_put(b, BARE_USER_CODE, cases[k].code, cases[k].end);
+            s.r[X86_RBX] = BARE_USER_STACK;
+            bare_run(b, &s);
+            assert_int_equal(b->trap[0].vector, X86_PF_);
+            assert_int_equal(b->trap[0].cr2, cases[k].below ? s.r[X86_RSP] - cases[k].below : BARE_USER_STACK + 0x78000000ull + 0x70000000);
+        }
+}
+
+/* The last page below the canonical edge, at physical OTHER2M. */
+static void map_edge(struct bare *b)
+{
+    dp_st64(b->mem + BARE_PML4 + 255 * 8, TABLES | 3);
+    dp_st64(b->mem + TABLES + 511 * 8, (TABLES + 0x1000) | 3);
+    dp_st64(b->mem + TABLES + 0x1000 + 511 * 8, (TABLES + 0x2000) | 3);
+    dp_st64(b->mem + TABLES + 0x2000 + 511 * 8, OTHER2M | 3);
+}
+static void edge(struct bare *b, const char *bytes, size_t n, unsigned offset, uint64_t rip, uint64_t stack)
+{
+    map_edge(b);
+    memset(b->mem + OTHER2M, 0x90, 0x1000);
+    assert_int_equal(dp_space_write(b->memory, OTHER2M + offset, bytes, n), 0);
+    b->mem[BARE_CODE] = 0xf4;
+    for (unsigned i = 0; i < TIMES; i++) {
+        struct x86_state s = bare_long(b, 0, 0x7ffffffff000);
+        s.r[X86_R15] = BARE_CODE;
+        s.r[X86_RAX] = 0x1234000000000000;
+        dp_st64(b->mem + s.r[X86_RSP] - 8, 0x5a5a);
+        b->on_trap = NULL;
+        bare_run(b, &s);
+        assert_int_equal(b->traps, 1);
+        assert_int_equal(b->trap[0].vector, X86_GP);
+        assert_int_equal(b->trap[0].rip, rip);
+        assert_int_equal(b->trap[0].rsp, s.r[X86_RSP] - stack);
+    }
+}
+static void test_edge(void **state)
+{
+    struct bare *b = begin(state);
+    edge(b, "\x39\xc0\x74\x7f", 4, 0xff0, 0x800000000073, 0);          /* cmp; je over the edge: faults behind it */
+    edge(b, "\xeb\x7f", 2, 0xff0, 0x800000000071, 0);                  /* jmp */
+    edge(b, "\xe8\x00\x01\x00\x00", 5, 0xff0, 0x8000000000f5, 8);      /* call */
+    edge(b, "\xff\xd0", 2, 0xff0, 0x7ffffffffff0, 0);                  /* call rax */
+    edge(b, "\xff\xe0", 2, 0xff0, 0x7ffffffffff0, 0);                  /* jmp rax */
+    edge(b, "\x50\xc3", 2, 0xff0, 0x7ffffffffff1, 8);                  /* push rax; ret */
+    edge(b, "\x90", 1, 0xfff, 0x800000000000, 0);                      /* falls over it */
+}
+
+/* SSE known under CR0.TS = 0, entered through the same jumps under TS = 1. */
+BARE_ASM(task_switched, "mov $6, %ecx\n1: call 3f\n dec %ecx\n jnz 1b\n mov %cr0, %rax\n or $8, %rax\n mov %rax, %cr0\n lea 2f(%rip), %r15\n call 3f\n"
+                        "2: clts\n hlt\n3: paddd %xmm1, %xmm0\n ret");
+static void test_task_switched(void **state)
+{
+    struct bare *b = begin(state);
+    for (unsigned i = 0; i < TIMES; i++) {
+        bare_do(b, task_switched);
+        assert_int_equal(b->traps, 1);
+        assert_int_equal(b->trap[0].vector, X86_NM);
+    }
+}
+
+/* Code in a large page; another address of the page is flushed. */
+BARE_ASM(large_page, "mov $6, %ecx\n1: call *%r9\n dec %ecx\n jnz 1b\n mov %r10, (%r11)\n invlpg (%r12)\n call *%r9");
+static void test_large_page(void **state)
+{
+    struct bare *b = begin(state);
+    static const uint8_t one[] = {0xb8, 1, 0, 0, 0, 0xc3}, two[] = {0xb8, 2, 0, 0, 0, 0xc3};
+    bare_put(b, CODE2M + 0x1000, one, one + sizeof(one));
+    bare_put(b, OTHER2M + 0x1000, two, two + sizeof(two));
+    bare_put(b, BARE_CODE, large_page, large_page_end);
+    for (unsigned i = 0; i < TIMES; i++) {
+        dp_st64(b->mem + BARE_PD + 2 * 8, CODE2M | 0x83);
+        struct x86_state s = bare_long(b, 0, BARE_CODE);
+        s.r[X86_R9] = CODE2M + 0x1000;
+        s.r[X86_R10] = OTHER2M | 0x83;
+        s.r[X86_R11] = BARE_PD + 2 * 8;
+        s.r[X86_R12] = CODE2M + 0x100000;
+        assert_int_equal(bare_run(b, &s)->r[X86_RAX], 2);
+    }
+}
+
+/* A function is rewritten and called again, with a system instruction between (translated code is entered anew from C). */
+BARE_ASM(rewrite_call, "lea 3f(%rip), %rbx\n mov $40, %ecx\n xor %esi, %esi\n1: mov %cl, 1(%rbx)\n call *%rbx\n add %eax, %esi\n rdtsc\n"
+                       " dec %ecx\n jnz 1b\n hlt\n3: mov $0, %eax\n ret");
+static void test_rewritten(void **state)
+{
+    struct bare *b = begin(state);
+    for (unsigned i = 0; i < TIMES; i++) {
+        const struct x86_state *s = bare_do(b, rewrite_call);
+        assert_int_equal(b->traps, 0);
+        assert_int_equal(s->r[X86_RCX], 0);
+        assert_int_equal(s->r[X86_RSI], 40 * 41 / 2);
+    }
+}
+
+/* Flags wanted at several page checks in a row, and long instructions behind them: short jumps have to reach. */
+BARE_ASM(flags_wanted, "mov $6, %ecx\n1: stc\n adc 0x100(%rdi), %rax\n push 0x200(%rdi,%rdx,8)\n adc 0x300(%rdi,%rdx,4), %rax\n pushf\n pop %r13\n adc %r13, 0x180(%rdi)\n"
+                       " mov 0x400(%rdi,%rdx,2), %r14\n adc %r14, %r13\n xadd %r13, 0x500(%rdi,%rdx,1)\n pop %rbx\n call *0x600(%rdi)\n2: dec %ecx\n jnz 1b\n hlt\n"
+                       "3: ret");
+static void test_flags_wanted(void **state)
+{
+    struct bare *b = begin(state);
+    uint64_t first = 0;
+    for (unsigned i = 0; i < TIMES; i++) {
+        memset(b->mem + BARE_DATA, 0x11, 0x1000);
+        dp_st64(b->mem + BARE_DATA + 0x600, BARE_CODE + (uint64_t)(flags_wanted_end - flags_wanted) - 2);
+        struct x86_state s = bare_long(b, 0, BARE_CODE);
+        s.r[X86_RAX] = s.r[X86_RDX] = s.r[X86_R13] = s.r[X86_R14] = 0;
+        bare_put(b, BARE_CODE, flags_wanted, flags_wanted_end);
+        const struct x86_state *o = bare_run(b, &s);
+        assert_int_equal(b->traps, 0);
+        uint64_t sum = o->r[X86_RAX] ^ o->r[X86_R13] << 1 ^ dp_ld64(b->mem + BARE_DATA + 0x500) << 2 ^ dp_ld64(b->mem + BARE_DATA + 0x180) << 3;
+        if (!i)
+            first = sum; /* interpreted */
+        assert_int_equal(sum, first);
+    }
+}
+
+static char *contents(const char *path)
+{
+    static char text[1 << 20];
+    int fd = open(path, O_RDONLY);
+    assert_true(fd >= 0);
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    assert_true(n >= 0);
+    text[n] = 0;
+    return text;
+}
+
+static void test_shown(void **state)
+{
+    struct bare *b = begin(state);
+    if (strcmp(bare_engine, "translate"))
+        skip();
+    char path[] = "/tmp/doppel-blocks-XXXXXX", map[64];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(map, sizeof(map), "/tmp/perf-%d.map", (int)getpid());
+    struct dp_engine_vm vm = b->vm;
+    struct dp_engine_state *engine;
+    struct dp_error e = {0};
+    const struct dp_x86_bus bus = {0};
+    vm.cpu_count = 1;
+    vm.perf_map = true;
+    vm.dump_path = "/nonexistent/x";
+    assert_true(b->engine->vm_init(&vm, &engine, &e) < 0);
+    assert_non_null(strstr(e.text, "--dump-blocks"));
+    vm.dump_path = path;
+    assert_int_equal(b->engine->vm_init(&vm, &engine, &e), 0);
+    struct bare_cpu *p = &b->cpu[0];
+    struct dp_cpu *before = p->cpu;
+    assert_int_equal(b->engine->cpu_init(engine, 0, &bus, &p->cpu, &e), 0);
+    for (unsigned i = 0; i < TIMES; i++)
+        bare_do(b, flags_wanted);
+    struct dp_engine_counters c;
+    b->engine->counters(p->cpu, &c);
+    assert_int_equal(c.instructions, 0);
+    assert_true(c.interpreted && c.translated_blocks && c.translated_instructions && c.code_bytes && c.table_misses && c.lookups);
+    b->engine->cpu_fini(p->cpu);
+    b->engine->vm_fini(engine);
+    p->cpu = before;
+    const char *text = contents(path);
+    assert_non_null(strstr(text, "64-cpl0"));
+    assert_non_null(strstr(text, "adc rax, qword ptr [rdi+0x100]"));
+    assert_non_null(strstr(text, "; shadow page table"));
+    assert_non_null(strstr(text, "; stub slow"));
+    assert_null(strstr(text, ".byte")); /* our decoder knows all that our emitter writes */
+    text = contents(map);
+    assert_non_null(strstr(text, "doppel:stub-enter[cpu0]"));
+    assert_non_null(strstr(text, "[64-cpl0]"));
+    unlink(path);
+    unlink(map);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        bare_engine = argv[1];
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
+    const struct dp_engine *engine = dp_engine_find(bare_engine);
+    if (!engine || engine->probe(NULL))
+        return 77; /* meson: skipped */
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, bare_teardown)
+    const struct CMUnitTest tests[] = {T(test_far), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_shown)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
