@@ -8,8 +8,8 @@
 #include "engine/translate/translate.h"
 
 const struct dp_engine *const dp_engines[] = {
-    &dp_engine_interp,
     &dp_engine_translate,
+    &dp_engine_interp,
     &dp_engine_null,
     NULL,
 };

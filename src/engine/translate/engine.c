@@ -285,7 +285,7 @@ static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
     unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
     switch ((enum leave_reason)x->reason) {
     case LEAVE_LINK: return x->link->done;
-    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - (!canonical(x->rip) && !(x->site & SITE_NONE));
+    case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
     default:
         while (done < b->count && b->insn[done].guest != at)
             done++;
@@ -394,11 +394,11 @@ static bool accel_enter(struct icpu *c)
         }
     }
 out:
+    x87_leave(x, t);
     if (c->by_blocks && c->instructions != before)
         go_on = true; /* what is to be interpreted is the next run's */
     else if (c->by_blocks)
         x->flags = flags; /* page checks may have spoiled them, where they are dead */
-    x87_leave(x, t);
     leave_mxcsr(c);
     store_context(x, c);
     c->s.r[X86_RIP] = rip;

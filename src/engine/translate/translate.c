@@ -34,6 +34,7 @@ struct out { /* a way out of the block */
     uint8_t *patch;     /* 32-bit displacement that leads here */
     int64_t target;     /* page offset; outside the page: by the jump cache */
     uint32_t site;      /* of the branch */
+    unsigned done;      /* instructions up to and with this branch */
 };
 
 struct writer {
@@ -268,11 +269,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 
 /* ---- leaving the block ---- */
 
-/* A site with how many instructions will have run there, the one that is being written included. */
-static uint32_t counted(const struct writer *w, uint32_t site) { return site | DP_MIN(w->current + 1, w->path.count) << SITE_DONE_SHIFT; }
-
 /* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. */
-static void jump_cached(struct writer *w, uint32_t site, int32_t adjust)
+static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t adjust)
 {
     struct emitter *e = &w->e;
     struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page);
@@ -284,7 +282,7 @@ static void jump_cached(struct writer *w, uint32_t site, int32_t adjust)
     emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
     emit8(e, 0xe3), emit8(e, 0);
     uint8_t *hit = e->w;
-    set32(e, CTX(site), site);
+    set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
     set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
     hit[-1] = (uint8_t)(e->w - hit);
@@ -296,10 +294,8 @@ static void jump_cached(struct writer *w, uint32_t site, int32_t adjust)
     emit_op_mem(e, false, 0xff, 4, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, code)}, 0);
 }
 
-static void add_out(struct writer *w, uint8_t *patch, int64_t target, uint32_t site)
-{
-    w->out[w->outs++] = (struct out){patch, target, counted(w, site)};
-}
+static unsigned done_here(const struct writer *w) { return DP_MIN(w->current + 1, w->path.count); } /* with the one that is being written */
+static void add_out(struct writer *w, uint8_t *patch, int64_t target, uint32_t site) { w->out[w->outs++] = (struct out){patch, target, site, done_here(w)}; }
 
 /* To a page offset, from here, unconditionally. site: the branch's page offset, SITE_NONE: none, execution runs on to there. */
 static void leave_to(struct writer *w, int64_t target, uint32_t site)
@@ -308,7 +304,7 @@ static void leave_to(struct writer *w, int64_t target, uint32_t site)
         add_out(w, emit_jmp(&w->e, 0), target, site);
     } else {
         r14_from_page(w, target);
-        jump_cached(w, counted(w, site), 0);
+        jump_cached(w, site, done_here(w), 0);
     }
 }
 
@@ -704,7 +700,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
         break;
     case KIND_JMP_INDIRECT:
         indirect_target(w, n);
-        jump_cached(w, counted(w, n->offset), 0);
+        jump_cached(w, n->offset, done_here(w), 0);
         break;
     case KIND_CALL:
         target = branch_target(n);
@@ -715,18 +711,18 @@ static void instruction(struct writer *w, const struct insn_info *n)
             add_out(w, emit_jmp(e, 0), target, n->offset);
         } else {
             r14_from_page(w, target);
-            jump_cached(w, counted(w, n->offset), -8);
+            jump_cached(w, n->offset, done_here(w), -8);
         }
         break;
     case KIND_CALL_INDIRECT:
         indirect_target(w, n);
         store_return(w, n);
-        jump_cached(w, counted(w, n->offset | SITE_UNDO), -8);
+        jump_cached(w, n->offset | SITE_UNDO, done_here(w), -8);
         break;
     case KIND_RET: {
         struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
         emit_load(e, R14, &at);
-        jump_cached(w, counted(w, n->offset), 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
+        jump_cached(w, n->offset, done_here(w), 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
         break;
     }
     default: break;
@@ -766,11 +762,11 @@ static void ways_out(struct writer *w, struct tblock *b)
         emit_patch(e, o->patch, emit_here(e));
         if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
             r14_from_page(w, o->target);
-            jump_cached(w, o->site, 0);
+            jump_cached(w, o->site, o->done, 0);
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
-        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)(o->site >> SITE_DONE_SHIFT)};
+        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)o->done};
         emit_mov_imm64(e, RCX, (uint64_t)(uintptr_t)l);
         emit_store(e, RCX, &link);
         emit_jmp(e, w->t->stub_link);
@@ -840,7 +836,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         leave_to(w, w->path.end, SITE_NONE);
     } else if (w->path.open) {
         r14_from_page(w, w->path.end);
-        jump_cached(w, counted(w, SITE_NONE), 0);
+        jump_cached(w, SITE_NONE, done_here(w), 0);
     }
     islands(w, ROOM_NONE, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
