@@ -563,6 +563,8 @@ static void translate_push(struct dp_cpu *cpu, const struct x86_state *in) { dp_
 static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
 {
     dp_engine_interp.counters(cpu, out);
+    if (cpu->c.by_blocks)
+        return; /* run with budgets, it counts all its instructions */
     out->interpreted = out->instructions;
     out->instructions = 0;
 }
