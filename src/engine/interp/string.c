@@ -115,6 +115,34 @@ static void run_written(struct icpu *c, const struct iop *o, uint64_t linear, ui
         interp_store_raced(c, o, (uint64_t)(uintptr_t)host, (unsigned)bytes);
 }
 
+static bool fits(uint64_t linear, unsigned size) { return (linear & 0xfff) + size <= DP_PAGE_SIZE; }
+
+/* The same for runs upwards (step > 0) or downwards from linear, which may have to be translated first: source and destination can be at odds over one
+ * TLB entry. told: interp_rmw_done is wanted after writing. */
+static uint8_t *readable_run(struct icpu *c, const struct iop *o, uint64_t linear, int64_t step, uint64_t *bytes)
+{
+    uint64_t want = *bytes;
+    uint8_t *host = run_of(c, linear, false, &want);
+    if (!host && !c->align_check) {
+        (void)interp_load8(c, o, linear);
+        host = run_of(c, linear, false, &want);
+    }
+    *bytes = step > 0 ? want : DP_MIN(*bytes, (linear & 0xfff) + o->size);
+    return host;
+}
+static uint8_t *writable_run(struct icpu *c, const struct iop *o, uint64_t linear, int64_t step, uint64_t *bytes, bool *told)
+{
+    uint64_t want = *bytes;
+    uint8_t *host = run_of(c, linear, true, &want);
+    if (!host && !c->align_check) {
+        host = interp_rmw_host(c, o, linear, o->size);
+        *told = true;
+        want = DP_MIN(*bytes, DP_PAGE_SIZE - (linear & 0xfff));
+    }
+    *bytes = step > 0 ? want : DP_MIN(*bytes, (linear & 0xfff) + o->size);
+    return host;
+}
+
 /* By name, because it is plain guest memory and nothing else: see tests/cpu/tsan.supp. */
 static __attribute__((noinline)) void copy_run(uint8_t *d, const uint8_t *s, uint64_t bytes) { memmove(d, s, bytes); }
 
@@ -125,19 +153,25 @@ static void MOVS(struct icpu *c, const struct iop *o)
         uint64_t from = at_si(c, o), first = o->slow_segment ? load(c, o, from) : 0; /* the load's faults come before ES is looked at */
         uint64_t to = at_di(c, o, true), done = 1, bytes = 0;
         int64_t step = step_of(c, o);
-        if (in_runs(c, o, step)) {
+        if (in_runs(c, o, 1) && fits(to, o->size) && fits(from, o->size)) {
+            bool told = false;
             bytes = get_count(c, o);
             bytes = DP_MIN(bytes, 4096ull / o->size) * o->size;
-            uint8_t *d = run_of(c, to, true, &bytes), *s = d ? run_of(c, from, false, &bytes) : NULL;
+            uint8_t *s = readable_run(c, o, from, step, &bytes), *d = s ? writable_run(c, o, to, step, &bytes, &told) : NULL;
             bytes &= ~(uint64_t)(o->size - 1);
-            /* Overlapping upwards: bytes just written are read again, so runs are limited to the distance. */
-            if (s && d > s && (uint64_t)(d - s) < bytes)
-                bytes = (uint64_t)(d - s) & ~(uint64_t)(o->size - 1);
-            if (s && bytes) {
-                copy_run(d, s, bytes);
-                run_written(c, o, to, d, bytes);
+            /* Bytes just written are read again where the operands overlap that way: runs are limited to the distance. */
+            uint64_t distance = step > 0 ? (uint64_t)(d - s) : (uint64_t)(s - d);
+            if (d && d != s && distance < bytes)
+                bytes = distance & ~(uint64_t)(o->size - 1);
+            if (d && bytes) {
+                uint64_t back = step > 0 ? 0 : bytes - o->size;
+                copy_run(d - back, s - back, bytes);
+                if (told)
+                    interp_rmw_done(c, o, d - back, (unsigned)bytes);
+                else
+                    run_written(c, o, to, d - back, bytes);
                 done = bytes / o->size;
-                step = (int64_t)bytes;
+                step = step > 0 ? (int64_t)bytes : -(int64_t)bytes;
             } else {
                 bytes = 0;
             }
