@@ -152,7 +152,8 @@ static enum insn_kind classify_system(const struct icpu *c, const struct x86_ins
     case X86_OP_STI: return kernel ? KIND_STI : KIND_INTERPRET;
     case X86_OP_SWAPGS: return kernel ? KIND_SWAPGS : KIND_INTERPRET;
     case X86_OP_PUSHF: return i->operand_size == word ? KIND_PUSHF : KIND_INTERPRET;
-    case X86_OP_SYSCALL: case X86_OP_RDTSC: case X86_OP_RDTSCP: return KIND_HELPER;
+    case X86_OP_SYSCALL: return KIND_HELPER;
+    case X86_OP_RDTSC: case X86_OP_RDTSCP: return (c->mode & IMODE_TSD) && !kernel ? KIND_INTERPRET : KIND_RDTSC;
     case X86_OP_SYSRET: return kernel ? KIND_HELPER : KIND_INTERPRET;
     case X86_OP_IRET: return kernel && i->operand_size == word ? KIND_HELPER : KIND_INTERPRET;
     default: return KIND_INTERPRET;
@@ -237,6 +238,8 @@ static uint32_t written_registers(const struct insn_info *n)
                 w |= 1u << i->operand[k].reg;
         break;
     case X86_OP_PCMPESTRI: case X86_OP_PCMPISTRI: case X86_OP_VPCMPESTRI: case X86_OP_VPCMPISTRI: w |= 1u << X86_RCX; break;
+    case X86_OP_RDTSCP: w |= 1u << X86_RCX; /* fallthrough */
+    case X86_OP_RDTSC: w |= 1u << X86_RAX | 1u << X86_RDX; break;
     case X86_OP_LEAVE: w |= 1u << X86_RSP | 1u << X86_RBP; break;
     default: break;
     }
@@ -347,9 +350,9 @@ static void flags_backward(struct path *p)
     for (unsigned k = p->count; k-- > 0;) {
         struct insn_info *n = &p->insn[k];
         const struct x86_opcode *row = n->i.row;
-        if (ends_path(n) || n->kind == KIND_PUSHF || n->kind == KIND_STI) {
+        if (ends_path(n) || n->kind == KIND_PUSHF || n->kind == KIND_STI || n->kind == KIND_RDTSC) {
             live = X86_ARITH; /* another path begins here, nobody knows what it wants */
-        } else if (n->kind != KIND_NOTHING && n->kind != KIND_CLI && n->kind != KIND_SWAPGS) {
+        } else if (n->kind != KIND_NOTHING && n->kind != KIND_CLI && n->kind != KIND_SWAPGS && n->kind != KIND_RDTSC) {
             if (!(row->flags & X86_F_KEEPS) && !n->x87) /* FCOMI writes all, but may have an exception of before to raise */
                 live &= (uint16_t) ~(row->flags_written | row->flags_undefined);
             live |= row->flags_read & X86_ARITH;

@@ -242,6 +242,7 @@ static void load_context(struct tctx *x, struct icpu *c, uint64_t arith)
     x->segbase[0] = c->segbase[X86_FS];
     x->segbase[1] = c->segbase[X86_GS];
     x->kernel_gs_base = c->s.kernel_gs_base;
+    system_load_tsc(x, c);
     x->system_flags = (c->s.rflags & ~(uint64_t)X86_ARITH) | 2;
 }
 static uint64_t arith_flags(const struct tctx *x) { return (x->flags >> 8 & (X86_ARITH & 0xff)) | (x->flags & 1 ? X86_OF : 0); }
@@ -309,6 +310,12 @@ static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
     }
 }
 
+static void count(struct tcpu *t, unsigned instructions)
+{
+    t->c->instructions += instructions;
+    t->counted += instructions;
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -340,9 +347,9 @@ static bool accel_enter(struct icpu *c)
         struct tlink *link = NULL;
         run_block(t, x, rip, code);
         if (c->by_blocks)
-            c->instructions += instructions_done(b, x);
+            count(t, instructions_done(b, x));
         rip = x->rip;
-        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: to 0x%llx: %s", c->index, (unsigned long long)x->rip, leave_name(x));
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
@@ -369,7 +376,8 @@ static bool accel_enter(struct icpu *c)
                 go_on = false;
                 goto out;
             }
-            c->instructions += c->by_blocks;
+            if (c->by_blocks)
+                count(t, 1);
             rip = c->s.r[X86_RIP];
             interp_update_mode(c);
             load_context(x, c, c->s.rflags);
@@ -556,6 +564,7 @@ static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *e
     }
     __asm__ volatile("rdgsbase %0" : "=r"(translate_ctx.gs));
     atomic_store(&t->thread, (pid_t)syscall(SYS_gettid));
+    t->uncounted |= !budget;
     dp_engine_interp.run(cpu, budget, exit);
     atomic_store(&t->thread, 0);
 }
@@ -575,12 +584,14 @@ static void translate_interrupt(struct dp_cpu *cpu, enum dp_line line, unsigned 
 
 static void translate_pull(struct dp_cpu *cpu, struct x86_state *out) { dp_engine_interp.pull(cpu, out); }
 static void translate_push(struct dp_cpu *cpu, const struct x86_state *in) { dp_engine_interp.push(cpu, in); }
-/* Translated code does not count its instructions: only what the interpreter ran is known. */
+/* Translated code does not count its instructions, unless there is a budget (by_blocks); else only what the interpreter ran is known. */
 static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
 {
     dp_engine_interp.counters(cpu, out);
-    out->interpreted = out->instructions;
-    out->instructions = 0;
+    const struct tcpu *t = cpu->c.accel_data;
+    out->interpreted = out->instructions - t->counted;
+    if (t->uncounted)
+        out->instructions = 0;
 }
 
 const struct dp_engine dp_engine_translate = {

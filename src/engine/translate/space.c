@@ -186,21 +186,23 @@ static void flush_large(struct ttable *b, uint64_t linear)
 static void flush_page(struct ttable *b, uint64_t linear)
 {
     unsigned h = page_hash(linear);
-    *space_entry(b, linear) = 0;
+    if (*space_entry(b, linear)) /* reading takes no memory where nothing was written */
+        *space_entry(b, linear) = 0;
     flush_large(b, linear);
     if (b->jump_pages[h / 64] >> (h % 64) & 1)
         space_flush_jumps(b, false);
 }
 
+static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+
 /* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
 void space_forget_page(struct tcpu *t, uint64_t linear)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        struct ttable *b = &t->current->table[k];
-        unsigned h = page_hash(linear);
-        if (b->base && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+    unsigned h = page_hash(linear), r = region_hash(linear);
+    bool global = t->global_regions[r / 64] >> (r % 64) & 1;
+    FOR_TABLES(t, b)
+        if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
             flush_page(b, linear);
-    }
 }
 
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
@@ -211,6 +213,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
             flush_space(&t->space[i], kind == X86_FLUSH_PCIDS);
+        if (t->current->pcid != x86_pcid(&t->c->s)) /* a whole new state, or PCIDs went off: what comes now is not the old PCID's */
+            switch_space(t, x86_pcid(&t->c->s));
         break;
     case X86_FLUSH_PCID:
         if (pcid == x86_pcid(&t->c->s))
@@ -245,10 +249,12 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
         unsigned h = large_hash(linear, page_size);
         b->large[h / 64] |= 1ull << (h % 64);
     }
-    if (!*entry) {
-        if (global)
-            b->globals++;
-        else if (b->logged == TABLE_LOG)
+    if (global) {
+        unsigned r = region_hash(linear);
+        t->global_regions[r / 64] |= 1ull << (r % 64);
+        b->globals++;
+    } else if (!*entry || b->globals) { /* one that was global until now is not in the log */
+        if (b->logged == TABLE_LOG)
             b->overflow = true;
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);

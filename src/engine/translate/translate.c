@@ -605,6 +605,49 @@ static void set_if(struct writer *w, const struct insn_info *n)
     system_flag(w, CONSTANT_NOT_IF, X86_IF);
 }
 
+static void emit_rorx(struct emitter *e, unsigned to, unsigned from, unsigned count)
+{
+    emit8(e, 0xc4);
+    emit8(e, (to & 8 ? 0u : 0x80u) | 0x40 | (from & 8 ? 0u : 0x20u) | 3);
+    emit8(e, 0xfb);
+    emit8(e, 0xf0);
+    emit8(e, 0xc0 | (to & 7) << 3 | (from & 7));
+    emit8(e, count);
+}
+
+/* See learn_tsc. No flags change. */
+static void read_tsc(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem start = CTX(tsc_negative_host), guest = CTX(tsc_guest), ratio = CTX(tsc_ratio), window = constant(w, CONSTANT_TSC);
+    islands(w, 130, true);
+    emit8(e, 0x0f), emit8(e, 0x31);
+    emit_rorx(e, RDX, RDX, 32);
+    emit_lea(e, RAX, &(struct mem){RAX, RDX, 0, 0, 0}, true);
+    emit_load(e, RCX, &start);
+    emit_lea(e, RDX, &(struct mem){RAX, RCX, 0, 0, 0}, true);
+    emit_pext(e, RCX, RDX, &window);
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *inside = e->w;
+    leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24);
+    inside[-1] = (uint8_t)(e->w - inside);
+    emit8(e, ratio.seg); /* MULX R14, RCX, FS:[ratio] */
+    emit8(e, 0xc4), emit8(e, 0x62), emit8(e, 0xf3), emit8(e, 0xf6);
+    ratio.seg = 0;
+    emit_modrm_mem(e, R14, &ratio, 0);
+    emit_rorx(e, RCX, RCX, 32);
+    emit_op_reg(e, false, 0x8b, RCX, RCX);
+    emit_load(e, R14, &guest);
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
+    emit_op_reg(e, false, 0x8b, RAX, RCX);
+    emit_rorx(e, RDX, RCX, 32);
+    emit_op_reg(e, false, 0x8b, RDX, RDX);
+    if (n->i.op == X86_OP_RDTSCP) {
+        struct mem aux = CTX(tsc_aux);
+        emit_load(e, R13, &aux);
+    }
+}
+
 static void swap_gs(struct writer *w)
 {
     struct mem gs = ctx_at(offsetof(struct tctx, segbase) + 8), other = CTX(kernel_gs_base);
@@ -695,6 +738,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_CLI: system_flag(w, CONSTANT_NOT_IF, 0); break;
     case KIND_STI: set_if(w, n); break;
     case KIND_SWAPGS: swap_gs(w); break;
+    case KIND_RDTSC: read_tsc(w, n); break;
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
     case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {

@@ -56,6 +56,7 @@ struct tctx {
     uint64_t system_flags;          /* RFLAGS but the arithmetic ones */
     uint64_t delta[DELTA_SLOTS];    /* of access groups */
     uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
+    uint64_t tsc_negative_host, tsc_guest, tsc_ratio, tsc_aux; /* RDTSC without C: see system.c */
     uint64_t undo;                  /* what an indirect call overwrote: its target may turn out to be no address */
     uint64_t address, found;        /* slow path: guest address; table entry */
     uint64_t save_rsp, save_r14, save_r15;
@@ -159,6 +160,7 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
+    uint64_t global_regions[64]; /* filter: where there are global entries */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -175,7 +177,10 @@ struct tcpu {
     unsigned blocks, drops;     /* drops: times the cache was emptied */
     uint8_t *heat;
     struct writer *writer;
+    uint64_t counted;           /* instructions that blocks counted */
+    bool uncounted;             /* not all did */
     /* other threads' wishes */
+    struct { uint64_t host, guest, ratio; int64_t offset; } tsc; /* a moment in both, guest ticks per host tick << 32 (0: not known) */
     pthread_mutex_t lock;
     struct { struct dp_ram *ram; uint64_t page; } pending[PENDING_PAGES];
     unsigned pending_count;
@@ -209,7 +214,7 @@ extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-e
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
-/* The page of an address in the current space, after a page fault. */
+/* The page of an address in the current space and, where it was global, in all; after a page fault. */
 void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
@@ -269,10 +274,13 @@ void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+#define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
 bool system_helper(struct icpu *c, uint32_t helper);
+/* What was learned for RDTSC into tctx. */
+void system_load_tsc(struct tctx *x, const struct icpu *c);
 
 /* engine.c: from stub_slow; 0: go on at tctx.go with tctx.found, else leave for tctx.reason */
 uint32_t translate_slow(struct tctx *x);
