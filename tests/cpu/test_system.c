@@ -1266,7 +1266,7 @@ static void test_budget(void **state)
     b->budget = 10;
     bare_do(b, count_loop);
     bare_assert_done(b, count_loop, 0);
-    assert_in_range(b->cpu[0].runs, 100, 500);
+    assert_in_range(b->cpu[0].runs, 100, 1100); /* below 64 run() also comes back after each block */
     b->cpu[0].runs = 0;
     b->budget = 1;
     bare_do(b, count_loop);
