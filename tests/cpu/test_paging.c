@@ -4,7 +4,7 @@
  * by the guest after every operation, changes entries, or lets the guest load, store, execute (at CPL 0 and 3, single, in pairs, across pages) or
  * flush (INVLPG, MOV CR3 with and without bit 63, INVPCID of all types, CR4.PGE). For each page and PCID it keeps the translations that accesses
  * used since the last flush. An access must do what the entry in memory says, or succeed by one of those. It may fault only when the entry
- * in memory faults, with that code and exact CR2; a fault forgets its page. Accessed and dirty bits are exact where nothing was remembered.
+ * in memory faults, with that code and exact CR2; a fault forgets its page, for data. Accessed and dirty bits are exact where nothing was remembered.
  * Frames hold a function, whose constant is stored to like any other place: self-modifying, aliased and remapped code, and DMA to code, are part of it.
  * argv: engine, seeds, operations each. Source: Intel SDM vol. 3 4.6-4.10, 8.1.3.
  */
@@ -45,7 +45,7 @@ extern const uint8_t kernel_ops[], kernel_ops_end[], user_ops[], user_ops_end[],
     u_inc[], u_exec[];
 
 /* A translation as it may be remembered: leaf flags, the frame of the address. */
-struct leaf { uint64_t flags, phys; bool large; };
+struct leaf { uint64_t flags, phys; bool large, code; /* code: since a fault for instructions only, see judge_fault */ };
 struct memory { struct leaf leaf[12]; unsigned count; };
 enum access { NONE, LOAD, STORE, INC, EXEC };
 struct one { unsigned page, offset, size; enum access access; uint64_t value; };
@@ -101,7 +101,7 @@ static struct leaf leaf_of(struct bare *b, unsigned page)
 }
 static bool permits(const struct paging *p, const struct leaf *l, enum access a)
 {
-    if (!(l->flags & 1) || (p->user && !(l->flags & 4)))
+    if (!(l->flags & 1) || (l->code && a != EXEC) || (p->user && !(l->flags & 4)))
         return false;
     if (a == EXEC)
         return !(l->flags >> 63);
@@ -110,8 +110,10 @@ static bool permits(const struct paging *p, const struct leaf *l, enum access a)
 static void note(struct memory *m, const struct leaf *l)
 {
     for (unsigned i = 0; i < m->count; i++)
-        if (m->leaf[i].flags == l->flags && m->leaf[i].phys == l->phys && m->leaf[i].large == l->large)
+        if (m->leaf[i].flags == l->flags && m->leaf[i].phys == l->phys && m->leaf[i].large == l->large) {
+            m->leaf[i].code = false;
             return;
+        }
     if (m->count == DP_ARRAY_LEN(m->leaf)) /* forgetting is not an option: the oldest would be missed */
         fail_msg("too many translations to remember");
     m->leaf[m->count++] = *l;
@@ -197,7 +199,11 @@ static void judge_fault(struct paging *p, unsigned k)
         WRONG("page %u: fault 0x%x at 0x%llx, should be 0x%x at 0x%llx", o->page, (unsigned)p->error, (unsigned long long)p->cr2, (unsigned)error, (unsigned long long)at);
     if (*pte_of(p->b, o->page) != p->pte_before[k])
         WRONG("page %u: a fault changed the entry 0x%llx to 0x%llx", o->page, (unsigned long long)p->pte_before[k], (unsigned long long)*pte_of(p->b, o->page));
-    p->own[p->pcid][o->page].count = p->global[o->page].count = 0; /* another piece of a large page may stay */
+    /* Another piece of a large page may stay. So may, by the interpreter's links between blocks, instructions: stricter processors forget them, too. */
+    for (unsigned i = 0; i < p->own[p->pcid][o->page].count; i++)
+        p->own[p->pcid][o->page].leaf[i].code = true;
+    for (unsigned i = 0; i < p->global[o->page].count; i++)
+        p->global[o->page].leaf[i].code = true;
 }
 static void judge(struct paging *p)
 {
@@ -263,6 +269,14 @@ static void set_box(struct paging *p, const uint8_t *op, uint64_t rbx, uint64_t 
     dp_st64(p->b->mem + BOX + 16, rcx);
     dp_st64(p->b->mem + BOX + 24, rdx);
 }
+/* For accesses to data. */
+static bool usable(const struct memory *m)
+{
+    for (unsigned i = 0; i < m->count; i++)
+        if (!m->leaf[i].code)
+            return true;
+    return false;
+}
 static void part(struct paging *p, unsigned page, unsigned offset, unsigned size, enum access access, uint64_t value)
 {
     unsigned k = p->parts++;
@@ -270,7 +284,8 @@ static void part(struct paging *p, unsigned page, unsigned offset, unsigned size
     p->before[k] = leaf_of(p->b, page);
     p->pte_before[k] = *pte_of(p->b, page);
     /* Parts that share an entry: the second sees what the first did to it. */
-    p->sole[k] = !p->own[p->pcid][page].count && !p->global[page].count && !(page >= SMALL && *pde(p->b) & 0x80);
+    const struct memory *own = &p->own[p->pcid][page], *global = &p->global[page];
+    p->sole[k] = !(access == EXEC ? own->count || global->count : usable(own) || usable(global)) && !(page >= SMALL && *pde(p->b) & 0x80);
 }
 static void access_page(struct paging *p)
 {
