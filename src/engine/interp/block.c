@@ -376,8 +376,8 @@ struct iblock *interp_find_block(struct icpu *c)
         b = decode(c, linear, ram, offset);
         if (!b)
             return NULL;
-        if (c->cache->used < used)
-            link_from = NULL; /* the cache was emptied under it */
+        if (c->cache->used < used || (const uint8_t *)link_from >= c->cache->arena + used)
+            link_from = NULL; /* the cache was emptied under it, or it was in a block not kept, whose place this one took */
         if (b->once) {
             if (c->cache->used > used)
                 c->cache->used = used; /* it has run before the next is decoded */
