@@ -485,6 +485,7 @@ static int clock_create(struct dp_loop *l, struct dp_clock **out, struct dp_erro
 }
 
 int dp_clock_create_vm(struct dp_loop *l, struct dp_clock **out, struct dp_error *e) { return clock_create(l, out, e); }
+bool dp_clock_follows_host(const struct dp_clock *c) { return c->loop; }
 int dp_clock_create_manual(struct dp_clock **out, struct dp_error *e) { return clock_create(NULL, out, e); }
 
 void dp_clock_destroy(struct dp_clock *c)

@@ -34,6 +34,7 @@ int dp_loop_poll(struct dp_loop *l, int timeout_ms);
 int dp_clock_create_vm(struct dp_loop *l, struct dp_clock **out, struct dp_error *e) DP_MUST_CHECK;
 int dp_clock_create_manual(struct dp_clock **out, struct dp_error *e) DP_MUST_CHECK; /* at 0 */
 void dp_clock_destroy(struct dp_clock *c);
+bool dp_clock_follows_host(const struct dp_clock *c); /* a VM clock: its time passes by itself */
 uint64_t dp_clock_now(struct dp_clock *c); /* ns; any thread; lock-free for a VM clock */
 void dp_clock_set(struct dp_clock *c, uint64_t now_ns); /* restore; only while paused or manual */
 void dp_clock_pause(struct dp_clock *c);

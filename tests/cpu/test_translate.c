@@ -4,28 +4,10 @@
  * Model: see bare.h. Each routine runs several times, so that it is translated. Every engine has to pass; ENGINE only says which.
  */
 #include <fcntl.h>
-#include <signal.h>
 
 #include "bare.h"
 
 enum { TIMES = 6, CODE2M = 0x400000, OTHER2M = 0x600000, TABLES = 0x800000 };
-
-/* cmocka takes the signals of setup, test and teardown each for itself; the engine wants them back. */
-static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
-static struct sigaction engines[DP_ARRAY_LEN(signals)];
-static int setup(void **state)
-{
-    int r = bare_setup(state);
-    for (unsigned i = 0; i < DP_ARRAY_LEN(signals); i++)
-        sigaction(signals[i], NULL, &engines[i]);
-    return r;
-}
-static struct bare *begin(void **state)
-{
-    for (unsigned i = 0; i < DP_ARRAY_LEN(signals); i++)
-        sigaction(signals[i], &engines[i], NULL);
-    return *state;
-}
 
 /* A push far below a checked one, in the same block. */
 BARE_ASM(far_push, "lea 1f(%rip), %r15\n push %rcx\n sub $0x40000000, %rsp\n push %rax\n pop %rax\n1: nop");
@@ -33,7 +15,7 @@ BARE_ASM(far_push2, "lea 1f(%rip), %r15\n push %rcx\n sub $0x7fffff00, %rsp\n pu
 BARE_ASM(far_base, "lea 1f(%rip), %r15\n mov (%rbx), %rax\n sub $-0x78000000, %rbx\n mov %rax, 0x70000000(%rbx)\n1: nop");
 static void test_far(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     static const struct { const uint8_t *code, *end; uint64_t below; } cases[] = {
         {far_push, far_push_end, 8 + 0x40000000 + 8}, {far_push2, far_push2_end, 8 + 0x7fffff00 + 8}, {far_base, far_base_end, 0}};
     for (unsigned k = 0; k < DP_ARRAY_LEN(cases); k++)
@@ -45,6 +27,50 @@ static void test_far(void **state)
             bare_run(b, &s);
             assert_int_equal(b->trap[0].vector, X86_PF_);
             assert_int_equal(b->trap[0].cr2, cases[k].below ? s.r[X86_RSP] - cases[k].below : BARE_USER_STACK + 0x78000000ull + 0x70000000);
+        }
+}
+
+/* Addresses of this very process: every form of access has to miss it. RBX = victim, RSI = its distance / 8 from RDI, RSP = victim + 8 or more. */
+static volatile uint64_t victim[8];
+BARE_ASM(wild_store, "mov %rax, (%rbx)");
+BARE_ASM(wild_exchange, "xchg %rax, (%rbx)");
+BARE_ASM(wild_index, "mov %rax, (%rdi,%rsi,8)");
+BARE_ASM(wild_group, "mov %rax, (%rdi)\n lea (%rdi,%rsi,8), %rdi\n add $8, %rdi\n mov %rax, -8(%rdi)");
+BARE_ASM(wild_vector, "movups %xmm0, (%rbx)");
+BARE_ASM(wild_push, "push %rax");
+BARE_ASM(wild_far_push, "sub $0x40000000, %rsp\n push %rax");
+BARE_ASM(wild_far_store, "sub $-0x78000000, %rbx\n mov %rax, -0x78000000(%rbx)");
+BARE_ASM(wild_call, "call *%r8");
+BARE_ASM(wild_swap, "mov %rsp, %rbp\n leave");
+BARE_ASM(wild_load, "mov (%rbx), %rcx");
+BARE_ASM(wild_flags, "stc\n adc %rax, (%rbx)\n pushf");
+static void test_wild(void **state)
+{
+    struct bare *b = *state;
+#define W(name, below) {name, name##_end, below}
+    static const struct { const uint8_t *code, *end; uint64_t below; } cases[] = {
+        W(wild_store, 8), W(wild_exchange, 8), W(wild_index, 8), W(wild_group, 8), W(wild_vector, 8), W(wild_push, 8), W(wild_far_push, 0x40000008),
+        W(wild_far_store, 8), W(wild_call, 8), W(wild_swap, 0), W(wild_load, 8), W(wild_flags, 8)};
+#undef W
+    for (unsigned k = 0; k < DP_ARRAY_LEN(cases); k++)
+        for (unsigned i = 0; i < TIMES; i++) {
+            struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
+            uint64_t at = (uint64_t)(uintptr_t)&victim[i & 3];
+            memset((void *)victim, 0x77, sizeof(victim));
+            bare_user(&s);
+            bare_put(b, BARE_USER_CODE, cases[k].code, cases[k].end);
+            s.r[X86_RBX] = at;
+            s.r[X86_RDI] = BARE_USER_STACK + 0x100;
+            s.r[X86_RSI] = (at - s.r[X86_RDI]) / 8;
+            s.r[X86_RSP] = at + cases[k].below;
+            s.r[X86_RAX] = s.r[X86_RCX] = 0x4141414141414141;
+            bare_run(b, &s);
+            assert_true(b->traps >= 1);
+            assert_int_equal(b->trap[0].vector, X86_PF_);
+            assert_int_equal(b->trap[0].cr2, at);
+            assert_int_equal(b->trap[0].rcx, 0x4141414141414141);
+            for (unsigned n = 0; n < DP_ARRAY_LEN(victim); n++)
+                assert_int_equal(victim[n], 0x7777777777777777);
         }
 }
 
@@ -77,7 +103,7 @@ static void edge(struct bare *b, const char *bytes, size_t n, unsigned offset, u
 }
 static void test_edge(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     edge(b, "\x39\xc0\x74\x7f", 4, 0xff0, 0x800000000073, 0);          /* cmp; je over the edge: faults behind it */
     edge(b, "\xeb\x7f", 2, 0xff0, 0x800000000071, 0);                  /* jmp */
     edge(b, "\xe8\x00\x01\x00\x00", 5, 0xff0, 0x8000000000f5, 8);      /* call */
@@ -92,7 +118,7 @@ BARE_ASM(task_switched, "mov $6, %ecx\n1: call 3f\n dec %ecx\n jnz 1b\n mov %cr0
                         "2: clts\n hlt\n3: paddd %xmm1, %xmm0\n ret");
 static void test_task_switched(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     for (unsigned i = 0; i < TIMES; i++) {
         bare_do(b, task_switched);
         assert_int_equal(b->traps, 1);
@@ -104,7 +130,7 @@ static void test_task_switched(void **state)
 BARE_ASM(large_page, "mov $6, %ecx\n1: call *%r9\n dec %ecx\n jnz 1b\n mov %r10, (%r11)\n invlpg (%r12)\n call *%r9");
 static void test_large_page(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     static const uint8_t one[] = {0xb8, 1, 0, 0, 0, 0xc3}, two[] = {0xb8, 2, 0, 0, 0, 0xc3};
     bare_put(b, CODE2M + 0x1000, one, one + sizeof(one));
     bare_put(b, OTHER2M + 0x1000, two, two + sizeof(two));
@@ -125,7 +151,7 @@ BARE_ASM(rewrite_call, "lea 3f(%rip), %rbx\n mov $40, %ecx\n xor %esi, %esi\n1: 
                        " dec %ecx\n jnz 1b\n hlt\n3: mov $0, %eax\n ret");
 static void test_rewritten(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     for (unsigned i = 0; i < TIMES; i++) {
         const struct x86_state *s = bare_do(b, rewrite_call);
         assert_int_equal(b->traps, 0);
@@ -140,7 +166,7 @@ BARE_ASM(flags_wanted, "mov $6, %ecx\n1: stc\n adc 0x100(%rdi), %rax\n push 0x20
                        "3: ret");
 static void test_flags_wanted(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     uint64_t first = 0;
     for (unsigned i = 0; i < TIMES; i++) {
         memset(b->mem + BARE_DATA, 0x11, 0x1000);
@@ -171,7 +197,7 @@ static char *contents(const char *path)
 
 static void test_shown(void **state)
 {
-    struct bare *b = begin(state);
+    struct bare *b = *state;
     if (strcmp(bare_engine, "translate"))
         skip();
     char path[] = "/tmp/doppel-blocks-XXXXXX", map[64];
@@ -221,10 +247,10 @@ int main(int argc, char **argv)
         bare_engine = argv[1];
     if (argc > 2)
         cmocka_set_test_filter(argv[2]);
-    const struct dp_engine *engine = dp_engine_find(bare_engine);
+    const struct dp_engine *engine = hot_find(bare_engine);
     if (!engine || engine->probe(NULL))
         return 77; /* meson: skipped */
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, bare_teardown)
-    const struct CMUnitTest tests[] = {T(test_far), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_shown)};
+#define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
+    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

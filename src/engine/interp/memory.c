@@ -52,8 +52,14 @@ static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((
 
 void interp_forget_page(struct icpu *c, uint64_t linear)
 {
-    for (unsigned kind = 0; kind < ITLB_EMPTY; kind++)
-        clear_entry(c, kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1)));
+    bool code = false; /* blocks of the page may be linked */
+    for (unsigned kind = 0; kind < ITLB_EMPTY; kind++) {
+        unsigned n = kind * ITLB_SIZE + (linear >> 12 & (ITLB_SIZE - 1));
+        code |= c->tlb_all[n].fetch_tag == ((linear & PAGE_MASK) | c->tlb_generation);
+        clear_entry(c, n);
+    }
+    if (code)
+        interp_new_epoch(c);
     if (c->accel)
         c->accel->forget(c, linear);
 }

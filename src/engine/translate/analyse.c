@@ -3,7 +3,10 @@
 #include "isa/x86/decode_table.h"
 
 #define GROUP_SPAN 256
-#define OFFSET_LIMIT (1 << 28) /* of a base register from what it held; a stack access is in a group always, so this and 8 must fit in 31 bits */
+/* Of a base register from what it held when a group began, and of an access from it. A stack access is in a group always, so twice this must fit in 31 bits;
+ * in 32-bit code two of each do not get from a page in a table past the ends of the address space. */
+#define REACH64 (1 << 28)
+#define REACH32 (GUARD32 / 4)
 
 /* ---- which instructions are ours ---- */
 
@@ -104,7 +107,7 @@ unsigned spilled_operands(const struct x86_insn *i)
 /* Page offset and displacement together must be one. */
 static bool is_far(int64_t displacement) { return displacement != (int32_t)displacement || displacement > INT32_MAX - 2 * (int32_t)DP_PAGE_SIZE; }
 
-static enum insn_kind classify_branch(const struct x86_insn *i)
+static enum insn_kind classify_branch(const struct x86_insn *i, unsigned word)
 {
     bool direct = i->operand_count && i->operand[0].kind == X86_REL;
     if (i->operand_size == 2 || (direct && is_far((int64_t)i->imm)))
@@ -114,45 +117,68 @@ static enum insn_kind classify_branch(const struct x86_insn *i)
     case X86_OP_JMP: return direct ? KIND_JMP : KIND_JMP_INDIRECT;
     case X86_OP_CALL: return direct ? KIND_CALL : KIND_CALL_INDIRECT;
     case X86_OP_RET: return KIND_RET;
-    case X86_OP_JCXZ: return i->address_size == 8 ? KIND_JCXZ : KIND_INTERPRET;
+    case X86_OP_JCXZ: return i->address_size == word ? KIND_JCXZ : KIND_INTERPRET;
     default: return KIND_INTERPRET;
     }
 }
 
+/* Encodings that mean something else in the host's 64-bit mode: VEX.W and registers 8-15 are ignored in 32-bit code (W: where it is the size of an
+ * integer, which for these sets it is not). */
+static bool foreign_vex(const struct x86_insn *i)
+{
+    bool wide = i->vex_w && i->row->feature != X86_FEATURE_FMA && i->row->feature != X86_FEATURE_AVX2;
+    bool is4 = i->vex_map == 3 && i->opcode >= 0x4a && i->opcode <= 0x4c && i->imm & 0x80;
+    bool all_registers = i->op == X86_OP_VZEROUPPER || i->op == X86_OP_VZEROALL; /* there are 8 */
+    return wide || is4 || i->vvvv & 8 || all_registers;
+}
+/* What 32-bit code may have and the host's 64-bit mode, or the flat model, has not. */
+static bool foreign32(const struct x86_insn *i, const struct x86_operand *m)
+{
+    if ((i->vex && foreign_vex(i)) || (m && (i->address_size == 2 || i->seg == X86_CS)))
+        return true;
+    switch (i->op) {
+    case X86_OP_ADD: case X86_OP_OR: case X86_OP_ADC: case X86_OP_SBB: case X86_OP_AND: case X86_OP_SUB: case X86_OP_XOR: case X86_OP_CMP:
+        return i->opcode == 0x82;
+    default: return false;
+    }
+}
+
 /* System instructions that need not go to the interpreter. */
-static enum insn_kind classify_system(const struct icpu *c, const struct x86_insn *i)
+static enum insn_kind classify_system(const struct icpu *c, const struct x86_insn *i, unsigned word)
 {
     bool kernel = !(c->mode >> IMODE_CPL_SHIFT & 3);
     switch (i->op) {
     case X86_OP_CLI: return kernel ? KIND_CLI : KIND_INTERPRET;
     case X86_OP_STI: return kernel ? KIND_STI : KIND_INTERPRET;
     case X86_OP_SWAPGS: return kernel ? KIND_SWAPGS : KIND_INTERPRET;
-    case X86_OP_PUSHF: return i->operand_size == 8 ? KIND_PUSHF : KIND_INTERPRET;
-    case X86_OP_SYSCALL: case X86_OP_RDTSC: case X86_OP_RDTSCP: return KIND_HELPER;
-    case X86_OP_SYSRET: case X86_OP_IRET: return kernel && i->operand_size == 8 ? KIND_HELPER : KIND_INTERPRET;
+    case X86_OP_PUSHF: return i->operand_size == word ? KIND_PUSHF : KIND_INTERPRET;
+    case X86_OP_SYSCALL: return KIND_HELPER;
+    case X86_OP_RDTSC: case X86_OP_RDTSCP: return (c->mode & IMODE_TSD) && !kernel ? KIND_INTERPRET : KIND_RDTSC;
+    case X86_OP_SYSRET: return kernel ? KIND_HELPER : KIND_INTERPRET;
+    case X86_OP_IRET: return kernel && i->operand_size == word ? KIND_HELPER : KIND_INTERPRET;
     default: return KIND_INTERPRET;
     }
 }
 
-static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
+static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
 {
     const struct x86_operand *m = memory_operand(i);
-    enum insn_kind system = x86_insn_supported(i, c->vm->model->features) ? classify_system(c, i) : KIND_INTERPRET;
+    enum insn_kind system = x86_insn_supported(i, c->vm->model->features) ? classify_system(c, i, word) : KIND_INTERPRET;
     if (system != KIND_INTERPRET)
         return system;
-    if (!usable(c, i))
+    if (!usable(c, i) || (word == 4 && foreign32(i, m)))
         return KIND_INTERPRET;
     switch (i->op) {
     case X86_OP_NOP: return KIND_NOTHING;
     case X86_OP_CLD: return KIND_CLD;
     case X86_OP_STD: return KIND_STD;
-    case X86_OP_PUSH: return i->operand_size == 8 ? KIND_PUSH : KIND_INTERPRET;
-    case X86_OP_POP: return i->operand_size == 8 && !m && i->operand[0].reg != X86_RSP ? KIND_POP : KIND_INTERPRET;
-    case X86_OP_LEAVE: return i->operand_size == 8 ? KIND_LEAVE : KIND_INTERPRET;
+    case X86_OP_PUSH: return i->operand_size == word ? KIND_PUSH : KIND_INTERPRET;
+    case X86_OP_POP: return i->operand_size == word && !m && i->operand[0].reg != X86_RSP ? KIND_POP : KIND_INTERPRET;
+    case X86_OP_LEAVE: return i->operand_size == word ? KIND_LEAVE : KIND_INTERPRET;
     default: break;
     }
     if (i->row->flags & X86_F_BRANCH)
-        return classify_branch(i);
+        return classify_branch(i, word);
     if (!copied(i))
         return KIND_INTERPRET;
     if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
@@ -161,7 +187,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
     for (unsigned k = 0; k < i->operand_count; k++)
         high |= i->operand[k].kind == X86_REG && i->operand[k].reg_class == X86_RC_GPR8H;
     if (m && i->op != X86_OP_LEA) {
-        if (!i->has_modrm || !m->size || m->size > 32) /* moffs are done by MOV with ModRM: not worth it; vectors of indexes */
+        if ((!i->has_modrm && word == 8) || !m->size || m->size > 32) /* 64-bit moffs: too rare; vectors of indexes */
             return KIND_INTERPRET;
         if ((i->index != X86_ZERO && i->index > 15) || (i->base == X86_RIP && is_far(i->disp)))
             return KIND_INTERPRET;
@@ -177,17 +203,17 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i)
 /* ---- what registers an instruction changes ---- */
 
 /* A change by a constant: *by. */
-static bool constant_change(const struct x86_insn *i, unsigned reg, int64_t *by)
+static bool constant_change(const struct x86_insn *i, unsigned word, unsigned reg, int64_t *by)
 {
     const struct x86_operand *o = i->operand;
-    if (i->operand_count < 1 || o[0].kind != X86_REG || o[0].reg_class != X86_RC_GPR || o[0].size != 8 || o[0].reg != reg)
+    if (i->operand_count < 1 || o[0].kind != X86_REG || o[0].reg_class != X86_RC_GPR || o[0].size != word || o[0].reg != reg)
         return false;
     switch (i->op) {
     case X86_OP_ADD: *by = (int64_t)i->imm; return o[1].kind == X86_IMM;
     case X86_OP_SUB: *by = -(int64_t)i->imm; return o[1].kind == X86_IMM;
     case X86_OP_INC: *by = 1; return true;
     case X86_OP_DEC: *by = -1; return true;
-    case X86_OP_LEA: *by = i->disp; return i->base == reg && i->index == X86_ZERO && i->address_size == 8;
+    case X86_OP_LEA: *by = i->disp; return i->base == reg && i->index == X86_ZERO && i->address_size == word;
     default: return false;
     }
 }
@@ -212,6 +238,8 @@ static uint32_t written_registers(const struct insn_info *n)
                 w |= 1u << i->operand[k].reg;
         break;
     case X86_OP_PCMPESTRI: case X86_OP_PCMPISTRI: case X86_OP_VPCMPESTRI: case X86_OP_VPCMPISTRI: w |= 1u << X86_RCX; break;
+    case X86_OP_RDTSCP: w |= 1u << X86_RCX; /* fallthrough */
+    case X86_OP_RDTSC: w |= 1u << X86_RAX | 1u << X86_RDX; break;
     case X86_OP_LEAVE: w |= 1u << X86_RSP | 1u << X86_RBP; break;
     default: break;
     }
@@ -220,20 +248,20 @@ static uint32_t written_registers(const struct insn_info *n)
 
 /* ---- passes ---- */
 
-static void describe_accesses(struct insn_info *n)
+static void describe_accesses(struct insn_info *n, unsigned word)
 {
     const struct x86_insn *i = &n->i;
     const struct x86_operand *m = memory_operand(i);
     if (m && i->op != X86_OP_LEA && n->kind != KIND_NOTHING) {
         n->memory = (struct access){.used = true, .write = (m->access & X86_WRITE) != 0, .base = i->base, .group = NO_GROUP, .size = m->size, .disp = (int32_t)i->disp};
-        n->memory.simple = i->base < 16 && !is_spilled(i->base) && i->index == X86_ZERO && i->address_size == 8 && i->seg != X86_FS && i->seg != X86_GS &&
+        n->memory.simple = i->base < 16 && !is_spilled(i->base) && i->index == X86_ZERO && i->address_size == word && i->seg != X86_FS && i->seg != X86_GS &&
                            i->disp == (int32_t)i->disp;
     }
-    struct access stack = {.used = true, .simple = true, .base = X86_RSP, .group = NO_GROUP, .size = 8};
+    struct access stack = {.used = true, .simple = true, .base = X86_RSP, .group = NO_GROUP, .size = (uint16_t)word};
     switch (n->kind) {
     case KIND_PUSH: case KIND_PUSHF: case KIND_CALL: case KIND_CALL_INDIRECT:
         stack.write = true;
-        stack.disp = -8;
+        stack.disp = -(int)word;
         n->stack = stack;
         break;
     case KIND_LEAVE: stack.base = X86_RBP; /* fallthrough */
@@ -243,17 +271,21 @@ static void describe_accesses(struct insn_info *n)
 }
 
 /* No interrupt comes between STI and the next instruction. Where that one could tell (HLT after all) the interpreter keeps the rule. */
-static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned offset)
+static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned offset, unsigned word)
 {
     struct x86_insn next;
     unsigned avail = offset < DP_PAGE_SIZE ? DP_MIN(15u, (unsigned)DP_PAGE_SIZE - offset) : 0;
-    return !avail || x86_decode(code + offset, avail, c->mode & IMODE_CODE, &next) <= 0 || classify(c, &next) == KIND_INTERPRET || classify(c, &next) == KIND_HELPER;
+    if (!avail || x86_decode(code + offset, avail, c->mode & IMODE_CODE, &next) <= 0)
+        return true;
+    enum insn_kind kind = classify(c, &next, word);
+    return kind == KIND_INTERPRET || kind == KIND_HELPER;
 }
 
 static void decode_path(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next)
 {
     enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t seen[DP_PAGE_SIZE / 64] = {0};
+    p->word = mode == X86_MODE32 ? 4 : 8;
     p->count = 0;
     p->open = p->crosses = p->before_crossing = p->interpret = false;
     p->bytes = 0;
@@ -279,14 +311,14 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
             p->before_crossing = length == X86_DECODE_MORE && avail < 15;
             return;
         }
-        n->kind = (uint8_t)classify(c, &n->i);
-        if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length))
+        n->kind = (uint8_t)classify(c, &n->i, p->word);
+        if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length, p->word))
             n->kind = KIND_INTERPRET;
         if (n->kind == KIND_INTERPRET) {
             p->open = p->interpret = true;
             return;
         }
-        describe_accesses(n);
+        describe_accesses(n, p->word);
         n->x87 = is_x87(&n->i);
         n->points = (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
         seen[offset / 64] |= 1ull << (offset % 64);
@@ -318,9 +350,9 @@ static void flags_backward(struct path *p)
     for (unsigned k = p->count; k-- > 0;) {
         struct insn_info *n = &p->insn[k];
         const struct x86_opcode *row = n->i.row;
-        if (ends_path(n) || n->kind == KIND_PUSHF || n->kind == KIND_STI) {
+        if (ends_path(n) || n->kind == KIND_PUSHF || n->kind == KIND_STI || n->kind == KIND_RDTSC) {
             live = X86_ARITH; /* another path begins here, nobody knows what it wants */
-        } else if (n->kind != KIND_NOTHING && n->kind != KIND_CLI && n->kind != KIND_SWAPGS) {
+        } else if (n->kind != KIND_NOTHING && n->kind != KIND_CLI && n->kind != KIND_SWAPGS && n->kind != KIND_RDTSC) {
             if (!(row->flags & X86_F_KEEPS) && !n->x87) /* FCOMI writes all, but may have an exception of before to raise */
                 live &= (uint16_t) ~(row->flags_written | row->flags_undefined);
             live |= row->flags_read & X86_ARITH;
@@ -331,12 +363,18 @@ static void flags_backward(struct path *p)
 
 struct tracking { uint16_t version[16]; int64_t offset[16]; };
 
+static bool within_reach(const struct path *p, int64_t distance)
+{
+    int64_t reach = p->word == 4 ? REACH32 : REACH64;
+    return distance >= -reach && distance <= reach;
+}
+
 static void join_group(struct path *p, const struct tracking *t, struct access *a, unsigned k, bool separate)
 {
     if (!a->used || !a->simple)
         return;
     int64_t low = t->offset[a->base] + a->disp, high = low + a->size;
-    if (low < INT32_MIN / 2 || high > INT32_MAX / 2) {
+    if (!within_reach(p, a->disp)) {
         a->simple = false;
         return;
     }
@@ -358,22 +396,22 @@ static void join_group(struct path *p, const struct tracking *t, struct access *
                                            .first = (uint8_t)k, .at = (uint8_t)k, .count = 1, .adjust_at = (int32_t)t->offset[a->base]};
 }
 
-static void advance(struct tracking *t, const struct insn_info *n)
+static void advance(const struct path *p, struct tracking *t, const struct insn_info *n)
 {
     uint32_t written = written_registers(n);
     for (unsigned r = 0; r < 16; r++) {
         int64_t by;
         if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_PUSHF || n->kind == KIND_POP)) {
-            t->offset[r] += n->kind == KIND_POP ? 8 : -8;
+            t->offset[r] += n->kind == KIND_POP ? (int)p->word : -(int)p->word;
         } else if (written >> r & 1) {
-            if (n->kind == KIND_COPY && constant_change(&n->i, r, &by)) {
+            if (n->kind == KIND_COPY && constant_change(&n->i, p->word, r, &by)) {
                 t->offset[r] += by;
             } else {
                 t->version[r]++;
                 t->offset[r] = 0;
             }
         }
-        if (t->offset[r] < -OFFSET_LIMIT || t->offset[r] > OFFSET_LIMIT) { /* far away: as good as another register */
+        if (!within_reach(p, t->offset[r])) { /* far away: as good as another register */
             t->version[r]++;
             t->offset[r] = 0;
         }
@@ -406,7 +444,7 @@ static void accesses_forward(struct path *p, uint32_t mode)
         before[k] = t;
         join_group(p, &t, &p->insn[k].stack, k, separate);
         join_group(p, &t, &p->insn[k].memory, k, separate);
-        advance(&t, &p->insn[k]);
+        advance(p, &t, &p->insn[k]);
     }
     unsigned best = NO_GROUP, slots = 0;
     for (unsigned g = 0; g < p->groups; g++) {

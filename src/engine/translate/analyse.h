@@ -14,7 +14,7 @@ enum insn_kind {
     KIND_NOTHING,
     KIND_HIGH_BYTE, /* names AH, CH, DH or BH */
     KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_PUSHF,
-    KIND_CLD, KIND_STD, KIND_CLI, KIND_STI, KIND_SWAPGS,
+    KIND_CLD, KIND_STD, KIND_CLI, KIND_STI, KIND_SWAPGS, KIND_RDTSC,
     KIND_JCC, KIND_JMP, KIND_JMP_INDIRECT, KIND_CALL, KIND_CALL_INDIRECT,
     KIND_HELPER,    /* system.c does it, in C; ends the block */
     KIND_RET,
@@ -55,6 +55,7 @@ struct insn_info {
 };
 
 struct path {
+    unsigned word;            /* bytes of a stack slot, of an address: 8, or 4 in 32-bit code */
     struct insn_info insn[MAX_INSNS + 1];
     unsigned count;
     uint16_t end;             /* page offset after the last instruction */

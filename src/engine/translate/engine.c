@@ -114,7 +114,7 @@ static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, un
 static void accel_forget(struct icpu *c, uint64_t linear) { space_forget_page(c->accel_data, linear); }
 static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
 {
-    space_set(c->accel_data, kind, linear, writable, ram, offset, global, page_size);
+    space_set(c->accel_data, table_kind(c, kind), linear, writable, ram, offset, global, page_size);
 }
 
 static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
@@ -136,7 +136,7 @@ uint32_t translate_slow(struct tctx *x)
         x->reason = site & SITE_GROUP && canonical(address) ? LEAVE_UNGROUPED : LEAVE_INTERPRET;
         return 1;
     }
-    const struct ttable *b = space_table(t, (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE);
+    const struct ttable *b = space_table(t, table_kind(c, access_kind(c)));
     uint64_t *entry = space_entry(b, address);
     if (!*entry) {
         c->counters.table_misses++;
@@ -166,7 +166,8 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     *global = false;
     if (interp_locate_code(c, rip, &ram, &offset, global) || !ram || !alias_of(t->v, ram)) /* without an alias nobody tells of writes */
         return NULL;
-    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (rip & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, &second) && ram2 && alias_of(t->v, ram2))
+    uint64_t next = mode_next_page(c->mode, rip);
+    if ((rip & 0xfff) > DP_PAGE_SIZE - 15 && next && !interp_locate_code(c, next, &ram2, &offset2, &second) && ram2 && alias_of(t->v, ram2))
         phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
     *global &= second;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
@@ -189,6 +190,19 @@ static void set_gs(struct tctx *x, const uint8_t *base)
     if (x->gs != (uint64_t)(uintptr_t)base) {
         x->gs = (uint64_t)(uintptr_t)base;
         __asm__ volatile("wrgsbase %0" : : "r"(base));
+    }
+}
+
+/* What 32-bit code relies on: upper halves of registers are zero (SDM vol. 1 3.4.1.1: undefined after a switch from 64-bit mode), and addresses in
+ * FS and GS that only their limit or type refuses are non-canonical. */
+static void enter32(struct tctx *x, struct icpu *c)
+{
+    for (unsigned r = X86_RAX; r <= X86_RDI; r++)
+        c->s.r[r] = (uint32_t)c->s.r[r];
+    for (unsigned k = 0; k < 2; k++) {
+        const struct x86_seg *g = &c->s.seg[k ? X86_GS : X86_FS];
+        bool whole = g->limit == 0xffffffffu && !(g->attr & (X86_ATTR_UNUSABLE | 8 | 4)) && (g->attr & 2);
+        x->segpoison[k] = whole ? 0 : 1ull << 47;
     }
 }
 
@@ -217,8 +231,10 @@ static void use_table(struct tcpu *t, struct tctx *x, struct ttable *table)
 }
 
 /* The parts of the canonical state that struct tctx holds meanwhile. */
-static void load_context(struct tctx *x, const struct icpu *c, uint64_t arith)
+static void load_context(struct tctx *x, struct icpu *c, uint64_t arith)
 {
+    if (mode_code32(c->mode))
+        enter32(x, c);
     x->flags = (arith & 0xff) << 8 | (arith >> 11 & 1);
     x->r13 = c->s.r[X86_R13];
     x->r14 = c->s.r[X86_R14];
@@ -226,6 +242,7 @@ static void load_context(struct tctx *x, const struct icpu *c, uint64_t arith)
     x->segbase[0] = c->segbase[X86_FS];
     x->segbase[1] = c->segbase[X86_GS];
     x->kernel_gs_base = c->s.kernel_gs_base;
+    system_load_tsc(x, c);
     x->system_flags = (c->s.rflags & ~(uint64_t)X86_ARITH) | 2;
 }
 static uint64_t arith_flags(const struct tctx *x) { return (x->flags >> 8 & (X86_ARITH & 0xff)) | (x->flags & 1 ? X86_OF : 0); }
@@ -275,7 +292,7 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t rip, uint64_t cod
 static bool still_ours(const struct icpu *c)
 {
     unsigned lines = atomic_load_explicit(&c->lines, memory_order_relaxed);
-    return (c->mode & IMODE_CODE) == X86_MODE64 && !(c->s.rflags & (X86_TF | X86_RF)) && !c->watching && !c->pending_db &&
+    return mode_translatable(c->mode) && !(c->s.rflags & (X86_TF | X86_RF)) && !c->watching && !c->pending_db &&
            !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
@@ -293,16 +310,22 @@ static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
     }
 }
 
+static void count(struct tcpu *t, unsigned instructions)
+{
+    t->c->instructions += instructions;
+    t->counted += instructions;
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
     struct tctx *x = &translate_ctx;
-    unsigned kind = (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE;
-    if ((c->mode & (IMODE_CODE | IMODE_ONE)) != X86_MODE64 || kind == ITLB_EMPTY)
+    unsigned kind = access_kind(c);
+    if (!mode_translatable(c->mode) || kind == ITLB_EMPTY)
         return false;
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
-    struct ttable *table = space_table(t, kind);
+    struct ttable *table = space_table(t, table_kind(c, kind));
     uint64_t rip = c->s.r[X86_RIP];
     if (DP_UNLIKELY(!table))
         return false;
@@ -324,9 +347,9 @@ static bool accel_enter(struct icpu *c)
         struct tlink *link = NULL;
         run_block(t, x, rip, code);
         if (c->by_blocks)
-            c->instructions += instructions_done(b, x);
+            count(t, instructions_done(b, x));
         rip = x->rip;
-        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: to 0x%llx: %s", c->index, (unsigned long long)x->rip, leave_name(x));
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
@@ -342,7 +365,7 @@ static bool accel_enter(struct icpu *c)
                 go_on = false;
                 goto out;
             }
-            c->s.r[X86_RSP] += (uint64_t)(int64_t)x->adjust;
+            c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
             break;
         case LEAVE_HELPER: {
             c->counters.exits_helper++;
@@ -353,14 +376,15 @@ static bool accel_enter(struct icpu *c)
                 go_on = false;
                 goto out;
             }
-            c->instructions += c->by_blocks;
+            if (c->by_blocks)
+                count(t, 1);
             rip = c->s.r[X86_RIP];
             interp_update_mode(c);
             load_context(x, c, c->s.rflags);
             if (!still_ours(c))
                 goto out;
-            kind = (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE;
-            table = kind == ITLB_EMPTY ? NULL : space_table(t, kind);
+            kind = access_kind(c);
+            table = kind == ITLB_EMPTY ? NULL : space_table(t, table_kind(c, kind));
             if (!table)
                 goto out;
             use_table(t, x, table);
@@ -401,7 +425,7 @@ out:
         x->flags = flags; /* page checks may have spoiled them, where they are dead */
     leave_mxcsr(c);
     store_context(x, c);
-    c->s.r[X86_RIP] = rip;
+    c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
     interp_set_arith(c, arith_flags(x));
     return go_on;
 }
@@ -540,6 +564,7 @@ static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *e
     }
     __asm__ volatile("rdgsbase %0" : "=r"(translate_ctx.gs));
     atomic_store(&t->thread, (pid_t)syscall(SYS_gettid));
+    t->uncounted |= !budget;
     dp_engine_interp.run(cpu, budget, exit);
     atomic_store(&t->thread, 0);
 }
@@ -559,14 +584,14 @@ static void translate_interrupt(struct dp_cpu *cpu, enum dp_line line, unsigned 
 
 static void translate_pull(struct dp_cpu *cpu, struct x86_state *out) { dp_engine_interp.pull(cpu, out); }
 static void translate_push(struct dp_cpu *cpu, const struct x86_state *in) { dp_engine_interp.push(cpu, in); }
-/* Translated code does not count its instructions: only what the interpreter ran is known. */
+/* Translated code does not count its instructions, unless there is a budget (by_blocks); else only what the interpreter ran is known. */
 static void translate_counters(struct dp_cpu *cpu, struct dp_engine_counters *out)
 {
     dp_engine_interp.counters(cpu, out);
-    if (cpu->c.by_blocks)
-        return; /* run with budgets, it counts all its instructions */
-    out->interpreted = out->instructions;
-    out->instructions = 0;
+    const struct tcpu *t = cpu->c.accel_data;
+    out->interpreted = out->instructions - t->counted;
+    if (t->uncounted)
+        out->instructions = 0;
 }
 
 const struct dp_engine dp_engine_translate = {

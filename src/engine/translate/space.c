@@ -1,6 +1,6 @@
 /* engine/translate/space.c - shadow page tables and jump caches.
  *
- * Model: per processor one table for each access kind of the interpreter (user, supervisor, supervisor with AC). A table is 512 GiB of address space of
+ * Model: per processor two tables (64-bit and 32-bit code) for each access kind of the interpreter (user, supervisor, supervisor with AC). A table is 512 GiB of address space of
  * which only the touched pages exist; entries that are set are logged, so that a flush costs what was filled. A jump cache (direct-mapped, by the low
  * bits of the address) stands just below its table, so that one base register reaches both.
  * Invariants: an entry of 0 is "not known"; the entry's index comes from 36 bits of the address, so every address is inside the table. Only the
@@ -34,6 +34,7 @@ static bool make_table(struct ttable *b)
 struct ttable *space_table(struct tcpu *t, unsigned kind)
 {
     struct ttable *b = &t->current->table[kind];
+    b->code32 = kind >= ITLB_EMPTY;
     return b->base || make_table(b) ? b : NULL;
 }
 
@@ -49,7 +50,7 @@ int space_init(struct tcpu *t, struct dp_error *e)
 
 #define FOR_TABLES(t, b) \
     for (struct tspace *s_ = (t)->space; s_ < (t)->space + SPACES; s_++) \
-        for (struct ttable *b = s_->table; b < s_->table + ITLB_EMPTY; b++) \
+        for (struct ttable *b = s_->table; b < s_->table + TABLE_KINDS; b++) \
             if (b->base)
 
 void space_fini(struct tcpu *t)
@@ -135,7 +136,7 @@ static void flush_table(struct ttable *b, bool keep_global)
 
 static void flush_space(struct tspace *s, bool keep_global)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++)
+    for (unsigned k = 0; k < TABLE_KINDS; k++)
         if (s->table[k].base) {
             flush_table(&s->table[k], keep_global);
             space_flush_jumps(&s->table[k], keep_global);
@@ -185,21 +186,23 @@ static void flush_large(struct ttable *b, uint64_t linear)
 static void flush_page(struct ttable *b, uint64_t linear)
 {
     unsigned h = page_hash(linear);
-    *space_entry(b, linear) = 0;
+    if (*space_entry(b, linear)) /* reading takes no memory where nothing was written */
+        *space_entry(b, linear) = 0;
     flush_large(b, linear);
     if (b->jump_pages[h / 64] >> (h % 64) & 1)
         space_flush_jumps(b, false);
 }
 
+static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+
 /* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
 void space_forget_page(struct tcpu *t, uint64_t linear)
 {
-    for (unsigned k = 0; k < ITLB_EMPTY; k++) {
-        struct ttable *b = &t->current->table[k];
-        unsigned h = page_hash(linear);
-        if (b->base && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+    unsigned h = page_hash(linear), r = region_hash(linear);
+    bool global = t->global_regions[r / 64] >> (r % 64) & 1;
+    FOR_TABLES(t, b)
+        if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
             flush_page(b, linear);
-    }
 }
 
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
@@ -210,6 +213,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
             flush_space(&t->space[i], kind == X86_FLUSH_PCIDS);
+        if (t->current->pcid != x86_pcid(&t->c->s)) /* a whole new state, or PCIDs went off: what comes now is not the old PCID's */
+            switch_space(t, x86_pcid(&t->c->s));
         break;
     case X86_FLUSH_PCID:
         if (pcid == x86_pcid(&t->c->s))
@@ -237,17 +242,19 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
 {
     struct ttable *b = space_table(t, kind);
     struct talias *a = alias_of(t->v, ram);
-    if (!a || !b)
+    if (!a || !b || (b->code32 && linear - GUARD32 >= 0x100000000ull - 2 * GUARD32))
         return;
     uint64_t *entry = space_entry(b, linear);
     if (page_size > DP_PAGE_SIZE) {
         unsigned h = large_hash(linear, page_size);
         b->large[h / 64] |= 1ull << (h % 64);
     }
-    if (!*entry) {
-        if (global)
-            b->globals++;
-        else if (b->logged == TABLE_LOG)
+    if (global) {
+        unsigned r = region_hash(linear);
+        t->global_regions[r / 64] |= 1ull << (r % 64);
+        b->globals++;
+    } else if (!*entry || b->globals) { /* one that was global until now is not in the log */
+        if (b->logged == TABLE_LOG)
             b->overflow = true;
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);

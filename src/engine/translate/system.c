@@ -3,6 +3,8 @@
  * Model: the canonical state is complete and RIP is the instruction's own; the work is in isa/x86. A fault leaves the state as it was: then the
  * interpreter does the instruction again and raises it. Mode and interruptibility may have changed afterwards; the caller looks.
  */
+#include <x86intrin.h>
+
 #include "engine/translate/translate_internal.h"
 
 /* These take the single-step trap if TF is set afterwards. */
@@ -13,10 +15,38 @@ static bool settle_trap(struct icpu *c, int result)
     return !result;
 }
 
+/* Translated RDTSC extrapolates from a moment at which both counters were read, for 2^TSC_WINDOW_BITS host ticks; then it comes here again. The ratio is
+ * measured between two such moments and made a little smaller, so that time never goes back. Only where the clock follows the host's. */
+static void learn_tsc(struct icpu *c, uint64_t guest)
+{
+    struct tcpu *t = c->accel_data;
+    uint64_t host = __rdtsc(), hosts = host - t->tsc.host, guests = guest - t->tsc.guest;
+    if (!dp_clock_follows_host(c->vm->clock) || c->by_blocks)
+        return;
+    if (t->tsc.host && t->tsc.offset == c->s.tsc_offset && hosts < 1ull << 20)
+        return;
+    bool sane = t->tsc.host && t->tsc.offset == c->s.tsc_offset && hosts < 1ull << 40 && guests < 1ull << 40;
+    uint64_t ratio = sane ? (uint64_t)(((unsigned __int128)guests << 32) / hosts) : 0;
+    t->tsc.ratio = ratio < 1ull << 35 ? ratio - (ratio >> 10) : 0;
+    t->tsc.host = host;
+    t->tsc.guest = guest;
+    t->tsc.offset = c->s.tsc_offset;
+}
+
+void system_load_tsc(struct tctx *x, const struct icpu *c)
+{
+    const struct tcpu *t = c->accel_data;
+    bool known = t->tsc.ratio && t->tsc.offset == c->s.tsc_offset && !c->by_blocks;
+    x->tsc_negative_host = known ? -t->tsc.host : 0; /* 0: no host time is within the window */
+    x->tsc_guest = t->tsc.guest;
+    x->tsc_ratio = t->tsc.ratio;
+    x->tsc_aux = (uint32_t)c->s.tsc_aux;
+}
+
 bool system_helper(struct icpu *c, uint32_t helper)
 {
     unsigned size = helper >> 16 & 0xff;
-    uint64_t next = c->s.r[X86_RIP] + (helper >> 24);
+    uint64_t next = mode_wrap(c->mode, c->s.r[X86_RIP] + (helper >> 24));
     switch (helper & 0xffff) {
     case X86_OP_SYSCALL: return settle_trap(c, x86_syscall(&c->ctx, next));
     case X86_OP_SYSRET: return settle_trap(c, x86_sysret(&c->ctx, size));
@@ -25,6 +55,7 @@ bool system_helper(struct icpu *c, uint32_t helper)
         if ((c->mode & IMODE_TSD) && interp_cpl(c))
             return false;
         uint64_t v = interp_tsc(c);
+        learn_tsc(c, v);
         c->s.r[X86_RAX] = (uint32_t)v;
         c->s.r[X86_RDX] = v >> 32;
         if ((helper & 0xffff) == X86_OP_RDTSCP)

@@ -70,6 +70,14 @@ static unsigned log2_up(unsigned n)
         k++;
     return k;
 }
+/* Is a word of the stack, an address 8 bytes wide? If not (32-bit code) they are 4; 32-bit host operations then wrap as the guest's do. */
+static bool wide(const struct writer *w) { return w->path.word == 8; }
+/* LEA of the guest's width: an address, or an addition that keeps the flags. */
+static void lea_word(struct writer *w, unsigned reg, struct mem m) { emit_lea(&w->e, reg, &m, wide(w)); }
+static void load_word(struct writer *w, unsigned reg, struct mem m) { emit_op_mem(&w->e, wide(w), 0x8b, reg, &m, 0); }
+static void store_word(struct writer *w, unsigned reg, struct mem m) { emit_op_mem(&w->e, wide(w), 0x89, reg, &m, 0); }
+static void add_rsp(struct writer *w, int32_t by) { lea_word(w, RSP, (struct mem){RSP, NO_REG, 0, 0, by}); }
+
 static void commit_here(struct writer *w)
 {
     struct tinsn *m = &w->map[w->current];
@@ -224,7 +232,7 @@ static void r14_from_page(struct writer *w, int64_t offset)
     emit_load(&w->e, R14, &page);
     for (int64_t part; offset; offset -= part) {
         part = DP_MIN(offset, (int64_t)INT32_MAX);
-        emit_lea(&w->e, R14, &(struct mem){R14, NO_REG, 0, 0, part}, true);
+        lea_word(w, R14, (struct mem){R14, NO_REG, 0, 0, part});
     }
 }
 
@@ -261,7 +269,12 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     if (i->seg == X86_FS || i->seg == X86_GS) {
         struct mem base = ctx_at(offsetof(struct tctx, segbase) + (i->seg == X86_GS ? 8u : 0));
         emit_load(e, RCX, &base);
-        emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
+        lea_word(w, R14, (struct mem){R14, RCX, 0, 0, 0});
+        if (!wide(w)) {
+            struct mem poison = ctx_at(offsetof(struct tctx, segpoison) + (i->seg == X86_GS ? 8u : 0));
+            emit_load(e, RCX, &poison);
+            emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
+        }
     }
     check(w, true, 0, 0, a->size, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
     return (struct mem){R14, RCX, 0, 0, 0};
@@ -290,7 +303,7 @@ static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t 
     commit_here(w);
     emit_store(e, RCX, &page);
     if (adjust)
-        emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, adjust}, true);
+        add_rsp(w, adjust);
     emit_op_mem(e, false, 0xff, 4, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, code)}, 0);
 }
 
@@ -372,7 +385,7 @@ static void x87_note_pointers(struct writer *w, const struct insn_info *n)
         struct mem base = ctx_at(offsetof(struct tctx, segbase) + (i->seg == X86_GS ? 8u : 0));
         emit_load(e, RCX, &base);
         emit_not(e, RCX);
-        emit_lea(e, RCX, &(struct mem){R14, RCX, 0, 0, 1}, true);
+        lea_word(w, RCX, (struct mem){R14, RCX, 0, 0, 1});
         from = RCX;
     }
     emit_store(e, from, &fdp);
@@ -418,7 +431,7 @@ static void copy(struct writer *w, const struct insn_info *n)
                 m.index = RCX;
             }
         }
-        if (i->address_size == 4) { /* the address wraps before it is put into the register */
+        if (i->address_size == 4 && i->operand_size == 8) { /* the address wraps before it is put into the register */
             emit_lea(e, R14, &m, false);
             m = (struct mem){R14, NO_REG, 0, 0, 0};
         }
@@ -518,43 +531,42 @@ static void push(struct writer *w, const struct insn_info *n)
     const struct x86_operand *o = &i->operand[0];
     struct emitter *e = &w->e;
     if (o->kind == X86_MEM) {
-        struct mem m = memory_operand(w, n);
-        emit_load(e, R14, &m);
+        load_word(w, R14, memory_operand(w, n));
     }
-    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8};
+    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, n->stack.disp};
     commit_here(w); /* the source may overlap the stack */
     if (o->kind == X86_IMM) {
-        emit_op_mem(e, true, 0xc7, 0, &at, 4);
+        emit_op_mem(e, wide(w), 0xc7, 0, &at, 4);
         emit32(e, (uint32_t)i->imm);
     } else if (o->kind == X86_MEM) {
-        emit_store(e, R14, &at);
+        store_word(w, R14, at);
     } else if (spilled(o->reg)) {
         struct mem s = slot(o->reg);
         emit_load(e, R14, &s);
         emit_store(e, R14, &at);
     } else {
-        emit_store(e, home[o->reg], &at);
+        store_word(w, home[o->reg], at);
     }
-    emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
+    add_rsp(w, n->stack.disp);
 }
 
 static void pop(struct writer *w, const struct insn_info *n)
 {
     unsigned r = n->i.operand[0].reg;
     struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
-    emit_load(&w->e, spilled(r) ? R14 : home[r], &at);
+    load_word(w, spilled(r) ? R14 : home[r], at);
     if (spilled(r)) {
         struct mem s = slot(r);
         emit_store(&w->e, R14, &s);
     }
-    emit_lea(&w->e, RSP, &(struct mem){RSP, NO_REG, 0, 0, 8}, true);
+    add_rsp(w, (int32_t)w->path.word);
 }
 
 static void leave_frame(struct writer *w, const struct insn_info *n)
 {
     struct mem at = {RBP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
-    emit_load(&w->e, R14, &at);
-    emit_lea(&w->e, RSP, &(struct mem){RBP, NO_REG, 0, 0, 8}, true);
+    load_word(w, R14, at);
+    lea_word(w, RSP, (struct mem){RBP, NO_REG, 0, 0, w->path.word});
     emit_mov(&w->e, RBP, R14);
 }
 
@@ -593,6 +605,49 @@ static void set_if(struct writer *w, const struct insn_info *n)
     system_flag(w, CONSTANT_NOT_IF, X86_IF);
 }
 
+static void emit_rorx(struct emitter *e, unsigned to, unsigned from, unsigned count)
+{
+    emit8(e, 0xc4);
+    emit8(e, (to & 8 ? 0u : 0x80u) | 0x40 | (from & 8 ? 0u : 0x20u) | 3);
+    emit8(e, 0xfb);
+    emit8(e, 0xf0);
+    emit8(e, 0xc0 | (to & 7) << 3 | (from & 7));
+    emit8(e, count);
+}
+
+/* See learn_tsc. No flags change. */
+static void read_tsc(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem start = CTX(tsc_negative_host), guest = CTX(tsc_guest), ratio = CTX(tsc_ratio), window = constant(w, CONSTANT_TSC);
+    islands(w, 130, true);
+    emit8(e, 0x0f), emit8(e, 0x31);
+    emit_rorx(e, RDX, RDX, 32);
+    emit_lea(e, RAX, &(struct mem){RAX, RDX, 0, 0, 0}, true);
+    emit_load(e, RCX, &start);
+    emit_lea(e, RDX, &(struct mem){RAX, RCX, 0, 0, 0}, true);
+    emit_pext(e, RCX, RDX, &window);
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *inside = e->w;
+    leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24);
+    inside[-1] = (uint8_t)(e->w - inside);
+    emit8(e, ratio.seg); /* MULX R14, RCX, FS:[ratio] */
+    emit8(e, 0xc4), emit8(e, 0x62), emit8(e, 0xf3), emit8(e, 0xf6);
+    ratio.seg = 0;
+    emit_modrm_mem(e, R14, &ratio, 0);
+    emit_rorx(e, RCX, RCX, 32);
+    emit_op_reg(e, false, 0x8b, RCX, RCX);
+    emit_load(e, R14, &guest);
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
+    emit_op_reg(e, false, 0x8b, RAX, RCX);
+    emit_rorx(e, RDX, RCX, 32);
+    emit_op_reg(e, false, 0x8b, RDX, RDX);
+    if (n->i.op == X86_OP_RDTSCP) {
+        struct mem aux = CTX(tsc_aux);
+        emit_load(e, R13, &aux);
+    }
+}
+
 static void swap_gs(struct writer *w)
 {
     struct mem gs = ctx_at(offsetof(struct tctx, segbase) + 8), other = CTX(kernel_gs_base);
@@ -627,9 +682,8 @@ static void push_flags(struct writer *w, const struct insn_info *n)
         emit_load(e, RCX, &system);
         emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
     }
-    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8};
-    emit_store(e, R14, &at);
-    emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
+    store_word(w, R14, (struct mem){RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, n->stack.disp});
+    add_rsp(w, n->stack.disp);
 }
 
 /* The target of an indirect branch into R14. */
@@ -637,8 +691,7 @@ static void indirect_target(struct writer *w, const struct insn_info *n)
 {
     const struct x86_operand *o = &n->i.operand[0];
     if (o->kind == X86_MEM) {
-        struct mem m = memory_operand(w, n);
-        emit_load(&w->e, R14, &m);
+        load_word(w, R14, memory_operand(w, n));
     } else if (spilled(o->reg)) {
         struct mem s = slot(o->reg);
         emit_load(&w->e, R14, &s);
@@ -652,21 +705,21 @@ static void store_return(struct writer *w, const struct insn_info *n)
 {
     struct emitter *e = &w->e;
     islands(w, 90, true);
-    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, -8}, page = CTX(page);
+    struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, n->stack.disp}, page = CTX(page);
     if (at.index == RCX) {
         emit_lea(e, R15, &at, true);
         at = (struct mem){R15, NO_REG, 0, 0, 0};
     }
-    if (n->kind == KIND_CALL_INDIRECT) {
+    if (n->kind == KIND_CALL_INDIRECT && wide(w)) {
         struct mem undo = CTX(undo);
         emit_load(e, RCX, &at);
         emit_store(e, RCX, &undo);
     }
     emit_load(e, RCX, &page);
-    emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length}, true);
+    lea_word(w, RCX, (struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length});
     if (n->memory.used) /* the target may have been there */
         commit_here(w);
-    emit_store(e, RCX, &at);
+    store_word(w, RCX, at);
 }
 
 static void instruction(struct writer *w, const struct insn_info *n)
@@ -685,6 +738,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_CLI: system_flag(w, CONSTANT_NOT_IF, 0); break;
     case KIND_STI: set_if(w, n); break;
     case KIND_SWAPGS: swap_gs(w); break;
+    case KIND_RDTSC: read_tsc(w, n); break;
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
     case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {
@@ -707,22 +761,22 @@ static void instruction(struct writer *w, const struct insn_info *n)
         store_return(w, n);
         if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
             commit_here(w);
-            emit_lea(e, RSP, &(struct mem){RSP, NO_REG, 0, 0, -8}, true);
+            add_rsp(w, n->stack.disp);
             add_out(w, emit_jmp(e, 0), target, n->offset);
         } else {
             r14_from_page(w, target);
-            jump_cached(w, n->offset, done_here(w), -8);
+            jump_cached(w, n->offset, done_here(w), n->stack.disp);
         }
         break;
     case KIND_CALL_INDIRECT:
         indirect_target(w, n);
         store_return(w, n);
-        jump_cached(w, n->offset | SITE_UNDO, done_here(w), -8);
+        jump_cached(w, n->offset | (wide(w) ? SITE_UNDO : 0), done_here(w), n->stack.disp);
         break;
     case KIND_RET: {
         struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
-        emit_load(e, R14, &at);
-        jump_cached(w, n->offset, done_here(w), 8 + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
+        load_word(w, R14, at);
+        jump_cached(w, n->offset, done_here(w), (int32_t)w->path.word + (n->i.operand_count ? (int32_t)(n->i.imm & 0xffff) : 0));
         break;
     }
     default: break;
@@ -797,7 +851,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
     struct dp_ram *ram2 = NULL;
     uint64_t offset2 = 0;
-    if (at > DP_PAGE_SIZE - 15 && !interp_locate_code(c, (linear & PAGE_MASK) + DP_PAGE_SIZE, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
+    uint64_t after = mode_next_page(mode, linear);
+    if (at > DP_PAGE_SIZE - 15 && after && !interp_locate_code(c, after, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
         interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
         next = ram2->host + (offset2 & PAGE_MASK);
     }

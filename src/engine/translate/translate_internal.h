@@ -33,6 +33,7 @@
 #define FILTER_BITS 65536u
 #define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
 #define PAGE_MASK (~0xfffull)
+#define GUARD32 0x10000 /* see struct ttable */
 
 /* Why translated code came back (tctx.reason). */
 enum leave_reason {
@@ -50,10 +51,12 @@ struct tctx {
     uint64_t r13, r14, r15;         /* guest */
     uint64_t page;                  /* virtual address of the page whose code runs */
     uint64_t segbase[2];            /* guest FS, GS */
+    uint64_t segpoison[2];          /* 32-bit code: added to their addresses; makes them non-canonical unless all 4 GiB may be read and written */
     uint64_t kernel_gs_base;
     uint64_t system_flags;          /* RFLAGS but the arithmetic ones */
     uint64_t delta[DELTA_SLOTS];    /* of access groups */
     uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
+    uint64_t tsc_negative_host, tsc_guest, tsc_ratio, tsc_aux; /* RDTSC without C: see system.c */
     uint64_t undo;                  /* what an indirect call overwrote: its target may turn out to be no address */
     uint64_t address, found;        /* slow path: guest address; table entry */
     uint64_t save_rsp, save_r14, save_r15;
@@ -113,8 +116,11 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
 #define SITE_NONE (1u << 31)
 
-/* A shadow page table with its jump cache just below it. */
+/* A shadow page table with its jump cache just below it. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
+ * who is in such a page and moves by less than GUARD32 does not wrap. */
 struct ttable {
+    uint32_t mode;              /* icpu.mode that the jump cache is for */
+    bool code32;
     uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES */
     uint64_t *log;              /* indexes of entries that are set and not global */
     unsigned logged, globals;
@@ -123,15 +129,15 @@ struct ttable {
     bool global_jumps;          /* there are entries that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     unsigned flushes;
-    uint32_t mode;              /* of the code in the jump cache */
     uint64_t large[FILTER_BITS / 64];         /* filter: large pages that entries came from */
     uint64_t jump_pages[FILTER_BITS / 64];    /* filter: pages whose code the jump cache knows */
     uint64_t large_jumps[FILTER_BITS / 64];   /* the same for large pages */
 };
 
-/* What is cached for one PCID: a table per access kind. */
+/* What is cached for one PCID: a table per access kind and width of code. */
 #define SPACES 8
-struct tspace { struct ttable table[ITLB_EMPTY]; unsigned pcid; uint64_t used; bool valid; };
+#define TABLE_KINDS (2 * ITLB_EMPTY)
+struct tspace { struct ttable table[TABLE_KINDS]; unsigned pcid; uint64_t used; bool valid; };
 
 struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
 
@@ -154,6 +160,7 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
+    uint64_t global_regions[64]; /* filter: where there are global entries */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -170,7 +177,10 @@ struct tcpu {
     unsigned blocks, drops;     /* drops: times the cache was emptied */
     uint8_t *heat;
     struct writer *writer;
+    uint64_t counted;           /* instructions that blocks counted */
+    bool uncounted;             /* not all did */
     /* other threads' wishes */
+    struct { uint64_t host, guest, ratio; int64_t offset; } tsc; /* a moment in both, guest ticks per host tick << 32 (0: not known) */
     pthread_mutex_t lock;
     struct { struct dp_ram *ram; uint64_t page; } pending[PENDING_PAGES];
     unsigned pending_count;
@@ -182,19 +192,35 @@ struct tcpu {
 
 #define MODE_UNGROUPED (1u << 31)
 
+/* Is it 64-bit code, or flat 32-bit code with a 32-bit stack? Nothing else is translated. */
+static inline bool mode_code32(uint32_t mode) { return (mode & IMODE_CODE) == X86_MODE32; }
+static inline bool mode_translatable(uint32_t mode)
+{
+    if ((mode & (IMODE_CODE | IMODE_ONE)) == X86_MODE64)
+        return true;
+    const uint32_t flat32 = X86_MODE32 | X86_MODE32 << IMODE_STACK_SHIFT | IMODE_FLAT;
+    return (mode & (IMODE_CODE | 3u << IMODE_STACK_SHIFT | IMODE_FLAT | IMODE_ONE)) == flat32;
+}
+/* An instruction pointer, or an address, cut to the width of the code. */
+static inline uint64_t mode_wrap(uint32_t mode, uint64_t address) { return mode_code32(mode) ? (uint32_t)address : address; }
+/* The page after that of an address; 0: there is none (32-bit code faults at 4 GiB). */
+static inline uint64_t mode_next_page(uint32_t mode, uint64_t address) { return mode_wrap(mode, (address & PAGE_MASK) + DP_PAGE_SIZE); }
+static inline unsigned table_kind(const struct icpu *c, unsigned access_kind) { return access_kind + (mode_code32(c->mode) ? ITLB_EMPTY : 0u); }
+static inline unsigned access_kind(const struct icpu *c) { return (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE; }
+
 extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
 
 /* space.c */
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
-/* The page of an address in the current space, after a page fault. */
+/* The page of an address in the current space and, where it was global, in all; after a page fault. */
 void space_forget_page(struct tcpu *t, uint64_t linear);
 /* Entries that allow writes are void (dirty tracking began anew). */
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
 void space_forget_jumps(struct tcpu *t); /* in all spaces */
-/* The current table of a kind, made on first use; NULL: no address space left. */
+/* The current table of a kind (table_kind), made on first use; NULL: no address space left. */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
@@ -248,10 +274,13 @@ void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+#define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
 bool system_helper(struct icpu *c, uint32_t helper);
+/* What was learned for RDTSC into tctx. */
+void system_load_tsc(struct tctx *x, const struct icpu *c);
 
 /* engine.c: from stub_slow; 0: go on at tctx.go with tctx.found, else leave for tctx.reason */
 uint32_t translate_slow(struct tctx *x);
