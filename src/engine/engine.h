@@ -111,7 +111,8 @@ struct dp_engine {
     void (*vm_fini)(struct dp_engine_state *);
     int (*cpu_init)(struct dp_engine_state *, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *e);
     void (*cpu_fini)(struct dp_cpu *);
-    /* Executes until an exit, at most about budget instructions (0: no limit). Only the vCPU's own thread. */
+    /* Executes until an exit, at most budget instructions (0: no limit; below 64: one block or one delivered event at most, so that engines can be led
+     * side by side, see vm/lockstep.h). Only the vCPU's own thread. */
     void (*run)(struct dp_cpu *, uint64_t budget, struct dp_exit *exit);
     void (*kick)(struct dp_cpu *);                                     /* any thread, signal-safe; run() returns soon, or at once the next time */
     void (*interrupt)(struct dp_cpu *, enum dp_line line, unsigned value); /* any thread; wakes as kick does only when something changed */
