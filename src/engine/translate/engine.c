@@ -20,7 +20,7 @@
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
 
-#define WARM 0 /* times a place is interpreted before it is translated */
+#define WARM 2 /* times a place is interpreted before it is translated */
 
 /* ---- wishes of other threads ---- */
 

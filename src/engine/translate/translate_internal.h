@@ -160,7 +160,7 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
-    uint64_t global_regions[64]; /* filter: where there are global entries */
+    uint64_t global_regions[FILTER_BITS / 64]; /* filter: where there are global entries */
     uint64_t switches;
     /* code cache */
     int fd;
