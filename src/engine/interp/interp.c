@@ -119,8 +119,10 @@ void interp_sync_in(struct icpu *c)
     interp_update_mode(c);
 }
 
-uint64_t interp_tsc(const struct icpu *c)
+uint64_t interp_tsc(struct icpu *c)
 {
+    if (c->accel)
+        return c->accel->tsc(c);
     return dp_tsc_from_ns(dp_clock_now(c->vm->clock), c->vm->model->tsc_khz) + (uint64_t)c->s.tsc_offset;
 }
 

@@ -104,6 +104,8 @@ enum {
 struct interp_accel {
     /* Runs as far as it can from r[RIP] on (by_blocks: one block at most). False: the interpreter is to run a block there. */
     bool (*enter)(struct icpu *c);
+    /* The guest's TSC, so that all ways to read it agree. */
+    uint64_t (*tsc)(struct icpu *c);
     /* Told of every flush, after the state changed. */
     void (*flush)(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
     /* A page fault: what was known of this page is void (SDM vol. 3 4.10.4.1). */
@@ -396,7 +398,7 @@ uint64_t interp_peek(struct icpu *c, const struct iop *o, unsigned skip, unsigne
 void interp_release(struct icpu *c, uint64_t bytes);
 void interp_lower_end(struct icpu *c, struct iop *o, unsigned bytes, unsigned page_offset);
 
-uint64_t interp_tsc(const struct icpu *c); /* the guest's */
+uint64_t interp_tsc(struct icpu *c); /* the guest's */
 static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMODE_CPL_SHIFT & 3; }
 
 /* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when

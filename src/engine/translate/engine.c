@@ -430,7 +430,7 @@ out:
     return go_on;
 }
 
-static const struct interp_accel accel = {accel_enter, accel_flush, accel_forget, accel_filled};
+static const struct interp_accel accel = {accel_enter, system_tsc, accel_flush, accel_forget, accel_filled};
 
 /* ---- the engine ---- */
 

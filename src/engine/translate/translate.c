@@ -615,7 +615,7 @@ static void emit_rorx(struct emitter *e, unsigned to, unsigned from, unsigned co
     emit8(e, count);
 }
 
-/* See learn_tsc. No flags change. */
+/* See system_tsc. No flags change. */
 static void read_tsc(struct writer *w, const struct insn_info *n)
 {
     struct emitter *e = &w->e;

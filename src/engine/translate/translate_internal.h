@@ -280,6 +280,7 @@ enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CO
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
 bool system_helper(struct icpu *c, uint32_t helper);
 /* What was learned for RDTSC into tctx. */
+uint64_t system_tsc(struct icpu *c);
 void system_load_tsc(struct tctx *x, const struct icpu *c);
 
 /* engine.c: from stub_slow; 0: go on at tctx.go with tctx.found, else leave for tctx.reason */
