@@ -89,8 +89,8 @@ enum { READ = 0, WRITE = 1, STACK = 2, ALIGN16 = 4, ALIGN32 = 8, NARROW = 16 /* 
     X(enter, WRITE | STACK, 8, "lea 8(%rbx), %rsp", "enter $0, $0") \
     X(lret, STACK | FAULTS | QUADS, 16, "mov %rbx, %rsp", "lretq") \
     X(iret, STACK | FAULTS | QUADS, 40, "mov %rbx, %rsp", "iretq") \
-    X(ljmp, FAULTS | QUADS, 10, "", "rex.w ljmp *(%rbx)") \
-    X(lcall, FAULTS | QUADS, 10, "", "rex.w lcall *(%rbx)") \
+    X(ljmp, FAULTS | QUADS, 10, "", ".byte 0x48, 0xff, 0x2b" /* rex.w ljmp *(%rbx), which clang does not know */) \
+    X(lcall, FAULTS | QUADS, 10, "", ".byte 0x48, 0xff, 0x1b" /* rex.w lcall *(%rbx) */) \
     X(lfs, FAULTS | QUADS, 10, "", ".byte 0x48; lfs (%rbx), %ecx") \
     X(lss, FAULTS | QUADS, 10, "", ".byte 0x48; lss (%rbx), %ecx") \
     X(mov_from_seg, WRITE, 2, "", "mov %ss, (%rbx)") \
