@@ -193,6 +193,8 @@ expect 0 '"phase":"running"' control web query-status
 expect 125 "is no command: there are help, query-status" control web rubbish
 "$doppel" stats web --interval 0.1 >"$dir/rates" 2>&1 &
 rates=$!
+tries=0
+while [ ! -s "$dir/rates" ] && [ $tries -lt 200 ]; do sleep 0.05; tries=$((tries + 1)); done # it is to be there when the VM ends
 expect 0 "{}" control web quit
 wait $web || fail "quit: status $?"
 wait $rates || fail "stats --interval at the VM's end: status $?"
