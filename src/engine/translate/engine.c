@@ -5,8 +5,6 @@
  * revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no stale
  * translation runs and no store through a revoked entry is on its way.
  */
-#include <immintrin.h>
-#include <linux/membarrier.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>

@@ -61,8 +61,6 @@ bool system_helper(struct icpu *c, uint32_t helper)
     case X86_OP_SYSRET: return settle_trap(c, x86_sysret(&c->ctx, size));
     case X86_OP_IRET: return !x86_iret(&c->ctx, size, next);
     case X86_OP_RDTSC: case X86_OP_RDTSCP: {
-        if ((c->mode & IMODE_TSD) && interp_cpl(c))
-            return false;
         uint64_t v = system_tsc(c);
         c->s.r[X86_RAX] = (uint32_t)v;
         c->s.r[X86_RDX] = v >> 32;
