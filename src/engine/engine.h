@@ -79,6 +79,8 @@ struct dp_engine_vm {                /* what an engine gets to know of its machi
     X(tlb_misses,              "translations that missed the TLB") \
     X(table_misses,            "shadow page table misses") \
     X(table_flushes,           "shadow page table flushes") \
+    X(promotions,              "user address spaces that were given a process of their own") \
+    X(turns,                   "times such a process was let run") \
     X(exceptions,              "exceptions delivered to the guest") \
     X(interrupts,              "interrupts delivered to the guest") \
     X(io,                      "port accesses") \

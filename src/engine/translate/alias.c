@@ -32,6 +32,7 @@ static void unmap(struct talias *a)
     if (a->ro)
         munmap(a->ro - DP_PAGE_SIZE, a->ram->size + 2 * DP_PAGE_SIZE);
     free(a->protected_);
+    free((void *)a->direct);
     *a = (struct talias){0};
 }
 
@@ -48,8 +49,9 @@ struct talias *alias_of(struct tvm *v, struct dp_ram *ram)
             a = &v->alias[i];
     if (!a && v->aliases < DP_ARRAY_LEN(v->alias)) {
         a = &v->alias[v->aliases];
-        *a = (struct talias){ram, map_guarded(ram, PROT_READ | PROT_WRITE), map_guarded(ram, PROT_READ), calloc(1, ram->size >> DP_PAGE_SHIFT)};
-        bool ok = a->rw && a->ro && a->protected_;
+        *a = (struct talias){ram, map_guarded(ram, PROT_READ | PROT_WRITE), map_guarded(ram, PROT_READ), calloc(1, ram->size >> DP_PAGE_SHIFT),
+                             calloc(1, ram->size >> DP_PAGE_SHIFT)};
+        bool ok = a->rw && a->ro && a->protected_ && a->direct;
         for (uint64_t p = 0; ok && p < ram->size >> DP_PAGE_SHIFT; p++) /* code that was known before */
             if (atomic_load(&ram->has_code[p])) {
                 ok = !mprotect(a->rw + (p << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ);
@@ -108,4 +110,19 @@ bool alias_protected(const struct tvm *v, uint64_t host)
             return v->alias[i].protected_[offset >> DP_PAGE_SHIFT];
     }
     return false;
+}
+
+/* Against a page that becomes code at the same time: it sets has_code and then looks at the flag; we set the flag and then look at has_code. */
+bool alias_direct_write(struct talias *a, uint64_t page)
+{
+    atomic_store(&a->direct[page], 1);
+    atomic_thread_fence(memory_order_seq_cst);
+    return dp_ram_write_is_free(a->ram, page);
+}
+
+bool alias_direct_revoked(struct tvm *v, struct dp_ram *ram, uint64_t page)
+{
+    struct talias *a = alias_of(v, ram);
+    atomic_thread_fence(memory_order_seq_cst);
+    return a && atomic_load(&a->direct[page]) && atomic_exchange(&a->direct[page], 0);
 }

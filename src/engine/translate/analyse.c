@@ -468,9 +468,11 @@ static void accesses_forward(struct path *p, uint32_t mode)
     }
 }
 
-void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode)
+void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode, bool checked)
 {
     decode_path(p, c, code, offset, next);
     flags_backward(p);
-    accesses_forward(p, mode);
+    p->groups = 0;
+    if (checked)
+        accesses_forward(p, mode);
 }

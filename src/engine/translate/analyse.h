@@ -74,7 +74,8 @@ enum place place_of(unsigned operand_code);
 bool implicit_rcx(const struct x86_insn *i);             /* shifts by CL */
 unsigned spilled_operands(const struct x86_insn *i);     /* how many of guest R13-R15 it names as register operands */
 
-/* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be used. */
-void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode);
+/* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be used. Not checked: no
+ * access gets into a group. */
+void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode, bool checked);
 
 #endif

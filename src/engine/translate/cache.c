@@ -21,7 +21,10 @@
 static void *reserve(size_t size)
 {
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, size, MADV_DONTFORK);
+    return p;
 }
 
 int cache_init(struct tcpu *t, struct dp_error *e)
@@ -30,7 +33,8 @@ int cache_init(struct tcpu *t, struct dp_error *e)
     if (t->fd < 0 || ftruncate(t->fd, CODE_BYTES))
         return dp_error_set(e, -errno, "cannot make a code cache: %s", strerror(errno));
     t->rw = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, t->fd, 0);
-    t->rx = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, t->fd, 0);
+    if (!t->is_direct)
+        t->rx = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, t->fd, 0);
     if (t->rw == MAP_FAILED || t->rx == MAP_FAILED)
         return dp_error_set(e, -errno, "cannot map a code cache: %s (a security policy that forbids executable memory?)", strerror(errno));
     t->hash = calloc(1u << HASH_BITS, sizeof(*t->hash));
@@ -40,7 +44,8 @@ int cache_init(struct tcpu *t, struct dp_error *e)
     t->by_code = reserve(MAX_BLOCKS * sizeof(*t->by_code));
     if (!t->hash || !t->pages || !t->heat || !t->arena || !t->by_code)
         return dp_error_set(e, -ENOMEM, "no memory for a processor's code cache; close other programs");
-    stubs_emit(t);
+    if (!t->is_direct) /* direct.c knows more for its own */
+        stubs_emit(t);
     t->first = t->used;
     return 0;
 }
@@ -49,7 +54,7 @@ void cache_fini(struct tcpu *t)
 {
     if (t->rw && t->rw != MAP_FAILED)
         munmap(t->rw, CODE_BYTES);
-    if (t->rx && t->rx != MAP_FAILED)
+    if (t->rx && t->rx != MAP_FAILED && !t->is_direct)
         munmap(t->rx, CODE_BYTES);
     if (t->fd > 0)
         close(t->fd);

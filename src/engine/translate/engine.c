@@ -14,6 +14,7 @@
 
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_sse.h"
+#include "engine/translate/direct.h"
 #include "engine/translate/dump.h"
 #include "engine/translate/translate.h"
 #include "engine/translate/translate_internal.h"
@@ -26,11 +27,19 @@ static void grant(struct tcpu *t)
 {
     pthread_mutex_lock(&t->lock);
     atomic_store(&t->wish, 0);
-    if (t->pending_all)
+    if (t->pending_all) {
         cache_empty(t);
-    else
-        for (unsigned i = 0; i < t->pending_count; i++)
+        direct_invalidate(t, NULL, 0);
+        direct_flush_all(t);
+    }
+    for (unsigned i = 0; !t->pending_all && i < t->pending_count; i++) {
+        if (t->pending[i].revoke) {
+            direct_revoke(t, t->pending[i].ram, t->pending[i].page);
+        } else {
             cache_invalidate(t, t->pending[i].ram, t->pending[i].page);
+            direct_invalidate(t, t->pending[i].ram, t->pending[i].page);
+        }
+    }
     if (t->flush_writes)
         space_revoke_writes(t);
     t->pending_count = 0;
@@ -41,7 +50,7 @@ static void grant(struct tcpu *t)
 static void signal_inside(struct tcpu *t)
 {
     pid_t thread = atomic_load(&t->thread);
-    if (atomic_load(&t->inside) && thread)
+    if (atomic_load(&t->inside) && thread && !direct_kick(t))
         syscall(SYS_tgkill, getpid(), thread, signals_kick_number());
 }
 
@@ -57,11 +66,9 @@ static void wait_outside(struct tcpu *t)
             sched_yield();
 }
 
-static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
+/* Every processor is to do something about a page; returns when none runs code or uses an entry that is older. */
+static void wish_of_all(struct tvm *v, struct dp_ram *ram, uint64_t page, bool revoke)
 {
-    struct tvm *v = opaque;
-    DP_TRACE(v->vm.trace, DP_TRACE_SMC, "code in page 0x%llx of %s was overwritten", (unsigned long long)page, ram->name);
-    alias_unprotect(v, ram, page);
     for (unsigned i = 0; i < v->vm.cpu_count; i++) {
         struct tcpu *t = v->cpu[i];
         if (!t)
@@ -71,6 +78,7 @@ static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
             t->pending_all = true;
         } else {
             t->pending[t->pending_count].ram = ram;
+            t->pending[t->pending_count].revoke = revoke;
             t->pending[t->pending_count++].page = page;
         }
         atomic_store(&t->wish, 1);
@@ -80,7 +88,20 @@ static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
         if (v->cpu[i])
             wait_outside(v->cpu[i]);
 }
-static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page) { alias_protect(opaque, r, page); }
+
+static void on_code_written(void *opaque, struct dp_ram *ram, uint64_t page)
+{
+    struct tvm *v = opaque;
+    DP_TRACE(v->vm.trace, DP_TRACE_SMC, "code in page 0x%llx of %s was overwritten", (unsigned long long)page, ram->name);
+    alias_unprotect(v, ram, page);
+    wish_of_all(v, ram, page, false);
+}
+static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page)
+{
+    alias_protect(opaque, r, page);
+    if (DP_UNLIKELY(alias_direct_revoked(opaque, r, page)))
+        wish_of_all(opaque, r, page, true);
+}
 static void on_dirty_cleared(void *opaque, struct dp_ram *r)
 {
     struct tvm *v = opaque;
@@ -172,7 +193,7 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     uint32_t mode = c->mode | variant;
     struct tblock *b = cache_find(t, host, mode, phys2);
     if (!b) {
-        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, t->v->warm))
+        if (dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT) || !cache_warm(t, host, t->is_direct ? 0 : t->v->warm))
             return NULL;
         if (!cache_has_room(t)) {
             x87_leave(&translate_ctx, t); /* while its last instruction can be told from the host's */
@@ -214,6 +235,7 @@ static const char *leave_name(const struct tctx *x)
     case LEAVE_UNGROUPED: return "accesses that cross pages";
     case LEAVE_FAULT: return "a fault";
     case LEAVE_KICK: return "kicked";
+    case LEAVE_X87: return "x87";
     }
     return "?";
 }
@@ -225,7 +247,8 @@ static void use_table(struct tcpu *t, struct tctx *x, struct ttable *table)
         space_flush_jumps(table, false);
         table->mode = t->c->mode;
     }
-    set_gs(x, table->base);
+    if (!table->shared)
+        set_gs(x, table->base);
 }
 
 /* The parts of the canonical state that struct tctx holds meanwhile. */
@@ -323,12 +346,15 @@ static bool accel_enter(struct icpu *c)
         return false;
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
-    struct ttable *table = space_table(t, table_kind(c, kind));
+    direct_note_mode(t);
+    struct tdirect *d = direct_choose(t);
+    struct tcpu *k = d ? &d->cpu : t; /* whose code runs */
+    struct ttable *table = d ? &k->space[0].table[0] : space_table(t, table_kind(c, kind));
     uint64_t rip = c->s.r[X86_RIP];
     if (DP_UNLIKELY(!table))
         return false;
     bool global;
-    struct tblock *b = find(t, rip, 0, &global);
+    struct tblock *b = find(k, rip, 0, &global);
     if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
         return false;
     c->link_from = NULL;
@@ -338,12 +364,18 @@ static bool accel_enter(struct icpu *c)
     uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, table);
     enter_mxcsr(c);
-    uint64_t code = (uint64_t)(uintptr_t)t->rx + b->code;
+    uint64_t code = (uint64_t)(uintptr_t)k->rx + b->code;
     bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
     for (;;) {
         uint32_t variant = 0;
         struct tlink *link = NULL;
-        run_block(t, x, rip, code);
+        if (!d) {
+            run_block(t, x, rip, code);
+        } else if (direct_run(d, x, rip, code)) {
+            t->lost = true;
+            atomic_fetch_or(&c->attention, IATT_KICK);
+            goto out;
+        }
         if (c->by_blocks)
             count(t, instructions_done(b, x));
         rip = x->rip;
@@ -351,6 +383,10 @@ static bool accel_enter(struct icpu *c)
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = x->link;
+            if (DP_UNLIKELY(!link)) {
+                go_on = false;
+                goto out;
+            }
             rip = x->page + link->target;
             break;
         case LEAVE_LOOKUP:
@@ -382,7 +418,10 @@ static bool accel_enter(struct icpu *c)
             if (!still_ours(c))
                 goto out;
             kind = access_kind(c);
-            table = kind == ITLB_EMPTY ? NULL : space_table(t, table_kind(c, kind));
+            direct_note_mode(t);
+            d = direct_choose(t);
+            k = d ? &d->cpu : t;
+            table = d ? &k->space[0].table[0] : kind == ITLB_EMPTY ? NULL : space_table(t, table_kind(c, kind));
             if (!table)
                 goto out;
             use_table(t, x, table);
@@ -391,7 +430,7 @@ static bool accel_enter(struct icpu *c)
         case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
         case LEAVE_KICK: c->counters.exits_kick++; goto out;
         case LEAVE_FAULT: c->counters.exits_fault++; /* fallthrough */
-        case LEAVE_INTERPRET: go_on = false; goto out;
+        case LEAVE_INTERPRET: case LEAVE_X87: go_on = false; goto out;
         }
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
             goto out;
@@ -399,18 +438,18 @@ static bool accel_enter(struct icpu *c)
             goto out;
         if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
             continue;
-        unsigned dropped = t->drops;
-        b = find(t, rip, variant, &global);
+        unsigned dropped = k->drops;
+        b = find(k, rip, variant, &global);
         if (!b) {
             go_on = false;
             goto out;
         }
-        code = (uint64_t)(uintptr_t)t->rx + b->code;
+        code = (uint64_t)(uintptr_t)k->rx + b->code;
         /* Only within a page of RAM, for there blocks die together; the address may lead to another page by now. */
-        if (link && !b->phys2 && dropped == t->drops && link->from->page == b->page) {
+        if (link && !b->phys2 && dropped == k->drops && link->from->page == b->page) {
             c->counters.links++;
-            struct emitter e = {NULL, t->rx - t->rw};
-            emit_patch(&e, t->rw + link->patch, code);
+            struct emitter e = {NULL, k->rx - k->rw};
+            emit_patch(&e, k->rw + link->patch, code);
         } else if (!variant) {
             space_set_jump(table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
         }
@@ -500,8 +539,15 @@ void translate_set_warm(struct dp_engine_state *s, unsigned times)
     v->warm = times;
 }
 
+void translate_set_direct(struct dp_engine_state *s, enum translate_direct when)
+{
+    struct tvm *v = s->accel_data;
+    v->direct = when;
+}
+
 static void tcpu_free(struct tcpu *t)
 {
+    direct_fini(t);
     translate_fini(t);
     cache_fini(t);
     space_fini(t);
@@ -565,6 +611,10 @@ static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *e
     t->uncounted |= !budget;
     dp_engine_interp.run(cpu, budget, exit);
     atomic_store(&t->thread, 0);
+    if (DP_UNLIKELY(t->lost)) {
+        *exit = (struct dp_exit){.kind = DP_EXIT_ERROR};
+        dp_buffer_printf(&exit->text, "cpu%u: the process that ran the guest's program was killed (out of memory?)\n", t->c->index);
+    }
 }
 
 static void translate_kick(struct dp_cpu *cpu)

@@ -25,22 +25,22 @@ int signals_kick_number(void) { return SIGRTMAX - 3; }
 
 static bool in_cache(const struct tcpu *t, uint64_t pc) { return pc - (uint64_t)(uintptr_t)t->rx < CODE_BYTES; }
 
-/* The instruction at an offset from the block's code; *at_start: nothing of it is visible yet. */
-static const struct tinsn *instruction_at(const struct tblock *b, uint64_t offset, bool *at_start)
-{
-    const struct tinsn *n = tinsn_at(b, offset);
-    *at_start = offset < b->body && (n->commit == 0xff || offset <= (uint64_t)n->host + n->commit);
-    return n;
-}
-
 /* A jump to what stands behind the body: an island, whose check may be that of an instruction before this place, or a way out. */
 static bool leads_behind(const struct tcpu *t, const struct tblock *b, uint64_t offset)
 {
-    const uint8_t *at = t->rx + b->code + offset;
+    const uint8_t *at = t->rw + b->code + offset;
     int32_t by;
     memcpy(&by, at + 1, sizeof(by));
     uint64_t to = offset + 5 + (uint64_t)(int64_t)by;
     return *at == 0xe9 && to >= b->body && to < b->size;
+}
+
+const struct tinsn *instruction_at(const struct tcpu *t, const struct tblock *b, uint64_t pc, bool *at_start)
+{
+    uint64_t offset = pc - (uint64_t)(uintptr_t)t->rx - b->code;
+    const struct tinsn *n = tinsn_at(b, offset);
+    *at_start = offset < b->body && (n->commit == 0xff || offset <= (uint64_t)n->host + n->commit) && !leads_behind(t, b, offset);
+    return n;
 }
 
 static void leave_at(struct tctx *x, greg_t *r, uint64_t guest, enum leave_reason why)
@@ -62,9 +62,8 @@ static void kick(struct tctx *x, greg_t *r)
         return;
     }
     bool at_start;
-    uint64_t offset = pc - (uint64_t)(uintptr_t)t->rx - b->code;
-    const struct tinsn *n = instruction_at(b, offset, &at_start);
-    if (at_start && !leads_behind(t, b, offset))
+    const struct tinsn *n = instruction_at(t, b, pc, &at_start);
+    if (at_start)
         leave_at(x, r, n->guest, LEAVE_KICK);
     else
         r[REG_EFL] |= HOST_TF;
@@ -89,7 +88,7 @@ static void handler(int number, siginfo_t *info, void *context)
     }
     if (b) {
         bool at_start;
-        const struct tinsn *n = instruction_at(b, pc - (uint64_t)(uintptr_t)x->t->rx - b->code, &at_start);
+        const struct tinsn *n = instruction_at(x->t, b, pc, &at_start);
         if (number == SIGSEGV && alias_protected(x->t->v, (uint64_t)(uintptr_t)info->si_addr))
             x->t->c->counters.write_faults++;
         leave_at(x, r, n->guest, LEAVE_FAULT);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "engine/translate/translate_internal.h"
+#include "engine/translate/direct.h"
 
 static bool make_table(struct ttable *b)
 {
@@ -26,6 +26,7 @@ static bool make_table(struct ttable *b)
     }
     madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_NOHUGEPAGE); /* sparse */
     madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTDUMP);
+    madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTFORK);
     b->base = p + JUMP_BYTES;
     space_flush_jumps(b, false);
     return true;
@@ -68,7 +69,10 @@ static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(
 void space_flush_jumps(struct ttable *b, bool keep_global)
 {
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
-        madvise(b->base - JUMP_BYTES, JUMP_BYTES, MADV_DONTNEED);
+        if (b->shared)
+            memset(b->base - JUMP_BYTES, 0, JUMP_BYTES);
+        else
+            madvise(b->base - JUMP_BYTES, JUMP_BYTES, MADV_DONTNEED);
         keep_global = false;
     } else {
         for (unsigned i = 0; i < b->jumps; i++)
@@ -136,6 +140,7 @@ static void flush_table(struct ttable *b, bool keep_global)
 
 static void flush_space(struct tspace *s, bool keep_global)
 {
+    direct_flush_space(s, false);
     for (unsigned k = 0; k < TABLE_KINDS; k++)
         if (s->table[k].base) {
             flush_table(&s->table[k], keep_global);
@@ -164,6 +169,8 @@ static void switch_space(struct tcpu *t, unsigned pcid)
             oldest = s;
     }
     flush_space(oldest, true);
+    direct_flush_space(oldest, true);
+    oldest->stay = oldest->refused = 0;
     oldest->valid = true;
     oldest->pcid = pcid;
     oldest->used = ++t->switches;
@@ -171,26 +178,34 @@ static void switch_space(struct tcpu *t, unsigned pcid)
 }
 
 /* Entries from a large page go when any address of it is flushed, and so do jumps into it. */
+static const uint64_t large_sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
 static void flush_large(struct ttable *b, uint64_t linear)
 {
-    static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
-    for (unsigned k = 0; k < DP_ARRAY_LEN(sizes); k++) {
-        unsigned h = large_hash(linear, sizes[k]);
+    for (unsigned k = 0; k < DP_ARRAY_LEN(large_sizes); k++) {
+        unsigned h = large_hash(linear, large_sizes[k]);
         if (b->large[h / 64] >> (h % 64) & 1) /* from its last page, which has the lowest entry */
-            madvise(space_entry(b, linear | (sizes[k] - 1)), sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
-        if (b->large_jumps[h / 64] >> (h % 64) & 1)
-            space_flush_jumps(b, false);
+            madvise(space_entry(b, linear | (large_sizes[k] - 1)), large_sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
     }
+}
+
+void space_forget_jumps_of_page(struct ttable *b, uint64_t linear)
+{
+    unsigned h = page_hash(linear);
+    bool known = b->jump_pages[h / 64] >> (h % 64) & 1;
+    for (unsigned k = 0; !known && k < DP_ARRAY_LEN(large_sizes); k++) {
+        unsigned l = large_hash(linear, large_sizes[k]);
+        known = b->large_jumps[l / 64] >> (l % 64) & 1;
+    }
+    if (known)
+        space_flush_jumps(b, false);
 }
 
 static void flush_page(struct ttable *b, uint64_t linear)
 {
-    unsigned h = page_hash(linear);
     if (*space_entry(b, linear)) /* reading takes no memory where nothing was written */
         *space_entry(b, linear) = 0;
     flush_large(b, linear);
-    if (b->jump_pages[h / 64] >> (h % 64) & 1)
-        space_flush_jumps(b, false);
+    space_forget_jumps_of_page(b, linear);
 }
 
 static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
@@ -200,6 +215,7 @@ void space_forget_page(struct tcpu *t, uint64_t linear)
 {
     unsigned h = page_hash(linear), r = region_hash(linear);
     bool global = t->global_regions[r / 64] >> (r % 64) & 1;
+    direct_flush_page(t->current, linear);
     FOR_TABLES(t, b)
         if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
             flush_page(b, linear);
@@ -225,6 +241,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
         break;
     case X86_FLUSH_SWITCH: switch_space(t, pcid); break;
     case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: /* a little more than asked for does no harm */
+        for (unsigned i = 0; i < SPACES; i++)
+            direct_flush_page(&t->space[i], linear);
         FOR_TABLES(t, b)
             flush_page(b, linear);
     }
@@ -234,6 +252,7 @@ void space_revoke_writes(struct tcpu *t)
 {
     t->c->counters.table_flushes++;
     DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush of everything that allows writes", t->c->index);
+    direct_flush_all(t);
     FOR_TABLES(t, b)
         flush_table(b, false);
 }

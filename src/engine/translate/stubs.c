@@ -4,10 +4,14 @@
  * `leave`, jumped to from translated code with the reason in tctx. Guest registers are kept in struct icpu.s while C runs. All transfers into
  * translated code go through tctx.go, so that a signal can redirect them: there is no moment at which a kick gets lost.
  * Slow paths call C on the stack of `enter` with the guest's registers saved, and come back to tctx.go.
+ *
+ * A direct space's cache has other stubs (stubs_emit_direct, see direct.h): its blocks leave by the same names, but there is no C and no stack; the runner
+ * gives its registers to the processor's thread and waits for the next orders. Nothing in memory that guest code can write is taken for a code address.
  */
 #include <stddef.h>
+#include <sys/syscall.h>
 
-#include "engine/translate/translate_internal.h"
+#include "engine/translate/direct.h"
 
 _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
 
@@ -25,23 +29,27 @@ static struct mem gpr(unsigned base, unsigned r) { return icpu_at(base, offsetof
 
 static bool has_avx(const struct tcpu *t) { return x86_has(t->c->vm->model, X86_FEATURE_AVX); }
 
+/* A vector register from or to memory, whole. The base is one of the first eight registers. */
+static void vector(const struct tcpu *t, struct emitter *e, unsigned i, const struct mem *m, bool store)
+{
+    if (has_avx(t)) { /* VMOVDQU ymm (VEX.256.F3.0F 6F/7F) */
+        emit8(e, 0xc4);
+        emit8(e, (i & 8 ? 0u : 0x80u) | 0x60 | 1);
+        emit8(e, 0x7e);
+        emit8(e, store ? 0x7f : 0x6f);
+    } else { /* MOVUPS */
+        if (i & 8)
+            emit8(e, 0x44);
+        emit8(e, 0x0f);
+        emit8(e, store ? 0x11 : 0x10);
+    }
+    emit_modrm_mem(e, i, m, 0);
+}
 static void vectors(struct tcpu *t, struct emitter *e, unsigned base, bool store)
 {
     for (unsigned i = 0; i < 16; i++) {
         struct mem m = icpu_at(base, offsetof(struct icpu, s.vec) + 32 * i);
-        if (has_avx(t)) { /* VMOVDQU ymm (VEX.256.F3.0F 6F/7F) */
-            emit8(e, 0xc4);
-            emit8(e, (i & 8 ? 0u : 0x80u) | 0x40 | (base & 8 ? 0u : 0x20u) | 1);
-            emit8(e, 0x7e);
-            emit8(e, store ? 0x7f : 0x6f);
-        } else { /* MOVUPS */
-            unsigned rex = 0x40 | (i & 8 ? 4u : 0) | (base & 8 ? 1u : 0);
-            if (rex != 0x40)
-                emit8(e, rex);
-            emit8(e, 0x0f);
-            emit8(e, store ? 0x11 : 0x10);
-        }
-        emit_modrm_mem(e, i, &m, 0);
+        vector(t, e, i, &m, store);
     }
     if (store && has_avx(t)) { /* VZEROUPPER: C code is SSE code */
         emit8(e, 0xc5);
@@ -92,6 +100,19 @@ static void set32(struct emitter *e, struct mem m, uint32_t v)
     emit32(e, v);
 }
 
+static void constants(struct tcpu *t, struct emitter *e)
+{
+    t->constants = emit_here(e);
+    emit64(e, 0x0000fffffffff000ull);
+    emit64(e, (1ull << JUMP_BITS) - 1);
+    for (unsigned k = 0; k < 12; k++)
+        emit64(e, 0xfff & ~((1ull << k) - 1));
+    emit64(e, ~(uint64_t)X86_IF);
+    emit64(e, ~(uint64_t)X86_DF);
+    emit64(e, X86_ARITH);
+    emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
+}
+
 static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 
 void stubs_emit(struct tcpu *t)
@@ -99,17 +120,7 @@ void stubs_emit(struct tcpu *t)
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
     struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp);
 
-    t->constants = emit_here(e);
-    emit64(e, 0x0000fffffffff000ull);
-    emit64(e, (1ull << JUMP_BITS) - 1);
-    for (unsigned k = 0; k < 12; k++)
-        emit64(e, 0xfff & ~((1ull << k) - 1));
-
-    emit64(e, ~(uint64_t)X86_IF);
-    emit64(e, ~(uint64_t)X86_DF);
-    emit64(e, X86_ARITH);
-    emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
-
+    constants(t, e);
     t->stub_enter = emit_here(e);
     for (unsigned i = 0; i < DP_ARRAY_LEN(callee_saved); i++) {
         if (callee_saved[i] & 8)
@@ -174,4 +185,271 @@ void stubs_emit(struct tcpu *t)
     go(e);
 
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(e->w - t->rw), (size_t)64);
+}
+
+/* ---- the runner of a direct space ---- */
+
+struct runner { struct emitter *e; struct tcpu *t; uint64_t orders, state; };
+
+static struct mem at(uint64_t address) { return (struct mem){RIP_REG, NO_REG, 0, 0, (int64_t)address}; }
+#define ORDERS(r, field) at((r)->orders + offsetof(struct direct_orders, field))
+#define STATE(r, field) at((r)->state + offsetof(struct direct_state, field))
+static struct mem in_state(size_t offset) { return (struct mem){RCX, NO_REG, 0, 0, (int64_t)offset}; }
+static struct mem host_register(unsigned n) { return in_state(offsetof(struct direct_state, r) + 8 * n); }
+
+static void load32(struct runner *r, unsigned reg, struct mem m) { emit_op_mem(r->e, false, 0x8b, reg, &m, 0); }
+static void store32(struct runner *r, unsigned reg, struct mem m) { emit_op_mem(r->e, false, 0x89, reg, &m, 0); }
+static void mov_imm32(struct runner *r, unsigned reg, uint32_t v)
+{
+    emit_op_reg(r->e, false, 0xc7, 0, reg);
+    emit32(r->e, v);
+}
+/* CMP dword [m], 0; then a jump for a condition to a place that is not known yet. */
+static uint8_t *branch_on_zero(struct runner *r, struct mem m, unsigned cc)
+{
+    emit_op_mem(r->e, false, 0x83, 7, &m, 1);
+    emit8(r->e, 0);
+    return emit_jcc(r->e, cc, 0);
+}
+static void here(struct runner *r, uint8_t *patch) { emit_patch(r->e, patch, emit_here(r->e)); }
+static void system_call(struct runner *r, unsigned number)
+{
+    mov_imm32(r, RAX, number);
+    emit8(r->e, 0x0f), emit8(r->e, 0x05);
+}
+enum { CC_B = 2, CC_AE = 3, CC_Z = 4, CC_NZ = 5 };
+
+static void vectors_in_state(struct runner *r, bool store)
+{
+    struct emitter *e = r->e;
+    for (unsigned i = 0; i < 16; i++) {
+        struct mem m = in_state(offsetof(struct direct_state, vec) + 32 * i);
+        vector(r->t, e, i, &m, store);
+    }
+}
+
+/* The guest's state into the registers, then to orders.go. step: with TF set for the first instruction there. */
+static void enter_direct(struct runner *r, bool step)
+{
+    struct emitter *e = r->e;
+    struct mem state = at(r->state), go = ORDERS(r, go), flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
+    struct mem image = STATE(r, step_flags), rsp = STATE(r, r[RSP]);
+    emit_lea(e, RCX, &state, true);
+    vectors_in_state(r, false);
+    emit_load(e, RAX, &flags);
+    emit8(e, 0x04), emit8(e, 0x7f); /* ADD AL, 0x7f: OF; SAHF */
+    emit8(e, 0x9e);
+    for (unsigned n = 0; n < 16; n++) {
+        struct mem m = host_register(n);
+        if (n != RCX)
+            emit_load(e, n, &m);
+    }
+    struct mem rcx = host_register(RCX);
+    emit_load(e, RCX, &rcx);
+    if (step) {
+        emit_lea(e, RSP, &image, true);
+        emit8(e, 0x9d); /* POPFQ */
+        emit_load(e, RSP, &rsp);
+    }
+    emit_op_mem(e, false, 0xff, 4, &go, 0);
+}
+
+/* The registers into the state; falls through to the reply. */
+static void leave_direct(struct runner *r)
+{
+    struct emitter *e = r->e;
+    struct mem state = at(r->state), rcx = STATE(r, r[RCX]), flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
+    struct mem mxcsr = in_state(offsetof(struct direct_state, mxcsr)), x87 = in_state(offsetof(struct direct_state, x87));
+    struct mem live = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, x87_live));
+    emit_store(e, RCX, &rcx);
+    emit_lea(e, RCX, &state, true);
+    for (unsigned n = 0; n < 16; n++) {
+        struct mem m = host_register(n);
+        if (n != RCX)
+            emit_store(e, n, &m);
+    }
+    emit8(e, 0x9f); /* LAHF; SETO AL */
+    emit8(e, 0x0f), emit8(e, 0x90), emit8(e, 0xc0);
+    emit_store(e, RAX, &flags);
+    vectors_in_state(r, true);
+    emit_op_mem(e, false, 0x0fae, 3, &mxcsr, 0); /* STMXCSR */
+    emit_op_mem(e, false, 0x80, 7, &live, 1);
+    emit8(e, 0);
+    uint8_t *dead = emit_jcc(e, CC_Z, 0);
+    emit_op_mem(e, false, 0xdd, 6, &x87, 0); /* FNSAVE */
+    here(r, dead);
+}
+
+/* The handler of all signals: RDI = number, RDX = ucontext (offsets: struct ucontext_t, x86-64). */
+static void handler_direct(struct runner *r, uint64_t leave, uint64_t kicked, uint64_t critical, uint64_t critical_end, int kick)
+{
+    struct emitter *e = r->e;
+    enum { GREGS = 40, U_EFL = GREGS + 8 * 17, U_RIP = GREGS + 8 * 16, U_ERR = GREGS + 8 * 19, U_TRAP = GREGS + 8 * 20, U_CR2 = GREGS + 8 * 22 };
+    const struct { unsigned from; size_t to; } copies[] = {{U_RIP, offsetof(struct direct_state, pc)}, {U_ERR, offsetof(struct direct_state, error)},
+                                                           {U_TRAP, offsetof(struct direct_state, trap)}, {U_CR2, offsetof(struct direct_state, address)}};
+    struct mem pc = {RDX, NO_REG, 0, 0, U_RIP}, efl = {RDX, NO_REG, 0, 0, U_EFL};
+    struct mem blocks = at((uint64_t)(uintptr_t)r->t->rx + DP_PAGE_SIZE), end = at((uint64_t)(uintptr_t)r->t->rx + CODE_BYTES);
+    struct mem state = at(r->state), signal = STATE(r, signal), outcome = STATE(r, outcome), stepped = STATE(r, stepped), is_kicked = STATE(r, kicked);
+    struct mem from = at(critical), to = at(critical_end), kick_place = at(kicked), leave_place = at(leave);
+    emit_load(e, RAX, &pc);
+    emit_lea(e, RCX, &blocks, true); /* the stubs are less than a page */
+    emit_op_reg(e, true, 0x3b, RAX, RCX);
+    uint8_t *stub = emit_jcc(e, CC_B, 0);
+    emit_lea(e, RCX, &end, true);
+    emit_op_reg(e, true, 0x3b, RAX, RCX);
+    uint8_t *stub2 = emit_jcc(e, CC_AE, 0);
+    /* in a block; a trap before the step has been made is none */
+    emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, 5); /* CMP EDI, SIGTRAP */
+    uint8_t *report = emit_jcc(e, CC_NZ, 0);
+    uint8_t *report2 = branch_on_zero(r, stepped, CC_NZ);
+    set32(e, stepped, 1);
+    emit8(e, 0xc3);
+    here(r, report);
+    here(r, report2);
+    store32(r, RDI, signal);
+    emit_lea(e, RCX, &state, true);
+    for (unsigned k = 0; k < DP_ARRAY_LEN(copies); k++) {
+        struct mem m = {RDX, NO_REG, 0, 0, copies[k].from}, d = in_state(copies[k].to);
+        emit_load(e, RAX, &m);
+        emit_store(e, RAX, &d);
+    }
+    set32(e, outcome, DIRECT_SIGNAL);
+    emit_lea(e, RCX, &leave_place, true);
+    uint8_t *go_there = emit_jmp(e, 0);
+    /* in a stub: SIGTRAP goes on stepping, a kick is noted, anything else is a mistake of ours */
+    here(r, stub);
+    here(r, stub2);
+    emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, 5);
+    uint8_t *not_trap = emit_jcc(e, CC_NZ, 0);
+    emit8(e, 0xc3);
+    here(r, not_trap);
+    emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, (unsigned)kick);
+    uint8_t *is_kick = emit_jcc(e, CC_Z, 0);
+    mov_imm32(r, RDI, 1);
+    system_call(r, SYS_exit_group);
+    here(r, is_kick);
+    set32(e, is_kicked, 1);
+    emit_lea(e, RCX, &from, true);
+    emit_op_reg(e, true, 0x3b, RAX, RCX);
+    uint8_t *below = emit_jcc(e, CC_B, 0);
+    emit_lea(e, RCX, &to, true);
+    emit_op_reg(e, true, 0x3b, RAX, RCX);
+    uint8_t *above = emit_jcc(e, CC_AE, 0);
+    emit_lea(e, RCX, &kick_place, true);
+    here(r, go_there);
+    emit_store(e, RCX, &pc);
+    emit_op_mem(e, false, 0x81, 4, &efl, 4), emit32(e, ~0x100u); /* AND dword: TF off */
+    here(r, below);
+    here(r, above);
+    emit8(e, 0xc3); /* to the restorer */
+}
+
+void stubs_emit_direct(struct tcpu *t, uint64_t area)
+{
+    struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
+    struct runner runner = {e, t, area + DIRECT_AT_ORDERS, area + DIRECT_AT_STATE}, *r = &runner;
+    uint64_t code = (uint64_t)(uintptr_t)t->rx, end = area + DIRECT_AREA_BYTES, top = 0x7ffffffff000ull;
+    struct mem request = ORDERS(r, request), reply = STATE(r, reply), count = ORDERS(r, count), call = ORDERS(r, call), errors = STATE(r, errors);
+    struct mem outcome = STATE(r, outcome), rip = CTX(rip), kicked = STATE(r, kicked), x87 = STATE(r, x87), mxcsr = ORDERS(r, mxcsr);
+
+    constants(t, e);
+    /* The runner's first steps: FS, GS; away with everything else. */
+    t->stub_enter = emit_here(e);
+    emit_mov_imm64(e, RAX, area + DIRECT_AT_STATE + offsetof(struct direct_state, x) - (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()));
+    emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd0); /* WRFSBASE RAX */
+    emit_mov_imm64(e, RAX, area + JUMP_BYTES);
+    emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd8); /* WRGSBASE RAX */
+    mov_imm32(r, RDI, 0);
+    emit_mov_imm64(e, RSI, code);
+    system_call(r, SYS_munmap);
+    emit_mov_imm64(e, RDI, end);
+    emit_mov_imm64(e, RSI, top - end);
+    system_call(r, SYS_munmap);
+
+    uint64_t wait = emit_here(e);
+    load32(r, RDX, reply);
+    load32(r, RBX, request);
+    emit_op_reg(e, false, 0x3b, RBX, RDX);
+    uint8_t *work = emit_jcc(e, CC_NZ, 0);
+    emit_lea(e, RDI, &request, true);
+    mov_imm32(r, RSI, 0); /* FUTEX_WAIT */
+    mov_imm32(r, R10, 0);
+    system_call(r, SYS_futex);
+    emit_jmp(e, wait);
+    here(r, work);
+    load32(r, R12, count);
+    emit_lea(e, R14, &call, true);
+    uint64_t next = emit_here(e);
+    emit_op_reg(e, false, 0x85, R12, R12);
+    uint8_t *done = emit_jcc(e, CC_Z, 0);
+    static const uint8_t arguments[] = {RAX, RDI, RSI, RDX, R10, R8, R9};
+    for (unsigned k = 0; k < DP_ARRAY_LEN(arguments); k++)
+        emit_load(e, arguments[k], &(struct mem){R14, NO_REG, 0, 0, 8 * k});
+    emit8(e, 0x0f), emit8(e, 0x05);
+    emit_op_reg(e, true, 0x81, 7, RAX), emit32(e, (uint32_t)-4095);
+    uint8_t *fine = emit_jcc(e, CC_B, 0);
+    emit_op_mem(e, false, 0xff, 0, &errors, 0); /* INC */
+    here(r, fine);
+    emit_op_reg(e, true, 0x83, 0, R14), emit8(e, sizeof(((struct direct_orders *)0)->call[0]));
+    emit_op_reg(e, false, 0xff, 1, R12);
+    emit_jmp(e, next);
+    here(r, done);
+    struct mem go = ORDERS(r, go);
+    emit_op_mem(e, true, 0x83, 7, &go, 1), emit8(e, 0);
+    uint8_t *nowhere = emit_jcc(e, CC_Z, 0);
+
+    uint64_t critical = emit_here(e); /* from here on a kick must not get lost */
+    uint8_t *come_back = branch_on_zero(r, kicked, CC_NZ);
+    emit_op_mem(e, false, 0x0fae, 2, &mxcsr, 0); /* LDMXCSR */
+    uint8_t *no_x87 = branch_on_zero(r, ORDERS(r, x87), CC_Z);
+    emit_op_mem(e, false, 0xdd, 4, &x87, 0); /* FRSTOR */
+    here(r, no_x87);
+    uint8_t *one_step = branch_on_zero(r, ORDERS(r, step), CC_NZ);
+    enter_direct(r, false);
+    here(r, one_step);
+    enter_direct(r, true);
+    uint64_t critical_end = emit_here(e);
+
+    t->stub_kick = emit_here(e);
+    here(r, come_back);
+    set32(e, outcome, DIRECT_KICKED);
+    uint8_t *no_state = emit_jmp(e, 0);
+
+    t->stub_stale = emit_here(e);
+    set32(e, CTX(adjust), 0);
+    set32(e, CTX(site), SITE_NONE);
+    t->stub_lookup = emit_here(e);
+    emit_store(e, R14, &rip);
+    set32(e, CTX(reason), LEAVE_LOOKUP);
+    uint8_t *from_lookup = emit_jmp(e, 0);
+    t->stub_link = emit_here(e);
+    set32(e, CTX(reason), LEAVE_LINK);
+    uint8_t *from_link = emit_jmp(e, 0);
+    t->stub_slow = emit_here(e); /* SITE_X87 only */
+    set32(e, CTX(reason), LEAVE_X87);
+    uint8_t *from_slow = emit_jmp(e, 0);
+    t->stub_helper = emit_here(e);
+    set32(e, CTX(reason), LEAVE_HELPER);
+    here(r, from_lookup);
+    here(r, from_link);
+    here(r, from_slow);
+    set32(e, outcome, DIRECT_LEFT);
+    t->stub_leave = emit_here(e); /* with the outcome set: after a signal */
+    leave_direct(r);
+    here(r, no_state);
+    here(r, nowhere);
+    load32(r, RAX, request);
+    store32(r, RAX, reply);
+    emit_lea(e, RDI, &reply, true);
+    mov_imm32(r, RSI, 1); /* FUTEX_WAKE */
+    mov_imm32(r, RDX, 1);
+    mov_imm32(r, R10, 0);
+    system_call(r, SYS_futex);
+    emit_jmp(e, wait);
+
+    t->stub_handler = emit_here(e);
+    handler_direct(r, t->stub_leave, t->stub_kick, critical, critical_end, signals_kick_number());
+    t->stub_restorer = emit_here(e);
+    system_call(r, SYS_rt_sigreturn);
+    t->used = (uint32_t)DP_ALIGN_UP((size_t)(e->w - t->rw), (size_t)DP_PAGE_SIZE);
 }

@@ -212,9 +212,11 @@ static void group_checks(struct writer *w, unsigned k)
         }
 }
 
-/* Register that holds a group's entry: R15, or RCX after loading it. */
+/* Register that holds a group's entry: R15, or RCX after loading it. In a direct space there are no groups, and addresses are the host's. */
 static unsigned delta_register(struct writer *w, unsigned g)
 {
+    if (g == NO_GROUP)
+        return NO_REG;
     const struct group *q = &w->path.group[g];
     if (q->storage == DELTA_R15)
         return R15;
@@ -264,6 +266,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
             m.index = home[i->index];
         }
     }
+    if (w->t->is_direct && i->address_size == 8 && i->seg != X86_FS && i->seg != X86_GS && !n->points)
+        return m;
     if (m.base != R14 || m.index != NO_REG || m.disp || i->address_size == 4)
         emit_lea(e, R14, &m, i->address_size == 8);
     if (i->seg == X86_FS || i->seg == X86_GS) {
@@ -276,6 +280,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
             emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
         }
     }
+    if (w->t->is_direct)
+        return (struct mem){R14, NO_REG, 0, 0, 0};
     check(w, true, 0, 0, a->size, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
     return (struct mem){R14, RCX, 0, 0, 0};
 }
@@ -671,8 +677,7 @@ static void push_flags(struct writer *w, const struct insn_info *n)
     emit_load(e, RSP, &guest);
     emit_bits(e, false, R14, R14, &arith);
     emit_bits(e, true, R14, R14, &arith);
-    unsigned delta = w->path.group[n->stack.group].storage;
-    if (delta == DELTA_RCX) { /* in use: add by way of memory */
+    if (n->stack.group != NO_GROUP && w->path.group[n->stack.group].storage == DELTA_RCX) { /* in use: add by way of memory */
         struct mem save = CTX(save_r14);
         emit_store(e, RCX, &save);
         emit_load(e, RCX, &system);
@@ -857,7 +862,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         next = ram2->host + (offset2 & PAGE_MASK);
     }
     w->t = t;
-    analyse(&w->path, c, code, at, next, mode);
+    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
     struct tblock *b = cache_alloc(t, sizeof(*b));
     b->page = cache_page(t, ram, page, true);
     b->host = (uint64_t)(uintptr_t)ram->host + offset;

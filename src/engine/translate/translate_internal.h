@@ -17,6 +17,7 @@
 #define DP_TRANSLATE_INTERNAL_H
 
 #include <pthread.h>
+#include <time.h>
 
 #include "engine/interp/interp_internal.h"
 #include "engine/translate/emit.h"
@@ -44,6 +45,7 @@ enum leave_reason {
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
     LEAVE_FAULT,     /* the same: the host faulted there */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
+    LEAVE_X87,       /* direct spaces: the guest's x87 state is wanted, then on at tctx.go */
 };
 
 /* What translated code addresses through FS. One per thread: two processors run by one thread take turns. */
@@ -128,6 +130,7 @@ struct ttable {
     unsigned jumps;
     bool global_jumps;          /* there are entries that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
+    bool shared;                /* only a jump cache, in a file (direct.h) */
     unsigned flushes;
     uint64_t large[FILTER_BITS / 64];         /* filter: large pages that entries came from */
     uint64_t jump_pages[FILTER_BITS / 64];    /* filter: pages whose code the jump cache knows */
@@ -137,9 +140,22 @@ struct ttable {
 /* What is cached for one PCID: a table per access kind and width of code. */
 #define SPACES 8
 #define TABLE_KINDS (2 * ITLB_EMPTY)
-struct tspace { struct ttable table[TABLE_KINDS]; unsigned pcid; uint64_t used; bool valid; };
+struct tdirect;
+struct tspace {
+    struct ttable table[TABLE_KINDS];
+    unsigned pcid;
+    uint64_t used;
+    bool valid;
+    struct tdirect *direct;     /* NULL: not promoted */
+    uint64_t stay, refused;     /* how long its stays in user mode are, decaying mean; when promotion failed (host TSC ticks) */
+};
 
-struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
+struct talias {
+    struct dp_ram *ram;
+    uint8_t *rw, *ro;
+    uint8_t *protected_;        /* per page */
+    _Atomic uint8_t *direct;    /* per page: maybe a runner has it mapped for writing */
+};
 
 struct dump;
 struct tvm {
@@ -147,6 +163,7 @@ struct tvm {
     struct dp_engine_vm vm;
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
     unsigned warm;              /* times a place is interpreted before it is translated */
+    int direct;                 /* enum translate_direct */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
@@ -155,6 +172,7 @@ struct tvm {
 };
 
 #define PENDING_PAGES 64
+#define DIRECTS 4 /* runners of a processor */
 struct writer;
 struct tcpu {
     struct icpu *c;
@@ -168,6 +186,8 @@ struct tcpu {
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
     uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_stale, stub_kick, stub_helper;
+    uint64_t stub_handler, stub_restorer; /* of a runner only */
+    bool is_direct;             /* this is the cache of a direct space: its rx is an address in the runner, operands are not checked */
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
     struct tblock **hash;
     struct tpage **pages;
@@ -182,12 +202,21 @@ struct tcpu {
     /* other threads' wishes */
     struct { uint64_t host, guest, ratio; int64_t offset; } tsc; /* a moment in both, guest ticks per host tick << 32 (0: not known) */
     pthread_mutex_t lock;
-    struct { struct dp_ram *ram; uint64_t page; } pending[PENDING_PAGES];
+    struct { struct dp_ram *ram; uint64_t page; bool revoke; } pending[PENDING_PAGES];
     unsigned pending_count;
     bool pending_all, flush_writes;
     atomic_uint wish;           /* one of the above is set */
     atomic_uint inside;         /* translated code may be running */
     _Atomic(pid_t) thread;
+    /* direct spaces (direct.c) */
+    struct tdirect *directs[DIRECTS];
+    _Atomic(pid_t) runner;      /* that runs for this processor now, 0: none */
+    struct tspace *user_space;  /* the stay in user mode: of which space, since when; NULL: in the kernel */
+    uint64_t user_since, sampled;
+    timer_t sampler;
+    pid_t sampler_thread;       /* whom it signals; 0: there is none */
+    unsigned direct_failures;
+    bool lost;                  /* a runner died while it had the guest's registers */
 };
 
 #define MODE_UNGROUPED (1u << 31)
@@ -220,6 +249,7 @@ void space_forget_page(struct tcpu *t, uint64_t linear);
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
 void space_forget_jumps(struct tcpu *t); /* in all spaces */
+void space_forget_jumps_of_page(struct ttable *b, uint64_t linear);
 /* The current table of a kind (table_kind), made on first use; NULL: no address space left. */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
@@ -237,6 +267,10 @@ void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 /* Is a host address in a page that is protected for its code? Safe in a signal handler. */
 bool alias_protected(const struct tvm *v, uint64_t host);
+/* A page gets mapped in a runner: may it be for writing? */
+bool alias_direct_write(struct talias *a, uint64_t page);
+/* A page becomes code: could a runner write to it? Then not any more. */
+bool alias_direct_revoked(struct tvm *v, struct dp_ram *ram, uint64_t page);
 
 /* cache.c */
 int cache_init(struct tcpu *t, struct dp_error *e);
@@ -266,12 +300,18 @@ int signals_init(struct dp_error *e);
 int signals_thread(struct dp_error *e);
 int signals_kick_number(void);
 
+/* The instruction that a host address in a block belongs to; *at_start: nothing of it is visible to the guest yet. */
+const struct tinsn *instruction_at(const struct tcpu *t, const struct tblock *b, uint64_t pc, bool *at_start);
 /* The instruction of a block at an offset from its code. */
 const struct tinsn *tinsn_at(const struct tblock *b, uint64_t offset);
 
 /* x87.c: the guest's x87 state into the host's unit, and back into c->s.fpu if it is there. */
 void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
+/* The same with an image instead of the unit. */
+struct x87_image;
+void x87_prepare(struct tctx *x, const struct tcpu *t, struct x87_image *image);
+void x87_take(struct tctx *x, const struct tcpu *t, const struct x87_image *image);
 
 /* Constants in the code cache, 8 bytes each. */
 enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };

@@ -12,16 +12,21 @@
 #include "engine/interp/interp_x87.h"
 #include "engine/translate/translate_internal.h"
 
-void x87_enter(struct tctx *x, const struct tcpu *t)
+void x87_prepare(struct tctx *x, const struct tcpu *t, struct x87_image *image)
 {
-    struct icpu *c = x->c;
-    struct x87_image image;
-    x87_get_image(c, &image);
-    image.fip = (uint32_t)(uintptr_t)t->rx; /* no instruction's place */
+    struct icpu *c = t->c; /* x may be the guest's to write */
+    x87_get_image(c, image);
+    image->fip = (uint32_t)(uintptr_t)t->rx; /* no instruction's place */
     x->x87_fdp = c->s.fpu.fdp;
     x->x87_seg = X86_SEGS;
     x->x87_fcs = c->s.seg[X86_CS].sel;
     x->x87_live = 1;
+}
+
+void x87_enter(struct tctx *x, const struct tcpu *t)
+{
+    struct x87_image image;
+    x87_prepare(x, t, &image);
     __asm__ volatile("frstor %0" : : "m"(image));
 }
 
@@ -41,16 +46,21 @@ static void pointers(struct tctx *x, const struct tcpu *t, uint32_t host_fip)
         f->fds = x->c->s.seg[x->x87_seg].sel;
 }
 
-void x87_leave(struct tctx *x, const struct tcpu *t)
+void x87_take(struct tctx *x, const struct tcpu *t, const struct x87_image *image)
 {
     struct icpu *c = x->c;
+    x->x87_live = 0;
+    c->s.fpu.fcw = (uint16_t)((image->fcw & X87_FCW_USED) | X87_FCW_ONE);
+    x87_set_image(c, image);
+    x87_host_load(c);
+    pointers(x, t, image->fip);
+}
+
+void x87_leave(struct tctx *x, const struct tcpu *t)
+{
     struct x87_image image;
     if (!x->x87_live)
         return;
     __asm__ volatile("fnsave %0" : "=m"(image)); /* leaves the unit initialised */
-    x->x87_live = 0;
-    c->s.fpu.fcw = (uint16_t)((image.fcw & X87_FCW_USED) | X87_FCW_ONE);
-    x87_set_image(c, &image);
-    x87_host_load(c);
-    pointers(x, t, image.fip);
+    x87_take(x, t, &image);
 }

@@ -238,6 +238,19 @@ int x86_walk(struct x86_ctx *c, uint64_t linear, enum x86_access a, bool user, b
     return 0;
 }
 
+bool x86_walk_used(struct x86_ctx *c, uint64_t linear, struct x86_translation *t)
+{
+    struct walk w;
+
+    if (!(c->s->cr0 & X86_CR0_PG) || !x86_long_mode(c->s) || !x86_canonical48(linear) || walk_tables(c, linear, &w) != WALK_OK)
+        return false;
+    for (unsigned i = 0; i < w.count; i++)
+        if (!(w.entry[i] & PTE_A))
+            return false;
+    fill(c, linear, &w, t);
+    return true;
+}
+
 bool x86_walk_debug(struct x86_ctx *c, uint64_t linear, uint64_t *phys)
 {
     struct walk w;

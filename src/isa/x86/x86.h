@@ -60,6 +60,9 @@ struct x86_translation {
  * smap_ac: RFLAGS.AC counts as set (explicit access with AC=1); implicit supervisor accesses pass false.
  * Returns 0, or -1 with #PF (error code, cr2) or, for non-canonical addresses in long mode, #GP(0) / #SS(0) by the caller's choice of stack. */
 int x86_walk(struct x86_ctx *c, uint64_t linear, enum x86_access a, bool user, bool smap_ac, struct x86_translation *t);
+/* Long mode: what a translation would be now if all its entries have their accessed bits already; nothing changes, nothing is checked but the
+ * entries' form. For who caches translations before they are asked for (SDM vol. 3 4.10.2.3 allows it). */
+bool x86_walk_used(struct x86_ctx *c, uint64_t linear, struct x86_translation *t);
 /* The same without side effects and checks, for debuggers. */
 bool x86_walk_debug(struct x86_ctx *c, uint64_t linear, uint64_t *phys);
 bool x86_canonical(const struct x86_state *s, uint64_t linear);

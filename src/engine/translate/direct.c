@@ -1,0 +1,800 @@
+/* engine/translate/direct.c - direct spaces: when to promote, the runner's life, what is mapped in it, taking turns with it. See direct.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "engine/interp/interp_sse.h"
+#include "engine/translate/direct.h"
+#include "engine/translate/translate.h"
+
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1 << 31)
+#endif
+#define HOST_TF 0x100
+#define USER_TOP 0x7ffffffff000ull /* a program's addresses, guest or host, end here */
+#define MAX_EXTENTS 24000          /* half of what mappings a process may have (vm.max_map_count) */
+#define AROUND 16                  /* pages looked at when one is missing */
+#define MAX_FAILURES 8
+
+/* Stays in user mode, in ticks of the host's TSC: at some 2-4 GHz. A turn of the runner costs some 10 us more than an entry to translated code here, which
+ * is regained when code runs 2-3 times faster for longer than that. */
+#define STAY_KEEP (100ull << 10)    /* a promoted space is worth its turns: about 30-40 us */
+#define STAY_PROMOTE (400ull << 10) /* worth making a runner */
+#define STAY_LONG (1500ull << 10)   /* one such stay is enough */
+#define REFUSED (10ull << 30)       /* seconds until a failed promotion is tried again */
+
+static void futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) { syscall(SYS_futex, word, operation, value, timeout, NULL, 0); }
+
+/* ---- what is mapped ---- */
+
+/* The first extent that ends behind an address. */
+static unsigned extent_at(const struct tdirect *d, uint64_t linear)
+{
+    unsigned low = 0, high = d->extents;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        const struct direct_extent *x = &d->extent[middle];
+        if (x->linear + ((uint64_t)x->pages << DP_PAGE_SHIFT) <= linear)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static int turn(struct tdirect *d);
+
+static void order(struct tdirect *d, uint64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t e, uint64_t f, uint64_t g)
+{
+    if (d->orders->count == DIRECT_ORDERS) {
+        d->orders->go = 0;
+        if (turn(d))
+            return;
+    }
+    uint64_t arguments[] = {a, b, c, e, f, g};
+    d->orders->call[d->orders->count].number = number;
+    memcpy(d->orders->call[d->orders->count++].argument, arguments, sizeof(arguments));
+}
+
+static void unmap_at(struct tdirect *d, unsigned from, unsigned to)
+{
+    for (unsigned i = from; i < to; i++)
+        order(d, SYS_munmap, d->extent[i].linear, (uint64_t)d->extent[i].pages << DP_PAGE_SHIFT, 0, 0, 0, 0);
+    memmove(d->extent + from, d->extent + to, (d->extents - to) * sizeof(*d->extent));
+    d->extents -= to - from;
+}
+
+static void unmap_all(struct tdirect *d)
+{
+    if (!d->extents)
+        return;
+    order(d, SYS_munmap, 0, (uint64_t)(uintptr_t)d->cpu.rx, 0, 0, 0, 0);
+    order(d, SYS_munmap, d->end, USER_TOP - d->end, 0, 0, 0, 0);
+    d->extents = 0;
+}
+
+static bool is_private(const struct tdirect *d, uint64_t linear, uint64_t bytes) { return linear < d->end && linear + bytes > (uint64_t)(uintptr_t)d->cpu.rx; }
+
+static void map(struct tdirect *d, uint64_t linear, unsigned pages, struct talias *a, uint64_t ram_page, bool writable)
+{
+    uint64_t bytes = (uint64_t)pages << DP_PAGE_SHIFT;
+    unsigned number = (unsigned)(a - d->owner->v->alias);
+    if (number >= d->aliases || linear >= USER_TOP || bytes > USER_TOP - linear || is_private(d, linear, bytes))
+        return;
+    if (d->extents == MAX_EXTENTS)
+        unmap_all(d);
+    unsigned at = extent_at(d, linear), to = at;
+    while (to < d->extents && d->extent[to].linear < linear + bytes)
+        to++;
+    unmap_at(d, at, to);
+    memmove(d->extent + at + 1, d->extent + at, (d->extents - at) * sizeof(*d->extent));
+    d->extent[at] = (struct direct_extent){linear, ram_page, pages, (uint8_t)number, writable};
+    d->extents++;
+    order(d, SYS_mmap, linear, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, (uint64_t)a->ram->fd, ram_page << DP_PAGE_SHIFT);
+}
+
+/* The RAM that an entry of a shadow page table leads to. */
+static struct talias *resolve(const struct tcpu *t, uint64_t host, uint64_t *page, bool *writable)
+{
+    for (unsigned i = 0; i < t->v->aliases; i++) {
+        struct talias *a = &t->v->alias[i];
+        uint64_t rw = host - (uint64_t)(uintptr_t)a->rw, ro = host - (uint64_t)(uintptr_t)a->ro;
+        *writable = rw < a->ram->size;
+        if (*writable || ro < a->ram->size) {
+            *page = (*writable ? rw : ro) >> DP_PAGE_SHIFT;
+            return a;
+        }
+    }
+    return NULL;
+}
+
+static bool is_apic_page(const struct icpu *c, uint64_t phys) { return c->bus.apic && (phys & PAGE_MASK) == (c->s.apic_base & 0xffffff000ull); }
+
+/* Pages around one that is being mapped, if the guest has used them before: in the same 16 pages. */
+static void map_around(struct tdirect *d, uint64_t linear)
+{
+    struct icpu *c = d->owner->c;
+    uint64_t first = linear & ~(AROUND * DP_PAGE_SIZE - 1);
+    struct talias *a = NULL;
+    uint64_t run = 0, run_page = 0;
+    unsigned pages = 0;
+    bool run_writable = false;
+    for (unsigned i = 0; i <= AROUND; i++) {
+        uint64_t at = first + i * DP_PAGE_SIZE;
+        struct x86_translation t;
+        struct dp_range r = {0};
+        unsigned e = extent_at(d, at);
+        bool known = i < AROUND && at != (linear & PAGE_MASK) && !(e < d->extents && d->extent[e].linear <= at) && x86_walk_used(&c->ctx, at, &t) && t.user && !is_apic_page(c, t.phys) &&
+                     dp_space_find(c->vm->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base && (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
+        struct talias *b = known ? alias_of(d->owner->v, r.ram) : NULL;
+        uint64_t page = known ? (r.ram_offset + ((t.phys & PAGE_MASK) - r.base)) >> DP_PAGE_SHIFT : 0;
+        bool writable = b && t.writable && t.dirty && !r.readonly && alias_direct_write(b, page);
+        if (pages && (b != a || page != run_page + pages || writable != run_writable)) {
+            map(d, run, pages, a, run_page, run_writable);
+            pages = 0;
+        }
+        if (b && !pages++) {
+            a = b;
+            run = at;
+            run_page = page;
+            run_writable = writable;
+        }
+    }
+}
+
+/* All of a large page: only if one mapping can have it. */
+static bool map_large(struct tdirect *d, uint64_t linear, uint64_t size, struct talias *a, uint64_t page, bool writable)
+{
+    uint64_t pages = DP_MIN(size, 2ull << 20) >> DP_PAGE_SHIFT, first = page & ~(pages - 1);
+    if (((linear >> DP_PAGE_SHIFT) & (pages - 1)) != (page & (pages - 1)) || (first + pages) << DP_PAGE_SHIFT > a->ram->size)
+        return false;
+    for (uint64_t i = 0; writable && i < pages; i++)
+        if (!alias_direct_write(a, first + i))
+            return false;
+    map(d, (linear & PAGE_MASK) - ((page - first) << DP_PAGE_SHIFT), (unsigned)pages, a, first, writable);
+    return true;
+}
+
+/* After a page fault in the runner: true: the access may be tried again. */
+static bool serve(struct tdirect *d, uint64_t address, bool write)
+{
+    struct tcpu *t = d->owner;
+    struct icpu *c = t->c;
+    uint64_t linear = address & PAGE_MASK, page;
+    bool writable;
+    if (linear >= USER_TOP || is_private(d, linear, DP_PAGE_SIZE))
+        return false;
+    unsigned e = extent_at(d, linear);
+    bool there = e < d->extents && d->extent[e].linear <= linear;
+    if (there && (!write || d->extent[e].writable))
+        return false; /* not this page's fault */
+    const struct ttable *b = space_table(t, ITLB_USER);
+    c->counters.table_misses++;
+    if (!b || !interp_fill_data(c, address, write ? X86_ACCESS_WRITE : X86_ACCESS_READ))
+        return false;
+    uint64_t entry = *space_entry(b, linear);
+    struct talias *a = entry ? resolve(t, entry + linear, &page, &writable) : NULL;
+    if (!a)
+        return false;
+    writable = writable && alias_direct_write(a, page);
+    if (write && !writable)
+        return false;
+    uint64_t large = c->tlb_cold[interp_tlb(c, linear) - c->tlb_all].large;
+    if (large && map_large(d, linear, large, a, page, writable))
+        return true;
+    map(d, linear, 1, a, page, writable);
+    map_around(d, linear);
+    return true;
+}
+
+/* What the shadow page table knows already. */
+static int by_linear(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+static void map_known(struct tdirect *d)
+{
+    const struct ttable *b = space_table(d->owner, ITLB_USER);
+    if (!b || !b->logged)
+        return;
+    uint64_t *linear = malloc(b->logged * sizeof(*linear));
+    if (!linear)
+        return;
+    unsigned count = 0;
+    for (unsigned i = 0; i < b->logged; i++) {
+        uint64_t at = (~b->log[i] & 0xfffffffffull) << DP_PAGE_SHIFT;
+        if (at < USER_TOP && *space_entry(b, at))
+            linear[count++] = at;
+    }
+    qsort(linear, count, sizeof(*linear), by_linear);
+    for (unsigned i = 0; i < count;) {
+        uint64_t page, next_page;
+        bool writable, next_writable;
+        struct talias *a = resolve(d->owner, *space_entry(b, linear[i]) + linear[i], &page, &writable);
+        writable = a && writable && alias_direct_write(a, page);
+        unsigned pages = 1, j = i + 1;
+        for (; a && j < count; j++) {
+            if (linear[j] == linear[j - 1])
+                continue; /* logged twice */
+            struct talias *n = resolve(d->owner, *space_entry(b, linear[j]) + linear[j], &next_page, &next_writable);
+            next_writable = n && next_writable && alias_direct_write(n, next_page);
+            if (n != a || linear[j] != linear[i] + pages * DP_PAGE_SIZE || next_page != page + pages || next_writable != writable)
+                break;
+            pages++;
+        }
+        if (a)
+            map(d, linear[i], pages, a, page, writable);
+        i = j;
+    }
+    free(linear);
+}
+
+void direct_flush_page(struct tspace *s, uint64_t linear)
+{
+    struct tdirect *d = s->direct;
+    if (!d)
+        return;
+    unsigned e = extent_at(d, linear);
+    if (e < d->extents && d->extent[e].linear <= linear)
+        unmap_at(d, e, e + 1);
+    space_forget_jumps_of_page(&d->cpu.space[0].table[0], linear);
+}
+
+/* ---- code ---- */
+
+static void empty_cache(struct tdirect *d)
+{
+    uint64_t counted = d->owner->c->counters.code_flushes;
+    cache_empty(&d->cpu);
+    d->owner->c->counters.code_flushes = counted;
+}
+
+void direct_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page)
+{
+    for (unsigned i = 0; i < DIRECTS; i++)
+        if (t->directs[i] && ram)
+            cache_invalidate(&t->directs[i]->cpu, ram, page);
+        else if (t->directs[i])
+            empty_cache(t->directs[i]);
+}
+
+void direct_revoke(struct tcpu *t, struct dp_ram *ram, uint64_t page)
+{
+    for (unsigned i = 0; i < DIRECTS; i++) {
+        struct tdirect *d = t->directs[i];
+        for (unsigned k = 0; d && k < d->extents;) {
+            struct direct_extent *x = &d->extent[k];
+            if (t->v->alias[x->alias].ram == ram && page - x->ram_page < x->pages)
+                unmap_at(d, k, k + 1);
+            else
+                k++;
+        }
+    }
+}
+
+void direct_flush_all(struct tcpu *t)
+{
+    for (unsigned i = 0; i < DIRECTS; i++)
+        if (t->directs[i])
+            unmap_all(t->directs[i]);
+}
+
+/* ---- the runner's beginning ---- */
+
+struct start { struct tdirect *d; int fds[DP_ARRAY_LEN(((struct tvm *)0)->alias) + 1]; unsigned count; pid_t parent; };
+
+static void give_up(void) { syscall(SYS_exit_group, 1); }
+
+static void limit_system_calls(void)
+{
+    enum { NUMBER = offsetof(struct seccomp_data, nr), ARCHITECTURE = offsetof(struct seccomp_data, arch), ARGUMENTS = offsetof(struct seccomp_data, args) };
+    static const struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ARCHITECTURE),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 11),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, NUMBER),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_futex, 10, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 9, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_rt_sigreturn, 8, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 7, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 5),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ARGUMENTS + 2 * 8), /* protection */
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, ~(uint32_t)(PROT_READ | PROT_WRITE), 3, 0),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ARGUMENTS + 3 * 8), /* flags */
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MAP_SHARED | MAP_FIXED | MAP_POPULATE, 2, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {DP_ARRAY_LEN(filter), (struct sock_filter *)filter};
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
+        give_up();
+}
+
+static void catch(const struct tdirect *d, int number, bool handled)
+{
+    struct { uint64_t handler, flags, restorer, mask; } action = {handled ? d->cpu.stub_handler : (uint64_t)(uintptr_t)SIG_IGN, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
+                                                                 d->cpu.stub_restorer, ~0ull};
+    syscall(SYS_rt_sigaction, number, &action, NULL, 8);
+}
+
+/* In the new process, which still has everything of ours mapped: system calls only. Does not return. */
+__attribute__((noreturn)) static void become_runner(const struct start *s)
+{
+    struct tdirect *d = s->d;
+    syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if ((pid_t)syscall(SYS_getppid) != s->parent || syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        give_up();
+    if (__rseq_size)
+        syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+    static const struct { uint64_t from, bytes; int protection; } parts[] = {{0, DIRECT_AT_STATE, PROT_READ}, {DIRECT_AT_STATE, DIRECT_AREA_BYTES - DIRECT_AT_STATE, PROT_READ | PROT_WRITE}};
+    void *code = d->cpu.rx;
+    if ((void *)syscall(SYS_mmap, code, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, d->cpu.fd, 0) != code)
+        give_up();
+    for (unsigned i = 0; i < DP_ARRAY_LEN(parts); i++)
+        if ((uint64_t)syscall(SYS_mmap, d->area + parts[i].from, parts[i].bytes, parts[i].protection, MAP_SHARED | MAP_FIXED_NOREPLACE, d->fd, parts[i].from) != d->area + parts[i].from)
+            give_up();
+    unsigned from = 0;
+    for (unsigned i = 0; i < s->count; i++) { /* in ascending order */
+        if ((unsigned)s->fds[i] > from)
+            syscall(SYS_close_range, from, (unsigned)s->fds[i] - 1, 0);
+        from = (unsigned)s->fds[i] + 1;
+    }
+    syscall(SYS_close_range, from, ~0u, 0);
+    stack_t stack = {.ss_sp = (void *)(uintptr_t)(d->area + DIRECT_AT_STACK), .ss_size = DIRECT_STACK, .ss_flags = SS_AUTODISARM};
+    if (syscall(SYS_sigaltstack, &stack, NULL))
+        give_up();
+    for (int n = 1; n < 65; n++)
+        catch(d, n, n == SIGSEGV || n == SIGBUS || n == SIGFPE || n == SIGILL || n == SIGTRAP || n == signals_kick_number());
+    uint64_t none = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
+    limit_system_calls();
+    ((void (*)(void))(uintptr_t)d->cpu.stub_enter)();
+    __builtin_unreachable();
+}
+
+static int compare_fds(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+static int start_runner(struct tdirect *d)
+{
+    struct tvm *v = d->owner->v;
+    struct start s = {.d = d, .parent = getpid()};
+    d->aliases = __atomic_load_n(&v->aliases, __ATOMIC_ACQUIRE);
+    for (unsigned i = 0; i < d->aliases; i++)
+        s.fds[s.count++] = v->alias[i].ram->fd;
+    qsort(s.fds, s.count, sizeof(s.fds[0]), compare_fds);
+    pid_t pid = (pid_t)syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, 0ul);
+    if (!pid)
+        become_runner(&s);
+    d->pid = pid;
+    d->thread = (pid_t)syscall(SYS_gettid);
+    return pid < 0 ? -errno : turn(d); /* it answers when it has begun */
+}
+
+/* An address for code cache and area that the guest has nothing near: a whole entry of its top-level page table is empty. */
+static bool guest_uses(const struct icpu *c, uint64_t address)
+{
+    struct x86_ctx *x = (struct x86_ctx *)&c->ctx;
+    return !(c->s.cr0 & X86_CR0_PG) || x->phys_load(x, (c->s.cr3 & 0x000ffffffffff000ull) + (address >> 39 & 0x1ff) * 8, 8) & 1;
+}
+static bool find_place(struct tdirect *d)
+{
+    for (unsigned tries = 0; tries < 16; tries++) {
+        uint64_t random;
+        if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+            return false;
+        uint64_t code = (32 + random % 96) << 39 | (random >> 8 & ((1ull << 38) - 1) & PAGE_MASK);
+        if (guest_uses(d->owner->c, code))
+            continue;
+        d->cpu.rx = (uint8_t *)(uintptr_t)code; /* an address in the runner */
+        d->area = code + DIRECT_AREA_FROM_CODE;
+        d->end = d->area + DIRECT_AREA_BYTES;
+        return true;
+    }
+    return false;
+}
+
+static void destroy(struct tdirect *d)
+{
+    if (d->space)
+        d->space->direct = NULL;
+    if (d->pid > 0) {
+        kill(d->pid, SIGKILL);
+        while (waitpid(d->pid, NULL, __WALL) < 0 && errno == EINTR)
+            ;
+    }
+    struct ttable *b = &d->cpu.space[0].table[0];
+    free(b->log);
+    free(b->jump_log);
+    cache_fini(&d->cpu);
+    if (d->view)
+        munmap(d->view, DIRECT_AREA_BYTES);
+    if (d->fd >= 0)
+        close(d->fd);
+    free(d->extent);
+    free(d);
+}
+
+static struct tdirect *create(struct tcpu *t)
+{
+    struct dp_error e = {0};
+    struct tdirect *d = calloc(1, sizeof(*d));
+    if (!d)
+        return NULL;
+    struct tcpu *k = &d->cpu;
+    struct ttable *b = &k->space[0].table[0];
+    d->owner = t;
+    d->on_cpu = -1;
+    d->fd = memfd_create("doppel-direct", MFD_CLOEXEC);
+    d->extent = calloc(MAX_EXTENTS + 1, sizeof(*d->extent));
+    k->is_direct = true;
+    k->fd = -1;
+    k->c = t->c;
+    k->v = t->v;
+    k->writer = t->writer;
+    k->current = &k->space[0];
+    b->log = NULL;
+    b->jump_log = malloc(JUMP_LOG * sizeof(*b->jump_log));
+    b->shared = true;
+    if (d->fd < 0 || !d->extent || !b->jump_log || ftruncate(d->fd, DIRECT_AREA_BYTES) || !find_place(d))
+        goto fail;
+    d->view = mmap(NULL, DIRECT_AREA_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, d->fd, 0);
+    if (d->view == MAP_FAILED) {
+        d->view = NULL;
+        goto fail;
+    }
+    d->orders = (struct direct_orders *)(d->view + DIRECT_AT_ORDERS);
+    d->state = (struct direct_state *)(d->view + DIRECT_AT_STATE);
+    b->base = d->view + JUMP_BYTES;
+    space_flush_jumps(b, false);
+    if (cache_init(k, &e))
+        goto fail;
+    stubs_emit_direct(k, d->area);
+    k->first = k->used;
+    if (start_runner(d))
+        goto fail;
+    return d;
+fail:
+    destroy(d);
+    return NULL;
+}
+
+void direct_fini(struct tcpu *t)
+{
+    for (unsigned i = 0; i < DIRECTS; i++)
+        if (t->directs[i])
+            destroy(t->directs[i]);
+    if (t->sampler_thread)
+        timer_delete(t->sampler);
+}
+
+/* ---- turns ---- */
+
+/* Lets the runner do its orders; returns when it replied, -EIO when it is no more. */
+static int turn(struct tdirect *d)
+{
+    struct direct_orders *o = d->orders;
+    struct direct_state *s = d->state;
+    int cpu = sched_getcpu();
+    d->owner->c->counters.turns++;
+    if (cpu >= 0 && cpu != d->on_cpu) { /* a sleeper on another processor takes much longer to wake */
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+        d->on_cpu = sched_setaffinity(d->pid, sizeof(set), &set) ? -1 : cpu;
+    }
+    uint32_t number = o->request + 1;
+    __atomic_store_n(&o->request, number, __ATOMIC_SEQ_CST);
+    futex(&o->request, FUTEX_WAKE, 1, NULL);
+    for (uint32_t seen; (seen = __atomic_load_n(&s->reply, __ATOMIC_SEQ_CST)) != number;) {
+        const struct timespec second = {1, 0};
+        futex(&s->reply, FUTEX_WAIT, seen, &second);
+        if (__atomic_load_n(&s->reply, __ATOMIC_SEQ_CST) == seen && waitpid(d->pid, NULL, __WALL | WNOHANG)) {
+            d->pid = 0;
+            d->dead = true;
+            return -EIO;
+        }
+    }
+    o->count = 0;
+    return 0;
+}
+
+bool direct_kick(struct tcpu *t)
+{
+    pid_t runner = atomic_load(&t->runner);
+    if (runner)
+        syscall(SYS_tgkill, runner, runner, signals_kick_number());
+    return runner;
+}
+
+static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
+
+/* The processor's state to where the runner takes it from, and back. Back: registers of a user program, and of tctx what blocks write before they leave. */
+static void give(struct tdirect *d, struct tctx *x)
+{
+    struct icpu *c = x->c;
+    struct direct_state *s = d->state;
+    interp_fpu_save(c);
+    d->orders->mxcsr = c->s.mxcsr;
+    d->orders->x87 = d->x87;
+    s->x = *x;
+    s->x.c = NULL; /* what blocks do not use is nobody's business there */
+    s->x.t = NULL;
+    s->x.link = NULL;
+    s->x.gs = 0;
+    s->x.host_rsp = d->area + DIRECT_AT_STATE + offsetof(struct direct_state, step_flags) + 8; /* PUSHF borrows a word */
+    if (d->x87)
+        x87_prepare(&s->x, &d->cpu, &s->x87);
+    for (unsigned r = 0; r < 16; r++)
+        if (home[r] != NO_REG)
+            s->r[home[r]] = c->s.r[r];
+    memcpy(s->vec, c->s.vec, sizeof(s->vec));
+}
+static void take(struct tdirect *d, struct tctx *x)
+{
+    struct icpu *c = x->c;
+    const struct direct_state *s = d->state;
+    for (unsigned r = 0; r < 16; r++)
+        if (home[r] != NO_REG)
+            c->s.r[r] = s->r[home[r]];
+    memcpy(c->s.vec, s->vec, sizeof(s->vec));
+    c->s.mxcsr |= s->mxcsr & MXCSR_FLAGS;
+    sse_host_set_mxcsr(c->xm_unmasked ? c->s.mxcsr : c->s.mxcsr | MXCSR_MASKS);
+    x->r13 = s->x.r13;
+    x->r14 = s->x.r14;
+    x->r15 = s->x.r15;
+    x->page = s->x.page;
+    x->flags = s->x.flags;
+    x->system_flags = (x->system_flags & ~(uint64_t)X86_DF) | (s->x.system_flags & X86_DF);
+    x->undo = s->x.undo;
+    uint64_t link = (uint64_t)(uintptr_t)s->x.link - (uint64_t)(uintptr_t)d->cpu.arena;
+    x->link = link < d->cpu.arena_used ? s->x.link : NULL;
+    x->site = s->x.site;
+    x->adjust = s->x.adjust;
+    x->helper = s->x.helper;
+    if (s->x.x87_live) {
+        x->x87_fdp = s->x.x87_fdp;
+        x->x87_page = s->x.x87_page;
+        x->x87_seg = s->x.x87_seg;
+        x->x87_fcs = s->x.x87_fcs;
+        struct x87_image image = s->x87;
+        x87_take(x, &d->cpu, &image);
+    }
+}
+
+static void enter_at(struct tdirect *d, uint64_t pc, bool step)
+{
+    struct direct_state *s = d->state;
+    d->orders->go = pc;
+    d->orders->step = step;
+    s->stepped = !step;
+    s->step_flags = 0x202 | HOST_TF | (s->x.flags >> 8 & (X86_ARITH & 0xff)) | (s->x.flags & 1 ? X86_OF : 0);
+}
+
+/* What stopped the runner at pc. True: on at *pc (a step at a time if *step); false: out, for x->reason, at x->rip. */
+static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *step)
+{
+    struct tcpu *k = &d->cpu;
+    const struct direct_state *s = d->state;
+    int number = (int)s->signal;
+    uint64_t at = s->pc, address = s->address;
+    bool kick = number == signals_kick_number() || number == SIGTRAP, at_start;
+    struct tblock *b = cache_block_at(k, at);
+    *step = false;
+    *pc = at;
+    if (!b) { /* cannot be */
+        x->reason = LEAVE_INTERPRET;
+        return false;
+    }
+    const struct tinsn *n = instruction_at(k, b, at, &at_start);
+    x->rip = s->x.page + n->guest;
+    if (kick) {
+        x->reason = LEAVE_KICK;
+        *step = !at_start;
+        return *step;
+    }
+    k->c->counters.signals++;
+    if (number == SIGSEGV && s->trap == 14 && serve(d, address, s->error & 2))
+        return true;
+    x->reason = LEAVE_FAULT;
+    return false;
+}
+
+int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code)
+{
+    struct tcpu *t = d->owner;
+    struct direct_state *s = d->state;
+    bool step = false;
+    x->page = rip & PAGE_MASK;
+    x->rip = rip;
+    give(d, x);
+    for (uint64_t pc = code;;) {
+        enter_at(d, pc, step);
+        s->kicked = 0;
+        atomic_store(&t->runner, d->pid);
+        atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
+        bool wanted = (atomic_load(&t->c->attention) | atomic_load(&t->wish)) && !step;
+        int r = wanted ? 0 : turn(d);
+        atomic_store(&t->runner, 0);
+        atomic_store_explicit(&t->inside, 0, memory_order_release);
+        if (r)
+            return r;
+        if (wanted || s->outcome == DIRECT_KICKED) {
+            if (step)
+                continue;
+            x->reason = LEAVE_KICK; /* a fault's pc, or where it was to begin: the guest is at x->rip */
+            break;
+        }
+        if (s->outcome == DIRECT_SIGNAL) {
+            if (signalled(d, x, &pc, &step))
+                continue;
+            break;
+        }
+        x->reason = s->x.reason;
+        if (x->reason == LEAVE_X87) { /* its site says where, should an interruption come first */
+            d->x87 = true;
+            pc = s->x.go;
+            if (pc - (uint64_t)(uintptr_t)d->cpu.rx - d->cpu.first >= d->cpu.used - d->cpu.first) { /* cannot be */
+                x->reason = LEAVE_INTERPRET;
+                break;
+            }
+            x87_prepare(&s->x, &d->cpu, &s->x87);
+            d->orders->x87 = 1;
+            x->rip = s->x.page + (s->x.site & 0xfff);
+            step = false;
+            continue;
+        }
+        x->rip = s->x.rip;
+        break;
+    }
+    d->orders->x87 = 0;
+    take(d, x);
+    return 0;
+}
+
+/* ---- which spaces ---- */
+
+static void attach(struct tdirect *d, struct tspace *s)
+{
+    d->space = s;
+    s->direct = d;
+    d->x87 = false;
+    d->owner->c->counters.promotions++;
+    map_known(d);
+}
+
+/* The next owner of the runner must not find this one's code. */
+static void detach(struct tdirect *d)
+{
+    unmap_all(d);
+    empty_cache(d);
+    fallocate(d->cpu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, d->cpu.first, CODE_BYTES - d->cpu.first); /* the stubs end with a page */
+    space_flush_jumps(&d->cpu.space[0].table[0], false);
+    d->space->direct = NULL;
+    d->space = NULL;
+}
+
+void direct_flush_space(struct tspace *s, bool recycled)
+{
+    struct tdirect *d = s->direct;
+    if (!d)
+        return;
+    unmap_all(d);
+    space_flush_jumps(&d->cpu.space[0].table[0], false);
+    if (recycled)
+        detach(d);
+}
+
+static struct tdirect *promote(struct tcpu *t, uint64_t now)
+{
+    struct tspace *s = t->current;
+    struct tdirect **place = NULL, *oldest = NULL;
+    for (unsigned i = 0; i < DIRECTS; i++) {
+        struct tdirect *d = t->directs[i];
+        if (!d) {
+            place = place ? place : &t->directs[i];
+        } else if (!d->space && !guest_uses(t->c, (uint64_t)(uintptr_t)d->cpu.rx)) {
+            attach(d, s);
+            return d;
+        } else if (d->space && (!oldest || d->space->used < oldest->space->used)) {
+            oldest = d;
+        }
+    }
+    if (!place && oldest && !guest_uses(t->c, (uint64_t)(uintptr_t)oldest->cpu.rx)) {
+        detach(oldest);
+        attach(oldest, s);
+        return oldest;
+    }
+    struct tdirect *d = place && t->direct_failures < MAX_FAILURES ? create(t) : NULL;
+    if (!d) {
+        t->direct_failures++;
+        s->refused = now;
+        return NULL;
+    }
+    *place = d;
+    attach(d, s);
+    return d;
+}
+
+static void drop(struct tcpu *t, struct tdirect *d)
+{
+    for (unsigned i = 0; i < DIRECTS; i++)
+        if (t->directs[i] == d)
+            t->directs[i] = NULL;
+    destroy(d);
+}
+
+static bool in_user_mode(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
+
+void direct_note_mode(struct tcpu *t)
+{
+    if (in_user_mode(t->c)) {
+        if (!t->user_space) {
+            t->user_space = t->current;
+            t->user_since = __rdtsc();
+        }
+    } else if (t->user_space) {
+        uint64_t stay = __rdtsc() - t->user_since;
+        t->user_space->stay += (stay >> 2) - (t->user_space->stay >> 2);
+        t->user_space = NULL;
+    }
+}
+
+/* A signal in a while, so that code which never leaves gets looked at. */
+static void sample(struct tcpu *t, uint64_t now)
+{
+    if (now - t->sampled < STAY_LONG)
+        return;
+    const struct itimerspec soon = {.it_value = {0, 700000}};
+    pid_t thread = atomic_load(&t->thread);
+    if (t->sampler_thread != thread) {
+        if (t->sampler_thread)
+            timer_delete(t->sampler);
+        struct sigevent e = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = signals_kick_number()};
+        e._sigev_un._tid = thread;
+        t->sampler_thread = timer_create(CLOCK_MONOTONIC, &e, &t->sampler) ? 0 : thread;
+    }
+    if (t->sampler_thread)
+        timer_settime(t->sampler, 0, &soon, NULL);
+    t->sampled = now;
+}
+
+struct tdirect *direct_choose(struct tcpu *t)
+{
+    struct icpu *c = t->c;
+    struct tspace *s = t->current;
+    if (t->v->direct == TRANSLATE_DIRECT_NEVER || c->by_blocks || !in_user_mode(c) || mode_code32(c->mode) || access_kind(c) != ITLB_USER)
+        return NULL;
+    bool always = t->v->direct == TRANSLATE_DIRECT_ALWAYS;
+    uint64_t now = __rdtsc(), so_far = now - t->user_since;
+    struct tdirect *d = s->direct;
+    if (d && DP_UNLIKELY(d->dead || d->thread != atomic_load(&t->thread) || guest_uses(c, (uint64_t)(uintptr_t)d->cpu.rx) || d->state->errors)) {
+        drop(t, d);
+        d = NULL;
+        s->refused = now;
+    }
+    if (d)
+        return always || s->stay > STAY_KEEP || so_far > STAY_PROMOTE ? d : NULL;
+    if (!always && s->stay < STAY_PROMOTE && so_far < STAY_LONG) {
+        sample(t, now);
+        return NULL;
+    }
+    if (s->refused && now - s->refused < REFUSED)
+        return NULL;
+    return promote(t, now);
+}
