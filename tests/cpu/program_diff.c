@@ -132,8 +132,8 @@ static void run_engine(struct run *u, const struct program *p, const struct prog
 static unsigned against_engine(struct run *u, const struct program *p, struct trial *t, struct dp_buffer *out)
 {
     const struct prog_how hows[] = {
-        {0}, {.again = true}, {.again = true}, {.again = true, .budget = 1 + (uint32_t)(p->index % 9), .roundtrip = p->index % 2}};
-    static const char *const name[] = {"", "when run again", "when run a third time", "in pieces"};
+        {0}, {.again = true}, {.again = true}, {.again = true, .free = true}, {.again = true, .free = true}, {.again = true, .budget = 1 + (uint32_t)(p->index % 9), .roundtrip = p->index % 2}};
+    static const char *const name[] = {"", "when run again", "when run a third time", "without a budget", "without a budget, again", "in pieces"};
     for (unsigned i = 0; i < (u->guest ? DP_ARRAY_LEN(hows) : 1); i++) {
         if (u->guest) {
             run_engine(u, p, &hows[i], t);

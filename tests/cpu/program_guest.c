@@ -260,7 +260,7 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     const uint64_t limit = 20000000; /* more than a program needs; the host's limit is time */
     for (uint64_t total = 0;; total += how->budget) {
         memset(&x, 0, sizeof x);
-        g->engine->run(g->cpu, how->budget ? how->budget : limit, &x);
+        g->engine->run(g->cpu, how->free ? 0 : how->budget ? how->budget : limit, &x);
         if (x.kind == DP_EXIT_KICK) /* only the watchdog kicks */
             break;
         if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 100)

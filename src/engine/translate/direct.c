@@ -90,12 +90,13 @@ static void unmap_all(struct tdirect *d)
 
 static bool is_private(const struct tdirect *d, uint64_t linear, uint64_t bytes) { return linear < d->end && linear + bytes > (uint64_t)(uintptr_t)d->cpu.rx; }
 
-static void map(struct tdirect *d, uint64_t linear, unsigned pages, struct talias *a, uint64_t ram_page, bool writable)
+static bool map(struct tdirect *d, uint64_t linear, unsigned pages, struct talias *a, uint64_t ram_page, bool writable)
 {
     uint64_t bytes = (uint64_t)pages << DP_PAGE_SHIFT;
     unsigned number = (unsigned)(a - d->owner->v->alias);
-    if (number >= d->aliases || linear >= USER_TOP || bytes > USER_TOP - linear || is_private(d, linear, bytes))
-        return;
+    d->old |= number >= d->aliases;
+    if (d->old || linear >= USER_TOP || bytes > USER_TOP - linear || is_private(d, linear, bytes))
+        return false;
     if (d->extents == MAX_EXTENTS)
         unmap_all(d);
     unsigned at = extent_at(d, linear), to = at;
@@ -106,6 +107,7 @@ static void map(struct tdirect *d, uint64_t linear, unsigned pages, struct talia
     d->extent[at] = (struct direct_extent){linear, ram_page, pages, (uint8_t)number, writable};
     d->extents++;
     order(d, SYS_mmap, linear, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, (uint64_t)a->ram->fd, ram_page << DP_PAGE_SHIFT);
+    return true;
 }
 
 /* The RAM that an entry of a shadow page table leads to. */
@@ -166,8 +168,7 @@ static bool map_large(struct tdirect *d, uint64_t linear, uint64_t size, struct 
     for (uint64_t i = 0; writable && i < pages; i++)
         if (!alias_direct_write(a, first + i))
             return false;
-    map(d, (linear & PAGE_MASK) - ((page - first) << DP_PAGE_SHIFT), (unsigned)pages, a, first, writable);
-    return true;
+    return map(d, (linear & PAGE_MASK) - ((page - first) << DP_PAGE_SHIFT), (unsigned)pages, a, first, writable);
 }
 
 /* After a page fault in the runner: true: the access may be tried again. */
@@ -197,7 +198,8 @@ static bool serve(struct tdirect *d, uint64_t address, bool write)
     uint64_t large = c->tlb_cold[interp_tlb(c, linear) - c->tlb_all].large;
     if (large && map_large(d, linear, large, a, page, writable))
         return true;
-    map(d, linear, 1, a, page, writable);
+    if (!map(d, linear, 1, a, page, writable))
+        return false;
     map_around(d, linear);
     return true;
 }
@@ -530,8 +532,7 @@ static void give(struct tdirect *d, struct tctx *x)
     struct icpu *c = x->c;
     struct direct_state *s = d->state;
     interp_fpu_save(c);
-    d->orders->mxcsr = c->s.mxcsr;
-    d->orders->x87 = d->x87;
+    s->mxcsr = d->orders->mxcsr = c->s.mxcsr;
     s->x = *x;
     s->x.c = NULL; /* what blocks do not use is nobody's business there */
     s->x.t = NULL;
@@ -582,6 +583,8 @@ static void enter_at(struct tdirect *d, uint64_t pc, bool step)
     struct direct_state *s = d->state;
     d->orders->go = pc;
     d->orders->step = step;
+    d->orders->mxcsr |= s->mxcsr & MXCSR_FLAGS; /* leaving stored both units' state, also for a page that was missing */
+    d->orders->x87 = s->x.x87_live;
     s->stepped = !step;
     s->step_flags = 0x202 | HOST_TF | (s->x.flags >> 8 & (X86_ARITH & 0xff)) | (s->x.flags & 1 ? X86_OF : 0);
 }
@@ -654,7 +657,6 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code)
                 break;
             }
             x87_prepare(&s->x, &d->cpu, &s->x87);
-            d->orders->x87 = 1;
             x->rip = s->x.page + (s->x.site & 0xfff);
             step = false;
             continue;
@@ -662,7 +664,6 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code)
         x->rip = s->x.rip;
         break;
     }
-    d->orders->x87 = 0;
     take(d, x);
     return 0;
 }
@@ -783,6 +784,10 @@ struct tdirect *direct_choose(struct tcpu *t)
     bool always = t->v->direct == TRANSLATE_DIRECT_ALWAYS;
     uint64_t now = __rdtsc(), so_far = now - t->user_since;
     struct tdirect *d = s->direct;
+    if (d && DP_UNLIKELY(d->old)) {
+        drop(t, d);
+        d = NULL;
+    }
     if (d && DP_UNLIKELY(d->dead || d->thread != atomic_load(&t->thread) || guest_uses(c, (uint64_t)(uintptr_t)d->cpu.rx) || d->state->errors)) {
         drop(t, d);
         d = NULL;
