@@ -14,8 +14,8 @@ static inline void hot_set(const char *name, struct dp_engine_state *s)
 {
     if (hot_is(name))
         translate_set_warm(s, 0);
-    if (hot_is_direct(name))
-        translate_set_direct(s, TRANSLATE_DIRECT_ALWAYS);
+    if (!strncmp(name, "translate", 9)) /* what is measured decides for users; a test wants the one or the other */
+        translate_set_direct(s, hot_is_direct(name) ? TRANSLATE_DIRECT_ALWAYS : TRANSLATE_DIRECT_NEVER);
 }
 
 #endif

@@ -287,6 +287,16 @@ static void part(struct paging *p, unsigned page, unsigned offset, unsigned size
     const struct memory *own = &p->own[p->pcid][page], *global = &p->global[page];
     p->sole[k] = !(access == EXEC ? own->count || global->count : usable(own) || usable(global)) && !(page >= SMALL && *pde(p->b) & 0x80);
 }
+/* An engine that runs user code in a process maps pages around the one that is wanted, and one half of an access whose other half faults. Processors may as
+ * well (SDM vol. 3 4.10.2.3), if the entry has its accessed bit. */
+static void speculate(struct paging *p)
+{
+    for (unsigned page = 0; page < PAGES; page++) {
+        struct leaf l = leaf_of(p->b, page);
+        if ((*pte_of(p->b, page) & 0x25) == 0x25)
+            note(l.flags & 0x100 ? &p->global[page] : &p->own[p->pcid][page], &l);
+    }
+}
 static void access_page(struct paging *p)
 {
     static const unsigned offsets[] = { 0x10, CODE_AT + 1, 0xff0, 0x800 };
@@ -295,6 +305,8 @@ static void access_page(struct paging *p)
     uint64_t at = linear_of(page) + offset, a = ++p->unique * 0x10001, c = ++p->unique * 0x10001;
     const uint8_t *kernel = k_load, *user = u_load;
     p->user = chance(p, 3);
+    if (p->user && hot_is_direct(bare_engine))
+        speculate(p);
     if (what > 5 && !next)
         what = 0;
     switch (what) {

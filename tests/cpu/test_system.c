@@ -764,7 +764,7 @@ static void test_mmio_code(void **state)
     assert_int_equal(b->trap[0].rip, BARE_ALIAS + 3);
 }
 /* What the translator translates it does not count. */
-static bool exact_counts(void) { return strcmp(bare_engine, "translate") != 0; }
+static bool exact_counts(void) { return strncmp(bare_engine, "translate", 9) != 0; }
 /* More code than any cache: the whole of RAM from 1 MiB on is NOPs, run three times. */
 BARE_ASM(flood, "mov $3, %ecx\n1: mov $0x100000, %ebx\n call *%rbx\n dec %ecx\n jnz 1b");
 static void test_flood(void **state)

@@ -86,11 +86,12 @@ static void unmap_all(struct tdirect *d)
     order(d, SYS_munmap, 0, (uint64_t)(uintptr_t)d->cpu.rx, 0, 0, 0, 0);
     order(d, SYS_munmap, d->end, USER_TOP - d->end, 0, 0, 0, 0);
     d->extents = 0;
+    d->large = false;
 }
 
 static bool is_private(const struct tdirect *d, uint64_t linear, uint64_t bytes) { return linear < d->end && linear + bytes > (uint64_t)(uintptr_t)d->cpu.rx; }
 
-static bool map(struct tdirect *d, uint64_t linear, unsigned pages, struct talias *a, uint64_t ram_page, bool writable)
+static bool map(struct tdirect *d, uint64_t linear, unsigned pages, struct talias *a, uint64_t ram_page, bool writable, uint64_t page_size)
 {
     uint64_t bytes = (uint64_t)pages << DP_PAGE_SHIFT;
     unsigned number = (unsigned)(a - d->owner->v->alias);
@@ -104,7 +105,8 @@ static bool map(struct tdirect *d, uint64_t linear, unsigned pages, struct talia
         to++;
     unmap_at(d, at, to);
     memmove(d->extent + at + 1, d->extent + at, (d->extents - at) * sizeof(*d->extent));
-    d->extent[at] = (struct direct_extent){linear, ram_page, pages, (uint8_t)number, writable};
+    d->extent[at] = (struct direct_extent){linear, ram_page, pages, (uint8_t)number, writable, page_size};
+    d->large |= page_size > DP_PAGE_SIZE;
     d->extents++;
     order(d, SYS_mmap, linear, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, (uint64_t)a->ram->fd, ram_page << DP_PAGE_SHIFT);
     return true;
@@ -141,13 +143,13 @@ static void map_around(struct tdirect *d, uint64_t linear)
         struct x86_translation t;
         struct dp_range r = {0};
         unsigned e = extent_at(d, at);
-        bool known = i < AROUND && at != (linear & PAGE_MASK) && !(e < d->extents && d->extent[e].linear <= at) && x86_walk_used(&c->ctx, at, &t) && t.user && !is_apic_page(c, t.phys) &&
+        bool known = i < AROUND && at != (linear & PAGE_MASK) && !(e < d->extents && d->extent[e].linear <= at) && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
                      dp_space_find(c->vm->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base && (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
         struct talias *b = known ? alias_of(d->owner->v, r.ram) : NULL;
         uint64_t page = known ? (r.ram_offset + ((t.phys & PAGE_MASK) - r.base)) >> DP_PAGE_SHIFT : 0;
         bool writable = b && t.writable && t.dirty && !r.readonly && alias_direct_write(b, page);
         if (pages && (b != a || page != run_page + pages || writable != run_writable)) {
-            map(d, run, pages, a, run_page, run_writable);
+            map(d, run, pages, a, run_page, run_writable, DP_PAGE_SIZE);
             pages = 0;
         }
         if (b && !pages++) {
@@ -168,7 +170,7 @@ static bool map_large(struct tdirect *d, uint64_t linear, uint64_t size, struct 
     for (uint64_t i = 0; writable && i < pages; i++)
         if (!alias_direct_write(a, first + i))
             return false;
-    return map(d, (linear & PAGE_MASK) - ((page - first) << DP_PAGE_SHIFT), (unsigned)pages, a, first, writable);
+    return map(d, (linear & PAGE_MASK) - ((page - first) << DP_PAGE_SHIFT), (unsigned)pages, a, first, writable, size);
 }
 
 /* After a page fault in the runner: true: the access may be tried again. */
@@ -198,7 +200,7 @@ static bool serve(struct tdirect *d, uint64_t address, bool write)
     uint64_t large = c->tlb_cold[interp_tlb(c, linear) - c->tlb_all].large;
     if (large && map_large(d, linear, large, a, page, writable))
         return true;
-    if (!map(d, linear, 1, a, page, writable))
+    if (!map(d, linear, 1, a, page, writable, large ? large : DP_PAGE_SIZE))
         return false;
     map_around(d, linear);
     return true;
@@ -221,7 +223,7 @@ static void map_known(struct tdirect *d)
     unsigned count = 0;
     for (unsigned i = 0; i < b->logged; i++) {
         uint64_t at = (~b->log[i] & 0xfffffffffull) << DP_PAGE_SHIFT;
-        if (at < USER_TOP && *space_entry(b, at))
+        if (at < USER_TOP && *space_entry(b, at) && !space_maybe_large(b, at)) /* how large is not known here */
             linear[count++] = at;
     }
     qsort(linear, count, sizeof(*linear), by_linear);
@@ -241,7 +243,7 @@ static void map_known(struct tdirect *d)
             pages++;
         }
         if (a)
-            map(d, linear[i], pages, a, page, writable);
+            map(d, linear[i], pages, a, page, writable, DP_PAGE_SIZE);
         i = j;
     }
     free(linear);
@@ -255,6 +257,13 @@ void direct_flush_page(struct tspace *s, uint64_t linear)
     unsigned e = extent_at(d, linear);
     if (e < d->extents && d->extent[e].linear <= linear)
         unmap_at(d, e, e + 1);
+    for (unsigned i = 0; d->large && i < d->extents;) { /* pieces of a large page go together */
+        uint64_t size = d->extent[i].page_size;
+        if (size > DP_PAGE_SIZE && !((d->extent[i].linear ^ linear) & ~(size - 1)))
+            unmap_at(d, i, i + 1);
+        else
+            i++;
+    }
     space_forget_jumps_of_page(&d->cpu.space[0].table[0], linear);
 }
 

@@ -58,7 +58,7 @@ struct direct_state {
 #define DIRECT_AREA_BYTES (DIRECT_AT_STACK + DIRECT_STACK)
 #define DIRECT_AREA_FROM_CODE (256ull << 20) /* the area's address from the code cache's */
 
-struct direct_extent { uint64_t linear, ram_page; uint32_t pages; uint8_t alias; bool writable; };
+struct direct_extent { uint64_t linear, ram_page; uint32_t pages; uint8_t alias; bool writable; uint64_t page_size; /* of the translation */ };
 
 struct tdirect {
     struct tcpu cpu;         /* code cache, stubs; space[0].table[0]: jump cache */
@@ -77,6 +77,7 @@ struct tdirect {
     bool old;                /* there is RAM now that the runner knows nothing of */
     struct direct_extent *extent; /* what is mapped, by address */
     unsigned extents;
+    bool large;              /* maybe some are from large pages */
 };
 
 /* Whether translated code of the current mode is to run in the current space's runner: promotes, demotes. NULL: here. */

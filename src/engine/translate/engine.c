@@ -346,6 +346,10 @@ static bool accel_enter(struct icpu *c)
         return false;
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
+    if (DP_UNLIKELY(c->by_blocks && t->chained)) { /* what counts blocks must not find them going from one to the other */
+        cache_empty(t);
+        t->chained = false;
+    }
     direct_note_mode(t);
     struct tdirect *d = direct_choose(t);
     struct tcpu *k = d ? &d->cpu : t; /* whose code runs */
@@ -445,6 +449,7 @@ static bool accel_enter(struct icpu *c)
             goto out;
         }
         code = (uint64_t)(uintptr_t)k->rx + b->code;
+        t->chained = true;
         /* Only within a page of RAM, for there blocks die together; the address may lead to another page by now. */
         if (link && !b->phys2 && dropped == k->drops && link->from->page == b->page) {
             c->counters.links++;

@@ -188,6 +188,16 @@ static void flush_large(struct ttable *b, uint64_t linear)
     }
 }
 
+bool space_maybe_large(const struct ttable *b, uint64_t linear)
+{
+    for (unsigned k = 0; k < DP_ARRAY_LEN(large_sizes); k++) {
+        unsigned h = large_hash(linear, large_sizes[k]);
+        if (b->large[h / 64] >> (h % 64) & 1)
+            return true;
+    }
+    return false;
+}
+
 void space_forget_jumps_of_page(struct ttable *b, uint64_t linear)
 {
     unsigned h = page_hash(linear);
@@ -215,7 +225,9 @@ void space_forget_page(struct tcpu *t, uint64_t linear)
 {
     unsigned h = page_hash(linear), r = region_hash(linear);
     bool global = t->global_regions[r / 64] >> (r % 64) & 1;
-    direct_flush_page(t->current, linear);
+    for (struct tspace *s = t->space; s < t->space + SPACES; s++)
+        if (global || s == t->current)
+            direct_flush_page(s, linear);
     FOR_TABLES(t, b)
         if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
             flush_page(b, linear);

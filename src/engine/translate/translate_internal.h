@@ -199,6 +199,7 @@ struct tcpu {
     struct writer *writer;
     uint64_t counted;           /* instructions that blocks counted */
     bool uncounted;             /* not all did */
+    bool chained;               /* blocks lead to each other, by links or by jump caches */
     /* other threads' wishes */
     struct { uint64_t host, guest, ratio; int64_t offset; } tsc; /* a moment in both, guest ticks per host tick << 32 (0: not known) */
     pthread_mutex_t lock;
@@ -249,6 +250,8 @@ void space_forget_page(struct tcpu *t, uint64_t linear);
 void space_revoke_writes(struct tcpu *t);
 void space_flush_jumps(struct ttable *b, bool keep_global);
 void space_forget_jumps(struct tcpu *t); /* in all spaces */
+/* May an entry be from a large page? */
+bool space_maybe_large(const struct ttable *b, uint64_t linear);
 void space_forget_jumps_of_page(struct ttable *b, uint64_t linear);
 /* The current table of a kind (table_kind), made on first use; NULL: no address space left. */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
