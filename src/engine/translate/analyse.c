@@ -160,6 +160,16 @@ static enum insn_kind classify_system(const struct icpu *c, const struct x86_ins
     }
 }
 
+/* Where addresses are the host's, string instructions are, too: RSI, RDI and RAX are in their places, RCX gets there. */
+static bool is_string(const struct x86_insn *i)
+{
+    switch (i->op) {
+    case X86_OP_MOVS: case X86_OP_STOS: case X86_OP_LODS: case X86_OP_SCAS: case X86_OP_CMPS:
+        return i->address_size == 8 && i->seg_override != X86_FS && i->seg_override != X86_GS;
+    default: return false;
+    }
+}
+
 static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
 {
     const struct x86_operand *m = memory_operand(i);
@@ -252,7 +262,7 @@ static void describe_accesses(struct insn_info *n, unsigned word)
 {
     const struct x86_insn *i = &n->i;
     const struct x86_operand *m = memory_operand(i);
-    if (m && i->op != X86_OP_LEA && n->kind != KIND_NOTHING) {
+    if (m && i->op != X86_OP_LEA && n->kind != KIND_NOTHING && n->kind != KIND_STRING) {
         n->memory = (struct access){.used = true, .write = (m->access & X86_WRITE) != 0, .base = i->base, .group = NO_GROUP, .size = m->size, .disp = (int32_t)i->disp};
         n->memory.simple = i->base < 16 && !is_spilled(i->base) && i->index == X86_ZERO && i->address_size == word && i->seg != X86_FS && i->seg != X86_GS &&
                            i->disp == (int32_t)i->disp;
@@ -312,6 +322,8 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
             return;
         }
         n->kind = (uint8_t)classify(c, &n->i, p->word);
+        if (!p->checked && is_string(&n->i))
+            n->kind = KIND_STRING;
         if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length, p->word))
             n->kind = KIND_INTERPRET;
         if (n->kind == KIND_INTERPRET) {
@@ -470,6 +482,7 @@ static void accesses_forward(struct path *p, uint32_t mode)
 
 void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode, bool checked)
 {
+    p->checked = checked;
     decode_path(p, c, code, offset, next);
     flags_backward(p);
     p->groups = 0;

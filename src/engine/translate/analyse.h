@@ -13,6 +13,7 @@ enum insn_kind {
     KIND_COPY,      /* the same instruction with other operands */
     KIND_NOTHING,
     KIND_HIGH_BYTE, /* names AH, CH, DH or BH */
+    KIND_STRING,    /* direct spaces only */
     KIND_PUSH, KIND_POP, KIND_LEAVE, KIND_PUSHF,
     KIND_CLD, KIND_STD, KIND_CLI, KIND_STI, KIND_SWAPGS, KIND_RDTSC,
     KIND_JCC, KIND_JMP, KIND_JMP_INDIRECT, KIND_CALL, KIND_CALL_INDIRECT,
@@ -55,6 +56,7 @@ struct insn_info {
 };
 
 struct path {
+    bool checked;             /* accesses are; no: it is for a direct space */
     unsigned word;            /* bytes of a stack slot, of an address: 8, or 4 in 32-bit code */
     struct insn_info insn[MAX_INSNS + 1];
     unsigned count;

@@ -602,7 +602,7 @@ static void enter_at(struct tdirect *d, uint64_t pc, bool step)
 static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *step)
 {
     struct tcpu *k = &d->cpu;
-    const struct direct_state *s = d->state;
+    struct direct_state *s = d->state;
     int number = (int)s->signal;
     uint64_t at = s->pc, address = s->address;
     bool kick = number == signals_kick_number() || number == SIGTRAP, at_start;
@@ -615,6 +615,8 @@ static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *ste
     }
     const struct tinsn *n = instruction_at(k, b, at, &at_start);
     x->rip = s->x.page + n->guest;
+    if (n->fop & TINSN_RCX && at == (uint64_t)(uintptr_t)k->rx + b->code + n->host + n->commit)
+        s->r[R13] = s->r[RCX]; /* it repeats: what it did counts */
     if (kick) {
         x->reason = LEAVE_KICK;
         *step = !at_start;

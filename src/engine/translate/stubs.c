@@ -109,6 +109,7 @@ static void constants(struct tcpu *t, struct emitter *e)
         emit64(e, 0xfff & ~((1ull << k) - 1));
     emit64(e, ~(uint64_t)X86_IF);
     emit64(e, ~(uint64_t)X86_DF);
+    emit64(e, X86_DF);
     emit64(e, X86_ARITH);
     emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
 }

@@ -576,6 +576,37 @@ static void leave_frame(struct writer *w, const struct insn_info *n)
     emit_mov(&w->e, RBP, R14);
 }
 
+static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
+{
+    set32(&w->e, CTX(site), page_offset);
+    set32(&w->e, CTX(helper), helper);
+    emit_jmp(&w->e, w->t->stub_helper);
+}
+
+/* Faults, interrupts and resumption in the middle are the host's own. With DF set it is the interpreter's. */
+static void string(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem flags = CTX(system_flags), mask = constant(w, CONSTANT_DF);
+    bool repeated = n->i.rep || n->i.repne;
+    islands(w, 90, true);
+    emit_load(e, RCX, &flags);
+    emit_pext(e, RCX, RCX, &mask);
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *up = e->w;
+    leave_for_helper(w, n->offset, 0);
+    up[-1] = (uint8_t)(e->w - up);
+    if (repeated)
+        emit_mov(e, RCX, R13);
+    commit_here(w);
+    if (repeated)
+        w->map[w->current].fop = TINSN_RCX;
+    for (unsigned k = 0; k < n->i.length; k++)
+        emit8(e, n->raw[k]);
+    if (repeated)
+        emit_mov(e, R13, RCX);
+}
+
 /* ---- system instructions ---- */
 
 /* A bit of tctx.system_flags is cleared or set; RCX gets them. */
@@ -588,13 +619,6 @@ static void system_flag(struct writer *w, unsigned not_bit, uint32_t value)
     if (value)
         emit_lea(&w->e, RCX, &(struct mem){RCX, NO_REG, 0, 0, (int32_t)value}, true);
     emit_store(&w->e, RCX, &flags);
-}
-
-static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
-{
-    set32(&w->e, CTX(site), page_offset);
-    set32(&w->e, CTX(helper), helper);
-    emit_jmp(&w->e, w->t->stub_helper);
 }
 
 /* An interrupt that waited for IF is the run loop's business: then the interpreter does the STI. */
@@ -735,6 +759,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_COPY: copy(w, n); break;
     case KIND_NOTHING: break;
     case KIND_HIGH_BYTE: high_byte(w, n); break;
+    case KIND_STRING: string(w, n); break;
     case KIND_PUSH: push(w, n); break;
     case KIND_POP: pop(w, n); break;
     case KIND_LEAVE: leave_frame(w, n); break;

@@ -94,6 +94,7 @@ struct tinsn {
     uint8_t commit;       /* first host byte after a change the guest sees, from host */
 };
 #define TINSN_FOP 0x8000u
+#define TINSN_RCX 0x4000u /* string instruction of a direct space: at its host instruction, where commit is, guest RCX is in host RCX */
 
 struct tblock {
     struct tblock *hash_next, *page_next;
@@ -317,7 +318,7 @@ void x87_prepare(struct tctx *x, const struct tcpu *t, struct x87_image *image);
 void x87_take(struct tctx *x, const struct tcpu *t, const struct x87_image *image);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_DF, CONSTANT_ARITH, CONSTANT_TSC };
 #define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */

@@ -36,7 +36,7 @@ static void pointers(struct tctx *x, const struct tcpu *t, uint32_t host_fip)
     uint64_t base = (uint64_t)(uintptr_t)t->rx, at = host_fip - (uint32_t)base;
     const struct tblock *b = at < CODE_BYTES ? cache_block_at(t, base + at) : NULL;
     const struct tinsn *n = b ? tinsn_at(b, at - b->code) : NULL;
-    if (n && n->fop) {
+    if (n && n->fop & TINSN_FOP) {
         f->fop = n->fop & 0x7ff;
         f->fip = x->x87_page + n->guest;
         f->fcs = x->x87_fcs;
