@@ -31,10 +31,11 @@
 #define AROUND 16                  /* pages looked at when one is missing */
 #define MAX_FAILURES 8
 
-/* Stays in user mode, in ticks of the host's TSC: at some 2-4 GHz. A turn of the runner costs some 10 us more than an entry to translated code here, which
- * is regained when code runs 2-3 times faster for longer than that. */
-#define STAY_KEEP (100ull << 10)    /* a promoted space is worth its turns: about 30-40 us */
-#define STAY_PROMOTE (400ull << 10) /* worth making a runner */
+/* In ticks of the host's TSC (2-4 in a nanosecond). User code runs on for a while (a *stay*) until C has to do something. With a runner this costs two switches of
+ * processes more, some 10 us on an idle host, longer on a busy one: it is measured. It is regained when code that runs 2-3 times faster runs for about that long. */
+#define TURN_COST (25ull << 10)     /* until it is known */
+#define COST_MOST (10ull << 20)
+#define STAY_PROMOTE (400ull << 10) /* mean of some dozens that is worth making a runner */
 #define STAY_LONG (1500ull << 10)   /* one such stay is enough */
 #define REFUSED (10ull << 30)       /* seconds until a failed promotion is tried again */
 
@@ -643,9 +644,17 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code)
         atomic_store(&t->runner, d->pid);
         atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
         bool wanted = (atomic_load(&t->c->attention) | atomic_load(&t->wish)) && !step;
+        uint64_t since = __rdtsc();
         int r = wanted ? 0 : turn(d);
         atomic_store(&t->runner, 0);
         atomic_store_explicit(&t->inside, 0, memory_order_release);
+        uint64_t all = __rdtsc() - since, ran = s->left - s->entered;
+        if (!wanted && s->outcome != DIRECT_KICKED && ran < all) {
+            direct_note_stay(d->space, ran);
+            uint64_t cost = DP_MIN(all - ran, COST_MOST);
+            unsigned weight = cost > t->turn_cost ? 3 : 6; /* a host that became busy is noticed at once */
+            t->turn_cost += (cost >> weight) - (t->turn_cost >> weight);
+        }
         if (r)
             return r;
         if (wanted || s->outcome == DIRECT_KICKED) {
@@ -753,18 +762,10 @@ static void drop(struct tcpu *t, struct tdirect *d)
 
 static bool in_user_mode(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
 
-void direct_note_mode(struct tcpu *t)
+void direct_note_stay(struct tspace *s, uint64_t ticks)
 {
-    if (in_user_mode(t->c)) {
-        if (!t->user_space) {
-            t->user_space = t->current;
-            t->user_since = __rdtsc();
-        }
-    } else if (t->user_space) {
-        uint64_t stay = __rdtsc() - t->user_since;
-        t->user_space->stay += (stay >> 2) - (t->user_space->stay >> 2);
-        t->user_space = NULL;
-    }
+    s->stay += (DP_MIN(ticks, 16 * STAY_LONG) >> 4) - (s->stay >> 4);
+    s->longest = DP_MAX(s->longest, ticks);
 }
 
 /* A signal in a while, so that code which never leaves gets looked at. */
@@ -786,6 +787,8 @@ static void sample(struct tcpu *t, uint64_t now)
     t->sampled = now;
 }
 
+bool direct_worth(const struct tdirect *d) { return d->owner->v->direct == TRANSLATE_DIRECT_ALWAYS || 2 * d->space->stay > 3 * d->owner->turn_cost; }
+
 struct tdirect *direct_choose(struct tcpu *t)
 {
     struct icpu *c = t->c;
@@ -793,7 +796,10 @@ struct tdirect *direct_choose(struct tcpu *t)
     if (t->v->direct == TRANSLATE_DIRECT_NEVER || c->by_blocks || !in_user_mode(c) || mode_code32(c->mode) || access_kind(c) != ITLB_USER)
         return NULL;
     bool always = t->v->direct == TRANSLATE_DIRECT_ALWAYS;
-    uint64_t now = __rdtsc(), so_far = now - t->user_since;
+    uint64_t now = __rdtsc();
+    t->turn_cost = t->turn_cost ? t->turn_cost : TURN_COST;
+    bool worth = always || s->stay > DP_MAX(STAY_PROMOTE, 8 * t->turn_cost) || s->longest > DP_MAX(STAY_LONG, 16 * t->turn_cost);
+    s->longest = 0;
     struct tdirect *d = s->direct;
     if (d && DP_UNLIKELY(d->old)) {
         drop(t, d);
@@ -804,13 +810,20 @@ struct tdirect *direct_choose(struct tcpu *t)
         d = NULL;
         s->refused = now;
     }
-    if (d)
-        return always || s->stay > STAY_KEEP || so_far > STAY_PROMOTE ? d : NULL;
-    if (!always && s->stay < STAY_PROMOTE && so_far < STAY_LONG) {
+    if (d && (worth || (t->in_runner && direct_worth(d)))) {
+        t->in_runner = true;
+        return d;
+    }
+    t->in_runner = false;
+    if (!worth || d) {
         sample(t, now);
         return NULL;
     }
     if (s->refused && now - s->refused < REFUSED)
         return NULL;
-    return promote(t, now);
+    d = promote(t, now);
+    t->in_runner = d;
+    if (d)
+        s->stay = DP_MAX(s->stay, 8 * t->turn_cost); /* some turns to map and translate what it needs */
+    return d;
 }

@@ -48,6 +48,7 @@ struct direct_state {
     struct x87_image x87;
     uint32_t mxcsr, reply, kicked, errors, outcome, signal, stepped;
     uint64_t pc, address, error, trap;
+    uint64_t entered, left;  /* TSC */
     uint64_t step_flags;
 };
 
@@ -82,8 +83,10 @@ struct tdirect {
 
 /* Whether translated code of the current mode is to run in the current space's runner: promotes, demotes. NULL: here. */
 struct tdirect *direct_choose(struct tcpu *t);
-/* The processor is in user mode (or is not), and has been since it was first called so. Ends a stay. */
-void direct_note_mode(struct tcpu *t);
+/* Translated code of user mode ran for so long before C had to do something. */
+void direct_note_stay(struct tspace *s, uint64_t ticks);
+/* Does it still pay? If not, direct_choose should be asked again. */
+bool direct_worth(const struct tdirect *d);
 /* As run_block in engine.c, in the runner: from code on; the reason for coming back is in x. Negative: the runner is gone, and the guest's state with it. */
 int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code);
 /* Another thread wants a processor out of translated code. False: it is not in a runner. */

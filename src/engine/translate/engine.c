@@ -11,6 +11,7 @@
 #include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_sse.h"
@@ -350,7 +351,6 @@ static bool accel_enter(struct icpu *c)
         cache_empty(t);
         t->chained = false;
     }
-    direct_note_mode(t);
     struct tdirect *d = direct_choose(t);
     struct tcpu *k = d ? &d->cpu : t; /* whose code runs */
     struct ttable *table = d ? &k->space[0].table[0] : space_table(t, table_kind(c, kind));
@@ -373,7 +373,11 @@ static bool accel_enter(struct icpu *c)
     for (;;) {
         uint32_t variant = 0;
         struct tlink *link = NULL;
-        if (!d) {
+        if (!d && kind == ITLB_USER) {
+            uint64_t since = __rdtsc();
+            run_block(t, x, rip, code);
+            direct_note_stay(t->current, __rdtsc() - since);
+        } else if (!d) {
             run_block(t, x, rip, code);
         } else if (direct_run(d, x, rip, code)) {
             t->lost = true;
@@ -422,7 +426,6 @@ static bool accel_enter(struct icpu *c)
             if (!still_ours(c))
                 goto out;
             kind = access_kind(c);
-            direct_note_mode(t);
             d = direct_choose(t);
             k = d ? &d->cpu : t;
             table = d ? &k->space[0].table[0] : kind == ITLB_EMPTY ? NULL : space_table(t, table_kind(c, kind));
@@ -439,6 +442,8 @@ static bool accel_enter(struct icpu *c)
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
             goto out;
         if (c->by_blocks && c->instructions != before)
+            goto out;
+        if (d && !direct_worth(d))
             goto out;
         if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
             continue;

@@ -170,7 +170,7 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     }
     flush_space(oldest, true);
     direct_flush_space(oldest, true);
-    oldest->stay = oldest->refused = 0;
+    oldest->stay = oldest->longest = oldest->refused = 0;
     oldest->valid = true;
     oldest->pcid = pcid;
     oldest->used = ++t->switches;

@@ -220,6 +220,17 @@ static void system_call(struct runner *r, unsigned number)
 }
 enum { CC_B = 2, CC_AE = 3, CC_Z = 4, CC_NZ = 5 };
 
+/* RDTSC into the state, which RCX points to. Changes RAX, RDX, flags. */
+static void note_time(struct runner *r, size_t offset)
+{
+    struct emitter *e = r->e;
+    struct mem m = in_state(offset);
+    emit8(e, 0x0f), emit8(e, 0x31);
+    emit_op_reg(e, true, 0xc1, 4, RDX), emit8(e, 32); /* SHL */
+    emit_op_reg(e, true, 0x0b, RAX, RDX);             /* OR */
+    emit_store(e, RAX, &m);
+}
+
 static void vectors_in_state(struct runner *r, bool store)
 {
     struct emitter *e = r->e;
@@ -236,6 +247,7 @@ static void enter_direct(struct runner *r, bool step)
     struct mem state = at(r->state), go = ORDERS(r, go), flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
     struct mem image = STATE(r, step_flags), rsp = STATE(r, r[RSP]);
     emit_lea(e, RCX, &state, true);
+    note_time(r, offsetof(struct direct_state, entered));
     vectors_in_state(r, false);
     emit_load(e, RAX, &flags);
     emit8(e, 0x04), emit8(e, 0x7f); /* ADD AL, 0x7f: OF; SAHF */
@@ -272,6 +284,7 @@ static void leave_direct(struct runner *r)
     emit8(e, 0x9f); /* LAHF; SETO AL */
     emit8(e, 0x0f), emit8(e, 0x90), emit8(e, 0xc0);
     emit_store(e, RAX, &flags);
+    note_time(r, offsetof(struct direct_state, left));
     vectors_in_state(r, true);
     emit_op_mem(e, false, 0x0fae, 3, &mxcsr, 0); /* STMXCSR */
     emit_op_mem(e, false, 0x80, 7, &live, 1);

@@ -148,7 +148,8 @@ struct tspace {
     uint64_t used;
     bool valid;
     struct tdirect *direct;     /* NULL: not promoted */
-    uint64_t stay, refused;     /* how long its stays in user mode are, decaying mean; when promotion failed (host TSC ticks) */
+    uint64_t stay, longest;     /* how long user code runs without C, in host TSC ticks: decaying mean; longest since direct_choose last looked */
+    uint64_t refused;           /* when promotion failed */
 };
 
 struct talias {
@@ -213,8 +214,8 @@ struct tcpu {
     /* direct spaces (direct.c) */
     struct tdirect *directs[DIRECTS];
     _Atomic(pid_t) runner;      /* that runs for this processor now, 0: none */
-    struct tspace *user_space;  /* the stay in user mode: of which space, since when; NULL: in the kernel */
-    uint64_t user_since, sampled;
+    uint64_t sampled, turn_cost;
+    bool in_runner;
     timer_t sampler;
     pid_t sampler_thread;       /* whom it signals; 0: there is none */
     unsigned direct_failures;
