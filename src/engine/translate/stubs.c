@@ -97,7 +97,7 @@ static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 void stubs_emit(struct tcpu *t)
 {
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
-    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp);
+    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp), record = CTX(record);
 
     t->constants = emit_here(e);
     emit64(e, 0x0000fffffffff000ull);
@@ -145,8 +145,9 @@ void stubs_emit(struct tcpu *t)
     set32(e, CTX(reason), LEAVE_LOOKUP);
     emit_jmp(e, t->stub_leave);
 
-    /* An unlinked direct branch: tctx.link is set. */
+    /* An unlinked direct branch. RCX = number of its struct tlink. */
     t->stub_link = emit_here(e);
+    emit_store(e, RCX, &record);
     set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
 
@@ -154,8 +155,9 @@ void stubs_emit(struct tcpu *t)
     set32(e, CTX(reason), LEAVE_HELPER);
     emit_jmp(e, t->stub_leave);
 
-    /* tctx.address, site, go are set: C looks, then on at go with RCX = the table's entry, or out. */
+    /* RCX = number of a struct tslow: C looks, then on at tctx.go with RCX = the table's entry, or out. */
     t->stub_slow = emit_here(e);
+    emit_store(e, RCX, &record);
     emit_store(e, R14, &save_r14);
     emit_store(e, R15, &save_r15);
     save_guest(t, e);
