@@ -1,4 +1,4 @@
-/* base.c - errors, trace points, the growing buffer, test randomness and size parsing.
+/* base.c - errors, large memory, trace points, the growing buffer, test randomness and size parsing.
  *
  * Model: see base.h. Nothing here keeps state of its own; everything belongs to the caller's objects.
  * Source of the generator: Blackman and Vigna, "Scrambled linear pseudorandom number generators" (xoshiro256**), seeded by splitmix64.
@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
 /* ---- errors ---- */
@@ -38,6 +39,22 @@ int dp_error_prefix(struct dp_error *e, int code, const char *format, ...)
     if (!e->code)
         e->code = code;
     return e->code;
+}
+
+/* ---- memory ---- */
+
+#define HUGE_PAGE (2ull << 20)
+void *dp_reserve_huge(size_t size)
+{
+    uint8_t *p = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    uint8_t *start = (uint8_t *)DP_ALIGN_UP((uintptr_t)p, (uintptr_t)HUGE_PAGE);
+    if (start > p)
+        munmap(p, (size_t)(start - p));
+    munmap(start + size, (size_t)(p + HUGE_PAGE - start));
+    madvise(start, size, MADV_HUGEPAGE);
+    return start;
 }
 
 /* ---- trace points ---- */

@@ -40,6 +40,12 @@ int dp_error_set(struct dp_error *e, int code, const char *format, ...) DP_PRINT
 /* Puts "prefix: " before the text already there; returns e's code (or code when e is NULL). */
 int dp_error_prefix(struct dp_error *e, int code, const char *format, ...) DP_PRINTF(3, 4);
 
+/* ---- memory ---- */
+
+/* Address space for size bytes (a multiple of 2 MiB) that become memory where they are touched, in huge pages if the host has them: what is filled from its
+ * beginning and read here and there then takes neither page faults nor TLB misses. NULL: there is none. Give back with munmap. */
+void *dp_reserve_huge(size_t size);
+
 /* ---- trace points ---- */
 
 enum dp_trace_category {

@@ -13,6 +13,8 @@
 
 #define HASH_BITS 16
 #define ARENA_BYTES (96ull << 20)
+/* Under a translator what is here runs a few times, or is a few system instructions: what was decoded long ago will not be wanted. One huge page. */
+#define ARENA_BYTES_ACCEL (2ull << 20)
 
 struct icache {
     uint8_t *arena;
@@ -26,10 +28,8 @@ int interp_cache_init(struct icpu *c, struct dp_error *e)
     c->cache = calloc(1, sizeof(*c->cache));
     c->jump = calloc(1u << IJUMP_BITS, sizeof(*c->jump));
     if (c->cache) /* touched only as far as it is used */
-        c->cache->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!c->cache || !c->jump || c->cache->arena == MAP_FAILED) {
-        if (c->cache)
-            c->cache->arena = NULL;
+        c->cache->arena = dp_reserve_huge(ARENA_BYTES);
+    if (!c->cache || !c->jump || !c->cache->arena) {
         return dp_error_set(e, -ENOMEM, "no memory for a processor's block cache; close other programs");
     }
     return 0;
@@ -58,6 +58,8 @@ void interp_cache_empty(struct icpu *c)
     c->block = NULL;
     interp_new_epoch(c);
 }
+
+static bool has_room(const struct icpu *c, size_t size) { return c->cache->used + size <= (c->accel ? ARENA_BYTES_ACCEL : ARENA_BYTES); }
 
 static unsigned hash_of(uint64_t host, uint32_t mode)
 {
@@ -261,7 +263,7 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     }
     interp_lower_end(c, &ops[count], bytes, page_offset);
     size_t size = sizeof(struct iblock) + (count + 1) * sizeof(struct iop), total = DP_ALIGN_UP(size + kept * sizeof(struct x86_insn), (size_t)64);
-    if (c->cache->used + total > ARENA_BYTES)
+    if (!has_room(c, total))
         interp_cache_empty(c);
     struct iblock *b = (struct iblock *)(c->cache->arena + c->cache->used);
     c->cache->used += total;
@@ -303,7 +305,7 @@ static struct iblock *decode_device(struct icpu *c, uint64_t linear)
     }
     if (length > 0 && (c->mode & IMODE_CODE) != X86_MODE64 && c->s.r[X86_RIP] + (unsigned)length - 1 > c->s.seg[X86_CS].limit)
         length = X86_DECODE_LONG;
-    if (c->cache->used + 1024 > ARENA_BYTES)
+    if (!has_room(c, 1024))
         interp_cache_empty(c);
     struct iblock *b = (struct iblock *)(c->cache->arena + c->cache->used);
     c->cache->used += 1024;

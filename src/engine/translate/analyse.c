@@ -1,4 +1,6 @@
 /* engine/translate/analyse.c - see analyse.h. */
+#include <stddef.h>
+
 #include "engine/translate/analyse.h"
 #include "isa/x86/decode_table.h"
 
@@ -45,8 +47,6 @@ static bool copied(const struct x86_insn *i)
 static bool usable(const struct icpu *c, struct x86_insn *i)
 {
     uint32_t f = i->row->flags;
-    if (!x86_insn_supported(i, c->vm->model->features))
-        return false;
     if (f & (X86_F_SYSTEM | X86_F_CPL0))
         return false;
     if ((f & (X86_F_X87 | X86_F_X87NW)) && (c->mode & IMODE_X87_NM))
@@ -101,7 +101,7 @@ unsigned spilled_operands(const struct x86_insn *i)
     for (unsigned k = 0; k < i->operand_count; k++)
         if (is_gpr(&i->operand[k]) && is_spilled(i->operand[k].reg) && place_of(i->row->operand[k]) != PLACE_NONE)
             seen |= 1u << (i->operand[k].reg - X86_R13);
-    return (unsigned)__builtin_popcount(seen);
+    return (seen & 1) + (seen >> 1 & 1) + (seen >> 2);
 }
 
 /* Page offset and displacement together must be one. */
@@ -173,7 +173,9 @@ static bool is_string(const struct x86_insn *i)
 static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
 {
     const struct x86_operand *m = memory_operand(i);
-    enum insn_kind system = x86_insn_supported(i, c->vm->model->features) ? classify_system(c, i, word) : KIND_INTERPRET;
+    if (!x86_insn_supported(i, c->vm->model->features))
+        return KIND_INTERPRET;
+    enum insn_kind system = classify_system(c, i, word);
     if (system != KIND_INTERPRET)
         return system;
     if (!usable(c, i) || (word == 4 && foreign32(i, m)))
@@ -299,17 +301,21 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
     p->count = 0;
     p->open = p->crosses = p->before_crossing = p->interpret = false;
     p->bytes = 0;
+    unsigned branches = 0;
     for (;;) {
         p->end = (uint16_t)offset;
-        if (p->count == MAX_INSNS || offset >= DP_PAGE_SIZE || (seen[offset / 64] >> (offset % 64) & 1)) {
+        if (p->count == MAX_INSNS || branches == MAX_BRANCHES || offset >= DP_PAGE_SIZE || (seen[offset / 64] >> (offset % 64) & 1)) {
             p->open = true;
             return;
         }
         struct insn_info *n = &p->insn[p->count];
-        memset(n, 0, sizeof(*n));
+        memset(&n->offset, 0, sizeof(*n) - offsetof(struct insn_info, offset)); /* x86_decode fills the rest */
         n->offset = (uint16_t)offset;
         unsigned avail = DP_MIN(15u, (unsigned)DP_PAGE_SIZE - offset);
-        memcpy(n->raw, code + offset, avail);
+        if (offset <= DP_PAGE_SIZE - sizeof(n->raw))
+            memcpy(n->raw, code + offset, sizeof(n->raw));
+        else
+            memcpy(n->raw, code + offset, avail);
         int length = x86_decode(n->raw, avail, mode, &n->i);
         if (length == X86_DECODE_MORE && avail < 15 && next && !p->count) {
             memcpy(n->raw + avail, next, 15 - avail);
@@ -348,6 +354,8 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
                 return;
             n->follows = true;
             offset = (unsigned)target;
+        } else if (n->kind == KIND_JCC) {
+            branches++;
         } else if (n->kind >= KIND_JMP_INDIRECT && n->kind <= KIND_RET) {
             return;
         }
@@ -373,7 +381,11 @@ static void flags_backward(struct path *p)
     }
 }
 
-struct tracking { uint16_t version[16]; int64_t offset[16]; };
+/* What is known of the base registers: contents that are the same but for a constant have the same version. */
+struct tracking { uint16_t version[16]; int32_t offset[16]; };
+/* The last place with dead flags from which every path leads to here, and what was known there. */
+struct dead { unsigned at; struct tracking known; };
+#define NO_PLACE 0xffffu
 
 static bool within_reach(const struct path *p, int64_t distance)
 {
@@ -381,7 +393,9 @@ static bool within_reach(const struct path *p, int64_t distance)
     return distance >= -reach && distance <= reach;
 }
 
-static void join_group(struct path *p, const struct tracking *t, struct access *a, unsigned k, bool separate)
+/* Where flags are wanted at the first access of a group, its check moves up to where they are not, as long as the base is the same and no other
+ * path leaves in between (a check for an access that may not happen would send null pointers to the slow path). */
+static void join_group(struct path *p, const struct tracking *t, const struct dead *dead, struct access *a, unsigned k, bool separate)
 {
     if (!a->used || !a->simple)
         return;
@@ -405,64 +419,55 @@ static void join_group(struct path *p, const struct tracking *t, struct access *
     }
     a->group = (uint8_t)p->groups;
     p->group[p->groups++] = (struct group){.base = a->base, .version = t->version[a->base], .low = (int32_t)low, .high = (int32_t)high, .write = a->write,
-                                           .first = (uint8_t)k, .at = (uint8_t)k, .count = 1, .adjust_at = (int32_t)t->offset[a->base]};
+                                           .first = (uint8_t)k, .at = (uint8_t)k, .count = 1, .adjust_at = t->offset[a->base]};
+    if (p->insn[k].live && !separate && dead->at != NO_PLACE && dead->known.version[a->base] == t->version[a->base]) {
+        p->group[p->groups - 1].at = (uint8_t)dead->at;
+        p->group[p->groups - 1].adjust_at = dead->known.offset[a->base];
+    }
 }
 
 static void advance(const struct path *p, struct tracking *t, const struct insn_info *n)
 {
     uint32_t written = written_registers(n);
-    for (unsigned r = 0; r < 16; r++) {
+    bool stack = n->kind == KIND_PUSH || n->kind == KIND_PUSHF || n->kind == KIND_POP;
+    if (stack)
+        written |= 1u << X86_RSP;
+    for (uint32_t left = written & 0xffff; left; left &= left - 1) {
+        unsigned r = (unsigned)__builtin_ctz(left);
         int64_t by;
-        if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_PUSHF || n->kind == KIND_POP)) {
-            t->offset[r] += n->kind == KIND_POP ? (int)p->word : -(int)p->word;
-        } else if (written >> r & 1) {
-            if (n->kind == KIND_COPY && constant_change(&n->i, p->word, r, &by)) {
-                t->offset[r] += by;
-            } else {
-                t->version[r]++;
-                t->offset[r] = 0;
-            }
-        }
-        if (!within_reach(p, t->offset[r])) { /* far away: as good as another register */
+        if (r == X86_RSP && stack)
+            by = n->kind == KIND_POP ? (int)p->word : -(int)p->word;
+        else if (n->kind != KIND_COPY || !constant_change(&n->i, p->word, r, &by) || !within_reach(p, by))
+            by = INT32_MAX;
+        if (within_reach(p, t->offset[r] + by)) {
+            t->offset[r] += (int32_t)by;
+        } else { /* another value, or far away: as good as another register */
             t->version[r]++;
             t->offset[r] = 0;
         }
     }
 }
 
-/* Where flags are wanted at the first access of a group, its check moves up to where they are not, as long as the base is the same and no other
- * path leaves in between (a check for an access that may not happen would send null pointers to the slow path). */
-static void place_check(struct path *p, struct group *g, const struct tracking *before)
-{
-    if (!p->insn[g->at].live)
-        return;
-    for (unsigned k = g->at; k-- > 0;) {
-        if (ends_path(&p->insn[k]) || before[k].version[g->base] != g->version)
-            return;
-        if (!p->insn[k].live) {
-            g->at = (uint8_t)k;
-            g->adjust_at = (int32_t)before[k].offset[g->base];
-            return;
-        }
-    }
-}
-
 static void accesses_forward(struct path *p, uint32_t mode)
 {
-    struct tracking t = {0}, before[MAX_INSNS];
+    struct tracking t = {0};
+    struct dead dead = {.at = NO_PLACE};
     bool separate = mode & MODE_UNGROUPED;
     p->groups = 0;
     for (unsigned k = 0; k < p->count; k++) {
-        before[k] = t;
-        join_group(p, &t, &p->insn[k].stack, k, separate);
-        join_group(p, &t, &p->insn[k].memory, k, separate);
-        advance(p, &t, &p->insn[k]);
+        const struct insn_info *n = &p->insn[k];
+        join_group(p, &t, &dead, &p->insn[k].stack, k, separate);
+        join_group(p, &t, &dead, &p->insn[k].memory, k, separate);
+        if (ends_path(n))
+            dead.at = NO_PLACE;
+        else if (!n->live)
+            dead = (struct dead){k, t};
+        advance(p, &t, n);
     }
     unsigned best = NO_GROUP, slots = 0;
     for (unsigned g = 0; g < p->groups; g++) {
         struct group *q = &p->group[g];
-        if (!separate)
-            place_check(p, q, before);
+        p->insn[q->at].checks = true;
         q->alone = q->count == 1 && q->at == q->first;
         if (!q->alone && (best == NO_GROUP || q->count > p->group[best].count))
             best = g;

@@ -1,6 +1,6 @@
 /* engine/translate/analyse.h - what the translator finds out about a block before it writes code.
  *
- * Model: a superblock is a path through one guest page: it runs on past conditional branches and follows unconditional ones, up to MAX_INSNS. Three passes:
+ * Model: a superblock is a path through one guest page: it runs on past conditional branches and follows unconditional ones, up to MAX_INSNS and MAX_BRANCHES. Three passes:
  * decode and classify; arithmetic flags backward (which are still wanted before each instruction); accesses forward, which are put into *groups* of
  * the same base register with the same contents, so that one page check serves all.
  */
@@ -52,6 +52,7 @@ struct insn_info {
     struct access memory, stack;
     bool follows;             /* JMP: the path goes on at its target */
     bool x87;                 /* wants the guest's state in the host's x87 unit */
+    bool checks;              /* there are groups whose check stands before it */
     bool points;              /* sets the x87 instruction (and data) pointer */
 };
 

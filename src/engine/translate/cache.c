@@ -12,11 +12,12 @@
 
 #include "engine/translate/translate_internal.h"
 
-#define HASH_BITS 16
+#define HASH_BITS 12 /* at first */
 #define PAGES_BITS 13
 #define ARENA_BYTES (48ull << 20)
 #define MAX_BLOCKS (1u << 19)
 #define HEAT_BITS 16
+#define HUGE_PAGE (2ull << 20)
 
 static void *reserve(size_t size)
 {
@@ -38,9 +39,10 @@ int cache_init(struct tcpu *t, struct dp_error *e)
     if (t->rw == MAP_FAILED || t->rx == MAP_FAILED)
         return dp_error_set(e, -errno, "cannot map a code cache: %s (a security policy that forbids executable memory?)", strerror(errno));
     t->hash = calloc(1u << HASH_BITS, sizeof(*t->hash));
+    t->hash_mask = (1u << HASH_BITS) - 1;
     t->pages = calloc(1u << PAGES_BITS, sizeof(*t->pages));
     t->heat = calloc(1, 1u << HEAT_BITS);
-    t->arena = reserve(ARENA_BYTES);
+    t->arena = dp_reserve_huge(ARENA_BYTES);
     t->by_code = reserve(MAX_BLOCKS * sizeof(*t->by_code));
     if (!t->hash || !t->pages || !t->heat || !t->arena || !t->by_code)
         return dp_error_set(e, -ENOMEM, "no memory for a processor's code cache; close other programs");
@@ -69,7 +71,8 @@ void cache_fini(struct tcpu *t)
 
 void cache_empty(struct tcpu *t)
 {
-    memset(t->hash, 0, sizeof(*t->hash) << HASH_BITS);
+    memset(t->hash, 0, sizeof(*t->hash) * (t->hash_mask + 1u));
+    t->hashed = 0;
     memset(t->pages, 0, sizeof(*t->pages) << PAGES_BITS);
     t->arena_used = 0;
     t->blocks = 0;
@@ -82,7 +85,7 @@ void cache_empty(struct tcpu *t)
 
 bool cache_has_room(const struct tcpu *t)
 {
-    return t->used + BLOCK_ROOM <= CODE_BYTES && t->arena_used + BLOCK_ROOM <= ARENA_BYTES && t->blocks < MAX_BLOCKS;
+    return t->used + BLOCK_ROOM <= CODE_BYTES && t->arena_used + BLOCK_ROOM <= ARENA_BYTES && t->blocks < MAX_BLOCKS && t->hashed < t->hash_mask / 4 * 3;
 }
 
 void *cache_alloc(struct tcpu *t, size_t size)
@@ -93,7 +96,53 @@ void *cache_alloc(struct tcpu *t, size_t size)
     return p;
 }
 
-static unsigned hash_of(uint64_t host, uint32_t mode) { return (unsigned)((host ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS)); }
+/* Open addressing in one array: a lookup, of which programs that are just starting make a million a second, touches one line of it and the block. An
+ * entry has all bits of its hash, so that the array grows without a look at blocks. A dead block's entry stays, leading nowhere. */
+#define DEAD_BLOCK 1u
+static uint32_t hash_of(uint64_t host, uint32_t mode) { return (uint32_t)((host ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull >> 32); }
+static uint32_t block_number(const struct tcpu *t, const struct tblock *b) { return cache_number(t, b) + DEAD_BLOCK + 1; }
+static struct tblock *block_numbered(const struct tcpu *t, uint32_t number) { return cache_numbered(t, number - DEAD_BLOCK - 1); }
+
+static struct thash *hash_alloc(uint32_t mask)
+{
+    size_t size = sizeof(struct thash) * (mask + 1ull);
+    if (size < HUGE_PAGE)
+        return calloc(1, size);
+    struct thash *table = aligned_alloc(HUGE_PAGE, size); /* its lines are all over it: no TLB miss each time */
+    if (table) {
+        madvise(table, size, MADV_HUGEPAGE);
+        memset(table, 0, size);
+    }
+    return table;
+}
+
+static void hash_put(struct thash *table, uint32_t mask, struct thash entry)
+{
+    uint32_t i = entry.hash;
+    while (table[i & mask].block > DEAD_BLOCK)
+        i++;
+    table[i & mask] = entry;
+}
+
+/* Out with the dead; twice the room if there are not many. If that fails the array fills up to 3/4 (cache_has_room): some entry is free always. */
+static void hash_grow(struct tcpu *t)
+{
+    uint32_t live = 0;
+    for (uint32_t i = 0; i <= t->hash_mask; i++)
+        live += t->hash[i].block > DEAD_BLOCK;
+    uint32_t mask = live > t->hash_mask / 4 ? t->hash_mask * 2 + 1 : t->hash_mask;
+    struct thash *table = hash_alloc(mask);
+    if (!table)
+        return;
+    for (uint32_t i = 0; i <= t->hash_mask; i++)
+        if (t->hash[i].block > DEAD_BLOCK)
+            hash_put(table, mask, t->hash[i]);
+    t->hashed = live;
+    free(t->hash);
+    t->hash = table;
+    t->hash_mask = mask;
+}
+
 static unsigned page_hash(const struct dp_ram *ram, uint64_t page)
 {
     return (unsigned)(((uint64_t)(uintptr_t)ram->host / DP_PAGE_SIZE + page) * 0x9e3779b97f4a7c15ull >> (64 - PAGES_BITS));
@@ -110,17 +159,25 @@ bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold)
 
 struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2)
 {
-    for (struct tblock *b = t->hash[hash_of(host, mode)]; b; b = b->hash_next)
+    uint32_t hash = hash_of(host, mode);
+    for (uint32_t i = hash;; i++) {
+        const struct thash *h = &t->hash[i & t->hash_mask];
+        if (!h->block)
+            return NULL;
+        if (h->hash != hash || h->block == DEAD_BLOCK)
+            continue;
+        struct tblock *b = block_numbered(t, h->block);
         if (b->host == host && b->mode == mode && (!b->phys2 || b->phys2 == phys2))
             return b;
-    return NULL;
+    }
 }
 
 void cache_add(struct tcpu *t, struct tblock *b)
 {
-    struct tblock **bucket = &t->hash[hash_of(b->host, b->mode)];
-    b->hash_next = *bucket;
-    *bucket = b;
+    if (t->hashed >= t->hash_mask / 2)
+        hash_grow(t);
+    hash_put(t->hash, t->hash_mask, (struct thash){hash_of(b->host, b->mode), block_number(t, b)});
+    t->hashed++;
     b->page_next = b->page->blocks;
     b->page->blocks = b;
     if (b->count)
@@ -144,11 +201,11 @@ struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool
 
 static void kill_block(struct tcpu *t, struct tblock *b)
 {
-    struct tblock **at = &t->hash[hash_of(b->host, b->mode)];
-    while (*at && *at != b)
-        at = &(*at)->hash_next;
-    if (*at)
-        *at = b->hash_next;
+    uint32_t i = hash_of(b->host, b->mode) & t->hash_mask, number = block_number(t, b);
+    while (t->hash[i].block && t->hash[i].block != number)
+        i = (i + 1) & t->hash_mask;
+    if (t->hash[i].block) /* a block in two pages may have died with the other one */
+        t->hash[i].block = DEAD_BLOCK;
     if (!b->count)
         return;
     struct emitter e = {t->rw + b->code, t->rx - t->rw};

@@ -546,7 +546,6 @@ static void give(struct tdirect *d, struct tctx *x)
     s->x = *x;
     s->x.c = NULL; /* what blocks do not use is nobody's business there */
     s->x.t = NULL;
-    s->x.link = NULL;
     s->x.gs = 0;
     s->x.host_rsp = d->area + DIRECT_AT_STATE + offsetof(struct direct_state, step_flags) + 8; /* PUSHF borrows a word */
     if (d->x87)
@@ -573,8 +572,7 @@ static void take(struct tdirect *d, struct tctx *x)
     x->flags = s->x.flags;
     x->system_flags = (x->system_flags & ~(uint64_t)X86_DF) | (s->x.system_flags & X86_DF);
     x->undo = s->x.undo;
-    uint64_t link = (uint64_t)(uintptr_t)s->x.link - (uint64_t)(uintptr_t)d->cpu.arena;
-    x->link = link < d->cpu.arena_used ? s->x.link : NULL;
+    x->record = s->x.record;
     x->site = s->x.site;
     x->adjust = s->x.adjust;
     x->helper = s->x.helper;
@@ -670,14 +668,16 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code)
         }
         x->reason = s->x.reason;
         if (x->reason == LEAVE_X87) { /* its site says where, should an interruption come first */
-            d->x87 = true;
-            pc = s->x.go;
-            if (pc - (uint64_t)(uintptr_t)d->cpu.rx - d->cpu.first >= d->cpu.used - d->cpu.first) { /* cannot be */
+            uint64_t record = s->x.record;
+            if (record >= cache_number(&d->cpu, d->cpu.arena + d->cpu.arena_used)) { /* cannot be */
                 x->reason = LEAVE_INTERPRET;
                 break;
             }
+            const struct tslow *slow = cache_numbered(&d->cpu, record);
+            d->x87 = true;
+            pc = (uint64_t)(uintptr_t)d->cpu.rx + slow->back;
+            x->rip = s->x.page + (slow->site & 0xfff);
             x87_prepare(&s->x, &d->cpu, &s->x87);
-            x->rip = s->x.page + (s->x.site & 0xfff);
             step = false;
             continue;
         }

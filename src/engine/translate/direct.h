@@ -42,7 +42,7 @@ enum direct_outcome {
 
 /* Writable in the runner, and for the guest. */
 struct direct_state {
-    struct tctx x;           /* what blocks address through FS; x.go: where to go on after LEAVE_X87 */
+    struct tctx x;           /* what blocks address through FS */
     uint64_t r[16];          /* by host number */
     uint8_t vec[16][32];
     struct x87_image x87;

@@ -30,58 +30,63 @@ static inline void emit64(struct emitter *e, uint64_t v)
 /* Where the next instruction will run. */
 static inline uint64_t emit_here(const struct emitter *e) { return (uint64_t)(uintptr_t)e->w + (uint64_t)e->shift; }
 
+/* The bytes go through a pointer of their own: stores by e->w would make the compiler load it again each time. */
+
 /* ModRM, SIB, displacement for reg and a memory operand; `after` bytes of immediate follow (RIP-relative displacements count them). */
-static inline void emit_modrm_mem(struct emitter *e, unsigned reg, const struct mem *m, unsigned after)
+static inline uint8_t *put32(uint8_t *p, uint32_t v)
+{
+    memcpy(p, &v, 4);
+    return p + 4;
+}
+static inline uint8_t *put_modrm_mem(uint8_t *p, int64_t shift, unsigned reg, const struct mem *m, unsigned after)
 {
     reg = (reg & 7) << 3;
     if (m->base == RIP_REG) {
-        emit8(e, reg | 5);
-        emit32(e, (uint32_t)(m->disp - (int64_t)(emit_here(e) + 4 + after)));
-        return;
+        *p++ = (uint8_t)(reg | 5);
+        return put32(p, (uint32_t)(m->disp - ((int64_t)(uintptr_t)p + shift + 4 + after)));
     }
-    bool disp8 = m->disp == (int8_t)m->disp;
+    unsigned index = m->index == NO_REG ? 4u : m->index & 7u;
     if (m->base == NO_REG) { /* SIB without base: always a 32-bit displacement */
-        emit8(e, reg | 4);
-        emit8(e, (unsigned)m->scale << 6 | (m->index == NO_REG ? 4u : m->index & 7u) << 3 | 5);
-        emit32(e, (uint32_t)m->disp);
-        return;
+        *p++ = (uint8_t)(reg | 4);
+        *p++ = (uint8_t)((unsigned)m->scale << 6 | index << 3 | 5);
+        return put32(p, (uint32_t)m->disp);
     }
-    unsigned mod = !m->disp && (m->base & 7) != RBP ? 0 : disp8 ? 0x40 : 0x80;
+    unsigned mod = !m->disp && (m->base & 7) != RBP ? 0 : m->disp == (int8_t)m->disp ? 0x40 : 0x80;
     if (m->index == NO_REG && (m->base & 7) != RSP) {
-        emit8(e, mod | reg | (m->base & 7));
+        *p++ = (uint8_t)(mod | reg | (m->base & 7));
     } else {
-        emit8(e, mod | reg | 4);
-        emit8(e, (unsigned)m->scale << 6 | (m->index == NO_REG ? 4u : m->index & 7u) << 3 | (m->base & 7));
+        *p++ = (uint8_t)(mod | reg | 4);
+        *p++ = (uint8_t)((unsigned)m->scale << 6 | index << 3 | (m->base & 7));
     }
-    if (mod == 0x40)
-        emit8(e, (unsigned)m->disp);
-    else if (mod == 0x80)
-        emit32(e, (uint32_t)m->disp);
+    put32(p, (uint32_t)m->disp); /* what is not wanted of it will be overwritten */
+    return p + (mod == 0x40 ? 1 : mod == 0x80 ? 4 : 0);
 }
+static inline void emit_modrm_mem(struct emitter *e, unsigned reg, const struct mem *m, unsigned after) { e->w = put_modrm_mem(e->w, e->shift, reg, m, after); }
 static inline unsigned mem_rex(const struct mem *m) { return (m->index != NO_REG && m->index & 8 ? 2u : 0) | (m->base < 16 && m->base & 8 ? 1u : 0); }
 
-/* One-byte opcode with a memory operand; w: REX.W. */
+static inline uint8_t *put_rex_opcode(uint8_t *p, unsigned rex, unsigned opcode)
+{
+    if (rex)
+        *p++ = (uint8_t)(0x40 | rex);
+    if (opcode > 0xff)
+        *p++ = (uint8_t)(opcode >> 8);
+    *p++ = (uint8_t)opcode;
+    return p;
+}
+/* One-byte opcode (or two with 0F) with a memory operand; w: REX.W. */
 static inline void emit_op_mem(struct emitter *e, bool w, unsigned opcode, unsigned reg, const struct mem *m, unsigned after)
 {
+    uint8_t *p = e->w;
     if (m->seg)
-        emit8(e, m->seg);
-    unsigned rex = 0x40u | (w ? 8u : 0) | (reg & 8 ? 4u : 0) | mem_rex(m);
-    if (rex != 0x40)
-        emit8(e, rex);
-    if (opcode > 0xff)
-        emit8(e, opcode >> 8);
-    emit8(e, opcode);
-    emit_modrm_mem(e, reg, m, after);
+        *p++ = m->seg;
+    p = put_rex_opcode(p, (w ? 8u : 0) | (reg & 8 ? 4u : 0) | mem_rex(m), opcode);
+    e->w = put_modrm_mem(p, e->shift, reg, m, after);
 }
 static inline void emit_op_reg(struct emitter *e, bool w, unsigned opcode, unsigned reg, unsigned rm)
 {
-    unsigned rex = 0x40u | (w ? 8u : 0) | (reg & 8 ? 4u : 0) | (rm & 8 ? 1u : 0);
-    if (rex != 0x40)
-        emit8(e, rex);
-    if (opcode > 0xff)
-        emit8(e, opcode >> 8);
-    emit8(e, opcode);
-    emit8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    uint8_t *p = put_rex_opcode(e->w, (w ? 8u : 0) | (reg & 8 ? 4u : 0) | (rm & 8 ? 1u : 0), opcode);
+    *p++ = (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7));
+    e->w = p;
 }
 static inline void emit_load(struct emitter *e, unsigned reg, const struct mem *m) { emit_op_mem(e, true, 0x8b, reg, m, 0); }
 static inline void emit_store(struct emitter *e, unsigned reg, const struct mem *m) { emit_op_mem(e, true, 0x89, reg, m, 0); }
@@ -97,12 +102,13 @@ static inline void emit_mov_imm64(struct emitter *e, unsigned reg, uint64_t v)
 /* PEXT and PDEP to, from, mask (VEX.LZ.F3 and F2.0F38.W1 F5 /r). */
 static inline void emit_bits(struct emitter *e, bool deposit, unsigned to, unsigned from, const struct mem *mask)
 {
-    emit8(e, 0xc4);
+    uint8_t *p = e->w;
     unsigned rex = mem_rex(mask);
-    emit8(e, (to & 8 ? 0u : 0x80u) | (rex & 2 ? 0u : 0x40u) | (rex & 1 ? 0u : 0x20u) | 2);
-    emit8(e, 0x80 | (~from & 15) << 3 | (deposit ? 3u : 2u));
-    emit8(e, 0xf5);
-    emit_modrm_mem(e, to, mask, 0);
+    *p++ = 0xc4;
+    *p++ = (uint8_t)((to & 8 ? 0u : 0x80u) | (rex & 2 ? 0u : 0x40u) | (rex & 1 ? 0u : 0x20u) | 2);
+    *p++ = (uint8_t)(0x80 | (~from & 15) << 3 | (deposit ? 3u : 2u));
+    *p++ = 0xf5;
+    e->w = put_modrm_mem(p, e->shift, to, mask, 0);
 }
 static inline void emit_pext(struct emitter *e, unsigned to, unsigned from, const struct mem *mask) { emit_bits(e, false, to, from, mask); }
 /* A jump to a known address: E9, or 0F 8x for a condition. Returns where its 32-bit displacement stands (writable view). */

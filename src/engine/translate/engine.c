@@ -144,10 +144,17 @@ uint32_t translate_slow(struct tctx *x)
 {
     struct icpu *c = x->c;
     struct tcpu *t = x->t;
-    uint32_t site = x->site;
+    const struct tslow *slow = cache_numbered(t, x->record);
+    uint32_t site = slow->site;
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
-    uint64_t address = x->address, last = address + length - 1;
+    uint64_t address = slow->base == TSLOW_R14 ? x->save_r14 : c->s.r[slow->base] + (uint64_t)(int64_t)slow->disp, last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
+    x->go = (uint64_t)(uintptr_t)t->rx + slow->back;
+    atomic_signal_fence(memory_order_seq_cst);
+    if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) { /* a kick that came before x->go was set is lost, but not its reason */
+        x->reason = LEAVE_KICK;
+        return 1;
+    }
     if (site & SITE_X87) {
         x87_enter(x, t);
         return 0;
@@ -172,7 +179,7 @@ uint32_t translate_slow(struct tctx *x)
         }
     }
     x->found = *entry;
-    /* A kick that came while C ran redirected x->go to the way out; x->rip is right for it. */
+    /* A kick that came meanwhile redirected x->go to the way out; x->rip is right for it. */
     return 0;
 }
 
@@ -323,7 +330,7 @@ static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
 {
     unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
     switch ((enum leave_reason)x->reason) {
-    case LEAVE_LINK: return x->link->done;
+    case LEAVE_LINK: return ((const struct tlink *)cache_numbered(x->c->accel_data, x->record))->done;
     case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
     default:
         while (done < b->count && b->insn[done].guest != at)
@@ -390,8 +397,8 @@ static bool accel_enter(struct icpu *c)
         DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
-            link = x->link;
-            if (DP_UNLIKELY(!link)) {
+            link = d && x->record >= cache_number(k, k->arena + k->arena_used) ? NULL : cache_numbered(k, x->record);
+            if (DP_UNLIKELY(!link)) { /* cannot be */
                 go_on = false;
                 goto out;
             }

@@ -119,7 +119,7 @@ static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 void stubs_emit(struct tcpu *t)
 {
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
-    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp);
+    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp), record = CTX(record);
 
     constants(t, e);
     t->stub_enter = emit_here(e);
@@ -157,8 +157,9 @@ void stubs_emit(struct tcpu *t)
     set32(e, CTX(reason), LEAVE_LOOKUP);
     emit_jmp(e, t->stub_leave);
 
-    /* An unlinked direct branch: tctx.link is set. */
+    /* An unlinked direct branch. RCX = number of its struct tlink. */
     t->stub_link = emit_here(e);
+    emit_store(e, RCX, &record);
     set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
 
@@ -166,8 +167,9 @@ void stubs_emit(struct tcpu *t)
     set32(e, CTX(reason), LEAVE_HELPER);
     emit_jmp(e, t->stub_leave);
 
-    /* tctx.address, site, go are set: C looks, then on at go with RCX = the table's entry, or out. */
+    /* RCX = number of a struct tslow: C looks, then on at tctx.go with RCX = the table's entry, or out. */
     t->stub_slow = emit_here(e);
+    emit_store(e, RCX, &record);
     emit_store(e, R14, &save_r14);
     emit_store(e, R15, &save_r15);
     save_guest(t, e);
@@ -364,7 +366,7 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     struct runner runner = {e, t, area + DIRECT_AT_ORDERS, area + DIRECT_AT_STATE}, *r = &runner;
     uint64_t code = (uint64_t)(uintptr_t)t->rx, end = area + DIRECT_AREA_BYTES, top = 0x7ffffffff000ull;
     struct mem request = ORDERS(r, request), reply = STATE(r, reply), count = ORDERS(r, count), call = ORDERS(r, call), errors = STATE(r, errors);
-    struct mem outcome = STATE(r, outcome), rip = CTX(rip), kicked = STATE(r, kicked), x87 = STATE(r, x87), mxcsr = ORDERS(r, mxcsr);
+    struct mem outcome = STATE(r, outcome), rip = CTX(rip), record = CTX(record), kicked = STATE(r, kicked), x87 = STATE(r, x87), mxcsr = ORDERS(r, mxcsr);
 
     constants(t, e);
     /* The runner's first steps: FS, GS; away with everything else. */
@@ -437,9 +439,11 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     set32(e, CTX(reason), LEAVE_LOOKUP);
     uint8_t *from_lookup = emit_jmp(e, 0);
     t->stub_link = emit_here(e);
+    emit_store(e, RCX, &record);
     set32(e, CTX(reason), LEAVE_LINK);
     uint8_t *from_link = emit_jmp(e, 0);
     t->stub_slow = emit_here(e); /* SITE_X87 only */
+    emit_store(e, RCX, &record);
     set32(e, CTX(reason), LEAVE_X87);
     uint8_t *from_slow = emit_jmp(e, 0);
     t->stub_helper = emit_here(e);

@@ -26,7 +26,7 @@ struct slow { /* a way to the slow path, written behind the block */
     uint8_t *near[2];   /* 8-bit ones (JRCXZ), which need an island within reach */
     uint64_t back;
     bool in_r14;        /* the address is in R14, else base + disp */
-    uint8_t base;
+    uint8_t base;       /* guest */
     int32_t disp;
     uint32_t site;
 };
@@ -43,6 +43,7 @@ struct writer {
     struct path path;
     struct slow slow[2 * MAX_INSNS + 1];
     unsigned slows, islands_done;
+    bool near_waiting;  /* some of them have a jump that wants an island */
     struct out out[MAX_INSNS + 2];
     unsigned outs;
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
@@ -107,6 +108,8 @@ static void patch_near(struct writer *w, uint8_t *at)
 #define ROOM_NONE 127
 static void islands(struct writer *w, unsigned room, bool falls_through)
 {
+    if (!w->near_waiting)
+        return;
     uint8_t *oldest = NULL;
     unsigned waiting = 0;
     for (unsigned k = w->islands_done; k < w->slows; k++) {
@@ -114,7 +117,7 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
         oldest = oldest ? oldest : first;
         waiting += first != NULL;
     }
-    if (!oldest || (unsigned)(w->e.w - oldest) + room + 2 + 5 * (waiting - 1) <= 127)
+    if ((unsigned)(w->e.w - oldest) + room + 2 + 5 * (waiting - 1) <= 127)
         return;
     uint8_t *over = NULL;
     if (falls_through) {
@@ -135,31 +138,34 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
         s->patch[s->patch[0] ? 1 : 0] = at;
     }
     w->islands_done = w->slows;
+    w->near_waiting = false;
     if (over)
         over[-1] = (uint8_t)(w->e.w - over);
 }
 
-/* Page check of `size` bytes. The address is base + disp (guest base register in its host register), or in R14. Leaves the table's entry in RCX.
+/* Page check of `size` bytes. The address is base + disp (base: a guest register that is in a host's), or in R14. Leaves the table's entry in RCX. within: it
+ * is known that they do not cross a page.
  * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not. */
-static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, uint32_t site, bool clobber, unsigned temp)
+static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, bool within, uint32_t site, bool clobber, unsigned temp)
 {
     struct emitter *e = &w->e;
-    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
+    struct mem address = {home[base], NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     islands(w, ROOM_NONE, true);
     struct slow *s = &w->slow[w->slows++];
     *s = (struct slow){.in_r14 = in_r14, .base = (uint8_t)base, .disp = disp, .site = site | size << SITE_LENGTH_SHIFT};
     unsigned inverted = RCX;
-    if (!clobber && size > 1 && !in_r14)
+    within |= size == 1;
+    if (!clobber && !within && !in_r14)
         inverted = temp;
     if (in_r14)
         emit_mov(e, inverted, R14);
     else if (disp)
         emit_lea(e, inverted, &address, true);
     else
-        emit_mov(e, inverted, base);
+        emit_mov(e, inverted, home[base]);
     emit_not(e, inverted);
-    if (size > 1) {
+    if (!within) {
         struct mem slot_mask = constant(w, CONSTANT_SLOT + k);
         if (clobber) { /* TEST ECX, mask; JZ: in the last place of its size in the page */
             emit8(e, 0xf7), emit8(e, 0xc1);
@@ -169,13 +175,20 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
             emit_pext(e, RCX, inverted, &slot_mask);
             emit8(e, 0xe3), emit8(e, 0); /* JRCXZ */
             s->near[0] = e->w - 1;
+            w->near_waiting = true;
             if (in_r14) {
                 emit_mov(e, RCX, R14);
                 emit_not(e, RCX);
             }
         }
     }
-    emit_pext(e, RCX, inverted, &page_mask);
+    if (clobber) { /* SHL RCX, 16; SHR RCX, 28: bits 12-47 like PEXT, a cycle sooner */
+        static const uint8_t bits[] = {0x48, 0xc1, 0xe1, 16, 0x48, 0xc1, 0xe9, 28};
+        memcpy(e->w, bits, sizeof(bits));
+        e->w += sizeof(bits);
+    } else {
+        emit_pext(e, RCX, inverted, &page_mask);
+    }
     emit_load(e, RCX, &table);
     if (clobber) {
         emit_op_reg(e, true, 0x85, RCX, RCX); /* TEST RCX, RCX; JZ */
@@ -183,6 +196,7 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     } else {
         emit8(e, 0xe3), emit8(e, 0);
         s->near[1] = e->w - 1;
+        w->near_waiting = true;
     }
     s->back = emit_here(e);
 }
@@ -207,7 +221,7 @@ static void group_checks(struct writer *w, unsigned k)
             if (q->at != k || (q->storage == DELTA_RCX) != (pass == 1))
                 continue;
             uint32_t site = n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
-            check(w, false, home[q->base], q->low - q->adjust_at, (unsigned)(q->high - q->low), site, !n->live, R14);
+            check(w, false, q->base, q->low - q->adjust_at, (unsigned)(q->high - q->low), false, site, !n->live, R14);
             store_delta(w, q);
         }
 }
@@ -247,8 +261,11 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     if (a->simple)
         return (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp};
     struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
+    bool within = false;
     if (i->base == X86_RIP) {
-        r14_from_page(w, i->disp + n->offset + i->length);
+        int64_t at = i->disp + n->offset + i->length;
+        r14_from_page(w, at);
+        within = i->seg != X86_FS && i->seg != X86_GS && i->address_size == w->path.word && ((uint64_t)at & 0xfff) + a->size <= DP_PAGE_SIZE;
         m = (struct mem){R14, NO_REG, 0, 0, 0};
     } else {
         if (i->base < 16 && spilled(i->base)) {
@@ -282,7 +299,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     }
     if (w->t->is_direct)
         return (struct mem){R14, NO_REG, 0, 0, 0};
-    check(w, true, 0, 0, a->size, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
+    check(w, true, 0, 0, a->size, within, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
     return (struct mem){R14, RCX, 0, 0, 0};
 }
 
@@ -355,6 +372,7 @@ static void x87_test(struct writer *w, const struct insn_info *n)
         emit_op_mem(e, false, 0x0fb6, RCX, &live, 0);
         emit8(e, 0xe3), emit8(e, 0);
         s->near[0] = e->w - 1;
+        w->near_waiting = true;
     } else { /* CMP; JZ */
         emit_op_mem(e, false, 0x80, 7, &live, 1);
         emit8(e, 0);
@@ -815,32 +833,31 @@ static void instruction(struct writer *w, const struct insn_info *n)
 
 /* ---- behind the block ---- */
 
+/* Few of these ever run: what they say is in the arena, and the code only says where. */
+static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
+{
+    emit8(&w->e, 0xb8 | RCX); /* MOV ECX, number */
+    emit32(&w->e, cache_number(w->t, record));
+    emit_jmp(&w->e, stub);
+}
+
 static void slow_paths(struct writer *w)
 {
     struct emitter *e = &w->e;
-    struct mem address = CTX(address), where = CTX(go);
     for (unsigned k = 0; k < w->slows; k++) {
         struct slow *s = &w->slow[k];
         for (unsigned j = 0; j < 2; j++)
             if (s->patch[j])
                 emit_patch(e, s->patch[j], emit_here(e));
-        if (s->in_r14) {
-            emit_store(e, R14, &address);
-        } else if (!(s->site & SITE_X87)) {
-            emit_lea(e, RCX, &(struct mem){s->base, NO_REG, 0, 0, s->disp}, true);
-            emit_store(e, RCX, &address);
-        }
-        set32(e, CTX(site), s->site);
-        emit_lea(e, RCX, &(struct mem){RIP_REG, NO_REG, 0, 0, (int64_t)s->back}, true);
-        emit_store(e, RCX, &where);
-        emit_jmp(e, w->t->stub_slow);
+        struct tslow *record = cache_alloc(w->t, sizeof(*record));
+        *record = (struct tslow){(uint32_t)(s->back - (uint64_t)(uintptr_t)w->t->rx), s->site, s->disp, s->in_r14 ? TSLOW_R14 : s->base};
+        jump_numbered(w, record, w->t->stub_slow);
     }
 }
 
 static void ways_out(struct writer *w, struct tblock *b)
 {
     struct emitter *e = &w->e;
-    struct mem link = CTX(link);
     for (unsigned k = 0; k < w->outs; k++) {
         struct out *o = &w->out[k];
         emit_patch(e, o->patch, emit_here(e));
@@ -851,9 +868,7 @@ static void ways_out(struct writer *w, struct tblock *b)
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
         *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)o->done};
-        emit_mov_imm64(e, RCX, (uint64_t)(uintptr_t)l);
-        emit_store(e, RCX, &link);
-        emit_jmp(e, w->t->stub_link);
+        jump_numbered(w, l, w->t->stub_link);
     }
 }
 
@@ -900,6 +915,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
+    w->near_waiting = false;
     w->x87_tested = w->x87_noted = false;
     w->x87_seg = 0xff;
     w->broken = false;
@@ -910,7 +926,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         islands(w, ROOM, true);
         if (n->x87 && !w->x87_tested)
             x87_test(w, n);
-        group_checks(w, k);
+        if (n->checks)
+            group_checks(w, k);
         instruction(w, n);
     }
     w->current = w->path.count;

@@ -25,6 +25,7 @@
 #define CODE_BYTES (48u << 20)
 #define BLOCK_ROOM (32u << 10) /* more than any block needs */
 #define MAX_INSNS 48
+#define MAX_BRANCHES 2 /* conditional ones on a path: what stands behind more of them is seldom reached, and often in other blocks too */
 #define MAX_ACCESS 4096
 #define JUMP_BITS 14           /* entries of a jump cache */
 #define TABLE_BYTES (1ull << (36 + 3))
@@ -38,14 +39,14 @@
 
 /* Why translated code came back (tctx.reason). */
 enum leave_reason {
-    LEAVE_LINK,      /* a direct branch that is not linked yet: tctx.link */
+    LEAVE_LINK,      /* a direct branch that is not linked yet: tctx.record */
     LEAVE_LOOKUP,    /* tctx.rip is not in the jump cache */
     LEAVE_HELPER,    /* tctx.helper is to be done at tctx.site */
     LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
     LEAVE_FAULT,     /* the same: the host faulted there */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
-    LEAVE_X87,       /* direct spaces: the guest's x87 state is wanted, then on at tctx.go */
+    LEAVE_X87,       /* direct spaces: the guest's x87 state is wanted, by the struct tslow tctx.record */
 };
 
 /* What translated code addresses through FS. One per thread: two processors run by one thread take turns. */
@@ -60,11 +61,11 @@ struct tctx {
     uint64_t go;                    /* where the next transfer into translated code leads; a signal redirects it */
     uint64_t tsc_negative_host, tsc_guest, tsc_ratio, tsc_aux; /* RDTSC without C: see system.c */
     uint64_t undo;                  /* what an indirect call overwrote: its target may turn out to be no address */
-    uint64_t address, found;        /* slow path: guest address; table entry */
+    uint64_t found;                 /* slow path: the table's entry */
     uint64_t save_rsp, save_r14, save_r15;
     uint64_t rip, flags, host_rsp;
     struct icpu *c;
-    struct tlink *link;
+    uint64_t record;                /* number (cache_numbered) of a struct tlink or tslow */
     uint32_t site, reason;
     int32_t adjust;                 /* what the branch that is being looked up still has to add to RSP */
     uint8_t x87_live;               /* the host's x87 unit holds the guest's state, struct x86_fpu an old one (x87.c) */
@@ -88,6 +89,10 @@ struct tlink {
     uint8_t done;    /* instructions of the block, up to and with the branch */
 };
 
+/* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address: guest register + disp, or what is in R14. */
+struct tslow { uint32_t back, site; int32_t disp; uint8_t base; };
+#define TSLOW_R14 0xff
+
 struct tinsn {
     uint16_t host, guest; /* offsets from the block's code, in the page */
     uint16_t fop;         /* x87: TINSN_FOP | last opcode word (FOP) */
@@ -97,7 +102,7 @@ struct tinsn {
 #define TINSN_RCX 0x4000u /* string instruction of a direct space: at its host instruction, where commit is, guest RCX is in host RCX */
 
 struct tblock {
-    struct tblock *hash_next, *page_next;
+    struct tblock *page_next;
     struct tpage *page;
     uint64_t host;              /* address of the guest code in RAM (dp_ram.host view) */
     uint64_t phys2;             /* the second page's, 0 unless an instruction crosses */
@@ -106,6 +111,8 @@ struct tblock {
     uint16_t bytes, count, end;
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
 };
+
+struct thash { uint32_t hash, block; }; /* block: its place in the arena, see cache.c; 0: free */
 
 struct tpage { struct tpage *next; struct dp_ram *ram; uint64_t number; struct tblock *blocks; struct tcrosser *crossers; };
 struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of the page before that end in this one */
@@ -191,7 +198,8 @@ struct tcpu {
     uint64_t stub_handler, stub_restorer; /* of a runner only */
     bool is_direct;             /* this is the cache of a direct space: its rx is an address in the runner, operands are not checked */
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
-    struct tblock **hash;
+    struct thash *hash;
+    uint32_t hash_mask, hashed; /* entries - 1; those in use or dead */
     struct tpage **pages;
     uint8_t *arena;             /* blocks, links, pages */
     size_t arena_used;
@@ -288,6 +296,9 @@ struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t
 void cache_add(struct tcpu *t, struct tblock *b);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 void *cache_alloc(struct tcpu *t, size_t size);
+/* What is in the arena has a number that fits into an instruction. */
+static inline uint32_t cache_number(const struct tcpu *t, const void *p) { return (uint32_t)(((const uint8_t *)p - t->arena) / 8); }
+static inline void *cache_numbered(const struct tcpu *t, uint64_t number) { return t->arena + number * 8; }
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
 /* The block that a host address belongs to, NULL for the common stubs. */
 struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc);

@@ -98,13 +98,17 @@ void x86_cpuid_host(uint64_t features[2])
     features[0] = 1ull << X86_FEATURE_BASE;
     features[1] = 0;
 #ifdef __x86_64__
-    bool ymm = false;
+    bool ymm = false, there = false;
+    unsigned out[4] = {0};
+    const struct place *last = NULL;
 
     for (unsigned f = X86_FEATURE_BASE + 1; f < X86_FEATURE_COUNT; f++) {
-        unsigned out[4] = {0};
+        const struct place *p = &places[f];
 
-        if (__get_cpuid_count(places[f].leaf, places[f].subleaf, &out[EAX], &out[EBX], &out[ECX], &out[EDX]) &&
-            (out[places[f].reg] >> places[f].bit & 1))
+        if (!last || p->leaf != last->leaf || p->subleaf != last->subleaf) /* in a virtual machine CPUID takes up to half a millisecond */
+            there = __get_cpuid_count(p->leaf, p->subleaf, &out[EAX], &out[EBX], &out[ECX], &out[EDX]);
+        last = p;
+        if (there && (out[p->reg] >> p->bit & 1))
             give(features, f);
     }
     if (given(features, X86_FEATURE_OSXSAVE)) {
