@@ -101,7 +101,7 @@ void stubs_emit(struct tcpu *t)
 
     t->constants = emit_here(e);
     emit64(e, 0x0000fffffffff000ull);
-    emit64(e, (1ull << JUMP_BITS) - 1);
+    emit64(e, ((1ull << JUMP_BITS) - 1) << (JUMP_SHIFT - 3)); /* for PDEP: place of the entry in units of 8 */
     for (unsigned k = 0; k < 12; k++)
         emit64(e, 0xfff & ~((1ull << k) - 1));
 
@@ -149,6 +149,30 @@ void stubs_emit(struct tcpu *t)
     t->stub_link = emit_here(e);
     set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
+
+    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = tctx.link. It goes on at an address that is not tctx.go: who is
+     * here is stepped to its end (signals.c). */
+    struct mem link = CTX(link), page = CTX(page), mask = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_JUMP)};
+    struct mem target = {RCX, NO_REG, 0, 0, offsetof(struct tlink, target)}, adjust = {RCX, NO_REG, 0, 0, offsetof(struct tlink, adjust)};
+    struct mem jump = {NO_REG, R15, 3, 0x65, -(int64_t)JUMP_BYTES}, negative = jump, where = jump, code = jump;
+    negative.disp += offsetof(struct tjump, negative_rip);
+    where.disp += offsetof(struct tjump, page);
+    code.disp += offsetof(struct tjump, code);
+    t->stub_far = emit_here(e);
+    emit_load(e, R14, &page);
+    emit_op_mem(e, true, 0x63, RCX, &target, 0); /* MOVSXD */
+    emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
+    emit_bits(e, true, R15, R14, &mask);
+    emit_load(e, RCX, &negative);
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
+    emit8(e, 0xe3), emit8(e, 5); /* JRCXZ over the jump */
+    emit_jmp(e, t->stub_link);
+    emit_load(e, RCX, &where);
+    emit_store(e, RCX, &page);
+    emit_load(e, RCX, &link);
+    emit_op_mem(e, true, 0x63, RCX, &adjust, 0);
+    emit_lea(e, RSP, &(struct mem){RSP, RCX, 0, 0, 0}, true);
+    emit_op_mem(e, false, 0xff, 4, &code, 0);
 
     t->stub_helper = emit_here(e);
     set32(e, CTX(reason), LEAVE_HELPER);

@@ -28,8 +28,10 @@
 #define JUMP_BITS 14           /* entries of a jump cache */
 #define TABLE_BYTES (1ull << (36 + 3))
 #define JUMP_BYTES ((uint64_t)sizeof(struct tjump) << JUMP_BITS)
+#define CELLS (1u << 17)       /* link cells below the jump cache */
+#define FRONT_BYTES (JUMP_BYTES + CELLS * sizeof(uint64_t))
 #define TABLE_LOG 8192
-#define JUMP_LOG 4096
+#define JUMP_LOG 8192
 #define FILTER_BITS 65536u
 #define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
 #define PAGE_MASK (~0xfffull)
@@ -77,14 +79,25 @@ struct tctx {
 };
 
 struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unused; };
+#define JUMP_SHIFT 5 /* log2 of its size */
 
-/* A direct branch out of a block, within the page. */
+/* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it asks a link cell first, and both are patched. */
 struct tlink {
     struct tblock *from;
-    uint32_t patch;  /* offset in the cache of the displacement */
-    uint16_t target; /* page offset */
-    uint8_t done;    /* instructions of the block, up to and with the branch */
+    uint32_t patch;     /* offset in the cache of the jump's displacement */
+    int32_t target;     /* page offset */
+    uint8_t done;       /* instructions of the block, up to and with the branch */
+    /* What follows exists for far links only: struct tfar. */
+    uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far */
+    uint16_t site;      /* page offset of the branch, FAR_NONE: none, execution runs on */
+    int32_t adjust;     /* what is added to RSP */
 };
+#define FAR_NONE 0xffffu
+#define FAR_COLD (4 + 10 + 9 + 1) /* from the jump's displacement to that of the jump to stub_link */
+struct tfar { struct tlink link; struct tfar *next; bool linked; }; /* next: of those into the same page */
+
+/* Far links of one page to another, by their distance: one cell in each table says whether they hold there. */
+struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cell; };
 
 struct tinsn {
     uint16_t host, guest; /* offsets from the block's code, in the page */
@@ -104,7 +117,18 @@ struct tblock {
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
 };
 
-struct tpage { struct tpage *next; struct dp_ram *ram; uint64_t number; struct tblock *blocks; struct tcrosser *crossers; };
+struct tpage {
+    struct tpage *next;
+    struct dp_ram *ram;
+    uint64_t number;
+    struct tblock *blocks;
+    struct tcrosser *crossers;
+    struct tpair *pairs;
+    struct tfar *incoming;      /* far links to its blocks */
+    uint32_t home;              /* cell: where the page is mapped as code | HOME_GLOBAL; 0: no cell was left */
+    bool aliased;               /* it was at two places of one table: its far links are not to be believed */
+};
+#define HOME_GLOBAL 1u
 struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of the page before that end in this one */
 
 /* tctx.site: page offset of the instruction in the low 12 bits. */
@@ -116,17 +140,17 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
 #define SITE_NONE (1u << 31)
 
-/* A shadow page table with its jump cache just below it. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
+/* A shadow page table with its jump cache just below it, and link cells below that. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
  * who is in such a page and moves by less than GUARD32 does not wrap. */
 struct ttable {
     uint32_t mode;              /* icpu.mode that the jump cache is for */
     bool code32;
-    uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES */
+    uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES, cells at base - FRONT_BYTES */
     uint64_t *log;              /* indexes of entries that are set and not global */
     unsigned logged, globals;
-    uint32_t *jump_log;
+    uint32_t *jump_log;         /* indexes of jumps; (1 << JUMP_BITS) + indexes of cells */
     unsigned jumps;
-    bool global_jumps;          /* there are entries that the jump log does not have */
+    bool global_jumps;          /* there are entries or cells that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     unsigned flushes;
     uint64_t large[FILTER_BITS / 64];         /* filter: large pages that entries came from */
@@ -167,10 +191,12 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
-    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_stale, stub_kick, stub_helper;
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_far, stub_stale, stub_kick, stub_helper;
+    bool fast_loop;             /* LOOP is as good as any branch */
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
     struct tblock **hash;
     struct tpage **pages;
+    unsigned cells;             /* in use, with cell 0, which is never set */
     uint8_t *arena;             /* blocks, links, pages */
     size_t arena_used;
     struct tblock **by_code;    /* in order of their place in the cache */
@@ -226,6 +252,12 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
 void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
+/* Code of a page of RAM is entered at rip. */
+void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint64_t rip, bool global, uint64_t page_size);
+/* Far links through this cell hold in the table, from where their page is now to the page of rip. */
+void space_set_cell(struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size);
+static inline uint64_t *space_cell(const struct ttable *b, uint32_t cell) { return (uint64_t *)(b->base - FRONT_BYTES) + cell; }
+static inline int32_t cell_displacement(uint32_t cell) { return (int32_t)(8 * cell) - (int32_t)FRONT_BYTES; }
 /* What the jump cache knows for rip, 0 when nothing. */
 uint64_t space_jump(const struct ttable *b, uint64_t rip);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
@@ -248,6 +280,8 @@ bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
 struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
 void cache_add(struct tcpu *t, struct tblock *b);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
+/* Links a branch at virtual page `page` to a block at rip, in this table and all others that agree. global: what was said of both pages. False: it cannot be. */
+bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global, uint64_t page_size);
 void *cache_alloc(struct tcpu *t, size_t size);
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
 /* The block that a host address belongs to, NULL for the common stubs. */
