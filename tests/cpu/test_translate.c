@@ -232,6 +232,24 @@ static void test_far_links(void **state)
     }
 }
 
+/* Three functions that meet in the jump cache are called in turns; one of them is rewritten. */
+BARE_ASM(in_turns, "xor %ebx, %ebx\n mov $60, %ecx\n1: call *%r9\n call *%r10\n call *%r11\n cmp $20, %ecx\n jne 2f\n movb $0x40, 1(%r10)\n2: dec %ecx\n jnz 1b");
+static void test_in_turns(void **state)
+{
+    struct bare *b = *state;
+    for (unsigned i = 0; i < TIMES; i++) {
+        struct x86_state s = bare_long(b, 0, BARE_CODE);
+        for (unsigned k = 0; k < 3; k++) {
+            const uint8_t add[] = {0xb8, (uint8_t)(1 << k), 0, 0, 0, 0x01, 0xc3, 0xc3}; /* mov eax, n; add ebx, eax; ret */
+            s.r[X86_R9 + k] = CODE2M + 0x10 + k * 0x4000u;
+            bare_put(b, s.r[X86_R9 + k], add, add + sizeof(add));
+        }
+        bare_put(b, BARE_CODE, in_turns, in_turns_end);
+        assert_int_equal(bare_run(b, &s)->r[X86_RBX], 60 * (1 + 2 + 4) + 19 * (0x40 - 2));
+        bare_assert_done(b, in_turns, 0);
+    }
+}
+
 static char *contents(const char *path)
 {
     static char text[1 << 20];
@@ -300,6 +318,6 @@ int main(int argc, char **argv)
     if (!engine || engine->probe(NULL))
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
-    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_far_links), T(test_shown)};
+    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

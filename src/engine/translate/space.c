@@ -64,7 +64,7 @@ void space_fini(struct tcpu *t)
 
 static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(b->base - JUMP_BYTES); }
 
-/* Entry 0 of an empty cache must not match address 0: it is given an address of another slot. */
+/* The entries of address 0, when they are empty, must not match it: they are given an address of another slot. */
 void space_flush_jumps(struct ttable *b, bool keep_global)
 {
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
@@ -73,10 +73,10 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     } else {
         for (unsigned i = 0; i < b->jumps; i++) {
             uint32_t k = b->jump_log[i];
-            if (k < 1u << JUMP_BITS)
+            if (k < JUMPS)
                 jumps_of(b)[k] = (struct tjump){0};
             else
-                *space_cell(b, k - (1u << JUMP_BITS)) = 0;
+                *space_cell(b, k - JUMPS) = 0;
         }
     }
     if (!keep_global) {
@@ -86,7 +86,10 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     }
     b->jumps = 0;
     b->jump_overflow = false;
-    jumps_of(b)[0].negative_rip = 1;
+    if (!jumps_of(b)[0].code)
+        jumps_of(b)[0].negative_rip = 1;
+    if (!jumps_of(b)[victim_index(0)].code)
+        jumps_of(b)[victim_index(0)].negative_rip = 1;
 }
 
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
@@ -98,8 +101,7 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-/* A jump or a cell is set, because of the page of rip. */
-static void note_jump(struct ttable *b, uint32_t index, uint64_t rip, bool global, uint64_t page_size)
+static void note_index(struct ttable *b, uint32_t index, bool global)
 {
     if (global)
         b->global_jumps = true;
@@ -107,6 +109,11 @@ static void note_jump(struct ttable *b, uint32_t index, uint64_t rip, bool globa
         b->jump_overflow = true;
     else
         b->jump_log[b->jumps++] = index;
+}
+/* A jump or a cell is set, because of the page of rip. */
+static void note_jump(struct ttable *b, uint32_t index, uint64_t rip, bool global, uint64_t page_size)
+{
+    note_index(b, index, global);
     note_page(b, rip);
     if (page_size > DP_PAGE_SIZE) {
         unsigned h = large_hash(rip, page_size);
@@ -117,15 +124,21 @@ static void note_jump(struct ttable *b, uint32_t index, uint64_t rip, bool globa
 void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
 {
     unsigned i = jump_index(rip);
+    struct tjump *j = &jumps_of(b)[i];
+    if (j->code && j->negative_rip != -rip && !b->code32) { /* the filters know it */
+        unsigned second = victim_index(-j->negative_rip);
+        note_index(b, second, j->global);
+        jumps_of(b)[second] = *j;
+    }
     note_jump(b, i, rip, global, page_size);
     if (crosses)
         note_page(b, rip + DP_PAGE_SIZE);
-    jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
+    *j = (struct tjump){-rip, code, rip & PAGE_MASK, global};
 }
 
 void space_set_cell(struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size)
 {
-    note_jump(b, (1u << JUMP_BITS) + cell, rip, global, page_size);
+    note_jump(b, JUMPS + cell, rip, global, page_size);
     *space_cell(b, cell) = rip & PAGE_MASK;
 }
 
@@ -138,7 +151,7 @@ void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint
         return;
     uint64_t *home = space_cell(b, page->home);
     if (!*home && at) {
-        note_jump(b, (1u << JUMP_BITS) + page->home, rip, global, page_size);
+        note_jump(b, JUMPS + page->home, rip, global, page_size);
         *home = at | (global ? HOME_GLOBAL : 0);
     } else if ((*home & PAGE_MASK) != at || !at) {
         page->aliased = true;
@@ -152,7 +165,7 @@ void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint
 uint64_t space_jump(const struct ttable *b, uint64_t rip)
 {
     const struct tjump *j = &jumps_of(b)[jump_index(rip)];
-    return j->negative_rip == -rip ? j->code : 0;
+    return j->negative_rip == -rip ? j->code : 0; /* the empty ones of address 0: 0 */
 }
 
 static void flush_table(struct ttable *b, bool keep_global)

@@ -102,6 +102,7 @@ void stubs_emit(struct tcpu *t)
     t->constants = emit_here(e);
     emit64(e, 0x0000fffffffff000ull);
     emit64(e, ((1ull << JUMP_BITS) - 1) << (JUMP_SHIFT - 3)); /* for PDEP: place of the entry in units of 8 */
+    emit64(e, ((1ull << JUMP_BITS) - 1) << VICTIM_SHIFT);
     for (unsigned k = 0; k < 12; k++)
         emit64(e, 0xfff & ~((1ull << k) - 1));
 
@@ -136,11 +137,11 @@ void stubs_emit(struct tcpu *t)
     }
     emit8(e, 0xc3);
 
-    /* R14 = where to: not in the jump cache (tctx.site, adjust are set), or the block there died. */
+    /* R14 = where to: the block there died. */
     t->stub_stale = emit_here(e);
     set32(e, CTX(adjust), 0);
     set32(e, CTX(site), SITE_NONE);
-    t->stub_lookup = emit_here(e);
+    uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
     set32(e, CTX(reason), LEAVE_LOOKUP);
     emit_jmp(e, t->stub_leave);
@@ -150,8 +151,8 @@ void stubs_emit(struct tcpu *t)
     set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
 
-    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = tctx.link. It goes on at an address that is not tctx.go: who is
-     * here is stepped to its end (signals.c). */
+    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = tctx.link. This and stub_lookup go on at an address that is not
+     * tctx.go: who is there is stepped to their end (signals.c). */
     struct mem link = CTX(link), page = CTX(page), mask = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_JUMP)};
     struct mem target = {RCX, NO_REG, 0, 0, offsetof(struct tlink, target)}, adjust = {RCX, NO_REG, 0, 0, offsetof(struct tlink, adjust)};
     struct mem jump = {NO_REG, R15, 3, 0x65, -(int64_t)JUMP_BYTES}, negative = jump, where = jump, code = jump;
@@ -171,6 +172,21 @@ void stubs_emit(struct tcpu *t)
     emit_store(e, RCX, &page);
     emit_load(e, RCX, &link);
     emit_op_mem(e, true, 0x63, RCX, &adjust, 0);
+    emit_lea(e, RSP, &(struct mem){RSP, RCX, 0, 0, 0}, true);
+    emit_op_mem(e, false, 0xff, 4, &code, 0);
+
+    /* R14 = where to: not in the jump cache (tctx.site, adjust are set), but maybe in its second half, which 32-bit code does not use. */
+    struct mem second = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_VICTIM)}, by = CTX(adjust);
+    t->stub_lookup = emit_here(e);
+    emit_pext(e, R15, R14, &second);
+    emit_lea(e, R15, &(struct mem){NO_REG, R15, JUMP_SHIFT - 3, 0, 1 << (JUMP_BITS + JUMP_SHIFT - 3)}, true);
+    emit_load(e, RCX, &negative);
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
+    emit8(e, 0xe3), emit8(e, 5);
+    emit_jmp(e, unknown);
+    emit_load(e, RCX, &where);
+    emit_store(e, RCX, &page);
+    emit_op_mem(e, true, 0x63, RCX, &by, 0);
     emit_lea(e, RSP, &(struct mem){RSP, RCX, 0, 0, 0}, true);
     emit_op_mem(e, false, 0xff, 4, &code, 0);
 

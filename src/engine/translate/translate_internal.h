@@ -25,9 +25,10 @@
 #define BLOCK_ROOM (32u << 10) /* more than any block needs */
 #define MAX_INSNS 48
 #define MAX_ACCESS 4096
-#define JUMP_BITS 14           /* entries of a jump cache */
+#define JUMP_BITS 14           /* entries of a jump cache, and of its second half */
+#define JUMPS (2u << JUMP_BITS)
 #define TABLE_BYTES (1ull << (36 + 3))
-#define JUMP_BYTES ((uint64_t)sizeof(struct tjump) << JUMP_BITS)
+#define JUMP_BYTES (JUMPS * (uint64_t)sizeof(struct tjump))
 #define CELLS (1u << 17)       /* link cells below the jump cache */
 #define FRONT_BYTES (JUMP_BYTES + CELLS * sizeof(uint64_t))
 #define TABLE_LOG 8192
@@ -78,7 +79,7 @@ struct tctx {
     bool signals_ready;
 };
 
-struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unused; };
+struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t global; };
 #define JUMP_SHIFT 5 /* log2 of its size */
 
 /* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it asks a link cell first, and both are patched. */
@@ -148,7 +149,7 @@ struct ttable {
     uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES, cells at base - FRONT_BYTES */
     uint64_t *log;              /* indexes of entries that are set and not global */
     unsigned logged, globals;
-    uint32_t *jump_log;         /* indexes of jumps; (1 << JUMP_BITS) + indexes of cells */
+    uint32_t *jump_log;         /* indexes of jumps; JUMPS + indexes of cells */
     unsigned jumps;
     bool global_jumps;          /* there are entries or cells that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
@@ -261,6 +262,9 @@ static inline int32_t cell_displacement(uint32_t cell) { return (int32_t)(8 * ce
 /* What the jump cache knows for rip, 0 when nothing. */
 uint64_t space_jump(const struct ttable *b, uint64_t rip);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
+/* The second half holds what the first had to give up: by other bits, for those agree that met there. */
+#define VICTIM_SHIFT 5
+static inline unsigned victim_index(uint64_t rip) { return (1u << JUMP_BITS) + jump_index(rip >> VICTIM_SHIFT); }
 
 /* alias.c: two views of RAM */
 struct talias *alias_of(struct tvm *v, struct dp_ram *ram);
@@ -308,7 +312,7 @@ void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_VICTIM, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
 #define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
