@@ -183,6 +183,73 @@ static void test_flags_wanted(void **state)
     }
 }
 
+/* A call to the next page, whose links are made and then must hold no longer: the callee is rewritten, the caller is at another place too (R10), the callee's
+ * page is mapped anew, another address space has another one (R14), it is unmapped. RBX collects what was called. */
+BARE_ASM(far_links, "xor %ebx, %ebx\n call 8f\n movb $4, 1(%r13)\n call 8f\n xchg %r9, %r10\n call 8f\n xchg %r9, %r10\n call 8f\n mov %r11, (%r12)\n invlpg 0x1000(%r9)\n call 8f\n"
+                    " mov %r14, %cr3\n call 8f\n mov %rsi, %cr3\n call 8f\n"
+                    " movq $0, (%r12)\n invlpg 0x1000(%r9)\n lea 2f(%rip), %r15\n call *%r9\n2: hlt\n"
+                    "8: mov $6, %ecx\n1: call *%r9\n dec %ecx\n jnz 1b\n shl $4, %rbx\n or %rax, %rbx\n ret");
+static void test_far_links(void **state)
+{
+    struct bare *b = *state;
+    static const uint8_t caller[] = {0xff, 0xc2, 0xe8, 0xf9, 0x0f, 0, 0, 0xc3}; /* inc edx; call; ret */
+    for (unsigned i = 0; i < 2 * TIMES; i++) {
+        bool twice = i >= TIMES;
+        bare_put(b, OTHER2M, caller, caller + sizeof(caller));
+        for (uint8_t k = 1; k <= 3; k++) {
+            const uint8_t callee[] = {0xb8, k, 0, 0, 0, 0xc3};
+            bare_put(b, OTHER2M + k * 0x1000u, callee, callee + sizeof(callee));
+        }
+        bare_map(b, BARE_ALIAS, OTHER2M, 3);
+        bare_map(b, BARE_ALIAS + 0x1000, OTHER2M + 0x1000, 3);
+        bare_map(b, BARE_ALIAS + 0x4000, OTHER2M, 3);
+        bare_map(b, BARE_ALIAS + 0x5000, OTHER2M + 0x2000, 3);
+        dp_st64(b->mem + TABLES, (TABLES + 0x1000) | 3);
+        dp_st64(b->mem + TABLES + 0x1000, BARE_PD | 3);
+        dp_st64(b->mem + TABLES + 0x1008, (TABLES + 0x2000) | 3);
+        dp_st64(b->mem + TABLES + 0x2000, (TABLES + 0x3000) | 3);
+        dp_st64(b->mem + TABLES + 0x3000, OTHER2M | 3);
+        dp_st64(b->mem + TABLES + 0x3008, (OTHER2M + 0x3000) | 3);
+        struct x86_state s = bare_long(b, 0, BARE_CODE);
+        bare_put(b, BARE_CODE, far_links, far_links_end);
+        s.cr4 |= X86_CR4_PCIDE; /* both address spaces stay known */
+        s.r[X86_RSI] = s.cr3 | 1ull << 63;
+        s.r[X86_RDX] = 0;
+        s.r[X86_R9] = BARE_ALIAS;
+        s.r[X86_R10] = BARE_ALIAS + (twice ? 0x4000 : 0);
+        s.r[X86_R11] = (OTHER2M + 0x2000) | 3;
+        s.r[X86_R12] = (uint64_t)((uint8_t *)bare_pte(b, BARE_ALIAS + 0x1000) - b->mem);
+        s.r[X86_R13] = OTHER2M + 0x1000;
+        s.r[X86_R14] = TABLES | 1ull << 63 | 1;
+        const struct x86_state *o = bare_run(b, &s);
+        assert_int_equal(o->r[X86_RBX], twice ? 0x1424232 : 0x1444232);
+        assert_int_equal(o->r[X86_RDX], 7 * 6 + 1);
+        assert_int_equal(b->traps, 1);
+        assert_int_equal(b->trap[0].vector, X86_PF_);
+        assert_int_equal(b->trap[0].cr2, BARE_ALIAS + 0x1000);
+        assert_int_equal(b->trap[0].rip, BARE_ALIAS + 0x1000);
+        assert_int_equal(b->trap[0].rsp, s.r[X86_RSP] - 16);
+    }
+}
+
+/* Three functions that meet in the jump cache are called in turns; one of them is rewritten. */
+BARE_ASM(in_turns, "xor %ebx, %ebx\n mov $60, %ecx\n1: call *%r9\n call *%r10\n call *%r11\n cmp $20, %ecx\n jne 2f\n movb $0x40, 1(%r10)\n2: dec %ecx\n jnz 1b");
+static void test_in_turns(void **state)
+{
+    struct bare *b = *state;
+    for (unsigned i = 0; i < TIMES; i++) {
+        struct x86_state s = bare_long(b, 0, BARE_CODE);
+        for (unsigned k = 0; k < 3; k++) {
+            const uint8_t add[] = {0xb8, (uint8_t)(1 << k), 0, 0, 0, 0x01, 0xc3, 0xc3}; /* mov eax, n; add ebx, eax; ret */
+            s.r[X86_R9 + k] = CODE2M + 0x10 + k * 0x4000u;
+            bare_put(b, s.r[X86_R9 + k], add, add + sizeof(add));
+        }
+        bare_put(b, BARE_CODE, in_turns, in_turns_end);
+        assert_int_equal(bare_run(b, &s)->r[X86_RBX], 60 * (1 + 2 + 4) + 19 * (0x40 - 2));
+        bare_assert_done(b, in_turns, 0);
+    }
+}
+
 static char *contents(const char *path)
 {
     static char text[1 << 20];
@@ -251,6 +318,6 @@ int main(int argc, char **argv)
     if (!engine || engine->probe(NULL))
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
-    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_shown)};
+    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -46,9 +46,11 @@ int cache_init(struct tcpu *t, struct dp_error *e)
     t->by_code = reserve(MAX_BLOCKS * sizeof(*t->by_code));
     if (!t->hash || !t->pages || !t->heat || !t->arena || !t->by_code)
         return dp_error_set(e, -ENOMEM, "no memory for a processor's code cache; close other programs");
+    t->fast_loop = __builtin_cpu_is("amd");
     if (!t->is_direct) /* direct.c knows more for its own */
         stubs_emit(t);
     t->first = t->used;
+    t->cells = 1;
     return 0;
 }
 
@@ -78,6 +80,7 @@ void cache_empty(struct tcpu *t)
     t->blocks = 0;
     t->drops++;
     t->used = t->first;
+    t->cells = 1;
     space_forget_jumps(t);
     t->c->counters.code_flushes++;
     DP_TRACE(t->c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: code cache emptied", t->c->index);
@@ -184,6 +187,9 @@ void cache_add(struct tcpu *t, struct tblock *b)
         t->by_code[t->blocks++] = b;
 }
 
+/* 0: there are no more. Cell 0 is never set. */
+static uint32_t new_cell(struct tcpu *t) { return t->cells < CELLS ? t->cells++ : 0; }
+
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make)
 {
     struct tpage **bucket = &t->pages[page_hash(ram, page)], *p;
@@ -196,7 +202,62 @@ struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool
     p->ram = ram;
     p->number = page;
     p->next = *bucket;
+    p->home = new_cell(t);
     return *bucket = p;
+}
+
+/* ---- far links ---- */
+
+static struct tpair *pair_of(struct tcpu *t, struct tpage *from, struct tpage *to, int32_t pages)
+{
+    struct tpair *q = from->pairs;
+    while (q && q->pages != pages)
+        q = q->next;
+    if (!q) {
+        uint32_t cell = new_cell(t);
+        if (!cell || !cache_has_room(t))
+            return NULL;
+        q = cache_alloc(t, sizeof(*q));
+        *q = (struct tpair){from->pairs, to, pages, cell};
+        from->pairs = q;
+    }
+    return q->to == to ? q : NULL; /* elsewhere another page may follow */
+}
+
+static void patch32(struct tcpu *t, uint32_t at, uint32_t v) { __atomic_store_n((uint32_t *)(t->rw + at), v, __ATOMIC_RELAXED); }
+
+bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global, uint64_t page_size)
+{
+    struct tfar *far = (struct tfar *)link;
+    struct tpage *from = link->from->page;
+    struct emitter e = {NULL, t->rx - t->rw};
+    space_enter_page(t, table, from, page, false, 0);
+    int64_t pages = ((int64_t)(rip & PAGE_MASK) - (int64_t)page) >> DP_PAGE_SHIFT;
+    struct tpair *q = from->home && !from->aliased && !b->phys2 && rip >> DP_PAGE_SHIFT ? pair_of(t, from, b->page, (int32_t)pages) : NULL;
+    if (!q) { /* by the jump cache from now on */
+        emit_patch(&e, t->rw + link->patch + FAR_COLD, t->is_direct ? (uint64_t)(uintptr_t)t->rx + far->fallback : t->stub_far);
+        return false;
+    }
+    if (!*space_cell(table, q->cell))
+        space_set_cell(table, q->cell, rip, global && *space_cell(table, from->home) & HOME_GLOBAL, page_size);
+    if (!far->linked) {
+        far->linked = true;
+        far->next = b->page->incoming;
+        b->page->incoming = far;
+    }
+    emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
+    patch32(t, link->patch - link->cell_back, (uint32_t)cell_displacement(q->cell));
+    return true;
+}
+
+/* Who leads to blocks of a page that die asks C again. */
+static void unlink_far(struct tcpu *t, struct tpage *p)
+{
+    for (struct tfar *far = p->incoming; far; far = far->next) {
+        patch32(t, far->link.patch - far->link.cell_back, (uint32_t)cell_displacement(0));
+        far->linked = false;
+    }
+    p->incoming = NULL;
 }
 
 static void kill_block(struct tcpu *t, struct tblock *b)
@@ -221,6 +282,7 @@ void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page)
         kill_block(t, b);
     for (struct tcrosser *x = p->crossers; x; x = x->next)
         kill_block(t, x->block);
+    unlink_far(t, p);
     if (p->blocks || p->crossers) {
         t->c->counters.code_invalidations++;
         DP_TRACE(t->c->vm->trace, DP_TRACE_SMC, "cpu%u: blocks of page 0x%llx of %s dropped", t->c->index, (unsigned long long)page, ram->name);

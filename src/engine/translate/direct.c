@@ -472,7 +472,7 @@ static struct tdirect *create(struct tcpu *t)
     }
     d->orders = (struct direct_orders *)(d->view + DIRECT_AT_ORDERS);
     d->state = (struct direct_state *)(d->view + DIRECT_AT_STATE);
-    b->base = d->view + JUMP_BYTES;
+    b->base = d->view + FRONT_BYTES;
     space_flush_jumps(b, false);
     if (cache_init(k, &e))
         goto fail;

@@ -52,8 +52,8 @@ struct direct_state {
     uint64_t step_flags;
 };
 
-/* The area's layout; the jump cache comes first. */
-#define DIRECT_AT_ORDERS JUMP_BYTES
+/* The area's layout; link cells and jump cache come first. */
+#define DIRECT_AT_ORDERS FRONT_BYTES
 #define DIRECT_AT_STATE (DIRECT_AT_ORDERS + DP_ALIGN_UP(sizeof(struct direct_orders), DP_PAGE_SIZE))
 #define DIRECT_AT_STACK (DIRECT_AT_STATE + DP_ALIGN_UP(sizeof(struct direct_state), DP_PAGE_SIZE))
 #define DIRECT_AREA_BYTES (DIRECT_AT_STACK + DIRECT_STACK)

@@ -89,13 +89,13 @@ void dump_mode(uint32_t mode, char *text, size_t size)
 /* ---- names ---- */
 
 struct stub { uint64_t at; const char *name; };
-enum { STUBS = 9 };
+enum { STUBS = 10 };
 
 /* In order of address; the last is where they end. */
 static void stubs_of(const struct tcpu *t, struct stub s[STUBS])
 {
     const struct stub all[STUBS] = {{t->stub_enter, "enter"}, {t->stub_kick, "kick"}, {t->stub_leave, "leave"}, {t->stub_stale, "stale"}, {t->stub_lookup, "lookup"},
-                                    {t->stub_link, "link"}, {t->stub_slow, "slow"}, {t->stub_helper, "helper"}, {(uint64_t)(uintptr_t)t->rx + t->first, NULL}};
+                                    {t->stub_link, "link"}, {t->stub_slow, "slow"}, {t->stub_far, "far"}, {t->stub_helper, "helper"}, {(uint64_t)(uintptr_t)t->rx + t->first, NULL}};
     unsigned n = 0;
     for (unsigned k = 0; k < STUBS; k++) {
         if (!all[k].at)
@@ -160,7 +160,7 @@ static void annotate(struct dp_buffer *b, const struct tcpu *t, const struct tbl
         if (field)
             dp_buffer_printf(b, "  ; tctx.%s", field);
         else if (i->seg == X86_GS)
-            dp_buffer_printf(b, "  ; %s", i->disp ? "jump cache" : "shadow page table");
+            dp_buffer_printf(b, "  ; %s", !i->disp ? "shadow page table" : (int64_t)i->disp < -(int64_t)JUMP_BYTES ? "link cell" : "jump cache");
         else if (i->base == X86_RIP && constant < CONSTANT_SLOT)
             dp_buffer_printf(b, "  ; %s index", constant == CONSTANT_PAGE ? "page" : "jump cache");
         else if (i->base == X86_RIP && constant < CONSTANT_SLOT + 12)

@@ -212,6 +212,9 @@ static struct tblock *find(struct tcpu *t, uint64_t rip, uint32_t variant, bool 
     return b->count ? b : NULL;
 }
 
+/* Of the translation that find() went by. */
+static uint64_t code_page_size(struct icpu *c, uint64_t rip) { return c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large; }
+
 static void set_gs(struct tctx *x, const uint8_t *base)
 {
     if (x->gs != (uint64_t)(uintptr_t)base) {
@@ -330,7 +333,10 @@ static unsigned instructions_done(const struct tblock *b, const struct tctx *x)
 {
     unsigned done = 0, at = (unsigned)(x->reason == LEAVE_HELPER ? x->site : x->rip) & 0xfff;
     switch ((enum leave_reason)x->reason) {
-    case LEAVE_LINK: return ((const struct tlink *)cache_numbered(x->c->accel_data, x->record))->done;
+    case LEAVE_LINK: {
+        const struct tlink *link = cache_numbered(x->c->accel_data, x->record);
+        return link->done - !canonical(x->page + (uint64_t)(int64_t)link->target);
+    }
     case LEAVE_LOOKUP: return (x->site >> SITE_DONE_SHIFT & 0xff) - !canonical(x->rip);
     default:
         while (done < b->count && b->insn[done].guest != at)
@@ -374,6 +380,7 @@ static bool accel_enter(struct icpu *c)
     load_context(x, c, interp_flags(c));
     uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, table);
+    space_enter_page(k, table, b->page, rip, global, code_page_size(c, rip));
     enter_mxcsr(c);
     uint64_t code = (uint64_t)(uintptr_t)k->rx + b->code;
     bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
@@ -402,7 +409,14 @@ static bool accel_enter(struct icpu *c)
                 go_on = false;
                 goto out;
             }
-            rip = x->page + link->target;
+            rip = x->page + (uint64_t)(int64_t)link->target;
+            if (DP_UNLIKELY(!canonical(rip))) { /* as below */
+                if (link->site != FAR_NONE)
+                    rip = x->page + link->site;
+                go_on = false;
+                goto out;
+            }
+            c->s.r[X86_RSP] += (uint64_t)(int64_t)link->adjust;
             break;
         case LEAVE_LOOKUP:
             c->counters.lookups++;
@@ -462,13 +476,24 @@ static bool accel_enter(struct icpu *c)
         }
         code = (uint64_t)(uintptr_t)k->rx + b->code;
         t->chained = true;
+        uint64_t page_size = code_page_size(c, rip);
+        space_enter_page(k, table, b->page, rip, global, page_size);
+        if (dropped != k->drops)
+            link = NULL;
+        if (link && link->cell_back) {
+            if (cache_link_far(k, table, link, b, x->page, rip, global, page_size)) {
+                c->counters.links++;
+                continue;
+            }
+            link = NULL;
+        }
         /* Only within a page of RAM, for there blocks die together; the address may lead to another page by now. */
-        if (link && !b->phys2 && dropped == k->drops && link->from->page == b->page) {
+        if (link && !b->phys2 && link->from->page == b->page) {
             c->counters.links++;
             struct emitter e = {NULL, k->rx - k->rw};
             emit_patch(&e, k->rw + link->patch, code);
         } else if (!variant) {
-            space_set_jump(table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
+            space_set_jump(table, rip, code, b->phys2 != 0, global, page_size);
         }
     }
 out:

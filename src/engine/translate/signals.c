@@ -56,6 +56,10 @@ static void kick(struct tctx *x, greg_t *r)
     struct tcpu *t = x->t;
     uint64_t pc = (uint64_t)r[REG_RIP];
     struct tblock *b = in_cache(t, pc) ? cache_block_at(t, pc) : NULL;
+    if (!b && pc - t->stub_far < t->stub_helper - t->stub_far) { /* leads to a block, or to a stub that leaves */
+        r[REG_EFL] |= HOST_TF;
+        return;
+    }
     if (!b) {
         x->go = t->stub_kick;
         r[REG_EFL] &= ~HOST_TF;

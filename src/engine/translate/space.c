@@ -13,21 +13,21 @@
 
 static bool make_table(struct ttable *b)
 {
-    uint8_t *p = mmap(NULL, JUMP_BYTES + TABLE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *p = mmap(NULL, FRONT_BYTES + TABLE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     b->log = malloc(TABLE_LOG * sizeof(*b->log));
     b->jump_log = malloc(JUMP_LOG * sizeof(*b->jump_log));
     if (p == MAP_FAILED || !b->log || !b->jump_log) {
         if (p != MAP_FAILED)
-            munmap(p, JUMP_BYTES + TABLE_BYTES);
+            munmap(p, FRONT_BYTES + TABLE_BYTES);
         free(b->log);
         free(b->jump_log);
         *b = (struct ttable){0};
         return false;
     }
-    madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_NOHUGEPAGE); /* sparse */
-    madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTDUMP);
-    madvise(p, JUMP_BYTES + TABLE_BYTES, MADV_DONTFORK);
-    b->base = p + JUMP_BYTES;
+    madvise(p, FRONT_BYTES + TABLE_BYTES, MADV_NOHUGEPAGE); /* sparse */
+    madvise(p, FRONT_BYTES + TABLE_BYTES, MADV_DONTDUMP);
+    madvise(p, FRONT_BYTES + TABLE_BYTES, MADV_DONTFORK);
+    b->base = p + FRONT_BYTES;
     space_flush_jumps(b, false);
     return true;
 }
@@ -57,7 +57,7 @@ int space_init(struct tcpu *t, struct dp_error *e)
 void space_fini(struct tcpu *t)
 {
     FOR_TABLES(t, b) {
-        munmap(b->base - JUMP_BYTES, JUMP_BYTES + TABLE_BYTES);
+        munmap(b->base - FRONT_BYTES, FRONT_BYTES + TABLE_BYTES);
         free(b->log);
         free(b->jump_log);
     }
@@ -65,18 +65,23 @@ void space_fini(struct tcpu *t)
 
 static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(b->base - JUMP_BYTES); }
 
-/* Entry 0 of an empty cache must not match address 0: it is given an address of another slot. */
+/* The entries of address 0, when they are empty, must not match it: they are given an address of another slot. */
 void space_flush_jumps(struct ttable *b, bool keep_global)
 {
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
         if (b->shared)
-            memset(b->base - JUMP_BYTES, 0, JUMP_BYTES);
+            memset(b->base - FRONT_BYTES, 0, FRONT_BYTES);
         else
-            madvise(b->base - JUMP_BYTES, JUMP_BYTES, MADV_DONTNEED);
+            madvise(b->base - FRONT_BYTES, FRONT_BYTES, MADV_DONTNEED);
         keep_global = false;
     } else {
-        for (unsigned i = 0; i < b->jumps; i++)
-            jumps_of(b)[b->jump_log[i]] = (struct tjump){0};
+        for (unsigned i = 0; i < b->jumps; i++) {
+            uint32_t k = b->jump_log[i];
+            if (k < JUMPS)
+                jumps_of(b)[k] = (struct tjump){0};
+            else
+                *space_cell(b, k - JUMPS) = 0;
+        }
     }
     if (!keep_global) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
@@ -85,7 +90,10 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     }
     b->jumps = 0;
     b->jump_overflow = false;
-    jumps_of(b)[0].negative_rip = 1;
+    if (!jumps_of(b)[0].code)
+        jumps_of(b)[0].negative_rip = 1;
+    if (!jumps_of(b)[victim_index(0)].code)
+        jumps_of(b)[victim_index(0)].negative_rip = 1;
 }
 
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
@@ -97,29 +105,71 @@ static void note_page(struct ttable *b, uint64_t linear)
     b->jump_pages[h / 64] |= 1ull << (h % 64);
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
+static void note_index(struct ttable *b, uint32_t index, bool global)
 {
-    unsigned i = jump_index(rip);
     if (global)
         b->global_jumps = true;
     else if (b->jumps == JUMP_LOG)
         b->jump_overflow = true;
     else
-        b->jump_log[b->jumps++] = i;
+        b->jump_log[b->jumps++] = index;
+}
+/* A jump or a cell is set, because of the page of rip. */
+static void note_jump(struct ttable *b, uint32_t index, uint64_t rip, bool global, uint64_t page_size)
+{
+    note_index(b, index, global);
     note_page(b, rip);
-    if (crosses)
-        note_page(b, rip + DP_PAGE_SIZE);
     if (page_size > DP_PAGE_SIZE) {
         unsigned h = large_hash(rip, page_size);
         b->large_jumps[h / 64] |= 1ull << (h % 64);
     }
-    jumps_of(b)[i] = (struct tjump){-rip, code, rip & PAGE_MASK, 0};
+}
+
+void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
+{
+    unsigned i = jump_index(rip);
+    struct tjump *j = &jumps_of(b)[i];
+    if (j->code && j->negative_rip != -rip && !b->code32) { /* the filters know it */
+        unsigned second = victim_index(-j->negative_rip);
+        note_index(b, second, j->global);
+        jumps_of(b)[second] = *j;
+    }
+    note_jump(b, i, rip, global, page_size);
+    if (crosses)
+        note_page(b, rip + DP_PAGE_SIZE);
+    *j = (struct tjump){-rip, code, rip & PAGE_MASK, global};
+}
+
+void space_set_cell(struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size)
+{
+    note_jump(b, JUMPS + cell, rip, global, page_size);
+    *space_cell(b, cell) = rip & PAGE_MASK;
+}
+
+/* Far links of a page believe that it is at one place of the table only, its home: nothing is compared when they are taken. A home lives as long as jumps that lead
+ * to the page there. */
+void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint64_t rip, bool global, uint64_t page_size)
+{
+    uint64_t at = rip & PAGE_MASK;
+    if (!page->home || page->aliased)
+        return;
+    uint64_t *home = space_cell(b, page->home);
+    if (!*home && at) {
+        note_jump(b, JUMPS + page->home, rip, global, page_size);
+        *home = at | (global ? HOME_GLOBAL : 0);
+    } else if ((*home & PAGE_MASK) != at || !at) {
+        page->aliased = true;
+        space_forget_jumps(t);
+    } else if (global && !(*home & HOME_GLOBAL)) { /* the log has it, but will not have all jumps there */
+        *home |= HOME_GLOBAL;
+        b->jump_overflow = true;
+    }
 }
 
 uint64_t space_jump(const struct ttable *b, uint64_t rip)
 {
     const struct tjump *j = &jumps_of(b)[jump_index(rip)];
-    return j->negative_rip == -rip ? j->code : 0;
+    return j->negative_rip == -rip ? j->code : 0; /* the empty ones of address 0: 0 */
 }
 
 static void flush_table(struct ttable *b, bool keep_global)

@@ -104,7 +104,8 @@ static void constants(struct tcpu *t, struct emitter *e)
 {
     t->constants = emit_here(e);
     emit64(e, 0x0000fffffffff000ull);
-    emit64(e, (1ull << JUMP_BITS) - 1);
+    emit64(e, ((1ull << JUMP_BITS) - 1) << (JUMP_SHIFT - 3)); /* for PDEP: place of the entry in units of 8 */
+    emit64(e, ((1ull << JUMP_BITS) - 1) << VICTIM_SHIFT);
     for (unsigned k = 0; k < 12; k++)
         emit64(e, 0xfff & ~((1ull << k) - 1));
     emit64(e, ~(uint64_t)X86_IF);
@@ -112,6 +113,38 @@ static void constants(struct tcpu *t, struct emitter *e)
     emit64(e, X86_DF);
     emit64(e, X86_ARITH);
     emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
+}
+
+/* R15 = index of an entry of the jump cache / 8, R14 = where to: a short jump if it knows that. */
+static struct mem jump_entry(size_t field) { return (struct mem){NO_REG, R15, 3, 0x65, (int64_t)field - (int64_t)JUMP_BYTES}; }
+static uint8_t *compare_jump(struct emitter *e)
+{
+    struct mem negative = jump_entry(offsetof(struct tjump, negative_rip));
+    emit_load(e, RCX, &negative);
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
+    emit8(e, 0xe3), emit8(e, 0); /* JRCXZ */
+    return e->w;
+}
+/* There; tctx.adjust is added to RSP. */
+static void take_jump(struct emitter *e, uint8_t *from)
+{
+    struct mem where = jump_entry(offsetof(struct tjump, page)), code = jump_entry(offsetof(struct tjump, code)), page = CTX(page), by = CTX(adjust);
+    from[-1] = (uint8_t)(e->w - from);
+    emit_load(e, RCX, &where);
+    emit_store(e, RCX, &page);
+    emit_op_mem(e, true, 0x63, RCX, &by, 0); /* MOVSXD */
+    emit_lea(e, RSP, &(struct mem){RSP, RCX, 0, 0, 0}, true);
+    emit_op_mem(e, false, 0xff, 4, &code, 0);
+}
+/* R14 = where to: not in the jump cache (tctx.site, adjust are set), but maybe in its second half, which 32-bit code does not use. */
+static void second_half(const struct tcpu *t, struct emitter *e, uint64_t unknown)
+{
+    struct mem second = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_VICTIM)};
+    emit_pext(e, R15, R14, &second);
+    emit_lea(e, R15, &(struct mem){NO_REG, R15, JUMP_SHIFT - 3, 0, 1 << (JUMP_BITS + JUMP_SHIFT - 3)}, true);
+    uint8_t *known = compare_jump(e);
+    emit_jmp(e, unknown);
+    take_jump(e, known);
 }
 
 static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
@@ -148,11 +181,11 @@ void stubs_emit(struct tcpu *t)
     }
     emit8(e, 0xc3);
 
-    /* R14 = where to: not in the jump cache (tctx.site, adjust are set), or the block there died. */
+    /* R14 = where to: the block there died. */
     t->stub_stale = emit_here(e);
     set32(e, CTX(adjust), 0);
     set32(e, CTX(site), SITE_NONE);
-    t->stub_lookup = emit_here(e);
+    uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
     set32(e, CTX(reason), LEAVE_LOOKUP);
     emit_jmp(e, t->stub_leave);
@@ -162,6 +195,28 @@ void stubs_emit(struct tcpu *t)
     emit_store(e, RCX, &record);
     set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
+
+    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = number of its struct tlink. This and stub_lookup go on at an address that is not
+     * tctx.go: who is there is stepped to their end (signals.c). */
+    struct mem page = CTX(page), by = CTX(adjust), mask = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_JUMP)};
+    struct mem target = {RCX, NO_REG, 0, 0, offsetof(struct tlink, target)}, adjust = {RCX, NO_REG, 0, 0, offsetof(struct tlink, adjust)};
+    t->stub_far = emit_here(e);
+    emit_store(e, RCX, &record);
+    emit_mov_imm64(e, R15, (uint64_t)(uintptr_t)t->arena);
+    emit_lea(e, RCX, &(struct mem){R15, RCX, 3, 0, 0}, true); /* cache_numbered */
+    emit_load(e, R14, &page);
+    emit_op_mem(e, true, 0x63, R15, &target, 0); /* MOVSXD */
+    emit_lea(e, R14, &(struct mem){R14, R15, 0, 0, 0}, true);
+    emit_op_mem(e, false, 0x8b, R15, &adjust, 0);
+    emit_op_mem(e, false, 0x89, R15, &by, 0);
+    emit_bits(e, true, R15, R14, &mask);
+    uint8_t *known = compare_jump(e);
+    emit_load(e, RCX, &record);
+    emit_jmp(e, t->stub_link);
+    take_jump(e, known);
+
+    t->stub_lookup = emit_here(e);
+    second_half(t, e, unknown);
 
     t->stub_helper = emit_here(e);
     set32(e, CTX(reason), LEAVE_HELPER);
@@ -296,8 +351,22 @@ static void leave_direct(struct runner *r)
     here(r, dead);
 }
 
+/* Jumps below and above if RAX is not in a range of code. */
+static uint8_t *within(struct runner *r, uint64_t from, uint64_t to, uint8_t **above)
+{
+    struct emitter *e = r->e;
+    struct mem first = at(from), last = at(to);
+    emit_lea(e, RCX, &first, true);
+    emit_op_reg(e, true, 0x3b, RAX, RCX);
+    uint8_t *below = emit_jcc(e, CC_B, 0);
+    emit_lea(e, RCX, &last, true);
+    emit_op_reg(e, true, 0x3b, RAX, RCX);
+    *above = emit_jcc(e, CC_AE, 0);
+    return below;
+}
+
 /* The handler of all signals: RDI = number, RDX = ucontext (offsets: struct ucontext_t, x86-64). */
-static void handler_direct(struct runner *r, uint64_t leave, uint64_t kicked, uint64_t critical, uint64_t critical_end, int kick)
+static void handler_direct(struct runner *r, uint64_t critical, uint64_t critical_end, int kick)
 {
     struct emitter *e = r->e;
     enum { GREGS = 40, U_EFL = GREGS + 8 * 17, U_RIP = GREGS + 8 * 16, U_ERR = GREGS + 8 * 19, U_TRAP = GREGS + 8 * 20, U_CR2 = GREGS + 8 * 22 };
@@ -306,7 +375,7 @@ static void handler_direct(struct runner *r, uint64_t leave, uint64_t kicked, ui
     struct mem pc = {RDX, NO_REG, 0, 0, U_RIP}, efl = {RDX, NO_REG, 0, 0, U_EFL};
     struct mem blocks = at((uint64_t)(uintptr_t)r->t->rx + DP_PAGE_SIZE), end = at((uint64_t)(uintptr_t)r->t->rx + CODE_BYTES);
     struct mem state = at(r->state), signal = STATE(r, signal), outcome = STATE(r, outcome), stepped = STATE(r, stepped), is_kicked = STATE(r, kicked);
-    struct mem from = at(critical), to = at(critical_end), kick_place = at(kicked), leave_place = at(leave);
+    struct mem kick_place = at(r->t->stub_kick), leave_place = at(r->t->stub_leave);
     emit_load(e, RAX, &pc);
     emit_lea(e, RCX, &blocks, true); /* the stubs are less than a page */
     emit_op_reg(e, true, 0x3b, RAX, RCX);
@@ -332,11 +401,20 @@ static void handler_direct(struct runner *r, uint64_t leave, uint64_t kicked, ui
     set32(e, outcome, DIRECT_SIGNAL);
     emit_lea(e, RCX, &leave_place, true);
     uint8_t *go_there = emit_jmp(e, 0);
-    /* in a stub: SIGTRAP goes on stepping, a kick is noted, anything else is a mistake of ours */
+    /* in a stub: SIGTRAP goes on stepping if it leads to a block, a kick is noted, anything else is a mistake of ours */
     here(r, stub);
     here(r, stub2);
     emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, 5);
     uint8_t *not_trap = emit_jcc(e, CC_NZ, 0);
+    uint8_t *above_lookup, *below_lookup = within(r, r->t->stub_lookup, r->t->stub_handler, &above_lookup);
+    emit8(e, 0xc3);
+    here(r, above_lookup);
+    here(r, below_lookup);
+    uint8_t *above_entry, *below_entry = within(r, critical, critical_end, &above_entry);
+    emit8(e, 0xc3);
+    here(r, above_entry);
+    here(r, below_entry);
+    emit_op_mem(e, false, 0x81, 4, &efl, 4), emit32(e, ~0x100u); /* AND dword: TF off */
     emit8(e, 0xc3);
     here(r, not_trap);
     emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, (unsigned)kick);
@@ -345,12 +423,14 @@ static void handler_direct(struct runner *r, uint64_t leave, uint64_t kicked, ui
     system_call(r, SYS_exit_group);
     here(r, is_kick);
     set32(e, is_kicked, 1);
-    emit_lea(e, RCX, &from, true);
-    emit_op_reg(e, true, 0x3b, RAX, RCX);
-    uint8_t *below = emit_jcc(e, CC_B, 0);
-    emit_lea(e, RCX, &to, true);
-    emit_op_reg(e, true, 0x3b, RAX, RCX);
-    uint8_t *above = emit_jcc(e, CC_AE, 0);
+    above_lookup = NULL;
+    below_lookup = within(r, r->t->stub_lookup, r->t->stub_handler, &above_lookup);
+    set32(e, stepped, 1); /* the first trap in a block counts */
+    emit_op_mem(e, false, 0x81, 1, &efl, 4), emit32(e, 0x100); /* OR dword: TF on */
+    emit8(e, 0xc3);
+    here(r, above_lookup);
+    here(r, below_lookup);
+    uint8_t *above, *below = within(r, critical, critical_end, &above);
     emit_lea(e, RCX, &kick_place, true);
     here(r, go_there);
     emit_store(e, RCX, &pc);
@@ -373,7 +453,7 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     t->stub_enter = emit_here(e);
     emit_mov_imm64(e, RAX, area + DIRECT_AT_STATE + offsetof(struct direct_state, x) - (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()));
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd0); /* WRFSBASE RAX */
-    emit_mov_imm64(e, RAX, area + JUMP_BYTES);
+    emit_mov_imm64(e, RAX, area + FRONT_BYTES);
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd8); /* WRGSBASE RAX */
     mov_imm32(r, RDI, 0);
     emit_mov_imm64(e, RSI, code);
@@ -434,7 +514,7 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     t->stub_stale = emit_here(e);
     set32(e, CTX(adjust), 0);
     set32(e, CTX(site), SITE_NONE);
-    t->stub_lookup = emit_here(e);
+    uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
     set32(e, CTX(reason), LEAVE_LOOKUP);
     uint8_t *from_lookup = emit_jmp(e, 0);
@@ -465,8 +545,11 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     system_call(r, SYS_futex);
     emit_jmp(e, wait);
 
+    t->stub_lookup = emit_here(e); /* goes on in a block without looking at kicks: who is here is stepped */
+    second_half(t, e, unknown);
+
     t->stub_handler = emit_here(e);
-    handler_direct(r, t->stub_leave, t->stub_kick, critical, critical_end, signals_kick_number());
+    handler_direct(r, critical, critical_end, signals_kick_number());
     t->stub_restorer = emit_here(e);
     system_call(r, SYS_rt_sigreturn);
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(e->w - t->rw), (size_t)DP_PAGE_SIZE);

@@ -52,6 +52,7 @@ struct writer {
     bool x87_tested, x87_noted; /* on this path: the unit is the guest's; tctx.x87_page is this page */
     uint8_t x87_seg;            /* tctx.x87_seg if known, else 0xff */
     bool broken;
+    struct tblock *block;
 };
 
 int translate_init(struct tcpu *t, struct dp_error *e)
@@ -105,6 +106,7 @@ static void patch_near(struct writer *w, uint8_t *at)
  * places whatever waits. What a check and the rest of its instruction take (26 and 61 bytes after its first JRCXZ) is in reach. */
 #define ROOM 75
 #define ROOM_JUMP 96 /* jump_cached */
+#define ROOM_FAR 60  /* jump_far */
 #define ROOM_NONE 127
 static void islands(struct writer *w, unsigned room, bool falls_through)
 {
@@ -305,29 +307,79 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 
 /* ---- leaving the block ---- */
 
-/* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. */
+/* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. The way on after a hit takes no branch: LOOP does
+ * not if RCX gets 0. That is one cycle on AMD's processors, several on others, which jump over a jump. */
 static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t adjust)
 {
     struct emitter *e = &w->e;
-    struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page);
-    int32_t cache = -(int32_t)JUMP_BYTES;
+    struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page), jump = {NO_REG, R15, 3, 0x65, -(int64_t)JUMP_BYTES}, negative = jump, where = jump, code = jump;
+    negative.disp += offsetof(struct tjump, negative_rip);
+    where.disp += offsetof(struct tjump, page);
+    code.disp += offsetof(struct tjump, code);
     islands(w, ROOM_JUMP, true);
-    emit_pext(e, R15, R14, &mask);
-    emit_lea(e, R15, &(struct mem){NO_REG, R15, 2, 0, 0}, true);
-    emit_load(e, RCX, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, negative_rip)});
-    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, 0}, true);
-    emit8(e, 0xe3), emit8(e, 0);
-    uint8_t *hit = e->w;
-    set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
-    set32(e, CTX(adjust), (uint32_t)adjust);
-    emit_jmp(e, w->t->stub_lookup);
-    hit[-1] = (uint8_t)(e->w - hit);
-    emit_load(e, RCX, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, page)});
+    emit_bits(e, true, R15, R14, &mask);
+    emit_load(e, RCX, &negative);
+    emit_lea(e, RCX, &(struct mem){RCX, R14, 0, 0, w->t->fast_loop}, true);
+    if (w->t->fast_loop) {
+        emit8(e, 0xe2); /* LOOP */
+    } else {
+        emit8(e, 0xe3), emit8(e, 2); /* JRCXZ; JMP */
+        emit8(e, 0xeb);
+    }
+    emit8(e, 0);
+    uint8_t *miss = e->w;
+    emit_load(e, RCX, &where);
     commit_here(w);
     emit_store(e, RCX, &page);
     if (adjust)
         add_rsp(w, adjust);
-    emit_op_mem(e, false, 0xff, 4, &(struct mem){NO_REG, R15, 3, 0x65, cache + (int)offsetof(struct tjump, code)}, 0);
+    emit_op_mem(e, false, 0xff, 4, &code, 0);
+    miss[-1] = (uint8_t)(e->w - miss);
+    set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
+    set32(e, CTX(adjust), (uint32_t)adjust);
+    emit_jmp(e, w->t->stub_lookup);
+}
+
+/* Few of these ever run: what they say is in the arena, and the code only says where. */
+static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
+{
+    emit8(&w->e, 0xb8 | RCX); /* MOV ECX, number */
+    emit32(&w->e, cache_number(w->t, record));
+    emit_jmp(&w->e, stub);
+}
+
+
+/* To a place outside the page that is known by its distance. The link cell holds the page it is in, if the link is made and holds in the current table; its
+ * displacement and the jump's are patched by cache_link_far. The way to C stands right behind (FAR_COLD). Clobbers RCX. */
+static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned done, int32_t adjust)
+{
+    struct emitter *e = &w->e;
+    struct mem page = CTX(page);
+    if (!wide(w)) { /* may wrap */
+        r14_from_page(w, target);
+        jump_cached(w, site, done, adjust);
+        return;
+    }
+    islands(w, ROOM_FAR, true);
+    emit_load(e, RCX, &(struct mem){NO_REG, NO_REG, 0, 0x65, cell_displacement(0)});
+    uint8_t *cell = e->w - 4;
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *miss = e->w;
+    commit_here(w);
+    emit_store(e, RCX, &page);
+    if (adjust)
+        add_rsp(w, adjust);
+    uint8_t *patch = emit_jmp(e, w->t->stub_link);
+    miss[-1] = (uint8_t)(e->w - miss);
+    struct tfar *far = cache_alloc(w->t, sizeof(*far));
+    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, (uint8_t)(patch - cell),
+                               site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff), adjust};
+    jump_numbered(w, &far->link, w->t->stub_link);
+    if (w->t->is_direct) { /* what stub_far does elsewhere: the arena is not there */
+        far->fallback = (uint32_t)(e->w - w->t->rw);
+        r14_from_page(w, target);
+        jump_cached(w, site, done, adjust);
+    }
 }
 
 static unsigned done_here(const struct writer *w) { return DP_MIN(w->current + 1, w->path.count); } /* with the one that is being written */
@@ -339,8 +391,7 @@ static void leave_to(struct writer *w, int64_t target, uint32_t site)
     if (target >= 0 && target < (int64_t)DP_PAGE_SIZE) {
         add_out(w, emit_jmp(&w->e, 0), target, site);
     } else {
-        r14_from_page(w, target);
-        jump_cached(w, site, done_here(w), 0);
+        jump_far(w, target, site, done_here(w), 0);
     }
 }
 
@@ -812,8 +863,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
             add_rsp(w, n->stack.disp);
             add_out(w, emit_jmp(e, 0), target, n->offset);
         } else {
-            r14_from_page(w, target);
-            jump_cached(w, n->offset, done_here(w), n->stack.disp);
+            jump_far(w, target, n->offset, done_here(w), n->stack.disp);
         }
         break;
     case KIND_CALL_INDIRECT:
@@ -833,14 +883,6 @@ static void instruction(struct writer *w, const struct insn_info *n)
 
 /* ---- behind the block ---- */
 
-/* Few of these ever run: what they say is in the arena, and the code only says where. */
-static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
-{
-    emit8(&w->e, 0xb8 | RCX); /* MOV ECX, number */
-    emit32(&w->e, cache_number(w->t, record));
-    emit_jmp(&w->e, stub);
-}
-
 static void slow_paths(struct writer *w)
 {
     struct emitter *e = &w->e;
@@ -855,19 +897,21 @@ static void slow_paths(struct writer *w)
     }
 }
 
-static void ways_out(struct writer *w, struct tblock *b)
+static void ways_out(struct writer *w)
 {
     struct emitter *e = &w->e;
     for (unsigned k = 0; k < w->outs; k++) {
         struct out *o = &w->out[k];
         emit_patch(e, o->patch, emit_here(e));
         if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
-            r14_from_page(w, o->target);
-            jump_cached(w, o->site, o->done, 0);
+            jump_far(w, o->target, o->site, o->done, 0);
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
-        *l = (struct tlink){b, (uint32_t)(o->patch - w->t->rw), (uint16_t)o->target, (uint8_t)o->done};
+        l->from = w->block;
+        l->patch = (uint32_t)(o->patch - w->t->rw);
+        l->target = (int32_t)o->target;
+        l->done = (uint8_t)o->done;
         jump_numbered(w, l, w->t->stub_link);
     }
 }
@@ -919,6 +963,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     w->x87_tested = w->x87_noted = false;
     w->x87_seg = 0xff;
     w->broken = false;
+    w->block = b;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
@@ -944,7 +989,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
         emit8(&w->e, 0x90);
     b->body = (uint32_t)(w->e.w - w->start);
-    ways_out(w, b);
+    ways_out(w);
     slow_paths(w);
     if (w->broken) {
         DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx: a short jump does not reach", c->index, (unsigned long long)linear);

@@ -27,11 +27,14 @@
 #define MAX_INSNS 48
 #define MAX_BRANCHES 2 /* conditional ones on a path: what stands behind more of them is seldom reached, and often in other blocks too */
 #define MAX_ACCESS 4096
-#define JUMP_BITS 14           /* entries of a jump cache */
+#define JUMP_BITS 14           /* entries of a jump cache, and of its second half */
+#define JUMPS (2u << JUMP_BITS)
 #define TABLE_BYTES (1ull << (36 + 3))
-#define JUMP_BYTES ((uint64_t)sizeof(struct tjump) << JUMP_BITS)
+#define JUMP_BYTES (JUMPS * (uint64_t)sizeof(struct tjump))
+#define CELLS (1u << 17)       /* link cells below the jump cache */
+#define FRONT_BYTES (JUMP_BYTES + CELLS * sizeof(uint64_t))
 #define TABLE_LOG 8192
-#define JUMP_LOG 4096
+#define JUMP_LOG 8192
 #define FILTER_BITS 65536u
 #define DELTA_SLOTS (2 * MAX_INSNS) /* a group each at worst */
 #define PAGE_MASK (~0xfffull)
@@ -79,15 +82,26 @@ struct tctx {
     bool signals_ready;
 };
 
-struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t unused; };
+struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t global; };
+#define JUMP_SHIFT 5 /* log2 of its size */
 
-/* A direct branch out of a block, within the page. */
+/* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it asks a link cell first, and both are patched. */
 struct tlink {
     struct tblock *from;
-    uint32_t patch;  /* offset in the cache of the displacement */
-    uint16_t target; /* page offset */
-    uint8_t done;    /* instructions of the block, up to and with the branch */
+    uint32_t patch;     /* offset in the cache of the jump's displacement */
+    int32_t target;     /* page offset */
+    uint8_t done;       /* instructions of the block, up to and with the branch */
+    /* What follows exists for far links only: struct tfar. */
+    uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far */
+    uint16_t site;      /* page offset of the branch, FAR_NONE: none, execution runs on */
+    int32_t adjust;     /* what is added to RSP */
 };
+#define FAR_NONE 0xffffu
+#define FAR_COLD (4 + 5 + 1) /* from the jump's displacement to that of the jump to stub_link */
+struct tfar { struct tlink link; struct tfar *next; uint32_t fallback; bool linked; }; /* next: of those into the same page; fallback: direct spaces: place in the cache of what asks the jump cache */
+
+/* Far links of one page to another, by their distance: one cell in each table says whether they hold there. */
+struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cell; };
 
 /* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address: guest register + disp, or what is in R14. */
 struct tslow { uint32_t back, site; int32_t disp; uint8_t base; };
@@ -114,7 +128,18 @@ struct tblock {
 
 struct thash { uint32_t hash, block; }; /* block: its place in the arena, see cache.c; 0: free */
 
-struct tpage { struct tpage *next; struct dp_ram *ram; uint64_t number; struct tblock *blocks; struct tcrosser *crossers; };
+struct tpage {
+    struct tpage *next;
+    struct dp_ram *ram;
+    uint64_t number;
+    struct tblock *blocks;
+    struct tcrosser *crossers;
+    struct tpair *pairs;
+    struct tfar *incoming;      /* far links to its blocks */
+    uint32_t home;              /* cell: where the page is mapped as code | HOME_GLOBAL; 0: no cell was left */
+    bool aliased;               /* it was at two places of one table: its far links are not to be believed */
+};
+#define HOME_GLOBAL 1u
 struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of the page before that end in this one */
 
 /* tctx.site: page offset of the instruction in the low 12 bits. */
@@ -126,17 +151,17 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
 #define SITE_NONE (1u << 31)
 
-/* A shadow page table with its jump cache just below it. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
+/* A shadow page table with its jump cache just below it, and link cells below that. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
  * who is in such a page and moves by less than GUARD32 does not wrap. */
 struct ttable {
     uint32_t mode;              /* icpu.mode that the jump cache is for */
     bool code32;
-    uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES */
+    uint8_t *base;              /* GS base; jump cache at base - JUMP_BYTES, cells at base - FRONT_BYTES */
     uint64_t *log;              /* indexes of entries that are set and not global */
     unsigned logged, globals;
-    uint32_t *jump_log;
+    uint32_t *jump_log;         /* indexes of jumps; JUMPS + indexes of cells */
     unsigned jumps;
-    bool global_jumps;          /* there are entries that the jump log does not have */
+    bool global_jumps;          /* there are entries or cells that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     bool shared;                /* only a jump cache, in a file (direct.h) */
     unsigned flushes;
@@ -194,13 +219,15 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
-    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_stale, stub_kick, stub_helper;
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_far, stub_stale, stub_kick, stub_helper;
+    bool fast_loop;             /* LOOP is as good as any branch */
     uint64_t stub_handler, stub_restorer; /* of a runner only */
     bool is_direct;             /* this is the cache of a direct space: its rx is an address in the runner, operands are not checked */
     uint64_t constants;         /* masks: page index, jump index, slot masks by log2 */
     struct thash *hash;
     uint32_t hash_mask, hashed; /* entries - 1; those in use or dead */
     struct tpage **pages;
+    unsigned cells;             /* in use, with cell 0, which is never set */
     uint8_t *arena;             /* blocks, links, pages */
     size_t arena_used;
     struct tblock **by_code;    /* in order of their place in the cache */
@@ -269,9 +296,18 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
 void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
+/* Code of a page of RAM is entered at rip. */
+void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint64_t rip, bool global, uint64_t page_size);
+/* Far links through this cell hold in the table, from where their page is now to the page of rip. */
+void space_set_cell(struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size);
+static inline uint64_t *space_cell(const struct ttable *b, uint32_t cell) { return (uint64_t *)(b->base - FRONT_BYTES) + cell; }
+static inline int32_t cell_displacement(uint32_t cell) { return (int32_t)(8 * cell) - (int32_t)FRONT_BYTES; }
 /* What the jump cache knows for rip, 0 when nothing. */
 uint64_t space_jump(const struct ttable *b, uint64_t rip);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
+/* The second half holds what the first had to give up: by other bits, for those agree that met there. */
+#define VICTIM_SHIFT 5
+static inline unsigned victim_index(uint64_t rip) { return (1u << JUMP_BITS) + jump_index(rip >> VICTIM_SHIFT); }
 
 /* alias.c: two views of RAM */
 struct talias *alias_of(struct tvm *v, struct dp_ram *ram);
@@ -295,6 +331,8 @@ bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
 struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
 void cache_add(struct tcpu *t, struct tblock *b);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
+/* Links a branch at virtual page `page` to a block at rip, in this table and all others that agree. global: what was said of both pages. False: it cannot be. */
+bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global, uint64_t page_size);
 void *cache_alloc(struct tcpu *t, size_t size);
 /* What is in the arena has a number that fits into an instruction. */
 static inline uint32_t cache_number(const struct tcpu *t, const void *p) { return (uint32_t)(((const uint8_t *)p - t->arena) / 8); }
@@ -330,7 +368,10 @@ void x87_prepare(struct tctx *x, const struct tcpu *t, struct x87_image *image);
 void x87_take(struct tctx *x, const struct tcpu *t, const struct x87_image *image);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+enum {
+    CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_VICTIM, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_DF, CONSTANT_ARITH,
+    CONSTANT_TSC
+};
 #define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
