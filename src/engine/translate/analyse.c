@@ -160,7 +160,8 @@ static enum insn_kind classify_system(const struct icpu *c, const struct x86_ins
     }
 }
 
-static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
+/* What translated code does itself, or KIND_INTERPRET. */
+static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, unsigned word)
 {
     const struct x86_operand *m = memory_operand(i);
     enum insn_kind system = x86_insn_supported(i, c->vm->model->features) ? classify_system(c, i, word) : KIND_INTERPRET;
@@ -173,7 +174,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigne
     case X86_OP_CLD: return KIND_CLD;
     case X86_OP_STD: return KIND_STD;
     case X86_OP_PUSH: return i->operand_size == word ? KIND_PUSH : KIND_INTERPRET;
-    case X86_OP_POP: return i->operand_size == word && !m && i->operand[0].reg != X86_RSP ? KIND_POP : KIND_INTERPRET;
+    case X86_OP_POP: return i->operand_size == word && !m ? KIND_POP : KIND_INTERPRET;
     case X86_OP_LEAVE: return i->operand_size == word ? KIND_LEAVE : KIND_INTERPRET;
     default: break;
     }
@@ -198,6 +199,12 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigne
     if (spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
         return KIND_INTERPRET;
     return high ? KIND_HIGH_BYTE : KIND_COPY;
+}
+
+static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
+{
+    enum insn_kind kind = classify_ours(c, i, word);
+    return kind == KIND_INTERPRET && !(i->row->flags & X86_F_BRANCH) ? KIND_OP : kind;
 }
 
 /* ---- what registers an instruction changes ---- */
@@ -278,7 +285,7 @@ static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned o
     if (!avail || x86_decode(code + offset, avail, c->mode & IMODE_CODE, &next) <= 0)
         return true;
     enum insn_kind kind = classify(c, &next, word);
-    return kind == KIND_INTERPRET || kind == KIND_HELPER;
+    return kind == KIND_INTERPRET || kind == KIND_HELPER || kind == KIND_OP;
 }
 
 static void decode_path(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next)
@@ -313,19 +320,26 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
         }
         n->kind = (uint8_t)classify(c, &n->i, p->word);
         if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length, p->word))
+            n->kind = KIND_OP; /* keeps the shadow */
+        if (n->kind == KIND_OP && p->crosses)
             n->kind = KIND_INTERPRET;
         if (n->kind == KIND_INTERPRET) {
             p->open = p->interpret = true;
             return;
         }
-        describe_accesses(n, p->word);
-        n->x87 = is_x87(&n->i);
-        n->points = (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
+        if (n->kind != KIND_OP)
+            describe_accesses(n, p->word);
+        n->x87 = n->kind != KIND_OP && is_x87(&n->i);
+        n->points = n->x87 && (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
         seen[offset / 64] |= 1ull << (offset % 64);
         p->count++;
         p->bytes = (uint16_t)(p->bytes + length);
         offset += (unsigned)length;
         p->end = (uint16_t)offset;
+        if (n->kind == KIND_OP) {
+            p->open = true;
+            return;
+        }
         if (p->crosses) {
             p->open = n->kind <= KIND_JCC || n->kind == KIND_JCXZ;
             return;
@@ -401,8 +415,9 @@ static void advance(const struct path *p, struct tracking *t, const struct insn_
     uint32_t written = written_registers(n);
     for (unsigned r = 0; r < 16; r++) {
         int64_t by;
-        if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_PUSHF || n->kind == KIND_POP)) {
-            t->offset[r] += n->kind == KIND_POP ? (int)p->word : -(int)p->word;
+        bool pops = n->kind == KIND_POP && n->i.operand[0].reg != X86_RSP;
+        if (r == X86_RSP && (n->kind == KIND_PUSH || n->kind == KIND_PUSHF || pops)) {
+            t->offset[r] += pops ? (int)p->word : -(int)p->word;
         } else if (written >> r & 1) {
             if (n->kind == KIND_COPY && constant_change(&n->i, p->word, r, &by)) {
                 t->offset[r] += by;

@@ -19,6 +19,7 @@ enum insn_kind {
     KIND_HELPER,    /* system.c does it, in C; ends the block */
     KIND_RET,
     KIND_JCXZ,
+    KIND_OP,        /* the interpreter's, but no branch: done in place; ends the block */
     KIND_INTERPRET, /* not ours: ends the block */
 };
 

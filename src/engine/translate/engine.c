@@ -290,7 +290,7 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t rip, uint64_t cod
 static bool still_ours(const struct icpu *c)
 {
     unsigned lines = atomic_load_explicit(&c->lines, memory_order_relaxed);
-    return mode_translatable(c->mode) && !(c->s.rflags & (X86_TF | X86_RF)) && !c->watching && !c->pending_db &&
+    return mode_translatable(c->mode) && !(c->s.rflags & X86_TF) && !(c->by_blocks && c->s.rflags & X86_RF) && !c->watching && !c->pending_db && !(c->s.sti_shadow | c->s.movss_shadow) &&
            !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
@@ -314,6 +314,42 @@ static void count(struct tcpu *t, unsigned instructions)
     t->counted += instructions;
 }
 
+/* The block of one instruction for a struct top; x tells where it is. NULL: no room. */
+static struct iblock *lower_op(struct tcpu *t, uint64_t rip)
+{
+    struct icpu *c = t->c;
+    struct dp_ram *ram;
+    uint64_t offset;
+    struct x86_insn i;
+    if (!cache_has_room(t) || interp_locate_code(c, rip, &ram, &offset, NULL) || !ram)
+        return NULL;
+    uint32_t generation = atomic_load(&ram->code_generation[offset >> DP_PAGE_SHIFT]);
+    uint8_t bytes[16];
+    unsigned avail = DP_MIN(15u, (unsigned)(DP_PAGE_SIZE - (offset & 0xfff)));
+    memcpy(bytes, ram->host + offset, avail);
+    if (!atomic_load(&ram->has_code[offset >> DP_PAGE_SHIFT]) || x86_decode(bytes, avail, c->mode & IMODE_CODE, &i) <= 0 || i.row->flags & X86_F_BRANCH)
+        return NULL;
+    return interp_lower_one(c, &i, ram, offset, generation, cache_alloc(t, INTERP_ONE_SIZE));
+}
+
+/* Lets the interpreter do the instruction at r[RIP]. It may fault, and then accel_enter is left for good: everything is as the run loop wants it. */
+static bool run_op(struct tcpu *t, struct tctx *x, struct top *p)
+{
+    struct icpu *c = t->c;
+    if (!p->block || !interp_block_valid(p->block))
+        p->block = lower_op(t, c->s.r[X86_RIP]);
+    if (!p->block)
+        return false;
+    x87_leave(x, t);
+    leave_mxcsr(c);
+    interp_set_arith(c, arith_flags(x));
+    c->repeating = false;
+    interp_execute(c, p->block);
+    c->block = NULL;
+    enter_mxcsr(c);
+    return true;
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -328,9 +364,16 @@ static bool accel_enter(struct icpu *c)
     if (DP_UNLIKELY(!table))
         return false;
     bool global;
-    struct tblock *b = find(t, rip, 0, &global);
-    if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
-        return false;
+    struct tblock *b = NULL;
+    uint64_t code = c->by_blocks || table->mode != c->mode ? 0 : space_jump(table, rip);
+    if (!code) {
+        b = find(t, rip, 0, &global);
+        if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
+            return false;
+        code = (uint64_t)(uintptr_t)t->rx + b->code;
+        if (!c->by_blocks && table->mode == c->mode)
+            space_set_jump(table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
+    }
     c->link_from = NULL;
     c->block = NULL;
     x->c = c;
@@ -338,11 +381,11 @@ static bool accel_enter(struct icpu *c)
     uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, table);
     enter_mxcsr(c);
-    uint64_t code = (uint64_t)(uintptr_t)t->rx + b->code;
     bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
     for (;;) {
         uint32_t variant = 0;
         struct tlink *link = NULL;
+        x->system_flags &= ~(uint64_t)X86_RF; /* after IRET: without breakpoints the next instruction spends it */
         run_block(t, x, rip, code);
         if (c->by_blocks)
             count(t, instructions_done(b, x));
@@ -369,16 +412,28 @@ static bool accel_enter(struct icpu *c)
             c->counters.exits_helper++;
             rip = c->s.r[X86_RIP] = x->page + x->site;
             store_context(x, c);
-            c->s.rflags |= arith_flags(x);
-            if (!x->helper || !system_helper(c, x->helper)) {
-                go_on = false;
-                goto out;
+            uint32_t mode = c->mode;
+            bool direct = false;
+            if (x->helper == HELPER_OP) {
+                if (c->by_blocks || !run_op(t, x, x->op)) {
+                    go_on = false;
+                    goto out;
+                }
+                direct = x->op->keeps_code && c->mode == mode && c->s.r[X86_RIP] != rip;
+                rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
+                load_context(x, c, interp_flags(c));
+            } else {
+                c->s.rflags |= arith_flags(x);
+                if (!x->helper || !system_helper(c, x->helper)) {
+                    go_on = false;
+                    goto out;
+                }
+                if (c->by_blocks)
+                    count(t, 1);
+                rip = c->s.r[X86_RIP];
+                interp_update_mode(c);
+                load_context(x, c, c->s.rflags);
             }
-            if (c->by_blocks)
-                count(t, 1);
-            rip = c->s.r[X86_RIP];
-            interp_update_mode(c);
-            load_context(x, c, c->s.rflags);
             if (!still_ours(c))
                 goto out;
             kind = access_kind(c);
@@ -386,6 +441,10 @@ static bool accel_enter(struct icpu *c)
             if (!table)
                 goto out;
             use_table(t, x, table);
+            if (direct && !(atomic_load(&c->attention) | atomic_load(&t->wish))) {
+                code = x->op->back;
+                continue;
+            }
             break;
         }
         case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;

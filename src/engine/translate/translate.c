@@ -559,7 +559,8 @@ static void pop(struct writer *w, const struct insn_info *n)
         struct mem s = slot(r);
         emit_store(&w->e, R14, &s);
     }
-    add_rsp(w, (int32_t)w->path.word);
+    if (r != X86_RSP) /* what was popped into it stays (SDM vol. 2, POP) */
+        add_rsp(w, (int32_t)w->path.word);
 }
 
 static void leave_frame(struct writer *w, const struct insn_info *n)
@@ -589,6 +590,25 @@ static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t he
     set32(&w->e, CTX(site), page_offset);
     set32(&w->e, CTX(helper), helper);
     emit_jmp(&w->e, w->t->stub_helper);
+}
+
+/* Does what translated code may rely on, the place of the code that follows among it, outlive the instruction? */
+static bool keeps_code(const struct x86_insn *i)
+{
+    return !(i->row->flags & X86_F_SYSTEM) || i->op == X86_OP_STAC || i->op == X86_OP_CLAC || (i->op == X86_OP_MOV_CR && i->operand[0].reg_class == X86_RC_GPR);
+}
+
+/* The interpreter does it, and where it can (struct top) execution comes back to what stands behind. */
+static void in_place(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem op = CTX(op);
+    struct top *p = cache_alloc(w->t, sizeof(*p));
+    islands(w, 60, true);
+    emit_mov_imm64(e, RCX, (uint64_t)(uintptr_t)p);
+    emit_store(e, RCX, &op);
+    leave_for_helper(w, n->offset, HELPER_OP);
+    *p = (struct top){NULL, emit_here(e), keeps_code(&n->i)};
 }
 
 /* An interrupt that waited for IF is the run loop's business: then the interpreter does the STI. */
@@ -740,6 +760,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_SWAPGS: swap_gs(w); break;
     case KIND_RDTSC: read_tsc(w, n); break;
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
+    case KIND_OP: in_place(w, n); break;
     case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {
         emit_mov(e, RCX, R13);

@@ -69,7 +69,8 @@ struct tctx {
     uint8_t x87_seg;                /* enum x86_seg_name of the last x87 memory operand, X86_SEGS: none since the unit was loaded */
     uint64_t x87_fdp, x87_page;     /* the last x87 memory operand; the page whose code ran the last x87 instruction */
     uint16_t x87_fcs;               /* CS when the unit was loaded */
-    uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret */
+    uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret; HELPER_OP: tctx.op */
+    struct top *op;
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
     uint64_t gs;                    /* what GS base is now */
@@ -85,6 +86,14 @@ struct tlink {
     uint16_t target; /* page offset */
     uint8_t done;    /* instructions of the block, up to and with the branch */
 };
+
+/* An instruction that the interpreter does between two blocks. */
+struct top {
+    struct iblock *block; /* it alone; made when it is wanted for the first time */
+    uint64_t back;        /* host code that goes on behind it */
+    bool keeps_code;      /* that is still what follows, unless the mode became another */
+};
+#define HELPER_OP 0xffffu
 
 struct tinsn {
     uint16_t host, guest; /* offsets from the block's code, in the page */
