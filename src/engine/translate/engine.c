@@ -372,7 +372,7 @@ static bool accel_enter(struct icpu *c)
             return false;
         code = (uint64_t)(uintptr_t)t->rx + b->code;
         if (!c->by_blocks && table->mode == c->mode)
-            space_set_jump(table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
+            space_set_jump(t, table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
     }
     c->link_from = NULL;
     c->block = NULL;
@@ -471,7 +471,7 @@ static bool accel_enter(struct icpu *c)
             struct emitter e = {NULL, t->rx - t->rw};
             emit_patch(&e, t->rw + link->patch, code);
         } else if (!variant) {
-            space_set_jump(table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
+            space_set_jump(t, table, rip, code, b->phys2 != 0, global, c->tlb_cold[interp_fetch_tlb(c, rip) - c->tlb_all].large);
         }
     }
 out:

@@ -74,7 +74,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
         for (unsigned i = 0; i < b->jumps; i++)
             jumps_of(b)[b->jump_log[i]] = (struct tjump){0};
     }
-    if (!keep_global) {
+    if (!keep_global || !b->global_jumps) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
         memset(b->large_jumps, 0, sizeof(b->large_jumps));
         b->global_jumps = false;
@@ -87,18 +87,29 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
 static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 48); }
 
-static void note_page(struct ttable *b, uint64_t linear)
+static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+static bool filter_has(const uint64_t *filter, unsigned h) { return filter[h / 64] >> (h % 64) & 1; }
+static void filter_add(uint64_t *filter, unsigned h) { filter[h / 64] |= 1ull << (h % 64); }
+
+/* Something that holds in all spaces is to be known. */
+static void note_global(struct tcpu *t, uint64_t linear, uint64_t page_size)
 {
-    unsigned h = page_hash(linear);
-    b->jump_pages[h / 64] |= 1ull << (h % 64);
+    filter_add(t->global_regions, region_hash(linear));
+    if (page_size > DP_PAGE_SIZE)
+        filter_add(t->global_large, large_hash(linear, page_size));
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
+static void note_page(struct ttable *b, uint64_t linear) { filter_add(b->jump_pages, page_hash(linear)); }
+
+void space_set_jump(struct tcpu *t, struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
 {
     unsigned i = jump_index(rip);
-    if (global)
+    if (global) {
         b->global_jumps = true;
-    else if (b->jumps == JUMP_LOG)
+        note_global(t, rip, page_size);
+        if (crosses)
+            note_global(t, rip + DP_PAGE_SIZE, page_size);
+    } else if (b->jumps == JUMP_LOG)
         b->jump_overflow = true;
     else
         b->jump_log[b->jumps++] = i;
@@ -170,11 +181,13 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
+static const uint64_t large_sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
+
 /* Entries from a large page go when any address of it is flushed, and so do jumps into it. */
 static void flush_large(struct ttable *b, uint64_t linear)
 {
-    static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
-    for (unsigned k = 0; k < DP_ARRAY_LEN(sizes); k++) {
+    const uint64_t *sizes = large_sizes;
+    for (unsigned k = 0; k < DP_ARRAY_LEN(large_sizes); k++) {
         unsigned h = large_hash(linear, sizes[k]);
         if (b->large[h / 64] >> (h % 64) & 1) /* from its last page, which has the lowest entry */
             madvise(space_entry(b, linear | (sizes[k] - 1)), sizes[k] / DP_PAGE_SIZE * 8, MADV_DONTNEED);
@@ -185,23 +198,28 @@ static void flush_large(struct ttable *b, uint64_t linear)
 
 static void flush_page(struct ttable *b, uint64_t linear)
 {
-    unsigned h = page_hash(linear);
     if (*space_entry(b, linear)) /* reading takes no memory where nothing was written */
         *space_entry(b, linear) = 0;
     flush_large(b, linear);
-    if (b->jump_pages[h / 64] >> (h % 64) & 1)
+    if (filter_has(b->jump_pages, page_hash(linear)))
         space_flush_jumps(b, false);
 }
 
-static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+/* May a space that is not the current one have something of this page? */
+static bool may_be_global(const struct tcpu *t, uint64_t linear)
+{
+    bool large = false;
+    for (unsigned k = 0; k < DP_ARRAY_LEN(large_sizes); k++)
+        large |= filter_has(t->global_large, large_hash(linear, large_sizes[k]));
+    return large || filter_has(t->global_regions, region_hash(linear));
+}
 
 /* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
 void space_forget_page(struct tcpu *t, uint64_t linear)
 {
-    unsigned h = page_hash(linear), r = region_hash(linear);
-    bool global = t->global_regions[r / 64] >> (r % 64) & 1;
+    bool global = may_be_global(t, linear);
     FOR_TABLES(t, b)
-        if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+        if ((global || s_ == t->current) && (*space_entry(b, linear) || filter_has(b->jump_pages, page_hash(linear))))
             flush_page(b, linear);
 }
 
@@ -224,9 +242,12 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
                 flush_space(&t->space[i], true);
         break;
     case X86_FLUSH_SWITCH: switch_space(t, pcid); break;
-    case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: /* a little more than asked for does no harm */
+    case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: { /* a little more than asked for does no harm */
+        bool global = may_be_global(t, linear);
         FOR_TABLES(t, b)
-            flush_page(b, linear);
+            if (global || s_ == t->current || s_->pcid == pcid)
+                flush_page(b, linear);
+    }
     }
 }
 
@@ -250,8 +271,7 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
         b->large[h / 64] |= 1ull << (h % 64);
     }
     if (global) {
-        unsigned r = region_hash(linear);
-        t->global_regions[r / 64] |= 1ull << (r % 64);
+        note_global(t, linear, page_size);
         b->globals++;
     } else if (!*entry || b->globals) { /* one that was global until now is not in the log */
         if (b->logged == TABLE_LOG)

@@ -169,7 +169,8 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
-    uint64_t global_regions[FILTER_BITS / 64]; /* filter: where there are global entries */
+    uint64_t global_regions[FILTER_BITS / 64]; /* filter: where there are global entries and jumps */
+    uint64_t global_large[FILTER_BITS / 64];   /* filter: global large pages that they came from */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -234,7 +235,7 @@ struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
+void space_set_jump(struct tcpu *t, struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
 /* What the jump cache knows for rip, 0 when nothing. */
 uint64_t space_jump(const struct ttable *b, uint64_t rip);
 static inline unsigned jump_index(uint64_t rip) { return (unsigned)rip & ((1u << JUMP_BITS) - 1); }
