@@ -350,6 +350,9 @@ static bool run_op(struct tcpu *t, struct tctx *x, struct top *p)
     return true;
 }
 
+/* Where the guest code at rip, in the page of a block, is. */
+static uint64_t block_host(const struct tblock *b, uint64_t rip) { return (b->host & PAGE_MASK) | (rip & 0xfff); }
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -449,7 +452,12 @@ static bool accel_enter(struct icpu *c)
         }
         case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
         case LEAVE_KICK: c->counters.exits_kick++; goto out;
-        case LEAVE_FAULT: c->counters.exits_fault++; /* fallthrough */
+        case LEAVE_FAULT:
+            c->counters.exits_fault++;
+            if (x->refused && cache_refuse_store(t, block_host(x->refused, rip)))
+                cache_invalidate(t, x->refused->page->ram, x->refused->page->number); /* blocks of a page die together: all are made anew */
+            go_on = false;
+            goto out;
         case LEAVE_INTERPRET: go_on = false; goto out;
         }
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))

@@ -109,6 +109,7 @@ void stubs_emit(struct tcpu *t)
     emit64(e, ~(uint64_t)X86_DF);
     emit64(e, X86_ARITH);
     emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
+    emit64(e, 1ull << ALIAS_RO_BIT);
 
     t->stub_enter = emit_here(e);
     for (unsigned i = 0; i < DP_ARRAY_LEN(callee_saved); i++) {

@@ -47,6 +47,7 @@ struct writer {
     unsigned outs;
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
+    uint64_t page_host;         /* of the guest code's page (tblock.host) */
     unsigned current;
     bool x87_tested, x87_noted; /* on this path: the unit is the guest's; tctx.x87_page is this page */
     uint8_t x87_seg;            /* tctx.x87_seg if known, else 0xff */
@@ -236,6 +237,25 @@ static void r14_from_page(struct writer *w, int64_t offset)
     }
 }
 
+static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper);
+
+/* A store that is known for finding the read-only view: it looks, and goes to the interpreter without a host signal. The operand becomes R14. */
+static struct mem store_check(struct writer *w, const struct insn_info *n, struct mem m)
+{
+    struct emitter *e = &w->e;
+    struct mem bit = constant(w, CONSTANT_RO);
+    if (!n->memory.write || n->x87 /* its pointer is made of R14 */ || !cache_store_refused(w->t, w->page_host + n->offset))
+        return m;
+    islands(w, 80, true);
+    emit_lea(e, R14, &m, true);
+    emit_pext(e, RCX, R14, &bit);
+    emit8(e, 0xe3), emit8(e, 0); /* JRCXZ: the other view */
+    uint8_t *writable = e->w;
+    leave_for_helper(w, n->offset, 0);
+    writable[-1] = (uint8_t)(e->w - writable);
+    return (struct mem){R14, NO_REG, 0, 0, 0};
+}
+
 /* The host operand of the instruction's memory access. A simple one leaves R14 free, others use R14 and RCX. */
 static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 {
@@ -243,7 +263,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     struct emitter *e = &w->e;
     const struct access *a = &n->memory;
     if (a->simple)
-        return (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp};
+        return store_check(w, n, (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp});
     struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
     if (i->base == X86_RIP) {
         r14_from_page(w, i->disp + n->offset + i->length);
@@ -277,7 +297,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
         }
     }
     check(w, true, 0, 0, a->size, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
-    return (struct mem){R14, RCX, 0, 0, 0};
+    return store_check(w, n, (struct mem){R14, RCX, 0, 0, 0});
 }
 
 /* ---- leaving the block ---- */
@@ -409,7 +429,7 @@ static void copy(struct writer *w, const struct insn_info *n)
     /* Registers: in their homes, or in scratch ones. */
     struct { uint8_t guest, host; bool load, store; } s[2];
     unsigned count = 0, wanted = spilled_operands(i);
-    bool r14_taken = p.memory && !n->memory.simple, rcx_taken;
+    bool r14_taken = p.memory && p.m.base == R14, rcx_taken;
     if (lea) {
         struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
         if (i->base == X86_RIP) {
@@ -882,6 +902,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     struct tblock *b = cache_alloc(t, sizeof(*b));
     b->page = cache_page(t, ram, page, true);
     b->host = (uint64_t)(uintptr_t)ram->host + offset;
+    w->page_host = b->host & PAGE_MASK;
     b->mode = mode;
     if (!w->path.count) { /* the interpreter's; known as such */
         cache_add(t, b);

@@ -73,6 +73,7 @@ struct tctx {
     struct top *op;
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
+    struct tblock *refused;         /* LEAVE_FAULT: a store by way of the read-only view, in this block */
     uint64_t gs;                    /* what GS base is now */
     bool signals_ready;
 };
@@ -148,6 +149,7 @@ struct ttable {
 #define TABLE_KINDS (2 * ITLB_EMPTY)
 struct tspace { struct ttable table[TABLE_KINDS]; unsigned pcid; uint64_t used; bool valid; };
 
+#define ALIAS_RO_BIT 46 /* set in addresses of the read-only view, clear in those of the other, as a rule */
 struct talias { struct dp_ram *ram; uint8_t *rw, *ro; uint8_t *protected_; /* per page */ };
 
 struct dump;
@@ -171,6 +173,8 @@ struct tcpu {
     struct tspace space[SPACES], *current;
     uint64_t global_regions[FILTER_BITS / 64]; /* filter: where there are global entries and jumps */
     uint64_t global_large[FILTER_BITS / 64];   /* filter: global large pages that they came from */
+    uint64_t refused[FILTER_BITS / 64]; /* filter: stores (host addresses of the instructions) that look before they fault */
+    uint8_t *refusals;                  /* times a store was refused, by the same hash */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -247,6 +251,8 @@ void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 /* Is a host address in a page that is protected for its code? Safe in a signal handler. */
 bool alias_protected(const struct tvm *v, uint64_t host);
+/* In the read-only view? The same. */
+bool alias_readonly(const struct tvm *v, uint64_t host);
 
 /* cache.c */
 int cache_init(struct tcpu *t, struct dp_error *e);
@@ -260,6 +266,10 @@ void cache_add(struct tcpu *t, struct tblock *b);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 void *cache_alloc(struct tcpu *t, size_t size);
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
+/* A store that finds the read-only view often is to look first (store_check in translate.c): is it such a one? */
+bool cache_store_refused(const struct tcpu *t, uint64_t host);
+/* It was refused once more. True: from now on it is. */
+bool cache_refuse_store(struct tcpu *t, uint64_t host);
 /* The block that a host address belongs to, NULL for the common stubs. */
 struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc);
 
@@ -284,7 +294,7 @@ void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC, CONSTANT_RO };
 #define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
