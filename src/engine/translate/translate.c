@@ -141,11 +141,14 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
 }
 
 /* Page check of `size` bytes. The address is base + disp (guest base register in its host register), or in R14. Leaves the table's entry in RCX.
- * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not. */
+ * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not.
+ * Stacks end at the end of a page, and a kernel's first frame is there in every system call: through RSP it is the last byte that is looked at, for
+ * more than a word, and what goes the slow way is the begin of a page. Large groups are tested exactly, where flags do not matter: too much of a page would go there. */
 static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, uint32_t site, bool clobber, unsigned temp)
 {
     struct emitter *e = &w->e;
-    struct mem address = {(uint8_t)base, NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
+    bool exact = !in_r14 && clobber && size > 16, last = !in_r14 && !exact && base == RSP && size > 8;
+    struct mem address = {(uint8_t)base, NO_REG, 0, 0, last ? disp + (int32_t)size - 1 : disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     islands(w, ROOM_NONE, true);
     struct slow *s = &w->slow[w->slows++];
@@ -155,12 +158,20 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
         inverted = temp;
     if (in_r14)
         emit_mov(e, inverted, R14);
-    else if (disp)
+    else if (address.disp)
         emit_lea(e, inverted, &address, true);
     else
         emit_mov(e, inverted, base);
-    emit_not(e, inverted);
-    if (size > 1) {
+    if (exact) { /* do the first and the last byte differ in bit 12? XOR R14, RCX; TEST R14D, 0x1000; JNZ */
+        emit_lea(e, R14, &(struct mem){(uint8_t)base, NO_REG, 0, 0, disp + (int32_t)size - 1}, true);
+        emit_op_reg(e, true, 0x33, R14, RCX);
+        emit8(e, 0x41), emit8(e, 0xf7), emit8(e, 0xc6);
+        emit32(e, DP_PAGE_SIZE);
+        s->patch[0] = emit_jcc(e, 5, 0);
+    }
+    if (!last || size == 1)
+        emit_not(e, inverted);
+    if (size > 1 && !exact) {
         struct mem slot_mask = constant(w, CONSTANT_SLOT + k);
         if (clobber) { /* TEST ECX, mask; JZ: in the last place of its size in the page */
             emit8(e, 0xf7), emit8(e, 0xc1);
@@ -175,6 +186,8 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
                 emit_not(e, RCX);
             }
         }
+        if (last)
+            emit_not(e, inverted);
     }
     emit_pext(e, RCX, inverted, &page_mask);
     emit_load(e, RCX, &table);
