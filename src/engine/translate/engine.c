@@ -115,6 +115,16 @@ static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool wr
     space_set(c->accel_data, table_kind(c, kind), linear, writable, ram, offset, global, page_size);
 }
 
+/* Translated code of CPL 0 may have changed AC, and with it the kind of access. */
+static bool sync_ac(const struct tctx *x, struct icpu *c)
+{
+    if (!((x->system_flags ^ c->s.rflags) & X86_AC))
+        return false;
+    c->s.rflags ^= X86_AC;
+    c->tlb = c->tlb_all + (c->s.rflags & X86_AC ? ITLB_SUPER_AC : ITLB_SUPER) * ITLB_SIZE;
+    return true;
+}
+
 static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
 
 /* A miss, or an access near the end of a page. Called from stub_slow, on the host's stack with the guest's registers in c->s. */
@@ -123,6 +133,7 @@ uint32_t translate_slow(struct tctx *x)
     struct icpu *c = x->c;
     struct tcpu *t = x->t;
     uint32_t site = x->site;
+    sync_ac(x, c);
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
     uint64_t address = x->address, last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
@@ -226,6 +237,12 @@ static void use_table(struct tcpu *t, struct tctx *x, struct ttable *table)
         table->mode = t->c->mode;
     }
     set_gs(x, table->base);
+    x->other_table = 0;
+    if (!interp_cpl(t->c)) {
+        const struct ttable *other = &t->current->table[table_kind(t->c, ITLB_SUPER + ITLB_SUPER_AC - access_kind(t->c))];
+        if (other->base && other->mode == t->c->mode)
+            x->other_table = (uint64_t)(uintptr_t)other->base;
+    }
 }
 
 /* The parts of the canonical state that struct tctx holds meanwhile. */
@@ -390,6 +407,8 @@ static bool accel_enter(struct icpu *c)
         struct tlink *link = NULL;
         x->system_flags &= ~(uint64_t)X86_RF; /* after IRET: without breakpoints the next instruction spends it */
         run_block(t, x, rip, code);
+        if (sync_ac(x, c))
+            table = space_table(t, table_kind(c, access_kind(c)));
         if (c->by_blocks)
             count(t, instructions_done(b, x));
         rip = x->rip;

@@ -110,6 +110,7 @@ void stubs_emit(struct tcpu *t)
     emit64(e, X86_ARITH);
     emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
     emit64(e, 1ull << ALIAS_RO_BIT);
+    emit64(e, X86_AC);
 
     t->stub_enter = emit_here(e);
     for (unsigned i = 0; i < DP_ARRAY_LEN(callee_saved); i++) {

@@ -644,6 +644,37 @@ static void in_place(struct writer *w, const struct insn_info *n)
     *p = (struct top){NULL, emit_here(e), keeps_code(&n->i)};
 }
 
+/* STAC and CLAC: nothing to do, or the table of the other kind, if it is ready; else as in_place. */
+static void set_ac(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem flags = CTX(system_flags), gs = CTX(gs), other = CTX(other_table), mask = constant(w, CONSTANT_AC);
+    bool on = n->i.op == X86_OP_STAC;
+    islands(w, ROOM_NONE, true);
+    emit_load(e, RCX, &flags);
+    if (on)
+        emit_not(e, RCX);
+    emit_pext(e, RCX, RCX, &mask);
+    emit8(e, 0xe3), emit8(e, 0); /* JRCXZ: it is so already */
+    uint8_t *same = e->w;
+    emit_load(e, RCX, &other);
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *slow = e->w;
+    emit_load(e, R14, &gs);
+    commit_here(w);
+    emit_store(e, R14, &other);
+    emit_store(e, RCX, &gs);
+    emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd9); /* WRGSBASE RCX */
+    emit_load(e, RCX, &flags);
+    emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, on ? X86_AC : -(int64_t)X86_AC}, true);
+    emit_store(e, RCX, &flags);
+    same[-1] = (uint8_t)(e->w - same);
+    uint8_t *over = emit_jmp(e, 0);
+    slow[-1] = (uint8_t)(e->w - slow);
+    in_place(w, n);
+    emit_patch(e, over, emit_here(e));
+}
+
 /* An interrupt that waited for IF is the run loop's business: then the interpreter does the STI. */
 static void set_if(struct writer *w, const struct insn_info *n)
 {
@@ -793,7 +824,12 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_SWAPGS: swap_gs(w); break;
     case KIND_RDTSC: read_tsc(w, n); break;
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
-    case KIND_OP: in_place(w, n); break;
+    case KIND_OP: {
+        struct x86_insn i = n->i;
+        bool ac = (i.op == X86_OP_STAC || i.op == X86_OP_CLAC) && x86_insn_supported(&i, w->t->c->vm->model->features) && !(w->t->c->mode >> IMODE_CPL_SHIFT & 3);
+        ac ? set_ac(w, n) : in_place(w, n);
+        break;
+    }
     case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {
         emit_mov(e, RCX, R13);

@@ -74,7 +74,8 @@ struct tctx {
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
     struct tblock *refused;         /* LEAVE_FAULT: a store by way of the read-only view, in this block */
-    uint64_t gs;                    /* what GS base is now */
+    uint64_t gs;                    /* what GS base is now; STAC and CLAC exchange the two */
+    uint64_t other_table;           /* what it is with the other RFLAGS.AC, 0: C has to see to it */
     bool signals_ready;
 };
 
@@ -294,7 +295,7 @@ void x87_enter(struct tctx *x, const struct tcpu *t);
 void x87_leave(struct tctx *x, const struct tcpu *t);
 
 /* Constants in the code cache, 8 bytes each. */
-enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC, CONSTANT_RO };
+enum { CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_ARITH, CONSTANT_TSC, CONSTANT_RO, CONSTANT_AC };
 #define TSC_WINDOW_BITS 22
 
 /* system.c: tctx.helper on c->s, which is complete. False: the interpreter is to do it. */
