@@ -48,10 +48,12 @@ int space_init(struct tcpu *t, struct dp_error *e)
     return 0;
 }
 
-#define FOR_TABLES(t, b) \
+/* Tables of the spaces s_ for which `which` holds. Each is far from the next: whom it need not look at costs a cache miss less. */
+#define FOR_TABLES_IF(t, b, which) \
     for (struct tspace *s_ = (t)->space; s_ < (t)->space + SPACES; s_++) \
-        for (struct ttable *b = s_->table; b < s_->table + TABLE_KINDS; b++) \
+        for (struct ttable *b = (which) ? s_->table : s_->table + TABLE_KINDS; b < s_->table + TABLE_KINDS; b++) \
             if (b->base)
+#define FOR_TABLES(t, b) FOR_TABLES_IF(t, b, true)
 
 void space_fini(struct tcpu *t)
 {
@@ -218,8 +220,8 @@ static bool may_be_global(const struct tcpu *t, uint64_t linear)
 void space_forget_page(struct tcpu *t, uint64_t linear)
 {
     bool global = may_be_global(t, linear);
-    FOR_TABLES(t, b)
-        if ((global || s_ == t->current) && (*space_entry(b, linear) || filter_has(b->jump_pages, page_hash(linear))))
+    FOR_TABLES_IF(t, b, global || s_ == t->current)
+        if (*space_entry(b, linear) || filter_has(b->jump_pages, page_hash(linear)))
             flush_page(b, linear);
 }
 
@@ -244,9 +246,8 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
     case X86_FLUSH_SWITCH: switch_space(t, pcid); break;
     case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: { /* a little more than asked for does no harm */
         bool global = may_be_global(t, linear);
-        FOR_TABLES(t, b)
-            if (global || s_ == t->current || s_->pcid == pcid)
-                flush_page(b, linear);
+        FOR_TABLES_IF(t, b, global || s_ == t->current || s_->pcid == pcid)
+            flush_page(b, linear);
     }
     }
 }
