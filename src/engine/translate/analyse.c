@@ -32,7 +32,7 @@ static bool copied(const struct x86_insn *i)
     case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_SHLD: case X86_OP_SHRD:
     case X86_OP_BT: case X86_OP_BTS: case X86_OP_BTR: case X86_OP_BTC: case X86_OP_BSF: case X86_OP_BSR: case X86_OP_POPCNT: case X86_OP_LZCNT: case X86_OP_TZCNT:
     case X86_OP_MOVZX: case X86_OP_MOVSX: case X86_OP_MOVSXD: case X86_OP_CMOVCC: case X86_OP_SETCC: case X86_OP_CBW: case X86_OP_CWD:
-    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_XADD: case X86_OP_MOVBE: case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
+    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B: case X86_OP_XADD: case X86_OP_MOVBE: case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
     case X86_OP_CLC: case X86_OP_STC: case X86_OP_CMC: case X86_OP_PAUSE: case X86_OP_LAHF: case X86_OP_SAHF:
     case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
     case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
@@ -89,6 +89,8 @@ static bool is_gpr(const struct x86_operand *o) { return o->kind == X86_REG && o
 
 bool implicit_rcx(const struct x86_insn *i)
 {
+    if (i->op == X86_OP_CMPXCHG8B || i->op == X86_OP_CMPXCHG16B)
+        return true;
     for (unsigned k = 0; k < i->operand_count; k++)
         if (is_gpr(&i->operand[k]) && i->operand[k].reg == X86_RCX && place_of(i->row->operand[k]) == PLACE_NONE)
             return true;
@@ -238,6 +240,7 @@ static uint32_t written_registers(const struct insn_info *n)
         }
     switch (i->op) {
     case X86_OP_MUL: case X86_OP_DIV: case X86_OP_IDIV: case X86_OP_IMUL: case X86_OP_CWD: w |= 1u << X86_RAX | 1u << X86_RDX; break;
+    case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B: w |= 1u << X86_RAX | 1u << X86_RDX; break;
     case X86_OP_CBW: case X86_OP_CMPXCHG: case X86_OP_LAHF: w |= 1u << X86_RAX; break;
     case X86_OP_XCHG: case X86_OP_XADD:
         for (unsigned k = 0; k < i->operand_count; k++)

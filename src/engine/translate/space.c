@@ -69,6 +69,7 @@ static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(
 /* Entry 0 of an empty cache must not match address 0: it is given an address of another slot. */
 void space_flush_jumps(struct ttable *b, bool keep_global)
 {
+    bool noted = b->jumps || b->jump_overflow || b->global_jumps; /* else the filters are empty */
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
         madvise(b->base - JUMP_BYTES, JUMP_BYTES, MADV_DONTNEED);
         keep_global = false;
@@ -76,7 +77,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
         for (unsigned i = 0; i < b->jumps; i++)
             jumps_of(b)[b->jump_log[i]] = (struct tjump){0};
     }
-    if (!keep_global || !b->global_jumps) {
+    if (noted && (!keep_global || !b->global_jumps)) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
         memset(b->large_jumps, 0, sizeof(b->large_jumps));
         b->global_jumps = false;
