@@ -144,6 +144,7 @@ static void raise_fault(struct icpu *c, enum x86_event_kind kind)
         c->shutdown_faults = DP_MIN(nested + 1, 4u);
     interp_sync_in(c);
 }
+void interp_raise(struct icpu *c) { raise_fault(c, X86_EVENT_EXCEPTION); }
 static void deliver(struct icpu *c, unsigned vector, enum x86_event_kind kind)
 {
     c->counters.interrupts++;

@@ -151,8 +151,9 @@ uint32_t translate_slow(struct tctx *x)
         c->counters.table_misses++;
         DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
                  (unsigned long long)address);
+        c->ctx.fault.vector = 0;
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
-            x->reason = LEAVE_INTERPRET;
+            x->reason = site & SITE_DIRECT && c->ctx.fault.vector == X86_PF_ && !c->by_blocks ? LEAVE_RAISE : LEAVE_INTERPRET;
             return 1;
         }
         if (DP_UNLIKELY(atomic_load(&t->wish))) { /* maybe of our own: the walk set a bit in a page that holds code */
@@ -224,6 +225,7 @@ static const char *leave_name(const struct tctx *x)
     case LEAVE_INTERPRET: return "not for translated code";
     case LEAVE_UNGROUPED: return "accesses that cross pages";
     case LEAVE_FAULT: return "a fault";
+    case LEAVE_RAISE: return "a page fault";
     case LEAVE_KICK: return "kicked";
     }
     return "?";
@@ -469,6 +471,21 @@ static bool accel_enter(struct icpu *c)
             }
             break;
         }
+        case LEAVE_RAISE:
+            store_context(x, c);
+            c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
+            interp_set_arith(c, arith_flags(x));
+            interp_raise(c);
+            rip = c->s.r[X86_RIP];
+            load_context(x, c, interp_flags(c));
+            if (!still_ours(c))
+                goto out;
+            kind = access_kind(c);
+            table = kind == ITLB_EMPTY ? NULL : space_table(t, table_kind(c, kind));
+            if (!table)
+                goto out;
+            use_table(t, x, table);
+            break;
         case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
         case LEAVE_KICK: c->counters.exits_kick++; goto out;
         case LEAVE_FAULT:
@@ -483,7 +500,7 @@ static bool accel_enter(struct icpu *c)
             goto out;
         if (c->by_blocks && c->instructions != before)
             goto out;
-        if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
+        if ((x->reason == LEAVE_HELPER || x->reason == LEAVE_RAISE) && (code = space_jump(table, rip)))
             continue;
         unsigned dropped = t->drops;
         b = find(t, rip, variant, &global);

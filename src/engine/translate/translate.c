@@ -201,6 +201,14 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
     s->back = emit_here(e);
 }
 
+/* Is the access all that the instruction can fault by, at the address that its check looks up? */
+static uint32_t direct(const struct insn_info *n, const struct access *a)
+{
+    bool plain = n->kind == KIND_COPY || n->kind == KIND_PUSH || n->kind == KIND_POP;
+    bool alone = n->memory.used != n->stack.used && a->used && a->size <= 8 && !(n->i.row->flags & X86_F_ALIGN) && !n->x87;
+    return plain && alone ? SITE_DIRECT : 0;
+}
+
 static void store_delta(struct writer *w, const struct group *g)
 {
     if (g->storage == DELTA_R15) {
@@ -220,7 +228,9 @@ static void group_checks(struct writer *w, unsigned k)
             const struct group *q = &w->path.group[g];
             if (q->at != k || (q->storage == DELTA_RCX) != (pass == 1))
                 continue;
-            uint32_t site = n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
+            const struct access *a = n->memory.used ? &n->memory : &n->stack;
+            bool first = q->first == k && a->group == g && a->disp == q->low - q->adjust_at;
+            uint32_t site = (first ? direct(n, a) : 0) | n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
             check(w, false, home[q->base], q->low - q->adjust_at, (unsigned)(q->high - q->low), site, !n->live, R14);
             store_delta(w, q);
         }
@@ -309,7 +319,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
             emit_lea(e, R14, &(struct mem){R14, RCX, 0, 0, 0}, true);
         }
     }
-    check(w, true, 0, 0, a->size, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
+    check(w, true, 0, 0, a->size, direct(n, a) | n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
     return store_check(w, n, (struct mem){R14, RCX, 0, 0, 0});
 }
 

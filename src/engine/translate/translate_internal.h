@@ -43,6 +43,7 @@ enum leave_reason {
     LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
     LEAVE_FAULT,     /* the same: the host faulted there */
+    LEAVE_RAISE,     /* the page fault in ctx.fault is that of the instruction at tctx.rip */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
 };
 
@@ -125,6 +126,7 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_GROUP (1u << 25)
 #define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
 #define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
+#define SITE_DIRECT (1u << 28) /* a page fault at tctx.address is what the instruction raises, whatever else it does */
 #define SITE_NONE (1u << 31)
 
 /* A shadow page table with its jump cache just below it. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
