@@ -147,8 +147,8 @@ uint32_t translate_slow(struct tctx *x)
     }
     const struct ttable *b = space_table(t, table_kind(c, access_kind(c)));
     uint64_t *entry = space_entry(b, address);
-    if (!*entry) {
-        c->counters.table_misses++;
+    if (!*entry || site & SITE_REFUSED) {
+        c->counters.table_misses += !*entry;
         DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
                  (unsigned long long)address);
         c->ctx.fault.vector = 0;
@@ -158,6 +158,10 @@ uint32_t translate_slow(struct tctx *x)
         }
         if (DP_UNLIKELY(atomic_load(&t->wish))) { /* maybe of our own: the walk set a bit in a page that holds code */
             x->reason = LEAVE_KICK;
+            return 1;
+        }
+        if (site & SITE_REFUSED) { /* it may be written now, if only by the interpreter */
+            x->reason = LEAVE_INTERPRET;
             return 1;
         }
     }

@@ -274,7 +274,15 @@ static struct mem store_check(struct writer *w, const struct insn_info *n, struc
     emit_pext(e, RCX, R14, &bit);
     emit8(e, 0xe3), emit8(e, 0); /* JRCXZ: the other view */
     uint8_t *writable = e->w;
-    leave_for_helper(w, n->offset, 0);
+    if (n->memory.simple && direct(n, &n->memory)) {
+        struct mem address = CTX(address);
+        emit_lea(e, RCX, &(struct mem){home[n->memory.base], NO_REG, 0, 0, n->memory.disp}, true);
+        emit_store(e, RCX, &address);
+        set32(e, CTX(site), n->offset | SITE_WRITE | SITE_DIRECT | SITE_REFUSED | (uint32_t)n->memory.size << SITE_LENGTH_SHIFT);
+        emit_jmp(e, w->t->stub_slow);
+    } else {
+        leave_for_helper(w, n->offset, 0);
+    }
     writable[-1] = (uint8_t)(e->w - writable);
     return (struct mem){R14, NO_REG, 0, 0, 0};
 }

@@ -127,6 +127,7 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
 #define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
 #define SITE_DIRECT (1u << 28) /* a page fault at tctx.address is what the instruction raises, whatever else it does */
+#define SITE_REFUSED (1u << 29) /* the entry is known, and not for writing (store_check): there is no way back */
 #define SITE_NONE (1u << 31)
 
 /* A shadow page table with its jump cache just below it. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
