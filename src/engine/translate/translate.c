@@ -147,7 +147,7 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
 static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, uint32_t site, bool clobber, unsigned temp)
 {
     struct emitter *e = &w->e;
-    bool exact = !in_r14 && clobber && size > 16, last = !in_r14 && !exact && base == RSP && size > 8;
+    bool exact = !in_r14 && clobber && size > 32, last = !in_r14 && !exact && base == RSP && size > 8;
     struct mem address = {(uint8_t)base, NO_REG, 0, 0, last ? disp + (int32_t)size - 1 : disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     islands(w, ROOM_NONE, true);
