@@ -160,6 +160,68 @@ static void test_rewritten(void **state)
     }
 }
 
+/* Stores of all forms to a page that was read and may not be written: they fault again and again, and then they may. */
+BARE_ASM(refused_add, "lea 1f(%rip), %r15\n mov 0x100(%rdi), %rax\n add %r13, 0x100(%rdi)\n1: nop");
+BARE_ASM(refused_mov, "lea 1f(%rip), %r15\n mov 0x100(%rdi), %rax\n stc\n mov %r14, 0x100(%rdi,%rdx,2)\n adc $0, %r14\n1: nop");
+BARE_ASM(refused_sar, "lea 1f(%rip), %r15\n mov 0x100(%rdi), %rax\n sarq %cl, 0x100(%rdi)\n1: nop");
+BARE_ASM(refused_cmpxchg, "lea 1f(%rip), %r15\n mov 0x100(%rdi), %rax\n lock cmpxchg %r14, 0x100(%rdi,%rdx)\n1: nop");
+BARE_ASM(refused_sse, "lea 1f(%rip), %r15\n movups 0x100(%rdi), %xmm1\n movups %xmm0, 0x100(%rdi)\n1: nop");
+BARE_ASM(refused_x87, "lea 1f(%rip), %r15\n fninit\n fildll 0x200(%rdi)\n fistpll 0x100(%rdi,%rdx)\n1: nop");
+BARE_ASM(refused_stos, "lea 1f(%rip), %r15\n mov $2, %ecx\n lea 0x100(%rdi), %rdi\n mov (%rdi), %rax\n mov %r14, %rax\n rep stosq\n1: nop");
+static void test_refused(void **state)
+{
+    struct bare *b = *state;
+    const uint64_t old = 0x8122334455667788, r13 = 5, r14 = 0x99, other = 0x777;
+    const struct { const uint8_t *code, *end; uint64_t result; } cases[] = {
+        {refused_add, refused_add_end, old + r13}, {refused_mov, refused_mov_end, r14}, {refused_sar, refused_sar_end, (uint64_t)((int64_t)old >> 4)},
+        {refused_cmpxchg, refused_cmpxchg_end, r14}, {refused_sse, refused_sse_end, other}, {refused_x87, refused_x87_end, other}, {refused_stos, refused_stos_end, r14}};
+    enum { REFUSED = 24, ALL = REFUSED + 4 };
+    for (unsigned k = 0; k < DP_ARRAY_LEN(cases); k++)
+        for (unsigned i = 0; i < ALL; i++) {
+            struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
+            bare_user(&s);
+            dp_st64(b->mem + BARE_PT + (BARE_DATA >> 12) * 8, BARE_DATA | (i < REFUSED ? 0x25 : 0x27));
+            bare_put(b, BARE_USER_CODE, cases[k].code, cases[k].end);
+            dp_st64(b->mem + BARE_DATA + 0x100, old);
+            dp_st64(b->mem + BARE_DATA + 0x200, other);
+            s.r[X86_RDI] = BARE_DATA, s.r[X86_RDX] = 0, s.r[X86_RCX] = 4, s.r[X86_R13] = r13, s.r[X86_R14] = r14;
+            dp_st64(s.vec[0], other);
+            bare_run(b, &s);
+            if (i < REFUSED) {
+                assert_int_equal(b->trap[0].vector, X86_PF_);
+                assert_int_equal(b->trap[0].error, 7);
+                assert_int_equal(b->trap[0].cr2, BARE_DATA + 0x100);
+            } else {
+                assert_int_equal(b->trap[0].vector, X86_GP); /* the HLT */
+            }
+            assert_int_equal(dp_ld64(b->mem + BARE_DATA + 0x100), i < REFUSED ? old : cases[k].result);
+        }
+}
+
+/* AC goes on and off within linked blocks, twice each: what was allowed is not any more. */
+BARE_ASM(smap, "mov $40, %ecx\n1: stac\n mov (%rdi), %rax\n stac\n add %rdx, (%rdi)\n clac\n mov (%rsi), %rax\n clac\n dec %ecx\n jnz 1b\n"
+               " stac\n lea 2f(%rip), %r15\n mov (%rdi), %rax\n clac\n mov (%rdi), %rbx\n2: pushf\n pop %rbx");
+static void test_smap(void **state)
+{
+    struct bare *b = *state;
+    for (unsigned i = 0; i < TIMES; i++) {
+        struct x86_state s = bare_long(b, 0, BARE_CODE);
+        s.cr4 |= X86_CR4_SMAP;
+        dp_st64(b->mem + BARE_PT + (BARE_CODE >> 12) * 8, BARE_CODE | 0x23); /* the supervisor's */
+        dp_st64(b->mem + BARE_PT + (BARE_DATA >> 12) * 8, BARE_DATA | 0x23);
+        bare_put(b, BARE_CODE, smap, smap_end);
+        dp_st64(b->mem + BARE_USER_STACK, 0);
+        s.r[X86_RDI] = BARE_USER_STACK, s.r[X86_RSI] = BARE_DATA, s.r[X86_RDX] = 3;
+        const struct x86_state *o = bare_run(b, &s);
+        assert_int_equal(b->traps, 1);
+        assert_int_equal(b->trap[0].vector, X86_PF_);
+        assert_int_equal(b->trap[0].cr2, BARE_USER_STACK);
+        assert_int_equal(b->trap[0].error, 1);
+        assert_int_equal(o->r[X86_RAX], 120);
+        assert_false(o->r[X86_RBX] & X86_AC);
+    }
+}
+
 /* Flags wanted at several page checks in a row, and long instructions behind them: short jumps have to reach. */
 BARE_ASM(flags_wanted, "mov $6, %ecx\n1: stc\n adc 0x100(%rdi), %rax\n push 0x200(%rdi,%rdx,8)\n adc 0x300(%rdi,%rdx,4), %rax\n pushf\n pop %r13\n adc %r13, 0x180(%rdi)\n"
                        " mov 0x400(%rdi,%rdx,2), %r14\n adc %r14, %r13\n xadd %r13, 0x500(%rdi,%rdx,1)\n pop %rbx\n call *0x600(%rdi)\n2: dec %ecx\n jnz 1b\n hlt\n"
@@ -318,6 +380,7 @@ int main(int argc, char **argv)
     if (!engine || engine->probe(NULL))
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
-    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_shown)};
+    const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_refused), T(test_smap),
+                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

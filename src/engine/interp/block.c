@@ -154,6 +154,29 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
     o->fn = interp_op_ud;
 }
 
+struct iblock *interp_lower_one(struct icpu *c, struct x86_insn *i, struct dp_ram *ram, uint64_t offset, uint32_t generation, void *room)
+{
+    struct iblock *b = room;
+    struct x86_insn *copy = (struct x86_insn *)(b->op + 2);
+    bool need;
+    memset(b, 0, INTERP_ONE_SIZE);
+    *copy = *i;
+    b->phys = (uint64_t)(uintptr_t)(ram->host + offset);
+    b->mode = c->mode;
+    b->count = 1;
+    b->bytes = i->length;
+    b->once = true;
+    b->generation[0] = b->generation[1] = generation;
+    b->current[0] = b->current[1] = &ram->code_generation[offset >> DP_PAGE_SHIFT];
+    prepare(c, copy, &b->op[0], 0);
+    lower(c, copy, &b->op[0], (unsigned)(offset & 0xfff), &need);
+    if (need)
+        b->op[0].insn = copy;
+    b->op[1].fn = interp_op_refetch;
+    b->op[1].offset = i->length;
+    return b;
+}
+
 /* ---- decoding a block ---- */
 
 struct source { /* where code bytes come from: one page, or two for a crossing instruction */

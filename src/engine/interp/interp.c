@@ -144,6 +144,7 @@ static void raise_fault(struct icpu *c, enum x86_event_kind kind)
         c->shutdown_faults = DP_MIN(nested + 1, 4u);
     interp_sync_in(c);
 }
+void interp_raise(struct icpu *c) { raise_fault(c, X86_EVENT_EXCEPTION); }
 static void deliver(struct icpu *c, unsigned vector, enum x86_event_kind kind)
 {
     c->counters.interrupts++;
@@ -264,7 +265,7 @@ static void debug_trap(struct icpu *c)
     raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
-static void execute(struct icpu *c, struct iblock *b)
+void interp_execute(struct icpu *c, struct iblock *b)
 {
     const struct iop *o = interp_enter(c, b);
 #if INTERP_TAIL
@@ -302,7 +303,7 @@ static void step(struct icpu *c)
         return;
     }
     /* A fault leaves to run(), which puts the limit back. */
-    execute(c, b);
+    interp_execute(c, b);
     c->instruction_limit = limit;
     c->link_from = NULL;
     interp_update_mode(c);
@@ -365,7 +366,7 @@ static void run_one(struct icpu *c)
     c->jump_key = (uint64_t)c->mode << 32 | c->flushes;
     struct iblock *b = interp_find_block(c);
     if (b)
-        execute(c, b); /* a fault leaves to loop(), which puts the mode right */
+        interp_execute(c, b); /* a fault leaves to loop(), which puts the mode right */
     c->link_from = NULL;
     interp_update_mode(c);
     if (!b)
@@ -423,7 +424,7 @@ static void loop(struct icpu *c, uint64_t limit, bool brief, struct dp_exit *exi
         if (DP_UNLIKELY(b->count > limit - c->instructions))
             run_one(c);
         else
-            execute(c, b);
+            interp_execute(c, b);
     }
 }
 

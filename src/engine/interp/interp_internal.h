@@ -389,6 +389,14 @@ void interp_cache_fini(struct icpu *c);
 /* The block at r[RIP] in the current mode, decoded if need be. NULL: c->ctx.fault tells why there is none. */
 struct iblock *interp_find_block(struct icpu *c);
 
+/* One instruction (no branch) for a caller that keeps it: a block in `room` (INTERP_ONE_SIZE bytes, 8-aligned) that ends behind it. */
+#define INTERP_ONE_SIZE DP_ALIGN_UP(sizeof(struct iblock) + 2 * sizeof(struct iop) + sizeof(struct x86_insn), (size_t)8)
+struct iblock *interp_lower_one(struct icpu *c, struct x86_insn *i, struct dp_ram *ram, uint64_t offset, uint32_t generation, void *room);
+/* interp.c: runs a block from its begin; a fault leaves by longjmp to the run loop. */
+void interp_execute(struct icpu *c, struct iblock *b);
+/* c->ctx.fault becomes an exception of the instruction at r[RIP]. */
+void interp_raise(struct icpu *c);
+
 /* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
 int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);
 

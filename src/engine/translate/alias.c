@@ -10,15 +10,26 @@
 
 #include "engine/translate/translate_internal.h"
 
-/* An unmapped page before and after: a wild access one page off hits nothing. */
+#define LOW_PLACES 31 /* 1 TiB each, above 2^45 */
+
+/* An unmapped page before and after: a wild access one page off hits nothing. Where the host lets us, ALIAS_RO_BIT of an address tells the views
+ * apart: the read-write one lies low. Nothing but speed depends on it (translate.c, store_check). */
 static uint8_t *map_guarded(struct dp_ram *ram, int protection)
 {
-    uint8_t *p = mmap(NULL, ram->size + 2 * DP_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    size_t size = ram->size + 2 * DP_PAGE_SIZE;
+    uint8_t *p = MAP_FAILED;
+    for (uint64_t k = protection & PROT_WRITE ? 0 : LOW_PLACES; k <= LOW_PLACES; k++) {
+        void *hint = k < LOW_PLACES ? (void *)(uintptr_t)((1ull << (ALIAS_RO_BIT - 1)) + (k << 40)) : NULL;
+        p = mmap(hint, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED || !hint || !((uintptr_t)(p + size) >> ALIAS_RO_BIT & 1))
+            break;
+        munmap(p, size);
+    }
     if (p == MAP_FAILED)
         return NULL;
     uint8_t *q = mmap(p + DP_PAGE_SIZE, ram->size, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, ram->fd, 0);
     if (q == MAP_FAILED) {
-        munmap(p, ram->size + 2 * DP_PAGE_SIZE);
+        munmap(p, size);
         return NULL;
     }
     madvise(q, ram->size, MADV_DONTDUMP);
@@ -125,4 +136,13 @@ bool alias_direct_revoked(struct tvm *v, struct dp_ram *ram, uint64_t page)
     struct talias *a = alias_of(v, ram);
     atomic_thread_fence(memory_order_seq_cst);
     return a && atomic_load(&a->direct[page]) && atomic_exchange(&a->direct[page], 0);
+}
+
+bool alias_readonly(const struct tvm *v, uint64_t host)
+{
+    unsigned n = __atomic_load_n(&v->aliases, __ATOMIC_ACQUIRE);
+    for (unsigned i = 0; i < n; i++)
+        if (host - (uint64_t)(uintptr_t)v->alias[i].ro < v->alias[i].ram->size)
+            return true;
+    return false;
 }

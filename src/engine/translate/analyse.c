@@ -34,7 +34,7 @@ static bool copied(const struct x86_insn *i)
     case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_SHLD: case X86_OP_SHRD:
     case X86_OP_BT: case X86_OP_BTS: case X86_OP_BTR: case X86_OP_BTC: case X86_OP_BSF: case X86_OP_BSR: case X86_OP_POPCNT: case X86_OP_LZCNT: case X86_OP_TZCNT:
     case X86_OP_MOVZX: case X86_OP_MOVSX: case X86_OP_MOVSXD: case X86_OP_CMOVCC: case X86_OP_SETCC: case X86_OP_CBW: case X86_OP_CWD:
-    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_XADD: case X86_OP_MOVBE: case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
+    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B: case X86_OP_XADD: case X86_OP_MOVBE: case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
     case X86_OP_CLC: case X86_OP_STC: case X86_OP_CMC: case X86_OP_PAUSE: case X86_OP_LAHF: case X86_OP_SAHF:
     case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
     case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
@@ -89,6 +89,8 @@ static bool is_gpr(const struct x86_operand *o) { return o->kind == X86_REG && o
 
 bool implicit_rcx(const struct x86_insn *i)
 {
+    if (i->op == X86_OP_CMPXCHG8B || i->op == X86_OP_CMPXCHG16B)
+        return true;
     for (unsigned k = 0; k < i->operand_count; k++)
         if (is_gpr(&i->operand[k]) && i->operand[k].reg == X86_RCX && place_of(i->row->operand[k]) == PLACE_NONE)
             return true;
@@ -170,7 +172,8 @@ static bool is_string(const struct x86_insn *i)
     }
 }
 
-static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
+/* What translated code does itself, or KIND_INTERPRET. */
+static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, unsigned word)
 {
     const struct x86_operand *m = memory_operand(i);
     if (!x86_insn_supported(i, c->vm->model->features))
@@ -185,7 +188,7 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigne
     case X86_OP_CLD: return KIND_CLD;
     case X86_OP_STD: return KIND_STD;
     case X86_OP_PUSH: return i->operand_size == word ? KIND_PUSH : KIND_INTERPRET;
-    case X86_OP_POP: return i->operand_size == word && !m && i->operand[0].reg != X86_RSP ? KIND_POP : KIND_INTERPRET;
+    case X86_OP_POP: return i->operand_size == word && !m ? KIND_POP : KIND_INTERPRET;
     case X86_OP_LEAVE: return i->operand_size == word ? KIND_LEAVE : KIND_INTERPRET;
     default: break;
     }
@@ -210,6 +213,12 @@ static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigne
     if (spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
         return KIND_INTERPRET;
     return high ? KIND_HIGH_BYTE : KIND_COPY;
+}
+
+static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
+{
+    enum insn_kind kind = classify_ours(c, i, word);
+    return kind == KIND_INTERPRET && !(i->row->flags & X86_F_BRANCH) ? KIND_OP : kind;
 }
 
 /* ---- what registers an instruction changes ---- */
@@ -243,6 +252,7 @@ static uint32_t written_registers(const struct insn_info *n)
         }
     switch (i->op) {
     case X86_OP_MUL: case X86_OP_DIV: case X86_OP_IDIV: case X86_OP_IMUL: case X86_OP_CWD: w |= 1u << X86_RAX | 1u << X86_RDX; break;
+    case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B: w |= 1u << X86_RAX | 1u << X86_RDX; break;
     case X86_OP_CBW: case X86_OP_CMPXCHG: case X86_OP_LAHF: w |= 1u << X86_RAX; break;
     case X86_OP_XCHG: case X86_OP_XADD:
         for (unsigned k = 0; k < i->operand_count; k++)
@@ -290,7 +300,7 @@ static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned o
     if (!avail || x86_decode(code + offset, avail, c->mode & IMODE_CODE, &next) <= 0)
         return true;
     enum insn_kind kind = classify(c, &next, word);
-    return kind == KIND_INTERPRET || kind == KIND_HELPER;
+    return kind == KIND_INTERPRET || kind == KIND_HELPER || kind == KIND_OP;
 }
 
 static void decode_path(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next)
@@ -331,19 +341,26 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
         if (!p->checked && is_string(&n->i))
             n->kind = KIND_STRING;
         if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length, p->word))
+            n->kind = KIND_OP; /* keeps the shadow */
+        if (n->kind == KIND_OP && p->crosses)
             n->kind = KIND_INTERPRET;
         if (n->kind == KIND_INTERPRET) {
             p->open = p->interpret = true;
             return;
         }
-        describe_accesses(n, p->word);
-        n->x87 = is_x87(&n->i);
-        n->points = (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
+        if (n->kind != KIND_OP)
+            describe_accesses(n, p->word);
+        n->x87 = n->kind != KIND_OP && is_x87(&n->i);
+        n->points = n->x87 && (n->i.row->flags & X86_F_X87) && n->i.op != X86_OP_FLDCW;
         seen[offset / 64] |= 1ull << (offset % 64);
         p->count++;
         p->bytes = (uint16_t)(p->bytes + length);
         offset += (unsigned)length;
         p->end = (uint16_t)offset;
+        if (n->kind == KIND_OP) {
+            p->open = true;
+            return;
+        }
         if (p->crosses) {
             p->open = n->kind <= KIND_JCC || n->kind == KIND_JCXZ;
             return;
@@ -435,7 +452,7 @@ static void advance(const struct path *p, struct tracking *t, const struct insn_
     for (uint32_t left = written & 0xffff; left; left &= left - 1) {
         unsigned r = (unsigned)__builtin_ctz(left);
         int64_t by;
-        if (r == X86_RSP && stack)
+        if (r == X86_RSP && stack && !(n->kind == KIND_POP && n->i.operand[0].reg == X86_RSP))
             by = n->kind == KIND_POP ? (int)p->word : -(int)p->word;
         else if (n->kind != KIND_COPY || !constant_change(&n->i, p->word, r, &by) || !within_reach(p, by))
             by = INT32_MAX;

@@ -20,6 +20,7 @@ enum insn_kind {
     KIND_HELPER,    /* system.c does it, in C; ends the block */
     KIND_RET,
     KIND_JCXZ,
+    KIND_OP,        /* the interpreter's, but no branch: done in place; ends the block */
     KIND_INTERPRET, /* not ours: ends the block */
 };
 
@@ -74,7 +75,7 @@ struct path {
 /* Where in the encoding the register of an operand code (decode_table.h) is; PLACE_NONE: nowhere, it is implied. */
 enum place { PLACE_NONE, PLACE_REG, PLACE_RM, PLACE_VVVV };
 enum place place_of(unsigned operand_code);
-bool implicit_rcx(const struct x86_insn *i);             /* shifts by CL */
+bool implicit_rcx(const struct x86_insn *i);             /* shifts by CL, CMPXCHG8B and 16B: as it is, only read */
 unsigned spilled_operands(const struct x86_insn *i);     /* how many of guest R13-R15 it names as register operands */
 
 /* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be used. Not checked: no

@@ -18,6 +18,7 @@
 #define MAX_BLOCKS (1u << 19)
 #define HEAT_BITS 16
 #define HUGE_PAGE (2ull << 20)
+#define STORE_REFUSALS 8 /* host signals that a store may cost before it looks first */
 
 static void *reserve(size_t size)
 {
@@ -42,9 +43,10 @@ int cache_init(struct tcpu *t, struct dp_error *e)
     t->hash_mask = (1u << HASH_BITS) - 1;
     t->pages = calloc(1u << PAGES_BITS, sizeof(*t->pages));
     t->heat = calloc(1, 1u << HEAT_BITS);
+    t->refusals = calloc(1, FILTER_BITS);
     t->arena = dp_reserve_huge(ARENA_BYTES);
     t->by_code = reserve(MAX_BLOCKS * sizeof(*t->by_code));
-    if (!t->hash || !t->pages || !t->heat || !t->arena || !t->by_code)
+    if (!t->hash || !t->pages || !t->heat || !t->refusals || !t->arena || !t->by_code)
         return dp_error_set(e, -ENOMEM, "no memory for a processor's code cache; close other programs");
     t->fast_loop = __builtin_cpu_is("amd");
     if (!t->is_direct) /* direct.c knows more for its own */
@@ -69,6 +71,7 @@ void cache_fini(struct tcpu *t)
     free(t->hash);
     free(t->pages);
     free(t->heat);
+    free(t->refusals);
 }
 
 void cache_empty(struct tcpu *t)
@@ -160,6 +163,17 @@ bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold)
     return false;
 }
 
+static unsigned store_hash(uint64_t host) { return (unsigned)(host * 0x9e3779b97f4a7c15ull >> 48); }
+bool cache_store_refused(const struct tcpu *t, uint64_t host) { return t->refused[store_hash(host) / 64] >> (store_hash(host) % 64) & 1; }
+bool cache_refuse_store(struct tcpu *t, uint64_t host)
+{
+    unsigned h = store_hash(host);
+    if (cache_store_refused(t, host) || ++t->refusals[h] < STORE_REFUSALS)
+        return false;
+    t->refused[h / 64] |= 1ull << (h % 64);
+    return true;
+}
+
 struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2)
 {
     uint32_t hash = hash_of(host, mode);
@@ -239,7 +253,7 @@ bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, st
         return false;
     }
     if (!*space_cell(table, q->cell))
-        space_set_cell(table, q->cell, rip, global && *space_cell(table, from->home) & HOME_GLOBAL, page_size);
+        space_set_cell(t, table, q->cell, rip, global && *space_cell(table, from->home) & HOME_GLOBAL, page_size);
     if (!far->linked) {
         far->linked = true;
         far->next = b->page->incoming;

@@ -573,6 +573,7 @@ static void take(struct tdirect *d, struct tctx *x)
     x->system_flags = (x->system_flags & ~(uint64_t)X86_DF) | (s->x.system_flags & X86_DF);
     x->undo = s->x.undo;
     x->record = s->x.record;
+    x->op = s->x.op;
     x->site = s->x.site;
     x->adjust = s->x.adjust;
     x->helper = s->x.helper;
@@ -622,18 +623,19 @@ static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *ste
         return *step;
     }
     k->c->counters.signals++;
+    k->c->ctx.fault.vector = 0;
     if (number == SIGSEGV && s->trap == 14 && serve(d, address, s->error & 2))
         return true;
-    x->reason = LEAVE_FAULT;
+    x->reason = number == SIGSEGV && s->trap == 14 && k->c->ctx.fault.vector == X86_PF_ ? LEAVE_RAISE : LEAVE_FAULT; /* the host's fault is the guest's */
     return false;
 }
 
-int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code)
+int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
 {
     struct tcpu *t = d->owner;
     struct direct_state *s = d->state;
     bool step = false;
-    x->page = rip & PAGE_MASK;
+    x->page = page;
     x->rip = rip;
     give(d, x);
     for (uint64_t pc = code;;) {

@@ -88,7 +88,7 @@ void direct_note_stay(struct tspace *s, uint64_t ticks);
 /* Does it still pay? If not, direct_choose should be asked again. */
 bool direct_worth(const struct tdirect *d);
 /* As run_block in engine.c, in the runner: from code on; the reason for coming back is in x. Negative: the runner is gone, and the guest's state with it. */
-int direct_run(struct tdirect *d, struct tctx *x, uint64_t rip, uint64_t code);
+int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code);
 /* Another thread wants a processor out of translated code. False: it is not in a runner. */
 bool direct_kick(struct tcpu *t);
 

@@ -128,7 +128,7 @@ static const char *context_name(uint64_t offset)
 #define F(field) {offsetof(struct tctx, field), #field}
         F(r13), F(r14), F(r15), F(page), F(segbase[0]), F(segbase[1]), F(kernel_gs_base), F(system_flags), F(go), F(undo), F(found), F(save_rsp),
         F(save_r14), F(save_r15), F(rip), F(flags), F(host_rsp), F(c), F(record), F(site), F(reason), F(adjust), F(x87_live), F(x87_seg), F(x87_fdp), F(x87_page),
-        F(x87_fcs), F(helper),
+        F(x87_fcs), F(helper), F(op), F(gs), F(other_table),
 #undef F
     };
     for (unsigned k = 0; k < DP_ARRAY_LEN(fields); k++)

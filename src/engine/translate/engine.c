@@ -137,6 +137,16 @@ static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool wr
     space_set(c->accel_data, table_kind(c, kind), linear, writable, ram, offset, global, page_size);
 }
 
+/* Translated code of CPL 0 may have changed AC, and with it the kind of access. */
+static bool sync_ac(const struct tctx *x, struct icpu *c)
+{
+    if (!((x->system_flags ^ c->s.rflags) & X86_AC))
+        return false;
+    c->s.rflags ^= X86_AC;
+    c->tlb = c->tlb_all + (c->s.rflags & X86_AC ? ITLB_SUPER_AC : ITLB_SUPER) * ITLB_SIZE;
+    return true;
+}
+
 static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
 
 /* A miss, or an access near the end of a page. Called from stub_slow, on the host's stack with the guest's registers in c->s. */
@@ -146,6 +156,7 @@ uint32_t translate_slow(struct tctx *x)
     struct tcpu *t = x->t;
     const struct tslow *slow = cache_numbered(t, x->record);
     uint32_t site = slow->site;
+    sync_ac(x, c);
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
     uint64_t address = slow->base == TSLOW_R14 ? x->save_r14 : c->s.r[slow->base] + (uint64_t)(int64_t)slow->disp, last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
@@ -165,16 +176,21 @@ uint32_t translate_slow(struct tctx *x)
     }
     const struct ttable *b = space_table(t, table_kind(c, access_kind(c)));
     uint64_t *entry = space_entry(b, address);
-    if (!*entry) {
-        c->counters.table_misses++;
+    if (!*entry || site & SITE_REFUSED) {
+        c->counters.table_misses += !*entry;
         DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
                  (unsigned long long)address);
+        c->ctx.fault.vector = 0;
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
-            x->reason = LEAVE_INTERPRET;
+            x->reason = site & SITE_SOLE && c->ctx.fault.vector == X86_PF_ && !c->by_blocks ? LEAVE_RAISE : LEAVE_INTERPRET;
             return 1;
         }
         if (DP_UNLIKELY(atomic_load(&t->wish))) { /* maybe of our own: the walk set a bit in a page that holds code */
             x->reason = LEAVE_KICK;
+            return 1;
+        }
+        if (site & SITE_REFUSED) { /* it may be written now, if only by the interpreter */
+            x->reason = LEAVE_INTERPRET;
             return 1;
         }
     }
@@ -245,6 +261,7 @@ static const char *leave_name(const struct tctx *x)
     case LEAVE_INTERPRET: return "not for translated code";
     case LEAVE_UNGROUPED: return "accesses that cross pages";
     case LEAVE_FAULT: return "a fault";
+    case LEAVE_RAISE: return "a page fault";
     case LEAVE_KICK: return "kicked";
     case LEAVE_X87: return "x87";
     }
@@ -258,8 +275,15 @@ static void use_table(struct tcpu *t, struct tctx *x, struct ttable *table)
         space_flush_jumps(table, false);
         table->mode = t->c->mode;
     }
-    if (!table->shared)
-        set_gs(x, table->base);
+    if (table->shared)
+        return;
+    set_gs(x, table->base);
+    x->other_table = 0;
+    if (!interp_cpl(t->c)) {
+        const struct ttable *other = &t->current->table[table_kind(t->c, ITLB_SUPER + ITLB_SUPER_AC - access_kind(t->c))];
+        if (other->base && other->mode == t->c->mode)
+            x->other_table = (uint64_t)(uintptr_t)other->base;
+    }
 }
 
 /* The parts of the canonical state that struct tctx holds meanwhile. */
@@ -304,10 +328,10 @@ static void leave_mxcsr(struct icpu *c)
     }
 }
 
-/* Runs from b until translated code leaves; the reason is in x. */
-static void run_block(struct tcpu *t, struct tctx *x, uint64_t rip, uint64_t code)
+/* Runs from a place in the code of a page until translated code leaves; the reason is in x. */
+static void run_block(struct tcpu *t, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
 {
-    x->page = rip & PAGE_MASK;
+    x->page = page;
     x->rip = rip;
     x->go = code;
     x->t = t;
@@ -324,7 +348,7 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t rip, uint64_t cod
 static bool still_ours(const struct icpu *c)
 {
     unsigned lines = atomic_load_explicit(&c->lines, memory_order_relaxed);
-    return mode_translatable(c->mode) && !(c->s.rflags & (X86_TF | X86_RF)) && !c->watching && !c->pending_db &&
+    return mode_translatable(c->mode) && !(c->s.rflags & X86_TF) && !(c->by_blocks && c->s.rflags & X86_RF) && !c->watching && !c->pending_db && !(c->s.sti_shadow | c->s.movss_shadow) &&
            !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
@@ -351,49 +375,180 @@ static void count(struct tcpu *t, unsigned instructions)
     t->counted += instructions;
 }
 
+/* ---- going in ---- */
+
+/* Whose code runs, by which table: chosen anew when the mode may be another. */
+struct course {
+    struct tcpu *t, *k;      /* the processor; whose code cache: its own or that of a direct space */
+    struct tdirect *d;       /* NULL: here */
+    struct ttable *table;
+    bool user;
+};
+
+static bool choose(struct course *o)
+{
+    struct icpu *c = o->t->c;
+    unsigned kind = access_kind(c);
+    if (!mode_translatable(c->mode) || kind == ITLB_EMPTY)
+        return false;
+    o->d = direct_choose(o->t);
+    o->k = o->d ? &o->d->cpu : o->t;
+    o->table = o->d ? &o->k->space[0].table[0] : space_table(o->t, table_kind(c, kind));
+    o->user = kind == ITLB_USER;
+    return o->table;
+}
+
+/* Lets code run from there until it leaves. Behind the last instruction of a page it is that page's code still. False: the guest's state is lost. */
+static bool run(struct course *o, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
+{
+    struct icpu *c = o->t->c;
+    x->system_flags &= ~(uint64_t)X86_RF; /* after IRET: without breakpoints the next instruction spends it */
+    x->refused = NULL;
+    if (o->d)
+        return !direct_run(o->d, x, page, rip, code);
+    uint64_t since = o->user ? __rdtsc() : 0;
+    run_block(o->t, x, page, rip, code);
+    if (o->user)
+        direct_note_stay(o->t->current, __rdtsc() - since);
+    if (sync_ac(x, c))
+        o->table = space_table(o->t, table_kind(c, access_kind(c)));
+    return true;
+}
+
+/* What tctx.record or op names. A runner's may be checked, though only our own code has written it. */
+static void *numbered(const struct course *o, uint64_t number)
+{
+    return number < cache_number(o->k, o->k->arena + o->k->arena_used) ? cache_numbered(o->k, number) : NULL;
+}
+
+/* The block of one instruction for a struct top. NULL: no room. */
+static struct iblock *lower_op(struct tcpu *k, uint64_t rip)
+{
+    struct icpu *c = k->c;
+    struct dp_ram *ram;
+    uint64_t offset;
+    struct x86_insn i;
+    if (!cache_has_room(k) || interp_locate_code(c, rip, &ram, &offset, NULL) || !ram)
+        return NULL;
+    uint32_t generation = atomic_load(&ram->code_generation[offset >> DP_PAGE_SHIFT]);
+    uint8_t bytes[16];
+    unsigned avail = DP_MIN(15u, (unsigned)(DP_PAGE_SIZE - (offset & 0xfff)));
+    memcpy(bytes, ram->host + offset, avail);
+    if (!atomic_load(&ram->has_code[offset >> DP_PAGE_SHIFT]) || x86_decode(bytes, avail, c->mode & IMODE_CODE, &i) <= 0 || i.row->flags & X86_F_BRANCH)
+        return NULL;
+    return interp_lower_one(c, &i, ram, offset, generation, cache_alloc(k, INTERP_ONE_SIZE));
+}
+
+/* Lets the interpreter do the instruction at r[RIP]. It may fault, and then accel_enter is left for good: everything is as the run loop wants it. */
+static bool run_op(const struct course *o, struct tctx *x, struct top *p)
+{
+    struct icpu *c = o->t->c;
+    if (!p->block || !interp_block_valid(p->block))
+        p->block = lower_op(o->k, c->s.r[X86_RIP]);
+    if (!p->block)
+        return false;
+    x87_leave(x, o->t);
+    leave_mxcsr(c);
+    interp_set_arith(c, arith_flags(x));
+    c->repeating = false;
+    interp_execute(c, p->block);
+    c->block = NULL;
+    enter_mxcsr(c);
+    return true;
+}
+
+/* LEAVE_HELPER: the instruction at tctx.site. False: the interpreter's run loop is to do it. *code: where to go on, 0: to be found. */
+static bool help(struct course *o, struct tctx *x, uint64_t *code)
+{
+    struct tcpu *t = o->t;
+    struct icpu *c = t->c;
+    uint64_t rip = c->s.r[X86_RIP] = x->page + x->site;
+    uint32_t mode = c->mode;
+    *code = 0;
+    c->counters.exits_helper++;
+    store_context(x, c);
+    if (x->helper == HELPER_OP) {
+        struct top *p = numbered(o, x->op);
+        if (c->by_blocks || !p || !run_op(o, x, p))
+            return false;
+        if (p->keeps_code && c->mode == mode && c->s.r[X86_RIP] != rip && !(atomic_load(&c->attention) | atomic_load(&t->wish)))
+            *code = p->back;
+        load_context(x, c, interp_flags(c));
+        return true;
+    }
+    c->s.rflags |= arith_flags(x);
+    if (!x->helper || !system_helper(c, x->helper))
+        return false;
+    if (c->by_blocks)
+        count(t, 1);
+    interp_update_mode(c);
+    load_context(x, c, c->s.rflags);
+    return true;
+}
+
+/* Where the guest code at rip, in the page of a block, is. */
+static uint64_t block_host(const struct tblock *b, uint64_t rip) { return (b->host & PAGE_MASK) | (rip & 0xfff); }
+
+/* The block at rip was found: whoever comes there again is to find it by itself: by the link that led here, or by the jump cache. */
+static void lead_there(struct course *o, struct tctx *x, struct tlink *link, struct tblock *b, uint64_t rip, bool global)
+{
+    struct tcpu *k = o->k;
+    uint64_t code = (uint64_t)(uintptr_t)k->rx + b->code, page_size = code_page_size(k->c, rip);
+    o->t->chained = true;
+    space_enter_page(k, o->table, b->page, rip, global, page_size);
+    if (link && link->cell_back) {
+        if (cache_link_far(k, o->table, link, b, x->page, rip, global, page_size)) {
+            k->c->counters.links++;
+            return;
+        }
+    } else if (link && !b->phys2 && link->from->page == b->page) { /* only within a page of RAM: the address may lead to another one by now */
+        struct emitter e = {NULL, k->rx - k->rw};
+        emit_patch(&e, k->rw + link->patch, code);
+        k->c->counters.links++;
+        return;
+    }
+    space_set_jump(k, o->table, rip, code, b->phys2 != 0, global, page_size);
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
     struct tctx *x = &translate_ctx;
-    unsigned kind = access_kind(c);
-    if (!mode_translatable(c->mode) || kind == ITLB_EMPTY)
-        return false;
+    struct course o = {.t = t};
     if (DP_UNLIKELY(atomic_load_explicit(&t->wish, memory_order_relaxed)))
         grant(t);
     if (DP_UNLIKELY(c->by_blocks && t->chained)) { /* what counts blocks must not find them going from one to the other */
         cache_empty(t);
         t->chained = false;
     }
-    struct tdirect *d = direct_choose(t);
-    struct tcpu *k = d ? &d->cpu : t; /* whose code runs */
-    struct ttable *table = d ? &k->space[0].table[0] : space_table(t, table_kind(c, kind));
-    uint64_t rip = c->s.r[X86_RIP];
-    if (DP_UNLIKELY(!table))
+    if (!choose(&o))
         return false;
     bool global;
-    struct tblock *b = find(k, rip, 0, &global);
-    if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
-        return false;
+    struct tblock *b = NULL;
+    uint64_t rip = c->s.r[X86_RIP], code = c->by_blocks || o.table->mode != c->mode ? 0 : space_jump(o.table, rip);
+    if (!code) {
+        b = find(o.k, rip, 0, &global);
+        if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
+            return false;
+        code = (uint64_t)(uintptr_t)o.k->rx + b->code;
+    }
     c->link_from = NULL;
     c->block = NULL;
     x->c = c;
     load_context(x, c, interp_flags(c));
     uint64_t flags = x->flags, before = c->instructions;
-    use_table(t, x, table);
-    space_enter_page(k, table, b->page, rip, global, code_page_size(c, rip));
+    use_table(t, x, o.table);
+    if (b && !c->by_blocks)
+        lead_there(&o, x, NULL, b, rip, global);
     enter_mxcsr(c);
-    uint64_t code = (uint64_t)(uintptr_t)k->rx + b->code;
+    uint64_t page = rip & PAGE_MASK;
     bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
     for (;;) {
         uint32_t variant = 0;
         struct tlink *link = NULL;
-        if (!d && kind == ITLB_USER) {
-            uint64_t since = __rdtsc();
-            run_block(t, x, rip, code);
-            direct_note_stay(t->current, __rdtsc() - since);
-        } else if (!d) {
-            run_block(t, x, rip, code);
-        } else if (direct_run(d, x, rip, code)) {
+        bool ran = run(&o, x, page, rip, code);
+        page = x->page;
+        if (DP_UNLIKELY(!ran)) {
             t->lost = true;
             atomic_fetch_or(&c->attention, IATT_KICK);
             goto out;
@@ -404,14 +559,10 @@ static bool accel_enter(struct icpu *c)
         DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
-            link = d && x->record >= cache_number(k, k->arena + k->arena_used) ? NULL : cache_numbered(k, x->record);
-            if (DP_UNLIKELY(!link)) { /* cannot be */
-                go_on = false;
-                goto out;
-            }
-            rip = x->page + (uint64_t)(int64_t)link->target;
-            if (DP_UNLIKELY(!canonical(rip))) { /* as below */
-                if (link->site != FAR_NONE)
+            link = numbered(&o, x->record);
+            rip = link ? x->page + (uint64_t)(int64_t)link->target : rip;
+            if (DP_UNLIKELY(!link || !canonical(rip))) { /* as below */
+                if (link && link->site != FAR_NONE)
                     rip = x->page + link->site;
                 go_on = false;
                 goto out;
@@ -430,71 +581,54 @@ static bool accel_enter(struct icpu *c)
             }
             c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
             break;
-        case LEAVE_HELPER: {
-            c->counters.exits_helper++;
-            rip = c->s.r[X86_RIP] = x->page + x->site;
-            store_context(x, c);
-            c->s.rflags |= arith_flags(x);
-            if (!x->helper || !system_helper(c, x->helper)) {
-                go_on = false;
+        case LEAVE_HELPER:
+            go_on = help(&o, x, &code);
+            rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
+            if (!go_on || !still_ours(c) || !choose(&o))
                 goto out;
-            }
-            if (c->by_blocks)
-                count(t, 1);
-            rip = c->s.r[X86_RIP];
-            interp_update_mode(c);
-            load_context(x, c, c->s.rflags);
-            if (!still_ours(c))
-                goto out;
-            kind = access_kind(c);
-            d = direct_choose(t);
-            k = d ? &d->cpu : t;
-            table = d ? &k->space[0].table[0] : kind == ITLB_EMPTY ? NULL : space_table(t, table_kind(c, kind));
-            if (!table)
-                goto out;
-            use_table(t, x, table);
+            use_table(t, x, o.table);
+            if (code && (!o.d || direct_worth(o.d)))
+                continue;
             break;
-        }
+        case LEAVE_RAISE:
+            store_context(x, c);
+            c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
+            interp_set_arith(c, arith_flags(x));
+            interp_raise(c);
+            rip = c->s.r[X86_RIP];
+            load_context(x, c, interp_flags(c));
+            if (!still_ours(c) || !choose(&o))
+                goto out;
+            use_table(t, x, o.table);
+            break;
         case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
         case LEAVE_KICK: c->counters.exits_kick++; goto out;
-        case LEAVE_FAULT: c->counters.exits_fault++; /* fallthrough */
+        case LEAVE_FAULT:
+            c->counters.exits_fault++;
+            if (x->refused && cache_refuse_store(t, block_host(x->refused, rip)))
+                cache_invalidate(t, x->refused->page->ram, x->refused->page->number); /* blocks of a page die together: all are made anew */
+            go_on = false;
+            goto out;
         case LEAVE_INTERPRET: case LEAVE_X87: go_on = false; goto out;
         }
         if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
             goto out;
         if (c->by_blocks && c->instructions != before)
             goto out;
-        if (d && !direct_worth(d))
+        if (o.d && !direct_worth(o.d))
             goto out;
-        if (x->reason == LEAVE_HELPER && (code = space_jump(table, rip)))
+        page = rip & PAGE_MASK;
+        if ((x->reason == LEAVE_HELPER || x->reason == LEAVE_RAISE) && (code = space_jump(o.table, rip)))
             continue;
-        unsigned dropped = k->drops;
-        b = find(k, rip, variant, &global);
+        unsigned dropped = o.k->drops;
+        b = find(o.k, rip, variant, &global);
         if (!b) {
             go_on = false;
             goto out;
         }
-        code = (uint64_t)(uintptr_t)k->rx + b->code;
-        t->chained = true;
-        uint64_t page_size = code_page_size(c, rip);
-        space_enter_page(k, table, b->page, rip, global, page_size);
-        if (dropped != k->drops)
-            link = NULL;
-        if (link && link->cell_back) {
-            if (cache_link_far(k, table, link, b, x->page, rip, global, page_size)) {
-                c->counters.links++;
-                continue;
-            }
-            link = NULL;
-        }
-        /* Only within a page of RAM, for there blocks die together; the address may lead to another page by now. */
-        if (link && !b->phys2 && link->from->page == b->page) {
-            c->counters.links++;
-            struct emitter e = {NULL, k->rx - k->rw};
-            emit_patch(&e, k->rw + link->patch, code);
-        } else if (!variant) {
-            space_set_jump(table, rip, code, b->phys2 != 0, global, page_size);
-        }
+        code = (uint64_t)(uintptr_t)o.k->rx + b->code;
+        if (!variant)
+            lead_there(&o, x, dropped == o.k->drops ? link : NULL, b, rip, global);
     }
 out:
     x87_leave(x, t);

@@ -95,6 +95,7 @@ static void handler(int number, siginfo_t *info, void *context)
         const struct tinsn *n = instruction_at(x->t, b, pc, &at_start);
         if (number == SIGSEGV && alias_protected(x->t->v, (uint64_t)(uintptr_t)info->si_addr))
             x->t->c->counters.write_faults++;
+        x->refused = number == SIGSEGV && alias_readonly(x->t->v, (uint64_t)(uintptr_t)info->si_addr) ? b : NULL;
         leave_at(x, r, n->guest, LEAVE_FAULT);
         return;
     }

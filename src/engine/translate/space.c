@@ -49,10 +49,12 @@ int space_init(struct tcpu *t, struct dp_error *e)
     return 0;
 }
 
-#define FOR_TABLES(t, b) \
+/* Tables of the spaces s_ for which `which` holds. Each is far from the next: whom it need not look at costs a cache miss less. */
+#define FOR_TABLES_IF(t, b, which) \
     for (struct tspace *s_ = (t)->space; s_ < (t)->space + SPACES; s_++) \
-        for (struct ttable *b = s_->table; b < s_->table + TABLE_KINDS; b++) \
+        for (struct ttable *b = (which) ? s_->table : s_->table + TABLE_KINDS; b < s_->table + TABLE_KINDS; b++) \
             if (b->base)
+#define FOR_TABLES(t, b) FOR_TABLES_IF(t, b, true)
 
 void space_fini(struct tcpu *t)
 {
@@ -68,6 +70,7 @@ static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(
 /* The entries of address 0, when they are empty, must not match it: they are given an address of another slot. */
 void space_flush_jumps(struct ttable *b, bool keep_global)
 {
+    bool noted = b->jumps || b->jump_overflow || b->global_jumps; /* else the filters are empty */
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
         if (b->shared)
             memset(b->base - FRONT_BYTES, 0, FRONT_BYTES);
@@ -83,7 +86,7 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
                 *space_cell(b, k - JUMPS) = 0;
         }
     }
-    if (!keep_global) {
+    if (noted && (!keep_global || !b->global_jumps)) {
         memset(b->jump_pages, 0, sizeof(b->jump_pages));
         memset(b->large_jumps, 0, sizeof(b->large_jumps));
         b->global_jumps = false;
@@ -99,11 +102,19 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
 static unsigned page_hash(uint64_t linear) { return (unsigned)((linear >> 12) * 0x9e3779b97f4a7c15ull >> 48); }
 
-static void note_page(struct ttable *b, uint64_t linear)
+static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+static bool filter_has(const uint64_t *filter, unsigned h) { return filter[h / 64] >> (h % 64) & 1; }
+static void filter_add(uint64_t *filter, unsigned h) { filter[h / 64] |= 1ull << (h % 64); }
+
+/* Something that holds in all spaces is to be known. */
+static void note_global(struct tcpu *t, uint64_t linear, uint64_t page_size)
 {
-    unsigned h = page_hash(linear);
-    b->jump_pages[h / 64] |= 1ull << (h % 64);
+    filter_add(t->global_regions, region_hash(linear));
+    if (page_size > DP_PAGE_SIZE)
+        filter_add(t->global_large, large_hash(linear, page_size));
 }
+
+static void note_page(struct ttable *b, uint64_t linear) { filter_add(b->jump_pages, page_hash(linear)); }
 
 static void note_index(struct ttable *b, uint32_t index, bool global)
 {
@@ -115,17 +126,17 @@ static void note_index(struct ttable *b, uint32_t index, bool global)
         b->jump_log[b->jumps++] = index;
 }
 /* A jump or a cell is set, because of the page of rip. */
-static void note_jump(struct ttable *b, uint32_t index, uint64_t rip, bool global, uint64_t page_size)
+static void note_jump(struct tcpu *t, struct ttable *b, uint32_t index, uint64_t rip, bool global, uint64_t page_size)
 {
     note_index(b, index, global);
     note_page(b, rip);
-    if (page_size > DP_PAGE_SIZE) {
-        unsigned h = large_hash(rip, page_size);
-        b->large_jumps[h / 64] |= 1ull << (h % 64);
-    }
+    if (page_size > DP_PAGE_SIZE)
+        filter_add(b->large_jumps, large_hash(rip, page_size));
+    if (global)
+        note_global(t, rip, page_size);
 }
 
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
+void space_set_jump(struct tcpu *t, struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size)
 {
     unsigned i = jump_index(rip);
     struct tjump *j = &jumps_of(b)[i];
@@ -134,15 +145,18 @@ void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses,
         note_index(b, second, j->global);
         jumps_of(b)[second] = *j;
     }
-    note_jump(b, i, rip, global, page_size);
-    if (crosses)
+    note_jump(t, b, i, rip, global, page_size);
+    if (crosses) {
         note_page(b, rip + DP_PAGE_SIZE);
+        if (global)
+            note_global(t, rip + DP_PAGE_SIZE, page_size);
+    }
     *j = (struct tjump){-rip, code, rip & PAGE_MASK, global};
 }
 
-void space_set_cell(struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size)
+void space_set_cell(struct tcpu *t, struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size)
 {
-    note_jump(b, JUMPS + cell, rip, global, page_size);
+    note_jump(t, b, JUMPS + cell, rip, global, page_size);
     *space_cell(b, cell) = rip & PAGE_MASK;
 }
 
@@ -155,7 +169,7 @@ void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint
         return;
     uint64_t *home = space_cell(b, page->home);
     if (!*home && at) {
-        note_jump(b, JUMPS + page->home, rip, global, page_size);
+        note_jump(t, b, JUMPS + page->home, rip, global, page_size);
         *home = at | (global ? HOME_GLOBAL : 0);
     } else if ((*home & PAGE_MASK) != at || !at) {
         page->aliased = true;
@@ -227,8 +241,9 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     t->current = oldest;
 }
 
-/* Entries from a large page go when any address of it is flushed, and so do jumps into it. */
 static const uint64_t large_sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
+
+/* Entries from a large page go when any address of it is flushed. */
 static void flush_large(struct ttable *b, uint64_t linear)
 {
     for (unsigned k = 0; k < DP_ARRAY_LEN(large_sizes); k++) {
@@ -268,18 +283,24 @@ static void flush_page(struct ttable *b, uint64_t linear)
     space_forget_jumps_of_page(b, linear);
 }
 
-static unsigned region_hash(uint64_t linear) { return page_hash(linear >> 9); }
+/* May a space that is not the current one have something of this page? */
+static bool may_be_global(const struct tcpu *t, uint64_t linear)
+{
+    bool large = false;
+    for (unsigned k = 0; k < DP_ARRAY_LEN(large_sizes); k++)
+        large |= filter_has(t->global_large, large_hash(linear, large_sizes[k]));
+    return large || filter_has(t->global_regions, region_hash(linear));
+}
 
 /* Nearly every page fault is of a page that nothing is known of: then no memory is touched for the first time. */
 void space_forget_page(struct tcpu *t, uint64_t linear)
 {
-    unsigned h = page_hash(linear), r = region_hash(linear);
-    bool global = t->global_regions[r / 64] >> (r % 64) & 1;
+    bool global = may_be_global(t, linear);
     for (struct tspace *s = t->space; s < t->space + SPACES; s++)
         if (global || s == t->current)
             direct_flush_page(s, linear);
-    FOR_TABLES(t, b)
-        if ((global || s_ == t->current) && (*space_entry(b, linear) || b->jump_pages[h / 64] >> (h % 64) & 1))
+    FOR_TABLES_IF(t, b, global || s_ == t->current)
+        if (*space_entry(b, linear) || filter_has(b->jump_pages, page_hash(linear)))
             flush_page(b, linear);
 }
 
@@ -302,11 +323,13 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
                 flush_space(&t->space[i], true);
         break;
     case X86_FLUSH_SWITCH: switch_space(t, pcid); break;
-    case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: /* a little more than asked for does no harm */
+    case X86_FLUSH_PAGE: case X86_FLUSH_PAGE_PCID: { /* a little more than asked for does no harm */
+        bool global = may_be_global(t, linear);
         for (unsigned i = 0; i < SPACES; i++)
             direct_flush_page(&t->space[i], linear);
-        FOR_TABLES(t, b)
+        FOR_TABLES_IF(t, b, global || s_ == t->current || s_->pcid == pcid)
             flush_page(b, linear);
+    }
     }
 }
 
@@ -331,8 +354,7 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
         b->large[h / 64] |= 1ull << (h % 64);
     }
     if (global) {
-        unsigned r = region_hash(linear);
-        t->global_regions[r / 64] |= 1ull << (r % 64);
+        note_global(t, linear, page_size);
         b->globals++;
     } else if (!*entry || b->globals) { /* one that was global until now is not in the log */
         if (b->logged == TABLE_LOG)

@@ -113,6 +113,9 @@ static void constants(struct tcpu *t, struct emitter *e)
     emit64(e, X86_DF);
     emit64(e, X86_ARITH);
     emit64(e, ~((1ull << TSC_WINDOW_BITS) - 1));
+    emit64(e, 1ull << ALIAS_RO_BIT);
+    emit64(e, X86_AC);
+    emit64(e, ~0ull << 47);
 }
 
 /* R15 = index of an entry of the jump cache / 8, R14 = where to: a short jump if it knows that. */

@@ -48,6 +48,7 @@ struct writer {
     unsigned outs;
     struct tinsn map[MAX_INSNS + 1]; /* the last: what follows the last instruction */
     uint8_t *start;
+    uint64_t page_host;         /* of the guest code's page (tblock.host) */
     unsigned current;
     bool x87_tested, x87_noted; /* on this path: the unit is the guest's; tctx.x87_page is this page */
     uint8_t x87_seg;            /* tctx.x87_seg if known, else 0xff */
@@ -90,6 +91,21 @@ static void set32(struct emitter *e, struct mem m, uint32_t v)
 {
     emit_op_mem(e, false, 0xc7, 0, &m, 4);
     emit32(e, v);
+}
+
+/* Few of these ever run: what they say is in the arena, and the code only says where. */
+static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
+{
+    emit8(&w->e, 0xb8 | RCX); /* MOV ECX, number */
+    emit32(&w->e, cache_number(w->t, record));
+    emit_jmp(&w->e, stub);
+}
+
+static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
+{
+    set32(&w->e, CTX(site), page_offset);
+    set32(&w->e, CTX(helper), helper);
+    emit_jmp(&w->e, w->t->stub_helper);
 }
 
 /* Out of reach would be a mistake of this file: such a block is not used. */
@@ -147,11 +163,14 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
 
 /* Page check of `size` bytes. The address is base + disp (base: a guest register that is in a host's), or in R14. Leaves the table's entry in RCX. within: it
  * is known that they do not cross a page.
- * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not. */
+ * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not.
+ * Stacks end at the end of a page, and a kernel's first frame is there in every system call: through RSP it is the last byte that is looked at, for
+ * more than a word, and what goes the slow way is the begin of a page. Large groups are tested exactly, where flags do not matter: too much of a page would go there. */
 static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, bool within, uint32_t site, bool clobber, unsigned temp)
 {
     struct emitter *e = &w->e;
-    struct mem address = {home[base], NO_REG, 0, 0, disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
+    bool exact = !in_r14 && clobber && size > 32, last = !in_r14 && !exact && base == X86_RSP && size > 8;
+    struct mem address = {home[base], NO_REG, 0, 0, last ? disp + (int32_t)size - 1 : disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     islands(w, ROOM_NONE, true);
     struct slow *s = &w->slow[w->slows++];
@@ -162,12 +181,20 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
         inverted = temp;
     if (in_r14)
         emit_mov(e, inverted, R14);
-    else if (disp)
+    else if (address.disp)
         emit_lea(e, inverted, &address, true);
     else
         emit_mov(e, inverted, home[base]);
-    emit_not(e, inverted);
-    if (!within) {
+    if (exact) { /* do the first and the last byte differ in bit 12? XOR R14, RCX; TEST R14D, 0x1000; JNZ */
+        emit_lea(e, R14, &(struct mem){home[base], NO_REG, 0, 0, disp + (int32_t)size - 1}, true);
+        emit_op_reg(e, true, 0x33, R14, RCX);
+        emit8(e, 0x41), emit8(e, 0xf7), emit8(e, 0xc6);
+        emit32(e, DP_PAGE_SIZE);
+        s->patch[0] = emit_jcc(e, 5, 0);
+    }
+    if (!last)
+        emit_not(e, inverted);
+    if (!within && !exact) {
         struct mem slot_mask = constant(w, CONSTANT_SLOT + k);
         if (clobber) { /* TEST ECX, mask; JZ: in the last place of its size in the page */
             emit8(e, 0xf7), emit8(e, 0xc1);
@@ -183,6 +210,8 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
                 emit_not(e, RCX);
             }
         }
+        if (last)
+            emit_not(e, inverted);
     }
     if (clobber) { /* SHL RCX, 16; SHR RCX, 28: bits 12-47 like PEXT, a cycle sooner */
         static const uint8_t bits[] = {0x48, 0xc1, 0xe1, 16, 0x48, 0xc1, 0xe9, 28};
@@ -201,6 +230,14 @@ static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, un
         w->near_waiting = true;
     }
     s->back = emit_here(e);
+}
+
+/* Is the access all that the instruction can fault by, at the address that its check looks up? */
+static uint32_t sole_fault(const struct insn_info *n, const struct access *a)
+{
+    bool plain = n->kind == KIND_COPY || n->kind == KIND_PUSH || n->kind == KIND_POP;
+    bool alone = n->memory.used != n->stack.used && a->used && a->size <= 8 && !(n->i.row->flags & X86_F_ALIGN) && !n->x87;
+    return plain && alone ? SITE_SOLE : 0;
 }
 
 static void store_delta(struct writer *w, const struct group *g)
@@ -222,7 +259,9 @@ static void group_checks(struct writer *w, unsigned k)
             const struct group *q = &w->path.group[g];
             if (q->at != k || (q->storage == DELTA_RCX) != (pass == 1))
                 continue;
-            uint32_t site = n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
+            const struct access *a = n->memory.used ? &n->memory : &n->stack;
+            bool first = q->first == k && a->group == g && a->disp == q->low - q->adjust_at;
+            uint32_t site = (first ? sole_fault(n, a) : 0) | n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
             check(w, false, q->base, q->low - q->adjust_at, (unsigned)(q->high - q->low), false, site, !n->live, R14);
             store_delta(w, q);
         }
@@ -254,6 +293,30 @@ static void r14_from_page(struct writer *w, int64_t offset)
     }
 }
 
+
+/* A store that is known for finding the read-only view: it looks, and goes to the interpreter without a host signal. The operand becomes R14. */
+static struct mem store_check(struct writer *w, const struct insn_info *n, struct mem m)
+{
+    struct emitter *e = &w->e;
+    struct mem bit = constant(w, CONSTANT_RO);
+    if (w->t->is_direct || !n->memory.write || n->x87 /* its pointer is made of R14 */ || !cache_store_refused(w->t, w->page_host + n->offset))
+        return m;
+    islands(w, 80, true);
+    emit_lea(e, R14, &m, true);
+    emit_pext(e, RCX, R14, &bit);
+    emit8(e, 0xe3), emit8(e, 0); /* JRCXZ: the other view */
+    uint8_t *writable = e->w;
+    if (n->memory.simple && sole_fault(n, &n->memory)) {
+        struct tslow *record = cache_alloc(w->t, sizeof(*record));
+        *record = (struct tslow){(uint32_t)(e->w - w->t->rw), n->offset | SITE_WRITE | SITE_SOLE | SITE_REFUSED | (uint32_t)n->memory.size << SITE_LENGTH_SHIFT, n->memory.disp, n->memory.base};
+        jump_numbered(w, record, w->t->stub_slow);
+    } else {
+        leave_for_helper(w, n->offset, 0);
+    }
+    writable[-1] = (uint8_t)(e->w - writable);
+    return (struct mem){R14, NO_REG, 0, 0, 0};
+}
+
 /* The host operand of the instruction's memory access. A simple one leaves R14 free, others use R14 and RCX. */
 static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 {
@@ -261,7 +324,7 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     struct emitter *e = &w->e;
     const struct access *a = &n->memory;
     if (a->simple)
-        return (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp};
+        return store_check(w, n, (struct mem){home[a->base], (uint8_t)delta_register(w, a->group), 0, 0, a->disp});
     struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
     bool within = false;
     if (i->base == X86_RIP) {
@@ -301,8 +364,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     }
     if (w->t->is_direct)
         return (struct mem){R14, NO_REG, 0, 0, 0};
-    check(w, true, 0, 0, a->size, within, n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
-    return (struct mem){R14, RCX, 0, 0, 0};
+    check(w, true, 0, 0, a->size, within, sole_fault(n, a) | n->offset | (a->write ? SITE_WRITE : 0), !n->live, NO_REG);
+    return store_check(w, n, (struct mem){R14, RCX, 0, 0, 0});
 }
 
 /* ---- leaving the block ---- */
@@ -338,14 +401,6 @@ static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t 
     set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
     set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
-}
-
-/* Few of these ever run: what they say is in the arena, and the code only says where. */
-static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
-{
-    emit8(&w->e, 0xb8 | RCX); /* MOV ECX, number */
-    emit32(&w->e, cache_number(w->t, record));
-    emit_jmp(&w->e, stub);
 }
 
 
@@ -484,7 +539,7 @@ static void copy(struct writer *w, const struct insn_info *n)
     /* Registers: in their homes, or in scratch ones. */
     struct { uint8_t guest, host; bool load, store; } s[2];
     unsigned count = 0, wanted = spilled_operands(i);
-    bool r14_taken = p.memory && !n->memory.simple, rcx_taken;
+    bool r14_taken = p.memory && p.m.base == R14, rcx_taken;
     if (lea) {
         struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
         if (i->base == X86_RIP) {
@@ -634,7 +689,8 @@ static void pop(struct writer *w, const struct insn_info *n)
         struct mem s = slot(r);
         emit_store(&w->e, R14, &s);
     }
-    add_rsp(w, (int32_t)w->path.word);
+    if (r != X86_RSP) /* what was popped into it stays (SDM vol. 2, POP) */
+        add_rsp(w, (int32_t)w->path.word);
 }
 
 static void leave_frame(struct writer *w, const struct insn_info *n)
@@ -643,13 +699,6 @@ static void leave_frame(struct writer *w, const struct insn_info *n)
     load_word(w, R14, at);
     lea_word(w, RSP, (struct mem){RBP, NO_REG, 0, 0, w->path.word});
     emit_mov(&w->e, RBP, R14);
-}
-
-static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
-{
-    set32(&w->e, CTX(site), page_offset);
-    set32(&w->e, CTX(helper), helper);
-    emit_jmp(&w->e, w->t->stub_helper);
 }
 
 /* Faults, interrupts and resumption in the middle are the host's own. With DF set it is the interpreter's. */
@@ -688,6 +737,57 @@ static void system_flag(struct writer *w, unsigned not_bit, uint32_t value)
     if (value)
         emit_lea(&w->e, RCX, &(struct mem){RCX, NO_REG, 0, 0, (int32_t)value}, true);
     emit_store(&w->e, RCX, &flags);
+}
+
+/* Does what translated code may rely on, the place of the code that follows among it, outlive the instruction? */
+static bool keeps_code(const struct x86_insn *i)
+{
+    return !(i->row->flags & X86_F_SYSTEM) || i->op == X86_OP_STAC || i->op == X86_OP_CLAC || (i->op == X86_OP_MOV_CR && i->operand[0].reg_class == X86_RC_GPR);
+}
+
+/* The interpreter does it, and where it can (struct top) execution comes back to what stands behind. */
+static void in_place(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem op = CTX(op);
+    struct top *p = cache_alloc(w->t, sizeof(*p));
+    islands(w, 60, true);
+    emit8(e, 0xb8 | RCX); /* MOV ECX, number */
+    emit32(e, cache_number(w->t, p));
+    emit_store(e, RCX, &op);
+    leave_for_helper(w, n->offset, HELPER_OP);
+    *p = (struct top){NULL, emit_here(e), keeps_code(&n->i)};
+}
+
+/* STAC and CLAC: nothing to do, or the table of the other kind, if it is ready; else as in_place. */
+static void set_ac(struct writer *w, const struct insn_info *n)
+{
+    struct emitter *e = &w->e;
+    struct mem flags = CTX(system_flags), gs = CTX(gs), other = CTX(other_table), mask = constant(w, CONSTANT_AC);
+    bool on = n->i.op == X86_OP_STAC;
+    islands(w, ROOM_NONE, true);
+    emit_load(e, RCX, &flags);
+    if (on)
+        emit_not(e, RCX);
+    emit_pext(e, RCX, RCX, &mask);
+    emit8(e, 0xe3), emit8(e, 0); /* JRCXZ: it is so already */
+    uint8_t *same = e->w;
+    emit_load(e, RCX, &other);
+    emit8(e, 0xe3), emit8(e, 0);
+    uint8_t *slow = e->w;
+    emit_load(e, R14, &gs);
+    commit_here(w);
+    emit_store(e, R14, &other);
+    emit_store(e, RCX, &gs);
+    emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd9); /* WRGSBASE RCX */
+    emit_load(e, RCX, &flags);
+    emit_lea(e, RCX, &(struct mem){RCX, NO_REG, 0, 0, on ? X86_AC : -(int64_t)X86_AC}, true);
+    emit_store(e, RCX, &flags);
+    same[-1] = (uint8_t)(e->w - same);
+    uint8_t *over = emit_jmp(e, 0);
+    slow[-1] = (uint8_t)(e->w - slow);
+    in_place(w, n);
+    emit_patch(e, over, emit_here(e));
 }
 
 /* An interrupt that waited for IF is the run loop's business: then the interpreter does the STI. */
@@ -808,7 +908,14 @@ static void store_return(struct writer *w, const struct insn_info *n)
         emit_lea(e, R15, &at, true);
         at = (struct mem){R15, NO_REG, 0, 0, 0};
     }
-    if (n->kind == KIND_CALL_INDIRECT && wide(w)) {
+    if (n->kind == KIND_CALL_INDIRECT && w->t->is_direct) { /* a target that is no user's: before anything is read or written */
+        struct mem high = constant(w, CONSTANT_HIGH);
+        emit_pext(e, RCX, R14, &high);
+        emit8(e, 0xe3), emit8(e, 0);
+        uint8_t *user = e->w;
+        leave_for_helper(w, n->offset, 0);
+        user[-1] = (uint8_t)(e->w - user);
+    } else if (n->kind == KIND_CALL_INDIRECT && wide(w)) {
         struct mem undo = CTX(undo);
         emit_load(e, RCX, &at);
         emit_store(e, RCX, &undo);
@@ -839,6 +946,12 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_SWAPGS: swap_gs(w); break;
     case KIND_RDTSC: read_tsc(w, n); break;
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
+    case KIND_OP: {
+        struct x86_insn i = n->i;
+        bool ac = (i.op == X86_OP_STAC || i.op == X86_OP_CLAC) && x86_insn_supported(&i, w->t->c->vm->model->features) && !(w->t->c->mode >> IMODE_CPL_SHIFT & 3);
+        ac ? set_ac(w, n) : in_place(w, n);
+        break;
+    }
     case KIND_JCC: add_out(w, emit_jcc(e, n->i.cc, 0), branch_target(n), n->offset); break;
     case KIND_JCXZ: {
         emit_mov(e, RCX, R13);
@@ -869,7 +982,7 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_CALL_INDIRECT:
         indirect_target(w, n);
         store_return(w, n);
-        jump_cached(w, n->offset | (wide(w) ? SITE_UNDO : 0), done_here(w), n->stack.disp);
+        jump_cached(w, n->offset | (wide(w) && !w->t->is_direct ? SITE_UNDO : 0), done_here(w), n->stack.disp);
         break;
     case KIND_RET: {
         struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
@@ -950,6 +1063,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     struct tblock *b = cache_alloc(t, sizeof(*b));
     b->page = cache_page(t, ram, page, true);
     b->host = (uint64_t)(uintptr_t)ram->host + offset;
+    w->page_host = b->host & PAGE_MASK;
     b->mode = mode;
     if (!w->path.count) { /* the interpreter's; known as such */
         cache_add(t, b);

@@ -48,6 +48,7 @@ enum leave_reason {
     LEAVE_INTERPRET, /* the interpreter is to go on at tctx.rip */
     LEAVE_UNGROUPED, /* a group of accesses crosses pages at tctx.rip: go on in a block that checks each */
     LEAVE_FAULT,     /* the same: the host faulted there */
+    LEAVE_RAISE,     /* the page fault in ctx.fault is that of the instruction at tctx.rip */
     LEAVE_KICK,      /* go on at tctx.rip after looking at what wants attention */
     LEAVE_X87,       /* direct spaces: the guest's x87 state is wanted, by the struct tslow tctx.record */
 };
@@ -75,10 +76,13 @@ struct tctx {
     uint8_t x87_seg;                /* enum x86_seg_name of the last x87 memory operand, X86_SEGS: none since the unit was loaded */
     uint64_t x87_fdp, x87_page;     /* the last x87 memory operand; the page whose code ran the last x87 instruction */
     uint16_t x87_fcs;               /* CS when the unit was loaded */
-    uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret */
+    uint32_t helper;                /* enum x86_op | operand size << 16 | length << 24; 0: interpret; HELPER_OP: tctx.op */
+    uint64_t op;                    /* number of a struct top */
     /* not for translated code */
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
-    uint64_t gs;                    /* what GS base is now */
+    struct tblock *refused;         /* LEAVE_FAULT: a store by way of the read-only view, in this block */
+    uint64_t gs;                    /* what GS base is now; STAC and CLAC exchange the two */
+    uint64_t other_table;           /* what it is with the other RFLAGS.AC, 0: C has to see to it */
     bool signals_ready;
 };
 
@@ -106,6 +110,14 @@ struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cel
 /* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address: guest register + disp, or what is in R14. */
 struct tslow { uint32_t back, site; int32_t disp; uint8_t base; };
 #define TSLOW_R14 0xff
+
+/* An instruction that the interpreter does between two blocks. */
+struct top {
+    struct iblock *block; /* it alone; made when it is wanted for the first time */
+    uint64_t back;        /* host code that goes on behind it */
+    bool keeps_code;      /* that is still what follows, unless the mode became another */
+};
+#define HELPER_OP 0xffffu
 
 struct tinsn {
     uint16_t host, guest; /* offsets from the block's code, in the page */
@@ -149,6 +161,8 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_GROUP (1u << 25)
 #define SITE_UNDO (1u << 27) /* tctx.undo is what a call overwrote */
 #define SITE_X87 (1u << 26) /* no access: the guest's x87 state is wanted in the host's unit */
+#define SITE_SOLE (1u << 28) /* a page fault at tctx.address is what the instruction raises, whatever else it does */
+#define SITE_REFUSED (1u << 29) /* the entry is known, and not for writing (store_check): there is no way back */
 #define SITE_NONE (1u << 31)
 
 /* A shadow page table with its jump cache just below it, and link cells below that. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
@@ -184,6 +198,7 @@ struct tspace {
     uint64_t refused;           /* when promotion failed */
 };
 
+#define ALIAS_RO_BIT 46 /* set in addresses of the read-only view, clear in those of the other, as a rule */
 struct talias {
     struct dp_ram *ram;
     uint8_t *rw, *ro;
@@ -212,7 +227,10 @@ struct tcpu {
     struct icpu *c;
     struct tvm *v;
     struct tspace space[SPACES], *current;
-    uint64_t global_regions[FILTER_BITS / 64]; /* filter: where there are global entries */
+    uint64_t global_regions[FILTER_BITS / 64]; /* filter: where there are global entries and jumps */
+    uint64_t global_large[FILTER_BITS / 64];   /* filter: global large pages that they came from */
+    uint64_t refused[FILTER_BITS / 64]; /* filter: stores (host addresses of the instructions) that look before they fault */
+    uint8_t *refusals;                  /* times a store was refused, by the same hash */
     uint64_t switches;
     /* code cache */
     int fd;
@@ -295,11 +313,11 @@ struct ttable *space_table(struct tcpu *t, unsigned kind);
 void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
 static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
-void space_set_jump(struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
+void space_set_jump(struct tcpu *t, struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
 /* Code of a page of RAM is entered at rip. */
 void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint64_t rip, bool global, uint64_t page_size);
 /* Far links through this cell hold in the table, from where their page is now to the page of rip. */
-void space_set_cell(struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size);
+void space_set_cell(struct tcpu *t, struct ttable *b, uint32_t cell, uint64_t rip, bool global, uint64_t page_size);
 static inline uint64_t *space_cell(const struct ttable *b, uint32_t cell) { return (uint64_t *)(b->base - FRONT_BYTES) + cell; }
 static inline int32_t cell_displacement(uint32_t cell) { return (int32_t)(8 * cell) - (int32_t)FRONT_BYTES; }
 /* What the jump cache knows for rip, 0 when nothing. */
@@ -320,6 +338,8 @@ bool alias_protected(const struct tvm *v, uint64_t host);
 bool alias_direct_write(struct talias *a, uint64_t page);
 /* A page becomes code: could a runner write to it? Then not any more. */
 bool alias_direct_revoked(struct tvm *v, struct dp_ram *ram, uint64_t page);
+/* In the read-only view? The same. */
+bool alias_readonly(const struct tvm *v, uint64_t host);
 
 /* cache.c */
 int cache_init(struct tcpu *t, struct dp_error *e);
@@ -338,6 +358,10 @@ void *cache_alloc(struct tcpu *t, size_t size);
 static inline uint32_t cache_number(const struct tcpu *t, const void *p) { return (uint32_t)(((const uint8_t *)p - t->arena) / 8); }
 static inline void *cache_numbered(const struct tcpu *t, uint64_t number) { return t->arena + number * 8; }
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
+/* A store that finds the read-only view often is to look first (store_check in translate.c): is it such a one? */
+bool cache_store_refused(const struct tcpu *t, uint64_t host);
+/* It was refused once more. True: from now on it is. */
+bool cache_refuse_store(struct tcpu *t, uint64_t host);
 /* The block that a host address belongs to, NULL for the common stubs. */
 struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc);
 
@@ -370,7 +394,7 @@ void x87_take(struct tctx *x, const struct tcpu *t, const struct x87_image *imag
 /* Constants in the code cache, 8 bytes each. */
 enum {
     CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_VICTIM, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_DF, CONSTANT_ARITH,
-    CONSTANT_TSC
+    CONSTANT_TSC, CONSTANT_RO, CONSTANT_AC, CONSTANT_HIGH
 };
 #define TSC_WINDOW_BITS 22
 
