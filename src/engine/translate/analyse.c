@@ -173,7 +173,7 @@ static bool is_string(const struct x86_insn *i)
 }
 
 /* What translated code does itself, or KIND_INTERPRET. */
-static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, unsigned word)
+static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, unsigned word, bool checked)
 {
     const struct x86_operand *m = memory_operand(i);
     if (!x86_insn_supported(i, c->vm->model->features))
@@ -196,17 +196,20 @@ static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, un
         return classify_branch(i, word);
     if (!copied(i))
         return KIND_INTERPRET;
-    if ((i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
+    if (checked && (i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
         return KIND_INTERPRET; /* reaches beyond the operand */
-    bool high = false;
+    bool high = false, ch = false;
     for (unsigned k = 0; k < i->operand_count; k++)
-        high |= i->operand[k].kind == X86_REG && i->operand[k].reg_class == X86_RC_GPR8H;
+        if (i->operand[k].kind == X86_REG && i->operand[k].reg_class == X86_RC_GPR8H) {
+            high = true;
+            ch |= (i->operand[k].reg & 3) == X86_RCX;
+        }
     if (m && i->op != X86_OP_LEA) {
         if ((!i->has_modrm && word == 8) || !m->size || m->size > 32) /* 64-bit moffs: too rare; vectors of indexes */
             return KIND_INTERPRET;
         if ((i->index != X86_ZERO && i->index > 15) || (i->base == X86_RIP && is_far(i->disp)))
             return KIND_INTERPRET;
-        if (high)
+        if (ch) /* the address will be in RCX */
             return KIND_INTERPRET;
     }
     /* Scratch registers must do: an address takes one, a count in CL another. */
@@ -215,9 +218,11 @@ static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, un
     return high ? KIND_HIGH_BYTE : KIND_COPY;
 }
 
-static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word)
+static enum insn_kind classify(const struct icpu *c, struct x86_insn *i, unsigned word, bool checked)
 {
-    enum insn_kind kind = classify_ours(c, i, word);
+    enum insn_kind kind = classify_ours(c, i, word, checked);
+    if (!checked && kind == KIND_INTERPRET && is_string(i) && x86_insn_supported(i, c->vm->model->features))
+        return KIND_STRING;
     return kind == KIND_INTERPRET && !(i->row->flags & X86_F_BRANCH) ? KIND_OP : kind;
 }
 
@@ -299,7 +304,7 @@ static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned o
     unsigned avail = offset < DP_PAGE_SIZE ? DP_MIN(15u, (unsigned)DP_PAGE_SIZE - offset) : 0;
     if (!avail || x86_decode(code + offset, avail, c->mode & IMODE_CODE, &next) <= 0)
         return true;
-    enum insn_kind kind = classify(c, &next, word);
+    enum insn_kind kind = classify(c, &next, word, true);
     return kind == KIND_INTERPRET || kind == KIND_HELPER || kind == KIND_OP;
 }
 
@@ -337,9 +342,7 @@ static void decode_path(struct path *p, const struct icpu *c, const uint8_t *cod
             p->before_crossing = length == X86_DECODE_MORE && avail < 15;
             return;
         }
-        n->kind = (uint8_t)classify(c, &n->i, p->word);
-        if (!p->checked && is_string(&n->i))
-            n->kind = KIND_STRING;
+        n->kind = (uint8_t)classify(c, &n->i, p->word, p->checked);
         if (n->kind == KIND_STI && shadow_matters(c, code, offset + (unsigned)length, p->word))
             n->kind = KIND_OP; /* keeps the shadow */
         if (n->kind == KIND_OP && p->crosses)

@@ -37,6 +37,7 @@
 #define COST_MOST (10ull << 20)
 #define STAY_PROMOTE (400ull << 10) /* mean of some dozens that is worth making a runner */
 #define STAY_LONG (1500ull << 10)   /* one such stay is enough */
+#define SERVED 8                    /* missing pages that are as bad as the end of a stay */
 #define REFUSED (10ull << 30)       /* seconds until a failed promotion is tried again */
 
 static void futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) { syscall(SYS_futex, word, operation, value, timeout, NULL, 0); }
@@ -630,6 +631,37 @@ static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *ste
     return false;
 }
 
+static void note_stay(struct tspace *s, uint64_t ticks)
+{
+    s->stay += (DP_MIN(ticks, 16 * STAY_LONG) >> 4) - (s->stay >> 4);
+    s->longest = DP_MAX(s->longest, ticks);
+}
+
+/* What a runner would do without coming back does not end a stay: accesses that cross pages, for one. */
+void direct_note_run(struct tcpu *t, uint64_t ticks, enum leave_reason why)
+{
+    t->stay += ticks;
+    if (why == LEAVE_UNGROUPED || why == LEAVE_INTERPRET || why == LEAVE_FAULT)
+        return;
+    note_stay(t->current, t->stay);
+    t->stay = 0;
+}
+
+/* What a turn cost, but for the orders, and how long guest code ran. Both are the runner's word. */
+static void note_turn(struct tdirect *d, uint64_t cost, uint64_t ran)
+{
+    uint64_t *mean = &d->owner->turn_cost;
+    unsigned weight = cost > *mean ? 3 : 6; /* a host that became busy is noticed at once */
+    *mean += (DP_MIN(cost, COST_MOST) >> weight) - (*mean >> weight);
+    d->ran += ran;
+}
+static void end_stay(struct tdirect *d)
+{
+    note_stay(d->space, d->ran);
+    d->ran = 0;
+    d->served = 0;
+}
+
 int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
 {
     struct tcpu *t = d->owner;
@@ -648,13 +680,8 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
         int r = wanted ? 0 : turn(d);
         atomic_store(&t->runner, 0);
         atomic_store_explicit(&t->inside, 0, memory_order_release);
-        uint64_t all = __rdtsc() - since, ran = s->left - s->entered;
-        if (!wanted && s->outcome != DIRECT_KICKED && ran < all) {
-            direct_note_stay(d->space, ran);
-            uint64_t cost = DP_MIN(all - ran, COST_MOST);
-            unsigned weight = cost > t->turn_cost ? 3 : 6; /* a host that became busy is noticed at once */
-            t->turn_cost += (cost >> weight) - (t->turn_cost >> weight);
-        }
+        if (!r && !wanted && s->outcome != DIRECT_KICKED)
+            note_turn(d, s->woken - since + (__rdtsc() - s->left), s->left - s->entered);
         if (r)
             return r;
         if (wanted || s->outcome == DIRECT_KICKED) {
@@ -664,8 +691,11 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
             break;
         }
         if (s->outcome == DIRECT_SIGNAL) {
-            if (signalled(d, x, &pc, &step))
+            if (signalled(d, x, &pc, &step)) {
+                if (++d->served == SERVED) /* pages get mapped once, mostly; but who always wants others is better off without a runner */
+                    end_stay(d);
                 continue;
+            }
             break;
         }
         x->reason = s->x.reason;
@@ -686,6 +716,7 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
         x->rip = s->x.rip;
         break;
     }
+    end_stay(d);
     take(d, x);
     return 0;
 }
@@ -764,17 +795,13 @@ static void drop(struct tcpu *t, struct tdirect *d)
 
 static bool in_user_mode(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
 
-void direct_note_stay(struct tspace *s, uint64_t ticks)
-{
-    s->stay += (DP_MIN(ticks, 16 * STAY_LONG) >> 4) - (s->stay >> 4);
-    s->longest = DP_MAX(s->longest, ticks);
-}
-
 /* A signal in a while, so that code which never leaves gets looked at. */
 static void sample(struct tcpu *t, uint64_t now)
 {
     if (now - t->sampled < STAY_LONG)
         return;
+    if (t->turn_cost > TURN_COST) /* maybe the host is not as busy any more: nobody measures it meanwhile */
+        t->turn_cost -= (t->turn_cost - TURN_COST) >> 5;
     const struct itimerspec soon = {.it_value = {0, 700000}};
     pid_t thread = atomic_load(&t->thread);
     if (t->sampler_thread != thread) {
@@ -812,11 +839,13 @@ struct tdirect *direct_choose(struct tcpu *t)
         d = NULL;
         s->refused = now;
     }
-    if (d && (worth || (t->in_runner && direct_worth(d)))) {
-        t->in_runner = true;
+    bool use = d && (worth || (t->in_runner && direct_worth(d)));
+    if (t->in_runner != use)
+        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: PCID %u: the runner %s; a stay is %llu ticks, a turn costs %llu", c->index, s->pcid, use ? "goes on" : d ? "rests" : "is left",
+                 (unsigned long long)s->stay, (unsigned long long)t->turn_cost);
+    t->in_runner = use;
+    if (use)
         return d;
-    }
-    t->in_runner = false;
     if (!worth || d) {
         sample(t, now);
         return NULL;

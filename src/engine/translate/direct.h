@@ -48,7 +48,7 @@ struct direct_state {
     struct x87_image x87;
     uint32_t mxcsr, reply, kicked, errors, outcome, signal, stepped;
     uint64_t pc, address, error, trap;
-    uint64_t entered, left;  /* TSC */
+    uint64_t woken, entered, left; /* TSC */
     uint64_t step_flags;
 };
 
@@ -78,13 +78,15 @@ struct tdirect {
     bool old;                /* there is RAM now that the runner knows nothing of */
     struct direct_extent *extent; /* what is mapped, by address */
     unsigned extents;
+    unsigned served;         /* pages mapped since a stay was noted, and how long code ran meanwhile */
+    uint64_t ran;
     bool large;              /* maybe some are from large pages */
 };
 
 /* Whether translated code of the current mode is to run in the current space's runner: promotes, demotes. NULL: here. */
 struct tdirect *direct_choose(struct tcpu *t);
-/* Translated code of user mode ran for so long before C had to do something. */
-void direct_note_stay(struct tspace *s, uint64_t ticks);
+/* Translated code of user mode ran here for so long, and why it left. */
+void direct_note_run(struct tcpu *t, uint64_t ticks, enum leave_reason why);
 /* Does it still pay? If not, direct_choose should be asked again. */
 bool direct_worth(const struct tdirect *d);
 /* As run_block in engine.c, in the runner: from code on; the reason for coming back is in x. Negative: the runner is gone, and the guest's state with it. */

@@ -409,7 +409,7 @@ static bool run(struct course *o, struct tctx *x, uint64_t page, uint64_t rip, u
     uint64_t since = o->user ? __rdtsc() : 0;
     run_block(o->t, x, page, rip, code);
     if (o->user)
-        direct_note_stay(o->t->current, __rdtsc() - since);
+        direct_note_run(o->t, __rdtsc() - since, x->reason);
     if (sync_ac(x, c))
         o->table = space_table(o->t, table_kind(c, access_kind(c)));
     return true;
@@ -581,15 +581,17 @@ static bool accel_enter(struct icpu *c)
             }
             c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
             break;
-        case LEAVE_HELPER:
+        case LEAVE_HELPER: {
+            const struct tcpu *was = o.k;
             go_on = help(&o, x, &code);
             rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
             if (!go_on || !still_ours(c) || !choose(&o))
                 goto out;
             use_table(t, x, o.table);
-            if (code && (!o.d || direct_worth(o.d)))
+            if (code && o.k == was)
                 continue;
             break;
+        }
         case LEAVE_RAISE:
             store_context(x, c);
             c->s.r[X86_RIP] = mode_wrap(c->mode, rip);

@@ -476,6 +476,9 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     system_call(r, SYS_futex);
     emit_jmp(e, wait);
     here(r, work);
+    struct mem state = at(r->state);
+    emit_lea(e, RCX, &state, true);
+    note_time(r, offsetof(struct direct_state, woken));
     load32(r, R12, count);
     emit_lea(e, R14, &call, true);
     uint64_t next = emit_here(e);

@@ -633,11 +633,19 @@ static void copy(struct writer *w, const struct insn_info *n)
         emit_op_reg(e, false, 0x8b, R13, RCX);
 }
 
-/* AH, CH, DH, BH: no REX, so everything in legacy registers; guest RCX visits its own for the time. */
+/* AH, CH, DH, BH: no REX, so everything in legacy registers; guest RCX visits its own for the time, or an address is there. */
 static void high_byte(struct writer *w, const struct insn_info *n)
 {
     const struct x86_insn *i = &n->i;
+    struct places p = {NO_REG, NO_REG, NO_REG, false, {RCX, NO_REG, 0, 0, 0}};
     bool rcx = false, written = false;
+    if (n->memory.used) {
+        struct mem m = memory_operand(w, n);
+        emit_lea(&w->e, RCX, &m, true);
+        p.memory = true;
+        emit_insn(&w->e, n->raw, i, &p);
+        return;
+    }
     for (unsigned k = 0; k < i->operand_count; k++) {
         const struct x86_operand *o = &i->operand[k];
         if (o->kind != X86_REG || (o->reg_class == X86_RC_GPR8H ? o->reg & 3 : o->reg) != X86_RCX)

@@ -267,7 +267,7 @@ struct tcpu {
     /* direct spaces (direct.c) */
     struct tdirect *directs[DIRECTS];
     _Atomic(pid_t) runner;      /* that runs for this processor now, 0: none */
-    uint64_t sampled, turn_cost;
+    uint64_t sampled, turn_cost, stay;
     bool in_runner;
     timer_t sampler;
     pid_t sampler_thread;       /* whom it signals; 0: there is none */
