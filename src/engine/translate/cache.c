@@ -256,7 +256,7 @@ bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, st
         space_set_cell(t, table, q->cell, rip, global && *space_cell(table, from->home) & HOME_GLOBAL, page_size);
     if (!far->linked) {
         far->linked = true;
-        far->next = b->page->incoming;
+        far->next_incoming = b->page->incoming;
         b->page->incoming = far;
     }
     emit_patch(&e, t->rw + link->patch, (uint64_t)(uintptr_t)t->rx + b->code);
@@ -267,7 +267,7 @@ bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, st
 /* Who leads to blocks of a page that die asks C again. */
 static void unlink_far(struct tcpu *t, struct tpage *p)
 {
-    for (struct tfar *far = p->incoming; far; far = far->next) {
+    for (struct tfar *far = p->incoming; far; far = far->next_incoming) {
         patch32(t, far->link.patch - far->link.cell_back, (uint32_t)cell_displacement(0));
         far->linked = false;
     }

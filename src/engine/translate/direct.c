@@ -37,6 +37,8 @@
 #define COST_MOST (10ull << 20)
 #define STAY_PROMOTE (400ull << 10) /* mean of some dozens that is worth making a runner */
 #define STAY_LONG (1500ull << 10)   /* one such stay is enough */
+#define LINK_AHEAD 48               /* blocks made for another one */
+#define WARMING 300
 #define SERVED 8                    /* missing pages that are as bad as the end of a stay */
 #define REFUSED (10ull << 30)       /* seconds until a failed promotion is tried again */
 
@@ -306,6 +308,53 @@ void direct_flush_all(struct tcpu *t)
     for (unsigned i = 0; i < DIRECTS; i++)
         if (t->directs[i])
             unmap_all(t->directs[i]);
+}
+
+/* The block at rip of the runner's, made if one is known here. */
+static struct tblock *known_block(struct tdirect *d, uint64_t rip, uint64_t *page_size)
+{
+    struct tcpu *t = d->owner, *k = &d->cpu;
+    struct icpu *c = t->c;
+    struct dp_ram *ram;
+    uint64_t offset;
+    const struct itlb *e = interp_fetch_tlb(c, rip);
+    if (e->fetch_tag != ((rip & PAGE_MASK) | c->tlb_generation) || interp_locate_code(c, rip, &ram, &offset, NULL) || !ram)
+        return NULL;
+    *page_size = c->tlb_cold[e - c->tlb_all].large;
+    uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
+    struct tblock *b = cache_find(k, host, c->mode, 0), *known = cache_find(t, host, c->mode, 0);
+    if (!b && known && known->count && !known->phys2 && cache_has_room(k) && !dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
+        b = translate_block(k, rip, ram, offset, c->mode);
+    return b && b->count && !b->phys2 ? b : NULL;
+}
+
+void direct_link(struct tdirect *d, struct tblock *b, uint64_t page)
+{
+    struct tcpu *k = &d->cpu;
+    struct ttable *table = &k->space[0].table[0];
+    struct { struct tblock *block; uint64_t page; } todo[LINK_AHEAD] = {{b, page}};
+    for (unsigned done = 0, made = 1; done < made; done++) {
+        b = todo[done].block;
+        page = todo[done].page;
+        for (struct tlink *l = b->links; l; l = l->next) {
+            uint64_t rip = page + (uint64_t)(int64_t)l->target, page_size;
+            unsigned before = k->blocks;
+            struct tblock *to = rip < USER_TOP ? known_block(d, rip, &page_size) : NULL;
+            if (!to)
+                continue;
+            if (k->blocks != before && made < LINK_AHEAD) {
+                todo[made].block = to;
+                todo[made++].page = rip & PAGE_MASK;
+            }
+            space_enter_page(k, table, to->page, rip, false, page_size);
+            if (l->cell_back) {
+                cache_link_far(k, table, l, to, page, rip, false, page_size);
+            } else if (to->page == b->page) {
+                struct emitter e = {NULL, k->rx - k->rw};
+                emit_patch(&e, k->rw + l->patch, (uint64_t)(uintptr_t)k->rx + to->code);
+            }
+        }
+    }
 }
 
 /* ---- the runner's beginning ---- */
@@ -651,10 +700,10 @@ void direct_note_run(struct tcpu *t, uint64_t ticks, enum leave_reason why)
 static void note_turn(struct tdirect *d, uint64_t cost, uint64_t ran)
 {
     uint64_t *mean = &d->owner->turn_cost;
-    unsigned weight = cost > *mean ? 3 : 6; /* a host that became busy is noticed at once */
-    *mean += (DP_MIN(cost, COST_MOST) >> weight) - (*mean >> weight);
+    *mean += (DP_MIN(cost, COST_MOST) >> 4) - (*mean >> 4);
     d->ran += ran;
 }
+static bool warming(struct tdirect *d) { return d->warming && d->warming--; }
 static void end_stay(struct tdirect *d)
 {
     note_stay(d->space, d->ran);
@@ -692,7 +741,7 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
         }
         if (s->outcome == DIRECT_SIGNAL) {
             if (signalled(d, x, &pc, &step)) {
-                if (++d->served == SERVED) /* pages get mapped once, mostly; but who always wants others is better off without a runner */
+                if (!warming(d) && ++d->served == SERVED) /* pages get mapped once, mostly; but who always wants others is better off without a runner */
                     end_stay(d);
                 continue;
             }
@@ -716,7 +765,8 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
         x->rip = s->x.rip;
         break;
     }
-    end_stay(d);
+    if ((x->reason != LEAVE_LINK && x->reason != LEAVE_LOOKUP) || !warming(d))
+        end_stay(d);
     take(d, x);
     return 0;
 }
@@ -728,6 +778,7 @@ static void attach(struct tdirect *d, struct tspace *s)
     d->space = s;
     s->direct = d;
     d->x87 = false;
+    d->warming = WARMING;
     d->owner->c->counters.promotions++;
     map_known(d);
 }

@@ -78,6 +78,7 @@ struct tdirect {
     bool old;                /* there is RAM now that the runner knows nothing of */
     struct direct_extent *extent; /* what is mapped, by address */
     unsigned extents;
+    unsigned warming;        /* turns left that make it ready and do not count */
     unsigned served;         /* pages mapped since a stay was noted, and how long code ran meanwhile */
     uint64_t ran;
     bool large;              /* maybe some are from large pages */
@@ -89,6 +90,9 @@ struct tdirect *direct_choose(struct tcpu *t);
 void direct_note_run(struct tcpu *t, uint64_t ticks, enum leave_reason why);
 /* Does it still pay? If not, direct_choose should be asked again. */
 bool direct_worth(const struct tdirect *d);
+/* A block of the runner's was made or entered: where its branches lead to code that is known here, they are linked at once, and so are those of the blocks made for
+ * that. Each saves a turn. page: where its page is. */
+void direct_link(struct tdirect *d, struct tblock *b, uint64_t page);
 /* As run_block in engine.c, in the runner: from code on; the reason for coming back is in x. Negative: the runner is gone, and the guest's state with it. */
 int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code);
 /* Another thread wants a processor out of translated code. False: it is not in a runner. */

@@ -540,6 +540,8 @@ static bool accel_enter(struct icpu *c)
     use_table(t, x, o.table);
     if (b && !c->by_blocks)
         lead_there(&o, x, NULL, b, rip, global);
+    if (b && o.d)
+        direct_link(o.d, b, rip & PAGE_MASK);
     enter_mxcsr(c);
     uint64_t page = rip & PAGE_MASK;
     bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
@@ -556,7 +558,7 @@ static bool accel_enter(struct icpu *c)
         if (c->by_blocks)
             count(t, instructions_done(b, x));
         rip = x->rip;
-        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: page 0x%llx, last known at 0x%llx: %s", c->index, (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: %spage 0x%llx, last known at 0x%llx: %s", c->index, o.d ? "runner: " : "", (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = numbered(&o, x->record);
@@ -631,6 +633,8 @@ static bool accel_enter(struct icpu *c)
         code = (uint64_t)(uintptr_t)o.k->rx + b->code;
         if (!variant)
             lead_there(&o, x, dropped == o.k->drops ? link : NULL, b, rip, global);
+        if (o.d)
+            direct_link(o.d, b, page);
     }
 out:
     x87_leave(x, t);

@@ -427,8 +427,9 @@ static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned d
     uint8_t *patch = emit_jmp(e, w->t->stub_link);
     miss[-1] = (uint8_t)(e->w - miss);
     struct tfar *far = cache_alloc(w->t, sizeof(*far));
-    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, (uint8_t)(patch - cell),
+    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, w->block->links, (uint8_t)(patch - cell),
                                site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff), adjust};
+    w->block->links = &far->link;
     jump_numbered(w, &far->link, w->t->stub_link);
     if (w->t->is_direct) { /* what stub_far does elsewhere: the arena is not there */
         far->fallback = (uint32_t)(e->w - w->t->rw);
@@ -1033,6 +1034,8 @@ static void ways_out(struct writer *w)
         l->patch = (uint32_t)(o->patch - w->t->rw);
         l->target = (int32_t)o->target;
         l->done = (uint8_t)o->done;
+        l->next = w->block->links;
+        w->block->links = l;
         jump_numbered(w, l, w->t->stub_link);
     }
 }

@@ -95,6 +95,7 @@ struct tlink {
     uint32_t patch;     /* offset in the cache of the jump's displacement */
     int32_t target;     /* page offset */
     uint8_t done;       /* instructions of the block, up to and with the branch */
+    struct tlink *next; /* of the same block */
     /* What follows exists for far links only: struct tfar. */
     uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far */
     uint16_t site;      /* page offset of the branch, FAR_NONE: none, execution runs on */
@@ -102,7 +103,7 @@ struct tlink {
 };
 #define FAR_NONE 0xffffu
 #define FAR_COLD (4 + 5 + 1) /* from the jump's displacement to that of the jump to stub_link */
-struct tfar { struct tlink link; struct tfar *next; uint32_t fallback; bool linked; }; /* next: of those into the same page; fallback: direct spaces: place in the cache of what asks the jump cache */
+struct tfar { struct tlink link; struct tfar *next_incoming; uint32_t fallback; bool linked; }; /* next_incoming: of those into the same page; fallback: direct spaces: place in the cache of what asks the jump cache */
 
 /* Far links of one page to another, by their distance: one cell in each table says whether they hold there. */
 struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cell; };
@@ -136,6 +137,7 @@ struct tblock {
     uint32_t body;              /* bytes before the paths that are rarely taken */
     uint16_t bytes, count, end;
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
+    struct tlink *links;
 };
 
 struct thash { uint32_t hash, block; }; /* block: its place in the arena, see cache.c; 0: free */
