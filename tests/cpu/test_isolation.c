@@ -8,6 +8,7 @@
  * be writable and executable.
  * argv: engine, pattern of names. Source: Intel SDM vol. 1 3.3.7.1, vol. 3 4.7, 6.15; vol. 2 at the instructions.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -529,6 +530,101 @@ static void branches(struct bare *b, bool user)
 static void test_branches(void **state) { branches(*state, false); }
 static void test_user_branches(void **state) { branches(*state, true); }
 
+/* ---- what is in the process that runs a user program (engine/translate/direct.h) ---- */
+static pid_t only_child(void)
+{
+    char path[64];
+    int pid = 0;
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)gettid());
+    FILE *f = fopen(path, "r");
+    if (!f || fscanf(f, "%d", &pid) != 1)
+        pid = 0;
+    if (f)
+        fclose(f);
+    return pid;
+}
+struct span { uint64_t from, to; };
+static unsigned own_spans(struct span *s, unsigned most)
+{
+    unsigned n = 0;
+    char line[512];
+    unsigned long long from, to;
+    FILE *f = fopen("/proc/self/maps", "r");
+    assert_non_null(f);
+    while (n < most && fgets(line, sizeof line, f))
+        if (sscanf(line, "%llx-%llx", &from, &to) == 2 && from >> 32)
+            s[n++] = (struct span){from, to};
+    fclose(f);
+    return n;
+}
+BARE_ASM(form_runner, "mov $100, %ecx\n 1: mov %rcx, (%rdi)\n dec %ecx\n jnz 1b\n cpuid\n call 2f\n 2: pop %rax\n fld1\n pushf\n int $0x80");
+/* Private mappings of its own and pages of the guest, nothing that can be written and executed, no address of ours in any of it; no files but the guest's RAM; few system calls. */
+static void test_runner(void **state)
+{
+    struct bare *b = *state;
+    static struct span span[4096];
+    static uint8_t page[4096 + 8];
+    if (!hot_is_direct(bare_engine))
+        skip();
+    struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
+    bare_user(&s);
+    s.r[X86_RDI] = BARE_USER_STACK;
+    b->on_trap = NULL;
+    bare_put(b, BARE_USER_CODE, form_runner, form_runner_end);
+    bare_run(b, &s);
+    assert_int_equal(b->trap[0].vector, 0x80);
+    pid_t child = only_child();
+    assert_true(child > 0);
+    unsigned spans = own_spans(span, DP_ARRAY_LEN(span)), pages = 0;
+    char path[64], line[512], rights[8], name[256];
+    snprintf(path, sizeof path, "/proc/%d/mem", child);
+    int memory = open(path, O_RDONLY | O_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/%d/maps", child);
+    FILE *maps = fopen(path, "r");
+    assert_true(memory >= 0 && maps);
+    unsigned long long from, to;
+    while (fgets(line, sizeof line, maps)) {
+        *name = 0;
+        assert_true(sscanf(line, "%llx-%llx %7s %*s %*s %*s %255[^\n]", &from, &to, rights, name) >= 3);
+        if (!strcmp(name, "[vsyscall]"))
+            continue;
+        bool guest = strstr(name, "memfd:bare") || strstr(name, "memfd:spare"), own = strstr(name, "memfd:doppel-code") || strstr(name, "memfd:doppel-direct");
+        if (!guest && !own)
+            fail_msg("the runner has %s", line);
+        assert_true(rights[1] != 'w' || rights[2] != 'x');
+        assert_true(!guest || (from < 0x100000000ull && rights[2] != 'x'));
+        for (; own && from < to; from += 4096) {
+            assert_int_equal(pread(memory, page, 4096, (off_t)from), 4096);
+            pages++;
+            for (unsigned i = 0; i + 8 <= 4096; i++) {
+                uint64_t v = dp_ld64(page + i);
+                if (v < 0x100000000ull || v >> 47)
+                    continue;
+                for (unsigned k = 0; k < spans; k++)
+                    if (v == span[k].from || (v > span[k].from && v < span[k].to && span[k].to - span[k].from < 1ull << 32)) /* of sparse tables the beginning */
+                        fail_msg("at 0x%llx the runner knows our address 0x%llx", from + i, (unsigned long long)v);
+            }
+        }
+    }
+    assert_true(pages > 100);
+    fclose(maps);
+    close(memory);
+    snprintf(path, sizeof path, "/proc/%d/status", child);
+    FILE *status = fopen(path, "r");
+    unsigned found = 0;
+    while (fgets(line, sizeof line, status))
+        found += !strcmp(line, "Seccomp:\t2\n") + !strcmp(line, "NoNewPrivs:\t1\n");
+    fclose(status);
+    assert_int_equal(found, 2);
+    for (int fd = 0; fd < 64; fd++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", child, fd);
+        ssize_t n = readlink(path, name, sizeof name - 1);
+        name[n > 0 ? n : 0] = 0;
+        if (n > 0 && !strstr(name, "memfd:bare") && !strstr(name, "memfd:spare"))
+            fail_msg("the runner's descriptor %d is %s", fd, name);
+    }
+}
+
 static int isolation_setup(void **state)
 {
     const char *engine = bare_engine;
@@ -578,6 +674,6 @@ int main(int argc, char **argv)
     if (!x86_cpuid_model("x86-64-v3", &model, NULL) && !x86_cpuid_fit(&model, host, NULL))
         bare_model = "x86-64-v3";
 #define T(f) cmocka_unit_test_setup_teardown(f, isolation_setup, isolation_teardown)
-    const struct CMUnitTest tests[] = { T(test_kernel), T(test_user), T(test_branches), T(test_user_branches) };
+    const struct CMUnitTest tests[] = { T(test_kernel), T(test_user), T(test_branches), T(test_user_branches), T(test_runner) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -400,6 +400,7 @@ __attribute__((noreturn)) static void become_runner(const struct start *s)
 {
     struct tdirect *d = s->d;
     syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    syscall(SYS_prctl, PR_SET_NAME, "doppel-runner", 0, 0, 0);
     if ((pid_t)syscall(SYS_getppid) != s->parent || syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         give_up();
     if (__rseq_size)
@@ -593,11 +594,21 @@ static void give(struct tdirect *d, struct tctx *x)
     struct direct_state *s = d->state;
     interp_fpu_save(c);
     s->mxcsr = d->orders->mxcsr = c->s.mxcsr;
-    s->x = *x;
-    s->x.c = NULL; /* what blocks do not use is nobody's business there */
-    s->x.t = NULL;
-    s->x.gs = 0;
-    s->x.host_rsp = d->area + DIRECT_AT_STATE + offsetof(struct direct_state, step_flags) + 8; /* PUSHF borrows a word */
+    /* What blocks of user code use, and nothing else: the rest has addresses of ours. */
+    struct tctx *y = &s->x;
+    y->r13 = x->r13;
+    y->r14 = x->r14;
+    y->r15 = x->r15;
+    y->page = x->page;
+    memcpy(y->segbase, x->segbase, sizeof(y->segbase));
+    y->system_flags = x->system_flags;
+    y->flags = x->flags;
+    y->tsc_negative_host = x->tsc_negative_host;
+    y->tsc_guest = x->tsc_guest;
+    y->tsc_ratio = x->tsc_ratio;
+    y->tsc_aux = x->tsc_aux;
+    y->x87_live = 0;
+    y->host_rsp = d->area + DIRECT_AT_STATE + offsetof(struct direct_state, step_flags) + 8; /* PUSHF borrows a word */
     if (d->x87)
         x87_prepare(&s->x, &d->cpu, &s->x87);
     for (unsigned r = 0; r < 16; r++)

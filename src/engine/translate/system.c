@@ -58,7 +58,7 @@ bool system_helper(struct icpu *c, uint32_t helper)
     uint64_t next = mode_wrap(c->mode, c->s.r[X86_RIP] + (helper >> 24));
     switch (helper & 0xffff) {
     case X86_OP_SYSCALL: return settle_trap(c, x86_syscall(&c->ctx, next));
-    case X86_OP_SYSRET: return settle_trap(c, x86_sysret(&c->ctx, size));
+    case X86_OP_SYSRET: return !interp_cpl(c) && settle_trap(c, x86_sysret(&c->ctx, size));
     case X86_OP_IRET: return !x86_iret(&c->ctx, size, next);
     case X86_OP_RDTSC: case X86_OP_RDTSCP: {
         uint64_t v = system_tsc(c);
