@@ -36,7 +36,7 @@
 #define TURN_COST (25ull << 10)     /* until it is known */
 #define COST_MOST (10ull << 20)
 #define STAY_PROMOTE (400ull << 10) /* mean of some dozens that is worth making a runner */
-#define STAY_LONG (1500ull << 10)   /* one such stay is enough */
+#define STAY_LONG (1000ull << 10)   /* one such stay is enough */
 #define LINK_AHEAD 48               /* blocks made for another one */
 #define WARMING 300
 #define SERVED 8                    /* missing pages that are as bad as the end of a stay */
@@ -441,12 +441,14 @@ static int start_runner(struct tdirect *d)
     for (unsigned i = 0; i < d->aliases; i++)
         s.fds[s.count++] = v->alias[i].ram->fd;
     qsort(s.fds, s.count, sizeof(s.fds[0]), compare_fds);
+    __atomic_store_n(&d->orders->request, 1, __ATOMIC_SEQ_CST); /* it answers this when it has begun, in some ms */
     pid_t pid = (pid_t)syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, 0ul);
     if (!pid)
         become_runner(&s);
     d->pid = pid;
     d->thread = (pid_t)syscall(SYS_gettid);
-    return pid < 0 ? -errno : turn(d); /* it answers when it has begun */
+    d->starting = true;
+    return pid < 0 ? -errno : 0;
 }
 
 /* An address for code cache and area that the guest has nothing near: a whole entry of its top-level page table is empty. */
@@ -548,11 +550,25 @@ void direct_fini(struct tcpu *t)
 
 /* ---- turns ---- */
 
+static int wait_for_reply(struct tdirect *d, uint32_t number)
+{
+    struct direct_state *s = d->state;
+    for (uint32_t seen; (seen = __atomic_load_n(&s->reply, __ATOMIC_SEQ_CST)) != number;) {
+        const struct timespec second = {1, 0};
+        futex(&s->reply, FUTEX_WAIT, seen, &second);
+        if (__atomic_load_n(&s->reply, __ATOMIC_SEQ_CST) == seen && waitpid(d->pid, NULL, __WALL | WNOHANG)) {
+            d->pid = 0;
+            d->dead = true;
+            return -EIO;
+        }
+    }
+    return 0;
+}
+
 /* Lets the runner do its orders; returns when it replied, -EIO when it is no more. */
 static int turn(struct tdirect *d)
 {
     struct direct_orders *o = d->orders;
-    struct direct_state *s = d->state;
     int cpu = sched_getcpu();
     d->owner->c->counters.turns++;
     if (cpu >= 0 && cpu != d->on_cpu) { /* a sleeper on another processor takes much longer to wake */
@@ -564,17 +580,9 @@ static int turn(struct tdirect *d)
     uint32_t number = o->request + 1;
     __atomic_store_n(&o->request, number, __ATOMIC_SEQ_CST);
     futex(&o->request, FUTEX_WAKE, 1, NULL);
-    for (uint32_t seen; (seen = __atomic_load_n(&s->reply, __ATOMIC_SEQ_CST)) != number;) {
-        const struct timespec second = {1, 0};
-        futex(&s->reply, FUTEX_WAIT, seen, &second);
-        if (__atomic_load_n(&s->reply, __ATOMIC_SEQ_CST) == seen && waitpid(d->pid, NULL, __WALL | WNOHANG)) {
-            d->pid = 0;
-            d->dead = true;
-            return -EIO;
-        }
-    }
+    int r = wait_for_reply(d, number);
     o->count = 0;
-    return 0;
+    return r;
 }
 
 bool direct_kick(struct tcpu *t)
@@ -816,43 +824,65 @@ void direct_flush_space(struct tspace *s, bool recycled)
         detach(d);
 }
 
-static struct tdirect *promote(struct tcpu *t, uint64_t now)
-{
-    struct tspace *s = t->current;
-    struct tdirect **place = NULL, *oldest = NULL;
-    for (unsigned i = 0; i < DIRECTS; i++) {
-        struct tdirect *d = t->directs[i];
-        if (!d) {
-            place = place ? place : &t->directs[i];
-        } else if (!d->space && !guest_uses(t->c, (uint64_t)(uintptr_t)d->cpu.rx)) {
-            attach(d, s);
-            return d;
-        } else if (d->space && (!oldest || d->space->used < oldest->space->used)) {
-            oldest = d;
-        }
-    }
-    if (!place && oldest && !guest_uses(t->c, (uint64_t)(uintptr_t)oldest->cpu.rx)) {
-        detach(oldest);
-        attach(oldest, s);
-        return oldest;
-    }
-    struct tdirect *d = place && t->direct_failures < MAX_FAILURES ? create(t) : NULL;
-    if (!d) {
-        t->direct_failures++;
-        s->refused = now;
-        return NULL;
-    }
-    *place = d;
-    attach(d, s);
-    return d;
-}
-
 static void drop(struct tcpu *t, struct tdirect *d)
 {
     for (unsigned i = 0; i < DIRECTS; i++)
         if (t->directs[i] == d)
             t->directs[i] = NULL;
     destroy(d);
+}
+
+/* Is a runner that was started there by now? */
+static bool ready(struct tcpu *t, struct tdirect *d)
+{
+    if (!d->starting)
+        return true;
+    d->starting = __atomic_load_n(&d->state->reply, __ATOMIC_SEQ_CST) != 1;
+    if (d->starting && waitpid(d->pid, NULL, __WALL | WNOHANG)) {
+        d->pid = 0;
+        t->direct_failures++;
+        drop(t, d);
+        return false;
+    }
+    return !d->starting;
+}
+
+static struct tdirect *promote(struct tcpu *t, uint64_t now)
+{
+    struct tspace *s = t->current;
+    struct tdirect **place = NULL, *idle = NULL, *oldest = NULL;
+    bool coming = false;
+    for (unsigned i = 0; i < DIRECTS; i++) {
+        struct tdirect *d = t->directs[i];
+        if (d && !ready(t, d))
+            coming |= (d = t->directs[i]) != NULL;
+        else if (d && !d->space)
+            idle = d;
+        else if (d && (!oldest || d->space->used < oldest->space->used))
+            oldest = d;
+        if (!d)
+            place = &t->directs[i];
+    }
+    if (!idle && !place && !coming && oldest) {
+        detach(oldest);
+        idle = oldest;
+    }
+    if (idle && guest_uses(t->c, (uint64_t)(uintptr_t)idle->cpu.rx)) {
+        drop(t, idle);
+        idle = NULL;
+    } else if (idle) {
+        attach(idle, s);
+    }
+    if (place && !coming) { /* for this space, or for the next; it starts beside us */
+        *place = t->direct_failures < MAX_FAILURES ? create(t) : NULL;
+        t->direct_failures += !*place;
+        coming = *place;
+        if (coming && !idle && t->v->direct == TRANSLATE_DIRECT_ALWAYS && !wait_for_reply(*place, 1))
+            return promote(t, now);
+    }
+    if (!idle && !coming)
+        s->refused = now;
+    return idle;
 }
 
 static bool in_user_mode(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }
@@ -864,7 +894,7 @@ static void sample(struct tcpu *t, uint64_t now)
         return;
     if (t->turn_cost > TURN_COST) /* maybe the host is not as busy any more: nobody measures it meanwhile */
         t->turn_cost -= (t->turn_cost - TURN_COST) >> 5;
-    const struct itimerspec soon = {.it_value = {0, 700000}};
+    const struct itimerspec soon = {.it_value = {0, 500000}};
     pid_t thread = atomic_load(&t->thread);
     if (t->sampler_thread != thread) {
         if (t->sampler_thread)

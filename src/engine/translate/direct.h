@@ -74,6 +74,7 @@ struct tdirect {
     uint64_t area, end;      /* in the runner */
     unsigned aliases;        /* of RAM that it has files of */
     bool x87;                /* the program uses it */
+    bool starting;           /* it has not answered yet */
     bool dead;
     bool old;                /* there is RAM now that the runner knows nothing of */
     struct direct_extent *extent; /* what is mapped, by address */
