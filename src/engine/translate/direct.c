@@ -890,8 +890,12 @@ static bool in_user_mode(const struct icpu *c) { return (c->mode >> IMODE_CPL_SH
 /* A signal in a while, so that code which never leaves gets looked at. */
 static void sample(struct tcpu *t, uint64_t now)
 {
-    if (now - t->sampled < STAY_LONG)
+    struct tspace *s = t->current;
+    if (now - t->sampled < (t->sampled_space == s ? STAY_LONG << t->sample_shift : STAY_LONG))
         return;
+    /* who was looked at in vain is looked at less often */
+    t->sample_shift = t->sampled_space == s ? DP_MIN(t->sample_shift + 1, 3u) : 0;
+    t->sampled_space = s;
     if (t->turn_cost > TURN_COST) /* maybe the host is not as busy any more: nobody measures it meanwhile */
         t->turn_cost -= (t->turn_cost - TURN_COST) >> 5;
     const struct itimerspec soon = {.it_value = {0, 500000}};
@@ -922,31 +926,29 @@ struct tdirect *direct_choose(struct tcpu *t)
     bool worth = always || s->stay > DP_MAX(STAY_PROMOTE, 8 * t->turn_cost) || s->longest > DP_MAX(STAY_LONG, 16 * t->turn_cost);
     s->longest = 0;
     struct tdirect *d = s->direct;
-    if (d && DP_UNLIKELY(d->old)) {
-        drop(t, d);
-        d = NULL;
-    }
-    if (d && DP_UNLIKELY(d->dead || d->thread != atomic_load(&t->thread) || guest_uses(c, (uint64_t)(uintptr_t)d->cpu.rx) || d->state->errors)) {
-        drop(t, d);
-        d = NULL;
-        s->refused = now;
-    }
-    bool use = d && (worth || (t->in_runner && direct_worth(d)));
-    if (t->in_runner != use)
-        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: PCID %u: the runner %s; a stay is %llu ticks, a turn costs %llu", c->index, s->pcid, use ? "goes on" : d ? "rests" : "is left",
-                 (unsigned long long)s->stay, (unsigned long long)t->turn_cost);
+    bool use = worth || (d && t->in_runner && direct_worth(d));
+    if (t->in_runner && !use)
+        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: PCID %u: the runner rests; a stay is %llu ticks, a turn costs %llu", c->index, s->pcid, (unsigned long long)s->stay,
+                 (unsigned long long)t->turn_cost);
     t->in_runner = use;
-    if (use)
-        return d;
-    if (!worth || d) {
+    if (!use) {
         sample(t, now);
         return NULL;
     }
+    bool gone = d && (d->dead || d->thread != atomic_load(&t->thread) || guest_uses(c, (uint64_t)(uintptr_t)d->cpu.rx) || d->state->errors);
+    if (d && DP_UNLIKELY(gone || d->old)) {
+        drop(t, d);
+        d = NULL;
+        s->refused = gone ? now : 0;
+    }
+    if (d)
+        return d;
     if (s->refused && now - s->refused < REFUSED)
         return NULL;
     d = promote(t, now);
-    t->in_runner = d;
-    if (d)
+    if (d) {
         s->stay = DP_MAX(s->stay, 8 * t->turn_cost); /* some turns to map and translate what it needs */
+        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: PCID %u: promoted", c->index, s->pcid);
+    }
     return d;
 }

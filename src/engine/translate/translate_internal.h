@@ -270,6 +270,8 @@ struct tcpu {
     struct tdirect *directs[DIRECTS];
     _Atomic(pid_t) runner;      /* that runs for this processor now, 0: none */
     uint64_t sampled, turn_cost, stay;
+    const struct tspace *sampled_space;
+    unsigned sample_shift;
     bool in_runner;
     timer_t sampler;
     pid_t sampler_thread;       /* whom it signals; 0: there is none */
