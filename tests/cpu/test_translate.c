@@ -370,6 +370,23 @@ static void test_shown(void **state)
     unlink(map);
 }
 
+/* A program that rewrites a function and calls it, so often that its page is given up as code and tried again: blocks die while jump caches lead to them. */
+BARE_ASM(user_rewrites, "movb $0xb8, (%rdi)\n movb $0xc3, 5(%rdi)\n mov $20000, %ebx\n xor %r12d, %r12d\n"
+    "1: mov %ebx, 1(%rdi)\n call *%rdi\n add %rax, %r12\n dec %ebx\n jnz 1b\n int $0x80");
+static void test_user_rewrites(void **state)
+{
+    struct bare *b = *state;
+    for (unsigned i = 0; i < 3; i++) {
+        struct x86_state s = bare_long(b, 0, BARE_USER_CODE);
+        bare_user(&s);
+        s.r[X86_RDI] = BARE_USER_STACK + i * 0x1000 + 0x10 * i;
+        bare_put(b, BARE_USER_CODE, user_rewrites, user_rewrites_end);
+        bare_run(b, &s);
+        assert_int_equal(b->trap[0].vector, 0x80);
+        assert_int_equal(b->trap[0].r12, 20000ull * 20001 / 2);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1)
@@ -381,6 +398,6 @@ int main(int argc, char **argv)
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
     const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_refused), T(test_smap),
-                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_shown)};
+                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_user_rewrites), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

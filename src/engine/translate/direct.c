@@ -622,6 +622,7 @@ static void give(struct tdirect *d, struct tctx *x)
     for (unsigned r = 0; r < 16; r++)
         if (home[r] != NO_REG)
             s->r[home[r]] = c->s.r[r];
+    s->r[R14] = x->rip; /* the jump cache may have led to a block that died: stub_stale */
     memcpy(s->vec, c->s.vec, sizeof(s->vec));
 }
 static void take(struct tdirect *d, struct tctx *x)
