@@ -1,4 +1,5 @@
-/* engine/translate/direct.c - direct spaces: when to promote, the runner's life, what is mapped in it, taking turns with it. See direct.h. */
+/* engine/translate/direct.c - direct spaces: when to promote, the runner's life, what is mapped in it, taking turns with it. See direct.h.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -31,18 +32,22 @@
 #define AROUND 16                  /* pages looked at when one is missing */
 #define MAX_FAILURES 8
 
-/* In ticks of the host's TSC (2-4 in a nanosecond). User code runs on for a while (a *stay*) until C has to do something. With a runner this costs two switches of
- * processes more, some 10 us on an idle host, longer on a busy one: it is measured. It is regained when code that runs 2-3 times faster runs for about that long. */
-#define TURN_COST (25ull << 10)     /* until it is known */
+/* In ticks of the host's TSC (2-4 in a nanosecond). User code runs on for a while (a *stay*) until C has to do something. With a runner
+ * this costs two switches of processes more, some 10 us on an idle host, longer on a busy one: it is measured. It is regained when code
+ * that runs 2-3 times faster runs for about that long. */
+#define TURN_COST (25ull << 10) /* until it is known */
 #define COST_MOST (10ull << 20)
 #define STAY_PROMOTE (400ull << 10) /* mean of some dozens that is worth making a runner */
 #define STAY_LONG (1000ull << 10)   /* one such stay is enough */
 #define LINK_AHEAD 48               /* blocks made for another one */
 #define WARMING 300
-#define SERVED 8                    /* missing pages that are as bad as the end of a stay */
-#define REFUSED (10ull << 30)       /* seconds until a failed promotion is tried again */
+#define SERVED 8              /* missing pages that are as bad as the end of a stay */
+#define REFUSED (10ull << 30) /* seconds until a failed promotion is tried again */
 
-static void futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) { syscall(SYS_futex, word, operation, value, timeout, NULL, 0); }
+static void futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout)
+{
+    syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
+}
 
 /* ---- what is mapped ---- */
 
@@ -93,7 +98,10 @@ static void unmap_all(struct tdirect *d)
     d->large = false;
 }
 
-static bool is_private(const struct tdirect *d, uint64_t linear, uint64_t bytes) { return linear < d->end && linear + bytes > (uint64_t)(uintptr_t)d->cpu.rx; }
+static bool is_private(const struct tdirect *d, uint64_t linear, uint64_t bytes)
+{
+    return linear < d->end && linear + bytes > (uint64_t)(uintptr_t)d->cpu.rx;
+}
 
 static bool map(struct tdirect *d, uint64_t linear, unsigned pages, struct talias *a, uint64_t ram_page, bool writable, uint64_t page_size)
 {
@@ -112,7 +120,8 @@ static bool map(struct tdirect *d, uint64_t linear, unsigned pages, struct talia
     d->extent[at] = (struct direct_extent){linear, ram_page, pages, (uint8_t)number, writable, page_size};
     d->large |= page_size > DP_PAGE_SIZE;
     d->extents++;
-    order(d, SYS_mmap, linear, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, (uint64_t)a->ram->fd, ram_page << DP_PAGE_SHIFT);
+    order(d, SYS_mmap, linear, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
+          (uint64_t)a->ram->fd, ram_page << DP_PAGE_SHIFT);
     return true;
 }
 
@@ -131,7 +140,10 @@ static struct talias *resolve(const struct tcpu *t, uint64_t host, uint64_t *pag
     return NULL;
 }
 
-static bool is_apic_page(const struct icpu *c, uint64_t phys) { return c->bus.apic && (phys & PAGE_MASK) == (c->s.apic_base & 0xffffff000ull); }
+static bool is_apic_page(const struct icpu *c, uint64_t phys)
+{
+    return c->bus.apic && (phys & PAGE_MASK) == (c->s.apic_base & 0xffffff000ull);
+}
 
 /* Pages around one that is being mapped, if the guest has used them before: in the same 16 pages. */
 static void map_around(struct tdirect *d, uint64_t linear)
@@ -147,8 +159,10 @@ static void map_around(struct tdirect *d, uint64_t linear)
         struct x86_translation t;
         struct dp_range r = {0};
         unsigned e = extent_at(d, at);
-        bool known = i < AROUND && at != (linear & PAGE_MASK) && !(e < d->extents && d->extent[e].linear <= at) && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
-                     dp_space_find(c->vm->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base && (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
+        bool known = i < AROUND && at != (linear & PAGE_MASK) && !(e < d->extents && d->extent[e].linear <= at) &&
+                     x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
+                     dp_space_find(c->vm->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
+                     (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
         struct talias *b = known ? alias_of(d->owner->v, r.ram) : NULL;
         uint64_t page = known ? (r.ram_offset + ((t.phys & PAGE_MASK) - r.base)) >> DP_PAGE_SHIFT : 0;
         bool writable = b && t.writable && t.dirty && !r.readonly && alias_direct_write(b, page);
@@ -332,7 +346,10 @@ void direct_link(struct tdirect *d, struct tblock *b, uint64_t page)
 {
     struct tcpu *k = &d->cpu;
     struct ttable *table = &k->space[0].table[0];
-    struct { struct tblock *block; uint64_t page; } todo[LINK_AHEAD] = {{b, page}};
+    struct {
+        struct tblock *block;
+        uint64_t page;
+    } todo[LINK_AHEAD] = {{b, page}};
     for (unsigned done = 0, made = 1; done < made; done++) {
         b = todo[done].block;
         page = todo[done].page;
@@ -359,13 +376,22 @@ void direct_link(struct tdirect *d, struct tblock *b, uint64_t page)
 
 /* ---- the runner's beginning ---- */
 
-struct start { struct tdirect *d; int fds[DP_ARRAY_LEN(((struct tvm *)0)->alias) + 1]; unsigned count; pid_t parent; };
+struct start {
+    struct tdirect *d;
+    int fds[DP_ARRAY_LEN(((struct tvm *)0)->alias) + 1];
+    unsigned count;
+    pid_t parent;
+};
 
 static void give_up(void) { syscall(SYS_exit_group, 1); }
 
 static void limit_system_calls(void)
 {
-    enum { NUMBER = offsetof(struct seccomp_data, nr), ARCHITECTURE = offsetof(struct seccomp_data, arch), ARGUMENTS = offsetof(struct seccomp_data, args) };
+    enum {
+        NUMBER = offsetof(struct seccomp_data, nr),
+        ARCHITECTURE = offsetof(struct seccomp_data, arch),
+        ARGUMENTS = offsetof(struct seccomp_data, args)
+    };
     static const struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ARCHITECTURE),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 11),
@@ -388,10 +414,12 @@ static void limit_system_calls(void)
         give_up();
 }
 
-static void catch(const struct tdirect *d, int number, bool handled)
+static void catch (const struct tdirect *d, int number, bool handled)
 {
-    struct { uint64_t handler, flags, restorer, mask; } action = {handled ? d->cpu.stub_handler : (uint64_t)(uintptr_t)SIG_IGN, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
-                                                                 d->cpu.stub_restorer, ~0ull};
+    struct {
+        uint64_t handler, flags, restorer, mask;
+    } action = {handled ? d->cpu.stub_handler : (uint64_t)(uintptr_t)SIG_IGN, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
+                d->cpu.stub_restorer, ~0ull};
     syscall(SYS_rt_sigaction, number, &action, NULL, 8);
 }
 
@@ -405,12 +433,16 @@ __attribute__((noreturn)) static void become_runner(const struct start *s)
         give_up();
     if (__rseq_size)
         syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
-    static const struct { uint64_t from, bytes; int protection; } parts[] = {{0, DIRECT_AT_STATE, PROT_READ}, {DIRECT_AT_STATE, DIRECT_AREA_BYTES - DIRECT_AT_STATE, PROT_READ | PROT_WRITE}};
+    static const struct {
+        uint64_t from, bytes;
+        int protection;
+    } parts[] = {{0, DIRECT_AT_STATE, PROT_READ}, {DIRECT_AT_STATE, DIRECT_AREA_BYTES - DIRECT_AT_STATE, PROT_READ | PROT_WRITE}};
     void *code = d->cpu.rx;
     if ((void *)syscall(SYS_mmap, code, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, d->cpu.fd, 0) != code)
         give_up();
     for (unsigned i = 0; i < DP_ARRAY_LEN(parts); i++)
-        if ((uint64_t)syscall(SYS_mmap, d->area + parts[i].from, parts[i].bytes, parts[i].protection, MAP_SHARED | MAP_FIXED_NOREPLACE, d->fd, parts[i].from) != d->area + parts[i].from)
+        if ((uint64_t)syscall(SYS_mmap, d->area + parts[i].from, parts[i].bytes, parts[i].protection, MAP_SHARED | MAP_FIXED_NOREPLACE,
+                              d->fd, parts[i].from) != d->area + parts[i].from)
             give_up();
     unsigned from = 0;
     for (unsigned i = 0; i < s->count; i++) { /* in ascending order */
@@ -423,7 +455,7 @@ __attribute__((noreturn)) static void become_runner(const struct start *s)
     if (syscall(SYS_sigaltstack, &stack, NULL))
         give_up();
     for (int n = 1; n < 65; n++)
-        catch(d, n, n == SIGSEGV || n == SIGBUS || n == SIGFPE || n == SIGILL || n == SIGTRAP || n == signals_kick_number());
+        catch (d, n, n == SIGSEGV || n == SIGBUS || n == SIGFPE || n == SIGILL || n == SIGTRAP || n == signals_kick_number());
     uint64_t none = 0;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
     limit_system_calls();
@@ -595,7 +627,8 @@ bool direct_kick(struct tcpu *t)
 
 static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
 
-/* The processor's state to where the runner takes it from, and back. Back: registers of a user program, and of tctx what blocks write before they leave. */
+/* The processor's state to where the runner takes it from, and back. Back: registers of a user program, and of tctx what blocks write
+ * before they leave. */
 static void give(struct tdirect *d, struct tctx *x)
 {
     struct icpu *c = x->c;
@@ -696,7 +729,8 @@ static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *ste
     k->c->ctx.fault.vector = 0;
     if (number == SIGSEGV && s->trap == 14 && serve(d, address, s->error & 2))
         return true;
-    x->reason = number == SIGSEGV && s->trap == 14 && k->c->ctx.fault.vector == X86_PF_ ? LEAVE_RAISE : LEAVE_FAULT; /* the host's fault is the guest's */
+    x->reason = number == SIGSEGV && s->trap == 14 && k->c->ctx.fault.vector == X86_PF_ ? LEAVE_RAISE
+                                                                                        : LEAVE_FAULT; /* the host's fault is the guest's */
     return false;
 }
 
@@ -761,7 +795,8 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
         }
         if (s->outcome == DIRECT_SIGNAL) {
             if (signalled(d, x, &pc, &step)) {
-                if (!warming(d) && ++d->served == SERVED) /* pages get mapped once, mostly; but who always wants others is better off without a runner */
+                if (!warming(d) &&
+                    ++d->served == SERVED) /* pages get mapped once, mostly; but who always wants others is better off without a runner */
                     end_stay(d);
                 continue;
             }
@@ -808,7 +843,8 @@ static void detach(struct tdirect *d)
 {
     unmap_all(d);
     empty_cache(d);
-    fallocate(d->cpu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, d->cpu.first, CODE_BYTES - d->cpu.first); /* the stubs end with a page */
+    fallocate(d->cpu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, d->cpu.first,
+              CODE_BYTES - d->cpu.first); /* the stubs end with a page */
     space_flush_jumps(&d->cpu.space[0].table[0], false);
     d->space->direct = NULL;
     d->space = NULL;
@@ -913,7 +949,10 @@ static void sample(struct tcpu *t, uint64_t now)
     t->sampled = now;
 }
 
-bool direct_worth(const struct tdirect *d) { return d->owner->v->direct == TRANSLATE_DIRECT_ALWAYS || 2 * d->space->stay > 3 * d->owner->turn_cost; }
+bool direct_worth(const struct tdirect *d)
+{
+    return d->owner->v->direct == TRANSLATE_DIRECT_ALWAYS || 2 * d->space->stay > 3 * d->owner->turn_cost;
+}
 
 struct tdirect *direct_choose(struct tcpu *t)
 {
@@ -929,8 +968,8 @@ struct tdirect *direct_choose(struct tcpu *t)
     struct tdirect *d = s->direct;
     bool use = worth || (d && t->in_runner && direct_worth(d));
     if (t->in_runner && !use)
-        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: PCID %u: the runner rests; a stay is %llu ticks, a turn costs %llu", c->index, s->pcid, (unsigned long long)s->stay,
-                 (unsigned long long)t->turn_cost);
+        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: PCID %u: the runner rests; a stay is %llu ticks, a turn costs %llu", c->index,
+                 s->pcid, (unsigned long long)s->stay, (unsigned long long)t->turn_cost);
     t->in_runner = use;
     if (!use) {
         sample(t, now);
