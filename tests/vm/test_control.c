@@ -437,7 +437,7 @@ static void contested(void **state)
         if (child[i])
             continue;
         unsigned got = 0;
-        for (int n = 0; n < 400; n++) {
+        for (int n = 0; n < 400 || (!got && n < 400000); n++) { /* who is unlucky goes on */
             struct dp_rundir d = {0};
             char mine[DP_RUNDIR_PATH_MAX + 16];
             if (dp_rundir_claim("same", &d, NULL))

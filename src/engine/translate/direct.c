@@ -24,7 +24,7 @@
 #include "engine/translate/translate.h"
 
 #ifndef SS_AUTODISARM
-#define SS_AUTODISARM (1 << 31)
+#define SS_AUTODISARM (1u << 31)
 #endif
 #define HOST_TF 0x100
 #define USER_TOP 0x7ffffffff000ull /* a program's addresses, guest or host, end here */
@@ -451,7 +451,7 @@ __attribute__((noreturn)) static void become_runner(const struct start *s)
         from = (unsigned)s->fds[i] + 1;
     }
     syscall(SYS_close_range, from, ~0u, 0);
-    stack_t stack = {.ss_sp = (void *)(uintptr_t)(d->area + DIRECT_AT_STACK), .ss_size = DIRECT_STACK, .ss_flags = SS_AUTODISARM};
+    stack_t stack = {.ss_sp = (void *)(uintptr_t)(d->area + DIRECT_AT_STACK), .ss_size = DIRECT_STACK, .ss_flags = (int)SS_AUTODISARM};
     if (syscall(SYS_sigaltstack, &stack, NULL))
         give_up();
     for (int n = 1; n < 65; n++)

@@ -18,7 +18,7 @@
 
 #define HOST_TF 0x100
 #ifndef SS_AUTODISARM
-#define SS_AUTODISARM (1 << 31) /* linux/signal.h; the C library's header lacks it */
+#define SS_AUTODISARM (1u << 31) /* linux/signal.h; the C library's header lacks it */
 #endif
 
 int signals_kick_number(void) { return SIGRTMAX - 3; }
@@ -124,7 +124,7 @@ int signals_thread(struct dp_error *e)
     if (p == MAP_FAILED)
         return dp_error_set(e, -ENOMEM, "no memory for a signal stack");
     /* Without AUTODISARM the kernel believes a guest's stack pointer that it is within the signal stack already. */
-    stack_t s = {.ss_sp = p, .ss_size = size, .ss_flags = SS_AUTODISARM};
+    stack_t s = {.ss_sp = p, .ss_size = size, .ss_flags = (int)SS_AUTODISARM};
     if (sigaltstack(&s, NULL)) {
         munmap(p, size);
         return dp_error_set(e, -errno, "cannot set a signal stack: %s", strerror(errno));
