@@ -89,8 +89,8 @@ struct tdirect {
     struct direct_extent *extent; /* what is mapped, by address */
     unsigned extents;
     unsigned warming; /* turns left that make it ready and do not count */
-    unsigned served;  /* pages mapped since a stay was noted, and how long code ran meanwhile */
-    uint64_t ran;
+    unsigned served;  /* pages mapped since a stay was noted */
+    uint64_t ran;     /* how long code ran meanwhile */
     bool large; /* maybe some are from large pages */
 };
 
@@ -116,7 +116,6 @@ void direct_flush_all(struct tcpu *t);
 /* Code of a page is void; a page may no longer be written to. */
 void direct_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 void direct_revoke(struct tcpu *t, struct dp_ram *ram, uint64_t page);
-void direct_forget_jumps(struct tcpu *t);
 /* The runners end. */
 void direct_fini(struct tcpu *t);
 
