@@ -2,7 +2,8 @@
  *
  * Locks and calls out: registers change under the device's lock. The console and the interrupt line are called without it, by the pattern
  * of tx_flush and irq_sync: a busy flag makes one thread the caller, it looks again after each call, and whoever finds the flag set
- * only leaves its change for that thread.
+ * only leaves its change for that thread. The line is an ISA one, where the edge counts: a driver that has seen IIR_NONE waits for the next.
+ * So a fall of the level is kept (irq_fell) until it was driven, however soon the level rises again.
  * Invariants: THRE, TEMT, DR and the interrupt identification are derived, never stored. A flag in rx_flags belongs to its character, and
  * shows in LSR while that character is the oldest. At most depth() characters are in a FIFO.
  */
@@ -43,6 +44,7 @@ struct uart {
     bool tx_busy, irq_busy;          /* some thread is calling out */
     unsigned tx_epoch;               /* counts what empties the transmit FIFO otherwise than by sending */
     int irq_driven;                  /* level last given to the line; -1: unknown */
+    bool irq_fell;                   /* the level was low since; to be driven so before the next rise */
 };
 
 /* ---- state ---- */
@@ -147,8 +149,11 @@ static bool irq_level(const struct uart_regs *r)
 static void irq_sync(struct uart *u)
 {
     pthread_mutex_lock(&u->device.lock);
-    while (u->running && !u->irq_busy && u->irq_driven != irq_level(&u->regs)) {
-        bool level = irq_level(&u->regs);
+    while (u->running && !u->irq_busy) {
+        bool level = irq_level(&u->regs) && !(u->irq_fell && u->irq_driven);
+        if (level == u->irq_driven)
+            break;
+        u->irq_fell = false;
         u->irq_driven = level;
         u->irq_busy = true;
         pthread_mutex_unlock(&u->device.lock);
@@ -341,6 +346,7 @@ static uint64_t uart_read(void *opaque, uint64_t offset, unsigned size)
     case REG_SCR: v = r->scr; break;
     }
     kick |= !listened && listening(r);
+    u->irq_fell |= !irq_level(r);
     pthread_mutex_unlock(&u->device.lock);
     irq_sync(u);
     if (kick)
@@ -426,6 +432,7 @@ static void uart_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
     default: break; /* LSR and MSR: factory tests only */
     }
     kick |= !listened && listening(r);
+    u->irq_fell |= !irq_level(r);
     pthread_mutex_unlock(&u->device.lock);
     tx_flush(u);
     irq_sync(u);

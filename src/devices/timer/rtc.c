@@ -252,8 +252,11 @@ static void plan(struct rtc *d, uint64_t now)
         dp_timer_arm(&d->timer, vm_time_of(d, at));
 }
 
-static void drive(struct rtc *d)
+/* fell: the line, an ISA one where the edge counts, was let go; another thread may have raised the level again since. */
+static void drive(struct rtc *d, bool fell)
 {
+    if (fell)
+        dp_irq_set(&d->irq, false);
     for (bool first = true, level = false;; first = false) {
         pthread_mutex_lock(&d->device.lock);
         bool now = d->regs.c & C_IRQ;
@@ -274,7 +277,7 @@ static void fired(void *opaque)
         plan(d, look(d));
     pthread_mutex_unlock(&d->device.lock);
     if (running)
-        drive(d);
+        drive(d, false);
 }
 
 /* ---- registers ---- */
@@ -344,11 +347,13 @@ static uint64_t read(void *opaque, uint64_t offset, unsigned size)
     if (!offset)
         return 0xff;
     pthread_mutex_lock(&d->device.lock);
+    uint8_t before = d->regs.c;
     uint64_t now = look(d);
     uint8_t v = read_register(d, d->regs.index, now);
     plan(d, now);
+    bool fell = before & ~d->regs.c & C_IRQ;
     pthread_mutex_unlock(&d->device.lock);
-    drive(d);
+    drive(d, fell);
     return v;
 }
 
@@ -356,6 +361,7 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
 {
     struct rtc *d = opaque;
     pthread_mutex_lock(&d->device.lock);
+    uint8_t before = d->regs.c;
     if (!offset) {
         d->regs.index = value & 0x7f;
     } else {
@@ -363,9 +369,10 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
         write_register(d, d->regs.index, (uint8_t)value, now);
         plan(d, now);
     }
+    bool fell = before & ~d->regs.c & C_IRQ;
     pthread_mutex_unlock(&d->device.lock);
     if (offset)
-        drive(d);
+        drive(d, fell);
 }
 
 static const struct dp_window_ops ops = {.name = "rtc", .read = read, .write = write, .min_size = 1, .max_size = 1};
@@ -444,7 +451,7 @@ static void reset(struct dp_device *dev)
     d->regs.checked = dp_clock_now(dev->env->clock);
     plan(d, d->regs.checked);
     pthread_mutex_unlock(&dev->lock);
-    drive(d);
+    drive(d, false);
 }
 
 static void set_running(struct dp_device *dev, bool running)
@@ -455,12 +462,12 @@ static void set_running(struct dp_device *dev, bool running)
     plan(d, running ? look(d) : d->regs.checked);
     pthread_mutex_unlock(&dev->lock);
     if (running)
-        drive(d);
+        drive(d, false);
 }
 
 static void pause_(struct dp_device *dev) { set_running(dev, false); }
 static void resume(struct dp_device *dev) { set_running(dev, true); }
-static void post_load(struct dp_device *dev) { drive((struct rtc *)dev); }
+static void post_load(struct dp_device *dev) { drive((struct rtc *)dev, false); }
 
 const struct dp_device_class dp_rtc_class = {
     .name = "rtc",
