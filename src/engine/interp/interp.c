@@ -525,11 +525,21 @@ static void revoke_writes(struct dp_engine_state *e, struct dp_ram *r, uint64_t 
     for (unsigned i = 0; i < e->vm.cpu_count; i++)
         if (e->cpu[i])
             interp_revoke_writes(e->cpu[i], r, page);
-    barrier(e);
 }
-static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page) { revoke_writes(opaque, r, page); }
+/* Called by a processor's own thread, which need not wait for itself. */
+static void on_code_marked(void *opaque, struct dp_ram *r, uint64_t page)
+{
+    struct dp_engine_state *e = opaque;
+    revoke_writes(e, r, page);
+    if (e->vm.cpu_count > 1)
+        barrier(e);
+}
 /* A store that was on its way reports itself when it finds its tag gone, so no change is lost between harvest and copy. */
-static void on_dirty_cleared(void *opaque, struct dp_ram *r) { revoke_writes(opaque, r, ~0ull); }
+static void on_dirty_cleared(void *opaque, struct dp_ram *r)
+{
+    revoke_writes(opaque, r, ~0ull);
+    barrier(opaque);
+}
 
 uint32_t interp_mark_code(struct icpu *c, struct dp_ram *r, uint64_t page)
 {

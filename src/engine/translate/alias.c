@@ -1,9 +1,10 @@
 /* engine/translate/alias.c - the translator's two views of guest RAM.
  *
  * Model: each RAM is mapped twice more from its file: read-write and read-only. In the read-write view pages with known code are made read-only
- * (mprotect), so that a store to them faults wherever it comes from; the kernel's own TLB shootdown makes this hold for all threads at once.
- * Invariants: under v->lock a page is protected exactly when ram->has_code says so, or more often (then the fault handler finds no code and
- * takes the protection away).
+ * (mprotect), so that a store to them faults wherever it comes from; the kernel's own TLB shootdown makes this hold for all threads at once. Pages
+ * that no shadow page table ever led to in that view (programs and libraries, which come from the disk) are spared the call.
+ * Invariants: under v->lock a page that was handed out is protected exactly when ram->has_code says so, or more often (then the fault handler finds
+ * no code and takes the protection away). A page is handed out only while it has no code.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -43,6 +44,7 @@ static void unmap(struct talias *a)
     if (a->ro)
         munmap(a->ro - DP_PAGE_SIZE, a->ram->size + 2 * DP_PAGE_SIZE);
     free(a->protected_);
+    free((void *)a->handed);
     free((void *)a->direct);
     *a = (struct talias){0};
 }
@@ -60,15 +62,14 @@ struct talias *alias_of(struct tvm *v, struct dp_ram *ram)
             a = &v->alias[i];
     if (!a && v->aliases < DP_ARRAY_LEN(v->alias)) {
         a = &v->alias[v->aliases];
-        *a = (struct talias){ram, map_guarded(ram, PROT_READ | PROT_WRITE), map_guarded(ram, PROT_READ), calloc(1, ram->size >> DP_PAGE_SHIFT),
-                             calloc(1, ram->size >> DP_PAGE_SHIFT)};
-        bool ok = a->rw && a->ro && a->protected_ && a->direct;
-        for (uint64_t p = 0; ok && p < ram->size >> DP_PAGE_SHIFT; p++) /* code that was known before */
-            if (atomic_load(&ram->has_code[p])) {
-                ok = !mprotect(a->rw + (p << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ);
-                a->protected_[p] = 1;
-            }
-        if (ok) {
+        uint64_t pages = ram->size >> DP_PAGE_SHIFT;
+        *a = (struct talias){.ram = ram,
+                             .rw = map_guarded(ram, PROT_READ | PROT_WRITE),
+                             .ro = map_guarded(ram, PROT_READ),
+                             .protected_ = calloc(1, pages),
+                             .handed = calloc(1, pages),
+                             .direct = calloc(1, pages)};
+        if (a->rw && a->ro && a->protected_ && a->handed && a->direct) {
             dp_ram_watch_code(ram, v->code_written, v);
             __atomic_store_n(&v->aliases, v->aliases + 1, __ATOMIC_RELEASE);
         } else {
@@ -87,10 +88,23 @@ void alias_fini(struct tvm *v)
     v->aliases = 0;
 }
 
+/* Both ways of the race: who makes code sets has_code and then looks at the flag; we set the flag and then look at has_code. */
+bool alias_hand_out(struct tvm *v, struct talias *a, uint64_t page)
+{
+    if (DP_UNLIKELY(__atomic_load_n(&a->protected_[page], __ATOMIC_RELAXED))) /* once held code, but mprotect failed */
+        alias_unprotect(v, a->ram, page);
+    if (!atomic_load_explicit(&a->handed[page], memory_order_relaxed)) {
+        atomic_store(&a->handed[page], 1);
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+    return dp_ram_write_is_free(a->ram, page);
+}
+
 void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page)
 {
     struct talias *a = alias_of(v, ram);
-    if (!a)
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!a || !atomic_load(&a->handed[page]))
         return;
     pthread_mutex_lock(&v->lock);
     if (!a->protected_[page]) {

@@ -18,6 +18,7 @@
 #define MAX_BLOCKS (1u << 19)
 #define HEAT_BITS 16
 #define HUGE_PAGE (2ull << 20)
+#define POPULATE (64u << 10)
 #define STORE_REFUSALS 8 /* host signals that a store may cost before it looks first */
 
 static void *reserve(size_t size)
@@ -92,6 +93,15 @@ void cache_empty(struct tcpu *t)
 bool cache_has_room(const struct tcpu *t)
 {
     return t->used + BLOCK_ROOM <= CODE_BYTES && t->arena_used + BLOCK_ROOM <= ARENA_BYTES && t->blocks < MAX_BLOCKS && t->hashed < t->hash_mask / 4 * 3;
+}
+
+/* Memory for the next block's code, ahead and many pages at a time: they cost a host page fault each otherwise, and another in the other view. */
+void cache_populate(struct tcpu *t)
+{
+    if (DP_LIKELY(t->used + POPULATE / 8 <= t->populated) || t->populated >= CODE_BYTES)
+        return;
+    madvise(t->rw + t->populated, POPULATE, MADV_POPULATE_WRITE); /* hosts that do not know it: page by page */
+    t->populated += POPULATE;
 }
 
 void *cache_alloc(struct tcpu *t, size_t size)

@@ -39,7 +39,8 @@
 #define COST_MOST (10ull << 20)
 #define STAY_PROMOTE (400ull << 10) /* mean of some dozens that is worth making a runner */
 #define STAY_LONG (1000ull << 10)   /* one such stay is enough */
-#define LINK_AHEAD 48               /* blocks made for another one */
+#define LINK_AHEAD 64               /* blocks made for another one */
+#define GUESS_AHEAD 8               /* of them such that have never run */
 #define WARMING 300
 #define SERVED 8              /* missing pages that are as bad as the end of a stay */
 #define REFUSED (10ull << 30) /* seconds until a failed promotion is tried again */
@@ -145,8 +146,8 @@ static bool is_apic_page(const struct icpu *c, uint64_t phys)
     return c->bus.apic && (phys & PAGE_MASK) == (c->s.apic_base & 0xffffff000ull);
 }
 
-/* Pages around one that is being mapped, if the guest has used them before: in the same 16 pages. */
-static void map_around(struct tdirect *d, uint64_t linear)
+/* Pages around one that is being mapped (itself: that one too), if the guest has used them before: in the same 16 pages. */
+static void map_around(struct tdirect *d, uint64_t linear, bool itself)
 {
     struct icpu *c = d->owner->c;
     uint64_t first = linear & ~(AROUND * DP_PAGE_SIZE - 1);
@@ -159,7 +160,7 @@ static void map_around(struct tdirect *d, uint64_t linear)
         struct x86_translation t;
         struct dp_range r = {0};
         unsigned e = extent_at(d, at);
-        bool known = i < AROUND && at != (linear & PAGE_MASK) && !(e < d->extents && d->extent[e].linear <= at) &&
+        bool known = i < AROUND && (itself || at != (linear & PAGE_MASK)) && !(e < d->extents && d->extent[e].linear <= at) &&
                      x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
                      dp_space_find(c->vm->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
                      (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
@@ -220,7 +221,7 @@ static bool serve(struct tdirect *d, uint64_t address, bool write)
         return true;
     if (!map(d, linear, 1, a, page, writable, large ? large : DP_PAGE_SIZE))
         return false;
-    map_around(d, linear);
+    map_around(d, linear, false);
     return true;
 }
 
@@ -324,45 +325,65 @@ void direct_flush_all(struct tcpu *t)
             unmap_all(t->directs[i]);
 }
 
-/* The block at rip of the runner's, made if one is known here. */
-static struct tblock *known_block(struct tdirect *d, uint64_t rip, uint64_t *page_size)
+/* Blocks made ahead of their first use in the runner, since each that it misses costs a turn: those that are known here, and some that only follow. */
+struct ahead {
+    struct tdirect *d;
+    struct { struct tblock *block; uint64_t page; } made[LINK_AHEAD];
+    unsigned count, guesses;
+};
+
+/* The runner's block at rip. NULL: there is none, and none is to be made. */
+static struct tblock *block_ahead(struct ahead *a, uint64_t rip, uint64_t *page_size)
 {
-    struct tcpu *t = d->owner, *k = &d->cpu;
+    struct tcpu *t = a->d->owner, *k = &a->d->cpu;
     struct icpu *c = t->c;
     struct dp_ram *ram;
     uint64_t offset;
+    if (rip >= USER_TOP)
+        return NULL;
     const struct itlb *e = interp_fetch_tlb(c, rip);
     if (e->fetch_tag != ((rip & PAGE_MASK) | c->tlb_generation) || interp_locate_code(c, rip, &ram, &offset, NULL) || !ram)
         return NULL;
     *page_size = c->tlb_cold[e - c->tlb_all].large;
     uint64_t host = (uint64_t)(uintptr_t)ram->host + offset;
-    struct tblock *b = cache_find(k, host, c->mode, 0), *known = cache_find(t, host, c->mode, 0);
-    if (!b && known && known->count && !known->phys2 && cache_has_room(k) && !dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
-        b = translate_block(k, rip, ram, offset, c->mode);
-    return b && b->count && !b->phys2 ? b : NULL;
+    struct tblock *b = cache_find(k, host, c->mode, 0);
+    if (b)
+        return b->count && !b->phys2 ? b : NULL;
+    const struct tblock *known = cache_find(t, host, c->mode, 0);
+    if (a->count == LINK_AHEAD || !(known ? known->count && !known->phys2 : a->guesses) || (rip & 0xfff) > DP_PAGE_SIZE - 64 || !cache_has_room(k) ||
+        dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
+        return NULL;
+    a->guesses -= !known;
+    b = translate_block(k, rip, ram, offset, c->mode);
+    if (!b->count || b->phys2)
+        return NULL;
+    a->made[a->count].block = b;
+    a->made[a->count++].page = rip & PAGE_MASK;
+    struct ttable *table = &k->space[0].table[0];
+    space_enter_page(k, table, b->page, rip, false, *page_size);
+    space_set_jump(k, table, rip, (uint64_t)(uintptr_t)k->rx + b->code, false, false, *page_size);
+    return b;
 }
 
 void direct_link(struct tdirect *d, struct tblock *b, uint64_t page)
 {
     struct tcpu *k = &d->cpu;
     struct ttable *table = &k->space[0].table[0];
-    struct {
-        struct tblock *block;
-        uint64_t page;
-    } todo[LINK_AHEAD] = {{b, page}};
-    for (unsigned done = 0, made = 1; done < made; done++) {
-        b = todo[done].block;
-        page = todo[done].page;
+    struct ahead a = {.d = d, .made = {{b, page}}, .count = 1, .guesses = GUESS_AHEAD};
+    uint64_t page_size;
+    const struct tpage *known = b->page->made_ahead ? NULL : cache_page(d->owner, b->page->ram, b->page->number, false);
+    b->page->made_ahead = true;
+    for (const struct tblock *x = known ? known->blocks : NULL; x && a.count < LINK_AHEAD; x = x->page_next)
+        if (x->mode == d->owner->c->mode)
+            block_ahead(&a, page | (x->host & ~PAGE_MASK), &page_size);
+    for (unsigned done = 0; done < a.count; done++) {
+        b = a.made[done].block;
+        page = a.made[done].page;
         for (struct tlink *l = b->links; l; l = l->next) {
-            uint64_t rip = page + (uint64_t)(int64_t)l->target, page_size;
-            unsigned before = k->blocks;
-            struct tblock *to = rip < USER_TOP ? known_block(d, rip, &page_size) : NULL;
+            uint64_t rip = page + (uint64_t)(int64_t)l->target;
+            struct tblock *to = block_ahead(&a, rip, &page_size);
             if (!to)
                 continue;
-            if (k->blocks != before && made < LINK_AHEAD) {
-                todo[made].block = to;
-                todo[made++].page = rip & PAGE_MASK;
-            }
             space_enter_page(k, table, to->page, rip, false, page_size);
             if (l->cell_back) {
                 cache_link_far(k, table, l, to, page, rip, false, page_size);
@@ -371,6 +392,7 @@ void direct_link(struct tdirect *d, struct tblock *b, uint64_t page)
                 emit_patch(&e, k->rw + l->patch, (uint64_t)(uintptr_t)k->rx + to->code);
             }
         }
+        block_ahead(&a, (page | (b->host & ~PAGE_MASK)) + b->bytes, &page_size); /* where a call returns to */
     }
 }
 
@@ -729,8 +751,11 @@ static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *ste
     k->c->ctx.fault.vector = 0;
     if (number == SIGSEGV && s->trap == 14 && serve(d, address, s->error & 2))
         return true;
-    x->reason = number == SIGSEGV && s->trap == 14 && k->c->ctx.fault.vector == X86_PF_ ? LEAVE_RAISE
-                                                                                        : LEAVE_FAULT; /* the host's fault is the guest's */
+    x->reason = LEAVE_FAULT; /* the host's fault is the guest's */
+    if (number == SIGSEGV && s->trap == 14 && k->c->ctx.fault.vector == X86_PF_) {
+        x->reason = LEAVE_RAISE;
+        d->raised = address;
+    }
     return false;
 }
 
@@ -772,6 +797,10 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
     bool step = false;
     x->page = page;
     x->rip = rip;
+    if (d->raised) { /* the guest has mapped it by now, as a rule */
+        map_around(d, d->raised, true);
+        d->raised = 0;
+    }
     give(d, x);
     for (uint64_t pc = code;;) {
         enter_at(d, pc, step);
@@ -833,6 +862,7 @@ static void attach(struct tdirect *d, struct tspace *s)
     d->space = s;
     s->direct = d;
     d->x87 = false;
+    d->raised = 0;
     d->warming = WARMING;
     d->owner->c->counters.promotions++;
     map_known(d);

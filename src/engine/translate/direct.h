@@ -90,6 +90,7 @@ struct tdirect {
     unsigned extents;
     unsigned warming; /* turns left that make it ready and do not count */
     unsigned served;  /* pages mapped since a stay was noted */
+    uint64_t raised;  /* where the last page fault was that the guest was told of; 0: nowhere, or that is over */
     uint64_t ran;     /* how long code ran meanwhile */
     bool large; /* maybe some are from large pages */
 };

@@ -67,15 +67,27 @@ void space_fini(struct tcpu *t)
 
 static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(b->base - JUMP_BYTES); }
 
+static uint8_t *front_piece(const struct ttable *b, unsigned n) { return b->base - FRONT_BYTES + n * FRONT_PIECE; }
+
+/* Before the first write to a place of the front. Translated code has read there, as a rule: page by page that would be two faults each. */
+static void front_want(struct ttable *b, uint32_t index)
+{
+    uint64_t at = index < JUMPS ? (FRONT_BYTES - JUMP_BYTES) + index * sizeof(struct tjump) : (index - JUMPS) * sizeof(uint64_t);
+    unsigned n = (unsigned)(at / FRONT_PIECE);
+    if (DP_LIKELY(b->front_used >> n & 1))
+        return;
+    b->front_used |= 1ull << n;
+    if (!b->shared)
+        madvise(front_piece(b, n), FRONT_PIECE, MADV_POPULATE_WRITE); /* on hosts that do not know it: page by page */
+}
+
 /* The entries of address 0, when they are empty, must not match it: they are given an address of another slot. */
 void space_flush_jumps(struct ttable *b, bool keep_global)
 {
     bool noted = b->jumps || b->jump_overflow || b->global_jumps; /* else the filters are empty */
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
-        if (b->shared)
-            memset(b->base - FRONT_BYTES, 0, FRONT_BYTES);
-        else
-            madvise(b->base - FRONT_BYTES, FRONT_BYTES, MADV_DONTNEED);
+        for (uint64_t used = b->front_used; used; used &= used - 1) /* it will be wanted again soon: to clear costs less than to get it anew */
+            memset(front_piece(b, (unsigned)__builtin_ctzll(used)), 0, FRONT_PIECE);
         keep_global = false;
     } else {
         for (unsigned i = 0; i < b->jumps; i++) {
@@ -93,10 +105,12 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
     }
     b->jumps = 0;
     b->jump_overflow = false;
-    if (!jumps_of(b)[0].code)
-        jumps_of(b)[0].negative_rip = 1;
-    if (!jumps_of(b)[victim_index(0)].code)
-        jumps_of(b)[victim_index(0)].negative_rip = 1;
+    const unsigned zero[] = {0, victim_index(0)};
+    for (unsigned i = 0; i < DP_ARRAY_LEN(zero); i++) {
+        front_want(b, zero[i]);
+        if (!jumps_of(b)[zero[i]].code)
+            jumps_of(b)[zero[i]].negative_rip = 1;
+    }
 }
 
 static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> 48); }
@@ -118,6 +132,7 @@ static void note_page(struct ttable *b, uint64_t linear) { filter_add(b->jump_pa
 
 static void note_index(struct ttable *b, uint32_t index, bool global)
 {
+    front_want(b, index);
     if (global)
         b->global_jumps = true;
     else if (b->jumps == JUMP_LOG)
@@ -160,6 +175,19 @@ void space_set_cell(struct tcpu *t, struct ttable *b, uint32_t cell, uint64_t ri
     *space_cell(b, cell) = rip & PAGE_MASK;
 }
 
+/* A page comes to a table, again perhaps after a flush: so do all jumps to it, where there is room. */
+static void enter_blocks(struct tcpu *t, struct ttable *b, const struct tpage *page, uint64_t at, bool global, uint64_t page_size)
+{
+    for (const struct tblock *x = page->blocks; x; x = x->page_next) {
+        uint64_t rip = at | (x->host & ~PAGE_MASK);
+        struct tjump *j = &jumps_of(b)[jump_index(rip)];
+        if (x->mode != b->mode || x->phys2 || !x->count || j->code)
+            continue;
+        note_jump(t, b, jump_index(rip), rip, global, page_size);
+        *j = (struct tjump){-rip, (uint64_t)(uintptr_t)t->rx + x->code, at, global};
+    }
+}
+
 /* Far links of a page believe that it is at one place of the table only, its home: nothing is compared when they are taken. A home lives as long as jumps that lead
  * to the page there. */
 void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint64_t rip, bool global, uint64_t page_size)
@@ -171,6 +199,8 @@ void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint
     if (!*home && at) {
         note_jump(t, b, JUMPS + page->home, rip, global, page_size);
         *home = at | (global ? HOME_GLOBAL : 0);
+        if (b->shared) /* what is not found there costs a turn */
+            enter_blocks(t, b, page, at, global, page_size);
     } else if ((*home & PAGE_MASK) != at || !at) {
         page->aliased = true;
         space_forget_jumps(t);
@@ -362,7 +392,6 @@ void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, st
         else
             b->log[b->logged++] = (uint64_t)(entry - (uint64_t *)b->base);
     }
-    if (writable && DP_UNLIKELY(__atomic_load_n(&a->protected_[offset >> DP_PAGE_SHIFT], __ATOMIC_RELAXED))) /* once held code, but mprotect failed */
-        alias_unprotect(t->v, ram, offset >> DP_PAGE_SHIFT);
+    writable = writable && alias_hand_out(t->v, a, offset >> DP_PAGE_SHIFT);
     *entry = (uint64_t)(uintptr_t)((writable ? a->rw : a->ro) + (offset & PAGE_MASK)) - (linear & PAGE_MASK);
 }

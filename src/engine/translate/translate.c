@@ -1070,6 +1070,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         next = ram2->host + (offset2 & PAGE_MASK);
     }
     w->t = t;
+    cache_populate(t);
     analyse(&w->path, c, code, at, next, mode, !t->is_direct);
     struct tblock *b = cache_alloc(t, sizeof(*b));
     b->page = cache_page(t, ram, page, true);

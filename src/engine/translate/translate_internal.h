@@ -33,6 +33,7 @@
 #define JUMP_BYTES (JUMPS * (uint64_t)sizeof(struct tjump))
 #define CELLS (1u << 17)       /* link cells below the jump cache */
 #define FRONT_BYTES (JUMP_BYTES + CELLS * sizeof(uint64_t))
+#define FRONT_PIECE (FRONT_BYTES / 64)
 #define TABLE_LOG 8192
 #define JUMP_LOG 8192
 #define FILTER_BITS 65536u
@@ -151,6 +152,7 @@ struct tpage {
     struct tpair *pairs;
     struct tfar *incoming;      /* far links to its blocks */
     uint32_t home;              /* cell: where the page is mapped as code | HOME_GLOBAL; 0: no cell was left */
+    bool made_ahead;            /* a runner's: it had all blocks that were known */
     bool aliased;               /* it was at two places of one table: its far links are not to be believed */
 };
 #define HOME_GLOBAL 1u
@@ -177,6 +179,7 @@ struct ttable {
     unsigned logged, globals;
     uint32_t *jump_log;         /* indexes of jumps; JUMPS + indexes of cells */
     unsigned jumps;
+    uint64_t front_used;        /* pieces of jump cache and cells that have memory */
     bool global_jumps;          /* there are entries or cells that the jump log does not have */
     bool overflow, jump_overflow; /* logs are not complete */
     bool shared;                /* only a jump cache, in a file (direct.h) */
@@ -205,6 +208,7 @@ struct talias {
     struct dp_ram *ram;
     uint8_t *rw, *ro;
     uint8_t *protected_;        /* per page */
+    _Atomic uint8_t *handed;    /* per page: maybe an entry of a shadow page table leads to it in the read-write view */
     _Atomic uint8_t *direct;    /* per page: maybe a runner has it mapped for writing */
 };
 
@@ -239,6 +243,7 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
+    uint32_t populated;         /* that much of the cache has memory */
     uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_far, stub_stale, stub_kick, stub_helper;
     bool fast_loop;             /* LOOP is as good as any branch */
     uint64_t stub_handler, stub_restorer; /* of a runner only */
@@ -334,6 +339,8 @@ static inline unsigned victim_index(uint64_t rip) { return (1u << JUMP_BITS) + j
 /* alias.c: two views of RAM */
 struct talias *alias_of(struct tvm *v, struct dp_ram *ram);
 void alias_fini(struct tvm *v);
+/* An entry of a shadow page table is about to lead to a page: may it be in the read-write view? */
+bool alias_hand_out(struct tvm *v, struct talias *a, uint64_t page);
 void alias_protect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page);
 /* Is a host address in a page that is protected for its code? Safe in a signal handler. */
@@ -350,6 +357,7 @@ int cache_init(struct tcpu *t, struct dp_error *e);
 void cache_fini(struct tcpu *t);
 void cache_empty(struct tcpu *t);
 bool cache_has_room(const struct tcpu *t);
+void cache_populate(struct tcpu *t);
 /* Has this place been asked for `threshold` times? */
 bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
 struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
