@@ -5,6 +5,8 @@
 #define DP_TESTS_TABLES_H
 
 #include "devices/char/debug_exit.h"
+#include "devices/char/debugcon.h"
+#include "devices/char/parallel.h"
 #include "devices/char/test_device.h"
 #include "devices/char/uart.h"
 #include "devices/firmware/fw_cfg.h"
@@ -24,7 +26,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_acpi_pm_class,     &dp_exit_status_class, &dp_ioapic_class,     &dp_lapic_class,         &dp_pci_host_class,
     &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
     &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
-    &dp_fw_cfg_class,
+    &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
