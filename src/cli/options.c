@@ -200,7 +200,7 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
         if (rc)
             return rc;
     }
-    if (operands < verb->operand_count) {
+    if (operands < verb->operand_count && !verb->operands[operands].optional) {
         dp_error_set(e, -EINVAL, "%s is missing: doppel %s %s", verb->operands[operands].name, verb->name, verb->usage);
         return CLI_USAGE;
     }

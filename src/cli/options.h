@@ -1,7 +1,7 @@
 /* cli/options.h - command-line options as one table per verb: parsing, help, suggestions and completion all read it.
  *
  * Model: a row says name, letter, argument, kind and where in the verb's struct the value goes. Strings point into argv. Operands (words
- * that belong to no option) are const char *, must all be given, and may stand among the options.
+ * that belong to no option) are const char *, must all be given unless they are optional, and may stand among the options.
  */
 #ifndef DP_CLI_OPTIONS_H
 #define DP_CLI_OPTIONS_H
@@ -38,6 +38,7 @@ struct cli_option {
 struct cli_operand {
     const char *name; /* "NAME" */
     uint32_t offset;
+    bool optional;
 };
 
 struct cli_verb {

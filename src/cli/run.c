@@ -17,14 +17,15 @@
 #include <unistd.h>
 
 #include "cli/guard.h"
+#include "cli/media.h"
 #include "console/console.h"
 #include "vm/control.h"
 #include "vm/rundir.h"
 #include "vm/vm.h"
 
 struct run_options {
-    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console;
-    struct cli_list initrd, disk, serial;
+    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log;
+    struct cli_list initrd, disk, serial, cdrom, floppy;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
 };
@@ -35,10 +36,17 @@ static const struct cli_option options[] = {
     {"initrd", 'i', "FILE", CLI_LIST, FIELD(initrd), .max = DP_VM_INITRDS,
      .help = "initial RAM disk; again: concatenated (Linux) or further modules"},
     {"append", 'a', "STRING", CLI_STRING, FIELD(append), .help = "kernel command line (Linux, PVH: \"console=ttyS0\" if not given)"},
+    {"machine", 0, "MODEL", CLI_STRING, FIELD(machine), .choices = "pc|microvm",
+     .help = "pc: with firmware, IDE, VGA and the like; microvm: without (microvm with --kernel, else pc)"},
+    {"firmware", 0, "bios|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), or an image of one's own (bios)"},
+    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive"},
+    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
+    {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
+    {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
-    {"disk", 'd', "FILE[,format=raw][,ro]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
-     .help = "a virtio disk (vda, vdb ...); a comma in the name is written twice"},
+    {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
+     .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
     {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v3|x86-64-v2|x86-64-v1",
      .help = "processor the guest sees: x86-64-v3, x86-64-v2 or x86-64-v1 (the highest that this host can run)"},
@@ -58,6 +66,8 @@ static const struct cli_option options[] = {
     {"json-fd", 0, "N", CLI_UINT, FIELD(json_fd), .max = 65535, .help = "the same to this file descriptor"},
 };
 
+static const struct cli_operand operands[] = {{"FILE", FIELD(file), .optional = true}};
+
 struct session {
     struct run_options o;
     struct dp_loop *loop;
@@ -66,7 +76,7 @@ struct session {
     struct dp_rundir rundir; /* with a name: its folder */
     struct dp_vm *vm;
     struct dp_control *control;
-    struct dp_console *consoles[DP_VM_SERIALS + 1];
+    struct dp_console *consoles[DP_VM_SERIALS + 2];
     unsigned console_count;
     bool stdio_taken;
     int signal_fd;
@@ -107,8 +117,8 @@ static void trace_line(void *opaque, const char *line)
 
 /* ---- values with parts ---- */
 
-/* "FILE[,format=raw][,ro]" into d; what d->path points to is the caller's to free. */
-static int parse_disk(const char *text, struct dp_vm_disk *d, struct dp_error *e)
+/* "FILE[,format=raw][,ro][,bus=ide]" into d; what d->path points to is the caller's to free. */
+static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d, struct dp_error *e)
 {
     char *path = strdup(text), *to = path;
     const char *p = text;
@@ -119,23 +129,105 @@ static int parse_disk(const char *text, struct dp_vm_disk *d, struct dp_error *e
         p += *p == ',';
     }
     *to = 0;
-    *d = (struct dp_vm_disk){.path = path};
+    *d = (struct dp_vm_disk){.path = path, .bus = bus, .readonly = bus == DP_VM_CDROM};
     while (*p == ',') {
         size_t n = strcspn(++p, ",");
         if (n == 2 && !strncmp(p, "ro", n))
             d->readonly = true;
         else if (n == 10 && !strncmp(p, "format=raw", n))
             d->format = "raw";
+        else if (bus == DP_VM_VIRTIO && n == 7 && !strncmp(p, "bus=ide", n))
+            d->bus = DP_VM_IDE;
+        else if (bus == DP_VM_VIRTIO && n == 10 && !strncmp(p, "bus=virtio", n))
+            d->bus = DP_VM_VIRTIO;
         else if (n > 7 && !strncmp(p, "format=", 7))
             return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: only raw is", text, (int)DP_MIN(n - 7, (size_t)40),
                                 p + 7);
         else
             return dp_error_set(
-                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw and ro (a comma in a file's name is written twice)",
+                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, bus=virtio, bus=ide and ro (a comma in a file's name is written twice)",
                 text, (int)DP_MIN(n, (size_t)40), p);
         p += n;
     }
     return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
+}
+
+/* All disks, in the order of their drives: the operand first. */
+static int parse_disks(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
+{
+    const struct {
+        const struct cli_list *list;
+        enum dp_vm_bus bus;
+    } lists[] = {{&o->disk, DP_VM_VIRTIO}, {&o->cdrom, DP_VM_CDROM}, {&o->floppy, DP_VM_FLOPPY}};
+    int rc = 0;
+    if (o->file) {
+        static const enum dp_vm_bus buses[] = {[CLI_MEDIA_DISK] = DP_VM_IDE, [CLI_MEDIA_CDROM] = DP_VM_CDROM, [CLI_MEDIA_FLOPPY] = DP_VM_FLOPPY};
+        enum cli_media kind;
+        char *path = strdup(o->file);
+        if (!path)
+            return dp_error_set(e, -ENOMEM, "no memory");
+        c->disk[c->disk_count++] = (struct dp_vm_disk){.path = path};
+        if ((rc = cli_media_kind(o->file, &kind, e)))
+            return rc;
+        c->disk[0].bus = buses[kind];
+        c->disk[0].readonly = kind == CLI_MEDIA_CDROM;
+    }
+    for (size_t k = 0; k < DP_ARRAY_LEN(lists); k++)
+        for (unsigned i = 0; !rc && i < lists[k].list->count; i++) {
+            if (c->disk_count == DP_VM_DISKS)
+                return dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
+            rc = parse_disk(lists[k].list->value[i], lists[k].bus, &c->disk[c->disk_count++], e);
+        }
+    return rc;
+}
+
+/* "cd,disk" into letters of struct dp_pc_firmware. */
+static int parse_boot(const char *text, char *letters, size_t size, bool *menu, struct dp_error *e)
+{
+    static const struct {
+        const char *name;
+        char letter;
+    } kinds[] = {{"floppy", 'a'}, {"disk", 'c'}, {"cd", 'd'}, {"net", 'n'}, {"menu", 0}};
+    size_t count = 0;
+    for (const char *p = text;; p++) {
+        size_t n = strcspn(p, ","), k = 0;
+        while (k < DP_ARRAY_LEN(kinds) && (strlen(kinds[k].name) != n || strncmp(kinds[k].name, p, n)))
+            k++;
+        if (k == DP_ARRAY_LEN(kinds) || count + 1 >= size)
+            return dp_error_set(e, -EINVAL, "--boot %s: '%.*s' is not known: possible are floppy, cd, disk, net and menu", text, (int)DP_MIN(n, (size_t)40), p);
+        if (kinds[k].letter)
+            letters[count++] = kinds[k].letter;
+        else
+            *menu = true;
+        p += n;
+        if (!*p)
+            break;
+    }
+    letters[count] = 0;
+    return 0;
+}
+
+/* Which board, and what is in its ROM. */
+static int choose_machine(const struct run_options *o, struct dp_vm_config *c, char *boot_order, size_t size, struct dp_error *e)
+{
+    bool pc = o->machine ? !strcmp(o->machine, "pc") : !o->kernel;
+    if (pc && o->kernel)
+        return dp_error_set(e, -EINVAL, "--machine pc starts firmware, which boots from disks: --kernel is for --machine microvm");
+    if (!pc && (o->firmware || o->boot || o->firmware_log))
+        return dp_error_set(e, -EINVAL, "--firmware, --firmware-log and --boot are for --machine pc");
+    if (!pc)
+        return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
+    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)
+        return dp_error_set(e, -EINVAL, "nothing to boot: give a disk, CD or floppy image, or --kernel FILE");
+    c->firmware = cli_firmware(o->firmware ? o->firmware : "bios", e);
+    c->vga_bios = cli_vga_bios();
+    if (!c->firmware)
+        return e->code;
+    if (o->boot) {
+        c->boot_order = boot_order;
+        return parse_boot(o->boot, boot_order, size, &c->boot_menu, e);
+    }
+    return 0;
 }
 
 static int parse_trace(struct session *s, struct dp_error *e)
@@ -305,13 +397,12 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         .opaque = s,
         .initrd_count = o->initrd.count,
     };
-    int rc = 0;
+    char boot_order[16];
     *usage = true;
     memcpy(c.initrd, o->initrd.value, sizeof *c.initrd * o->initrd.count);
-    if (!o->kernel)
-        rc = dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
-    for (unsigned i = 0; !rc && i < o->disk.count; i++)
-        rc = parse_disk(o->disk.value[c.disk_count++], &c.disk[i], e);
+    int rc = choose_machine(o, &c, boot_order, sizeof boot_order, e);
+    if (!rc)
+        rc = parse_disks(o, &c, e);
     if (!rc && o->trace)
         rc = parse_trace(s, e);
     if (!rc && o->name && (rc = dp_rundir_check_name(o->name, e)))
@@ -331,6 +422,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         rc = open_console(s, "serial", o->serial.value[i], &c.serial[i], e);
     if (!rc && o->virtio_console)
         rc = open_console(s, "virtio-console", *o->virtio_console ? o->virtio_console : "none", &c.virtio_console_backend, e);
+    if (!rc && o->firmware_log)
+        rc = open_console(s, "firmware-log", o->firmware_log, &c.debug, e);
     if (!rc)
         rc = dp_vm_create(&c, &s->vm, e);
     for (unsigned i = 0; i < c.disk_count; i++)
@@ -420,13 +513,17 @@ static int run(int argc, char **argv)
 const struct cli_verb cli_run = {
     .name = "run",
     .summary = "runs a system in a virtual machine",
-    .usage = "--kernel FILE [OPTION]...",
-    .examples = "  doppel run --kernel /boot/vmlinuz --initrd initrd.img              Linux, serial console on this terminal\n"
+    .usage = "FILE|--kernel FILE [OPTION]...",
+    .examples = "  doppel run disk.img                                               what the disk holds, by its BIOS boot loader\n"
+                "  doppel run debian.iso --disk disk.img,bus=ide -m 2G                a CD, and a disk to install on\n"
+                "  doppel run --kernel /boot/vmlinuz --initrd initrd.img              Linux, serial console on this terminal\n"
                 "  doppel run -k vmlinuz -i initrd.img -a 'console=ttyS0 quiet' -m 1G -c 2 -d disk.raw\n"
                 "  doppel run -k kernel.elf --timeout 10 --serial file:log.txt        Multiboot kernel; its exit status becomes doppel's\n"
                 "  doppel run -k vmlinuz -i initrd.img --json </dev/null              for programs\n"
                 "  doppel run -k vmlinuz -i initrd.img --name web                     with a name: see `doppel stats --help`\n",
     .options = options,
     .option_count = DP_ARRAY_LEN(options),
+    .operands = operands,
+    .operand_count = DP_ARRAY_LEN(operands),
     .run = run,
 };

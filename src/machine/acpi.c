@@ -5,7 +5,7 @@
 #define OEM_ID "DOPPEL"
 #define OEM_TABLE_ID "DOPPELPC"
 #define CREATOR_ID "DPPL"
-enum { HEADER = 36, RSDP_SIZE = 36, FACS_SIZE = 64, FADT_SIZE = 268 };
+enum { HEADER = 36, RSDP_SIZE = DP_ACPI_RSDP_SIZE, FACS_SIZE = 64, FADT_SIZE = 268 };
 enum { SPACE_MEMORY = 0, SPACE_IO = 1 };
 
 static uint8_t checksum(const uint8_t *p, size_t size)
@@ -47,12 +47,28 @@ static size_t table_begin(struct dp_buffer *out, const char *signature, uint8_t 
     return at;
 }
 
-static void table_end(struct dp_buffer *out, size_t at)
+static void add_sum(struct dp_acpi_image *m, size_t at, size_t from, size_t size)
 {
+    m->data.data[at] = 0;
+    m->data.data[at] = checksum(m->data.data + from, size);
+    m->sum[m->sums].at = (uint32_t)at;
+    m->sum[m->sums].from = (uint32_t)from;
+    m->sum[m->sums++].size = (uint32_t)size;
+}
+
+static void table_end(struct dp_acpi_image *m, size_t at)
+{
+    struct dp_buffer *out = &m->data;
     if (out->failed)
         return;
     dp_st32(out->data + at + 4, (uint32_t)(out->size - at));
-    out->data[at + 9] = checksum(out->data + at, out->size - at);
+    add_sum(m, at + 9, at, out->size - at);
+}
+
+static void add_pointer(struct dp_acpi_image *m, size_t at, unsigned size)
+{
+    m->pointer[m->pointers].at = (uint32_t)at;
+    m->pointer[m->pointers++].size = size;
 }
 
 /* ---- DSDT ---- */
@@ -162,7 +178,8 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
     /* "Motherboard resources": configuration space by memory counts as usable only when ACPI reserves it; the rest keeps drivers off. */
     device(a, "MBRD", "PNP0C02", 0);
     dp_aml_name(a, "_CRS");
-    dp_aml_res_memory32(&r, (uint32_t)c->ecam_base, (c->pci_last_bus + 1u) << 20);
+    if (c->ecam_base)
+        dp_aml_res_memory32(&r, (uint32_t)c->ecam_base, (c->pci_last_bus + 1u) << 20);
     dp_aml_res_io(&r, c->pm_event, 4);
     dp_aml_res_io(&r, c->pm_control, 2);
     dp_aml_res_io(&r, c->pm_timer, 4);
@@ -173,8 +190,9 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
     dp_aml_close(a);
 }
 
-static bool dsdt(struct dp_buffer *out, const struct dp_acpi_config *c)
+static bool dsdt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
 {
+    struct dp_buffer *out = &m->data;
     struct dp_aml a;
     size_t at = table_begin(out, "DSDT", 2); /* revision 2: 64-bit integers */
     dp_aml_init(&a, out);
@@ -202,7 +220,7 @@ static bool dsdt(struct dp_buffer *out, const struct dp_acpi_config *c)
     isa_devices(&a, c);
     dp_aml_close(&a);
 
-    table_end(out, at);
+    table_end(m, at);
     return dp_aml_done(&a);
 }
 
@@ -217,10 +235,11 @@ static void gas(uint8_t *p, uint8_t space, uint8_t bits, uint8_t access, uint64_
     dp_st64(p + 4, address);
 }
 
-static void fadt(struct dp_buffer *out, const struct dp_acpi_config *c, uint64_t facs_at, uint64_t dsdt_at)
+static void fadt(struct dp_acpi_image *m, const struct dp_acpi_config *c, uint64_t facs_at, uint64_t dsdt_at)
 {
+    struct dp_buffer *out = &m->data;
     enum { WBINVD = 1 << 0, PROC_C1 = 1 << 2, SLP_BUTTON = 1 << 5, TMR_VAL_EXT = 1 << 8, RESET_REG_SUP = 1 << 10 };
-    enum { BOOT_LEGACY_DEVICES = 1 << 0, BOOT_NO_VGA = 1 << 2, BOOT_NO_ASPM = 1 << 4 }; /* bit 1, 8042: there is none */
+    enum { BOOT_LEGACY_DEVICES = 1 << 0, BOOT_8042 = 1 << 1, BOOT_NO_VGA = 1 << 2, BOOT_NO_ASPM = 1 << 4 };
     size_t at = table_begin(out, "FACP", 6);
     uint8_t p[FADT_SIZE] = {0}; /* with room for the header, so that offsets are the specification's */
     dp_st32(p + 36, (uint32_t)facs_at);
@@ -238,7 +257,7 @@ static void fadt(struct dp_buffer *out, const struct dp_acpi_config *c, uint64_t
     dp_st16(p + 96, 0xfff); /* no C2, no C3 */
     dp_st16(p + 98, 0xfff);
     p[108] = 0x32; /* the century's byte in the CMOS */
-    dp_st16(p + 109, BOOT_LEGACY_DEVICES | BOOT_NO_VGA | BOOT_NO_ASPM);
+    dp_st16(p + 109, BOOT_LEGACY_DEVICES | (c->i8042 ? BOOT_8042 : 0) | (c->vga ? 0 : BOOT_NO_VGA) | BOOT_NO_ASPM);
     dp_st32(p + 112, WBINVD | PROC_C1 | SLP_BUTTON | TMR_VAL_EXT | RESET_REG_SUP);
     gas(p + 116, SPACE_IO, 8, 1, c->reset_port);
     p[128] = c->reset_value;
@@ -250,11 +269,15 @@ static void fadt(struct dp_buffer *out, const struct dp_acpi_config *c, uint64_t
     gas(p + 220, SPACE_IO, 32, 1, c->gpe0);
     /* X_FIRMWARE_CTRL (132) stays 0: then the 32-bit field counts. */
     dp_buffer_append(out, p + HEADER, FADT_SIZE - HEADER);
-    table_end(out, at);
+    add_pointer(m, at + 36, 4);
+    add_pointer(m, at + 40, 4);
+    add_pointer(m, at + 140, 8);
+    table_end(m, at);
 }
 
-static void madt(struct dp_buffer *out, const struct dp_acpi_config *c)
+static void madt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
 {
+    struct dp_buffer *out = &m->data;
     enum { LAPIC, IOAPIC, OVERRIDE, LAPIC_NMI = 4, X2APIC = 9, X2APIC_NMI = 10 };
     enum { ENABLED = 1, PCAT_COMPAT = 1, ACTIVE_HIGH_LEVEL = 1 | 3 << 2 };
     size_t at = table_begin(out, "APIC", 5);
@@ -281,6 +304,12 @@ static void madt(struct dp_buffer *out, const struct dp_acpi_config *c)
     put(out, OVERRIDE | 10 << 8 | 0 << 16 | (uint32_t)c->sci_gsi << 24, 4);
     put(out, c->sci_gsi, 4);
     put(out, ACTIVE_HIGH_LEVEL, 2);
+    for (unsigned n = 0; n < 16; n++)
+        if ((c->level_irqs >> n & 1) && n != c->sci_gsi) {
+            put(out, OVERRIDE | 10 << 8 | 0 << 16 | n << 24, 4);
+            put(out, n, 4);
+            put(out, ACTIVE_HIGH_LEVEL, 2);
+        }
     put(out, LAPIC_NMI | 6 << 8 | 0xffu << 16, 4); /* all processors, LINT1 */
     put(out, 1u << 8, 2);
     if (c->cpus > 255) {
@@ -288,11 +317,12 @@ static void madt(struct dp_buffer *out, const struct dp_acpi_config *c)
         put(out, 0xffffffff, 4);
         put(out, 1, 4);
     }
-    table_end(out, at);
+    table_end(m, at);
 }
 
-static void mcfg(struct dp_buffer *out, const struct dp_acpi_config *c)
+static void mcfg(struct dp_acpi_image *m, const struct dp_acpi_config *c)
 {
+    struct dp_buffer *out = &m->data;
     size_t at = table_begin(out, "MCFG", 1);
     put(out, 0, 8);
     put(out, c->ecam_base, 8);
@@ -300,13 +330,27 @@ static void mcfg(struct dp_buffer *out, const struct dp_acpi_config *c)
     put(out, 0, 1);
     put(out, c->pci_last_bus, 1);
     put(out, 0, 4);
-    table_end(out, at);
+    table_end(m, at);
 }
 
-int dp_acpi_build(const struct dp_acpi_config *c, struct dp_buffer *out, uint64_t *rsdp, struct dp_error *e)
+static void hpet(struct dp_acpi_image *m, const struct dp_acpi_config *c)
 {
-    const uint64_t base = DP_ACPI_BASE;
-    *out = (struct dp_buffer){0};
+    struct dp_buffer *out = &m->data;
+    size_t at = table_begin(out, "HPET", 1); /* IA-PC HPET 1.0a, 3.2.4 */
+    uint8_t address[12];
+    put(out, 0x8086a201, 4); /* capabilities, as in the register: legacy replacement, 64 bits, three comparators, revision 1 */
+    gas(address, SPACE_MEMORY, 64, 0, c->hpet_base);
+    dp_buffer_append(out, address, sizeof address);
+    put(out, 0, 1);
+    put(out, 100, 2); /* shortest period without loss of interrupts */
+    put(out, 0, 1);
+    table_end(m, at);
+}
+
+int dp_acpi_build(const struct dp_acpi_config *c, uint64_t base, struct dp_acpi_image *image, struct dp_error *e)
+{
+    struct dp_buffer *out = &image->data;
+    *image = (struct dp_acpi_image){0};
     zeros(out, RSDP_SIZE);
 
     pad(out, 64);
@@ -317,29 +361,39 @@ int dp_acpi_build(const struct dp_acpi_config *c, struct dp_buffer *out, uint64_
     dp_buffer_append(out, facs, sizeof facs);
 
     pad(out, 64);
-    uint64_t dsdt_at = base + out->size, tables[3];
-    bool ok = dsdt(out, c);
+    uint64_t dsdt_at = base + out->size, tables[4];
+    unsigned count = 0;
+    bool ok = dsdt(image, c);
     pad(out, 64);
-    tables[0] = base + out->size;
-    fadt(out, c, facs_at, dsdt_at);
+    tables[count++] = base + out->size;
+    fadt(image, c, facs_at, dsdt_at);
     pad(out, 64);
-    tables[1] = base + out->size;
-    madt(out, c);
-    pad(out, 64);
-    tables[2] = base + out->size;
-    mcfg(out, c);
+    tables[count++] = base + out->size;
+    madt(image, c);
+    if (c->ecam_base) {
+        pad(out, 64);
+        tables[count++] = base + out->size;
+        mcfg(image, c);
+    }
+    if (c->hpet_base) {
+        pad(out, 64);
+        tables[count++] = base + out->size;
+        hpet(image, c);
+    }
 
     uint64_t root[2];
     for (unsigned wide = 0; wide < 2; wide++) {
         size_t at = table_begin(out, wide ? "XSDT" : "RSDT", 1);
         root[wide] = base + at;
-        for (unsigned i = 0; i < DP_ARRAY_LEN(tables); i++)
+        for (unsigned i = 0; i < count; i++) {
+            add_pointer(image, out->size, wide ? 8 : 4);
             put(out, tables[i], wide ? 8 : 4);
-        table_end(out, at);
+        }
+        table_end(image, at);
     }
     if (!ok || out->failed || out->size > DP_ACPI_ROOM) {
         dp_buffer_fini(out);
-        *out = (struct dp_buffer){0};
+        *image = (struct dp_acpi_image){0};
         return dp_error_set(e, -ENOMEM, "the ACPI tables for %u processors cannot be made: not enough memory or room", c->cpus);
     }
 
@@ -350,8 +404,10 @@ int dp_acpi_build(const struct dp_acpi_config *c, struct dp_buffer *out, uint64_
     dp_st32(p + 16, (uint32_t)root[0]);
     dp_st32(p + 20, RSDP_SIZE);
     dp_st64(p + 24, root[1]);
-    p[8] = checksum(p, 20);
-    p[32] = checksum(p, RSDP_SIZE);
-    *rsdp = base;
+    add_pointer(image, 16, 4);
+    add_pointer(image, 24, 8);
+    add_sum(image, 8, 0, 20);
+    add_sum(image, 32, 0, RSDP_SIZE);
+    image->rsdp = base;
     return 0;
 }

@@ -1,7 +1,8 @@
 /* machine/acpi.h - the ACPI tables of a PC, made from its wiring.
  *
- * Model: dp_acpi_build turns one description into one image that belongs at `base` (in 0xE0000-0xFFFFF, where systems look for the RSDP):
- * RSDP, FACS, DSDT, FADT, MADT, MCFG, RSDT, XSDT. Source: ACPI 6.4 ch. 5 (tables), 6 (device identification, _CRS, _PRT), 7.4 (_S5); PCI
+ * Model: dp_acpi_build turns one description into one image that belongs at `base`: RSDP, FACS, DSDT, FADT, MADT, MCFG, RSDT, XSDT. Without firmware
+ * that is in 0xE0000-0xFFFFF, where systems look for the RSDP. With firmware, which chooses the place, base is 0 and the image tells where its
+ * pointers and checksums are. Source: ACPI 6.4 ch. 5 (tables), 6 (device identification, _CRS, _PRT), 7.4 (_S5); PCI
  * Firmware 3.0 section 4.1 (MCFG).
  */
 #ifndef DP_MACHINE_ACPI_H
@@ -18,11 +19,14 @@ struct dp_acpi_config {
     uint8_t ioapic_id, sci_gsi;
     uint16_t pm_event, pm_control, pm_timer, gpe0, reset_port; /* I/O ports; the timer counts 32 bits, GPE0 has 4 bytes */
     uint8_t reset_value, s5_type;                              /* SLP_TYP that powers off */
-    uint64_t ecam_base;
+    uint64_t ecam_base; /* 0: none */
     uint8_t pci_last_bus;
     uint64_t mmio32_first, mmio32_last; /* windows for BARs; first > last: none */
     uint64_t mmio64_first, mmio64_last;
     unsigned (*pci_gsi)(unsigned device, unsigned pin); /* pin 1 = INTA */
+    uint16_t level_irqs; /* ISA interrupts below 16, but for the SCI, that are level-triggered and active high */
+    uint64_t hpet_base;  /* 0: none */
+    bool vga, i8042;
     unsigned serial_count;
     struct {
         uint16_t port;
@@ -35,7 +39,16 @@ struct dp_acpi_config {
     } reserved[4];
 };
 
-/* out gets the image for DP_ACPI_BASE; *rsdp the RSDP's address. */
-int dp_acpi_build(const struct dp_acpi_config *c, struct dp_buffer *out, uint64_t *rsdp, struct dp_error *e) DP_MUST_CHECK;
+struct dp_acpi_image {
+    struct dp_buffer data; /* the RSDP first */
+    uint64_t rsdp;         /* its address */
+    struct { uint32_t at, size; } pointer[24];
+    struct { uint32_t at, from, size; } sum[16]; /* a byte that makes all bytes from there add up to 0 */
+    unsigned pointers, sums;
+};
+#define DP_ACPI_RSDP_SIZE 36
+
+/* image is filled anew; its data are the caller's to release. */
+int dp_acpi_build(const struct dp_acpi_config *c, uint64_t base, struct dp_acpi_image *image, struct dp_error *e) DP_MUST_CHECK;
 
 #endif

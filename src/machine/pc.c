@@ -1,6 +1,4 @@
 /* machine/pc.c - see pc.h. Addresses and interrupt numbers of the PC stand in the tables below and nowhere else. */
-#include "machine/pc.h"
-
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -8,23 +6,16 @@
 #include "devices/char/test_device.h"
 #include "devices/char/uart.h"
 #include "devices/firmware/pm.h"
-#include "devices/intc/gsi.h"
 #include "devices/intc/ioapic.h"
-#include "devices/intc/lapic.h"
 #include "devices/intc/pic.h"
 #include "devices/pci/pci.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
 #include "devices/virtio/virtio.h"
-#include "machine/acpi.h"
+#include "machine/pc_internal.h"
 #include "machine/pvclock.h"
 
-#define GiB (UINT64_C(1) << 30)
-#define HOLE_START 0xa0000ull /* 640K: the VGA hole, empty here */
-#define HOLE_END 0xc0000ull   /* from here shadow RAM, where ROMs would be; ACPI tables lie in it */
 #define EBDA_START 0x9fc00ull
-#define EXTENDED_START 0x100000ull
-#define HIGH_RAM_START 0x100000000ull
 #define MMIO32_START 0xc0000000ull
 #define MMIO32_END 0xe0000000ull
 #define ECAM_BASE 0xe0000000ull
@@ -32,11 +23,10 @@
 #define MMIO64_SIZE (32 * GiB)
 #define PCI_IO_START 0x1000u
 #define PCI_IO_END 0x10000u
-#define IOAPIC_ID 0
 #define TEST_MEMORY_BASE 0xff000000u
 
 enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
-enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3 };
+enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3, SLOT_CHIPSET_END = 3 /* 1: PIIX3, 2: VGA, 3: network */ };
 enum {
     PORT_PIC_MASTER = 0x20,
     PORT_PIT = 0x40,
@@ -56,28 +46,6 @@ static const struct {
     uint8_t irq;
 } serial_wiring[DP_PC_SERIALS] = {{0x3f8, IRQ_COM1}, {0x2f8, IRQ_COM2}};
 
-struct pc_cpu {
-    struct dp_pc *pc;
-    unsigned index;
-    struct dp_device *lapic;
-    _Atomic int64_t tsc_offset; /* of the guest's TSC from the VM's */
-};
-
-struct dp_pc {
-    struct dp_pc_config config;
-    struct dp_device_env env;
-    struct dp_ram *ram;
-    uint64_t low, high;                /* bytes of RAM below 3 GiB and from 4 GiB up */
-    uint64_t mmio64_start, mmio64_end; /* equal: none */
-    struct dp_apic_bus apic_bus;
-    struct dp_gsi_router router;
-    struct pc_cpu *cpu;
-    struct dp_device **device; /* all, in the order of making */
-    unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status;
-    unsigned serial_count;
-};
-
 /* ---- memory ---- */
 
 uint64_t dp_pc_memory_max(const struct x86_cpuid_model *model)
@@ -95,8 +63,9 @@ static int map_memory(struct dp_pc *pc, struct dp_error *e)
     pc->mmio64_start = DP_ALIGN_UP(HIGH_RAM_START + pc->high, GiB);
     pc->mmio64_end = pc->mmio64_start + MMIO64_SIZE;
     int rc = dp_ram_create("ram", pc->config.memory, &pc->ram, e);
+    uint64_t from = pc->chipset ? EXTENDED_START : HOLE_END;
     if (rc || (rc = dp_space_map_ram(m, 0, pc->ram, 0, HOLE_START, false, 0, &id, e)) ||
-        (rc = dp_space_map_ram(m, HOLE_END, pc->ram, HOLE_END, pc->low - HOLE_END, false, 0, &id, e)))
+        (rc = dp_space_map_ram(m, from, pc->ram, from, pc->low - from, false, 0, &id, e)) || (pc->chipset && (rc = chipset_map(pc, e))))
         return rc;
     return pc->high ? dp_space_map_ram(m, HIGH_RAM_START, pc->ram, pc->low, pc->high, false, 0, &id, e) : 0;
 }
@@ -184,7 +153,7 @@ static int own(struct dp_pc *pc, struct dp_device *d, struct dp_error *e)
     return dp_error_set(e, -ENOMEM, "no memory for a device");
 }
 
-static struct dp_device *add(struct dp_pc *pc, const struct dp_device_class *c, const char *id, struct dp_error *e)
+struct dp_device *pc_add(struct dp_pc *pc, const struct dp_device_class *c, const char *id, struct dp_error *e)
 {
     struct dp_device *d = dp_device_alloc(c, id, &pc->env);
     return own(pc, d, e) ? NULL : d;
@@ -195,7 +164,7 @@ static int add_lapics(struct dp_pc *pc, struct dp_error *e)
     for (unsigned i = 0; i < pc->config.cpus; i++) {
         char id[32];
         snprintf(id, sizeof id, "lapic%u", i);
-        struct dp_device *d = pc->cpu[i].lapic = add(pc, &dp_lapic_class, id, e);
+        struct dp_device *d = pc->cpu[i].lapic = pc_add(pc, &dp_lapic_class, id, e);
         if (!d)
             return -ENOMEM;
         pc->cpu[i].pc = pc;
@@ -222,8 +191,8 @@ static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
     int rc = add_lapics(pc, e);
     if (rc)
         return rc;
-    struct dp_device *pic = pc->router.pic = add(pc, &dp_pic_class, "pic", e),
-                     *ioapic = pc->router.ioapic = add(pc, &dp_ioapic_class, "ioapic", e);
+    struct dp_device *pic = pc->router.pic = pc_add(pc, &dp_pic_class, "pic", e),
+                     *ioapic = pc->router.ioapic = pc_add(pc, &dp_ioapic_class, "ioapic", e);
     if (!pic || !ioapic)
         return -ENOMEM;
     dp_pic_wire(pic, (struct dp_irq){dp_lapic_lint, pc->cpu[0].lapic, 0});
@@ -240,8 +209,8 @@ static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
 
 static int add_legacy(struct dp_pc *pc, struct dp_error *e)
 {
-    struct dp_device *pit = add(pc, &dp_pit_class, "pit", e), *rtc = add(pc, &dp_rtc_class, "rtc", e),
-                     *pm = add(pc, &dp_acpi_pm_class, "pm", e);
+    struct dp_device *pit = pc_add(pc, &dp_pit_class, "pit", e), *rtc = pc->rtc = pc_add(pc, &dp_rtc_class, "rtc", e),
+                     *pm = pc->pm = pc_add(pc, &dp_acpi_pm_class, "pm", e);
     int rc;
     if (!pit || !rtc || !pm)
         return -ENOMEM;
@@ -252,14 +221,14 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
     if ((rc = dp_device_init(pit, e)) || (rc = dp_device_init(rtc, e)) || (rc = dp_device_init(pm, e)) ||
         (rc = dp_device_map(pit, DP_PIT_WINDOW_COUNTERS, PORT_PIT, e)) ||
         (rc = dp_device_map(pit, DP_PIT_WINDOW_SPEAKER, PORT_SPEAKER, e)) || (rc = dp_device_map(rtc, DP_RTC_WINDOW, PORT_RTC, e)) ||
-        (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e)))
+        (!pc->chipset && (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e))))
         return rc;
     for (unsigned i = 0; i < DP_PC_SERIALS; i++) {
         char id[32];
         snprintf(id, sizeof id, "serial%u", i);
         if (i && !pc->config.serial[i])
             break;
-        struct dp_device *d = add(pc, &dp_uart_class, id, e);
+        struct dp_device *d = pc_add(pc, &dp_uart_class, id, e);
         if (!d)
             return -ENOMEM;
         dp_uart_wire(d, dp_gsi_irq(&pc->router, serial_wiring[i].irq), pc->config.serial[i]);
@@ -267,9 +236,9 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
             return rc;
         pc->serial_count++;
     }
-    struct dp_device *exit = add(pc, &dp_debug_exit_class, "debug-exit", e);
-    pc->exit_status = add(pc, &dp_exit_status_class, "exit-status", e);
-    pc->pvclock = add(pc, &dp_pvclock_class, "pvclock", e);
+    struct dp_device *exit = pc_add(pc, &dp_debug_exit_class, "debug-exit", e);
+    pc->exit_status = pc_add(pc, &dp_exit_status_class, "exit-status", e);
+    pc->pvclock = pc_add(pc, &dp_pvclock_class, "pvclock", e);
     if (!exit || !pc->exit_status || !pc->pvclock)
         return -ENOMEM;
     dp_pvclock_wire(pc->pvclock, pc->config.model->tsc_khz);
@@ -281,7 +250,7 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
 
 static int add_test_device(struct dp_pc *pc, struct dp_error *e)
 {
-    struct dp_device *d = add(pc, &dp_test_device_class, "test", e);
+    struct dp_device *d = pc_add(pc, &dp_test_device_class, "test", e);
     int rc;
     if (!d)
         return -ENOMEM;
@@ -314,25 +283,29 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
     struct dp_irq gsi[GSI_PCI_COUNT];
     struct dp_device *d;
     int rc;
-    if (!(pc->pci = add(pc, &dp_pci_host_class, "pci", e)))
+    if (!(pc->pci = pc_add(pc, &dp_pci_host_class, "pci", e)))
         return -ENOMEM;
     for (unsigned i = 0; i < GSI_PCI_COUNT; i++)
-        gsi[i] = dp_gsi_irq(&pc->router, GSI_PCI + i);
-    dp_pci_host_wire(pc->pci, gsi);
+        gsi[i] = pc->chipset ? chipset_pirq(pc, i & 3) : dp_gsi_irq(&pc->router, GSI_PCI + i);
+    if (pc->chipset)
+        dp_pci_host_wire_pirqs(pc->pci, gsi);
+    else
+        dp_pci_host_wire(pc->pci, gsi);
+    unsigned slot = pc->chipset ? SLOT_CHIPSET_END : 0; /* of the virtio devices: after what firmware and systems want at their places */
     if ((rc = dp_device_init(pc->pci, e)) || (rc = dp_device_map(pc->pci, DP_PCI_WINDOW_PORTS, PORT_PCI, e)) ||
-        (rc = dp_device_map(pc->pci, DP_PCI_WINDOW_ECAM, ECAM_BASE, e)))
+        (rc = pc->chipset ? chipset_create(pc, e) : dp_device_map(pc->pci, DP_PCI_WINDOW_ECAM, ECAM_BASE, e)))
         return rc;
     if (c->rng) {
         if (!(d = dp_device_alloc(&dp_virtio_rng_class, "rng0", &pc->env)))
             return dp_error_set(e, -ENOMEM, "no memory for a device");
-        if ((rc = add_virtio(pc, d, "rng0-pci", SLOT_RNG, e)))
+        if ((rc = add_virtio(pc, d, "rng0-pci", slot + SLOT_RNG, e)))
             return rc;
     }
     if (c->virtio_console) {
         if (!(d = dp_device_alloc(&dp_virtio_console_class, "hvc0", &pc->env)))
             return dp_error_set(e, -ENOMEM, "no memory for a device");
         dp_virtio_console_attach(d, c->virtio_console_backend);
-        if ((rc = add_virtio(pc, d, "hvc0-pci", SLOT_CONSOLE, e)))
+        if ((rc = add_virtio(pc, d, "hvc0-pci", slot + SLOT_CONSOLE, e)))
             return rc;
     }
     for (unsigned i = 0; i < c->disk_count; i++) {
@@ -342,7 +315,7 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
         if (!(d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env)))
             return dp_error_set(e, -ENOMEM, "no memory for a device");
         dp_virtio_blk_attach(d, c->disk[i]);
-        if ((rc = add_virtio(pc, d, pci_id, SLOT_DISK + i, e)))
+        if ((rc = add_virtio(pc, d, pci_id, slot + SLOT_DISK + i, e)))
             return rc;
     }
     return 0;
@@ -355,7 +328,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
         return dp_error_set(e, -ENOMEM, "no memory for a machine");
     pc->config = *c;
     pc->cpu = calloc(c->cpus, sizeof *pc->cpu);
-    pc->device_capacity = c->cpus + DP_PC_DISKS + 16;
+    pc->device_capacity = c->cpus + DP_PC_DISKS + 40;
     pc->device = calloc(pc->device_capacity, sizeof(struct dp_device *));
     pc->env = (struct dp_device_env){
         .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
@@ -363,6 +336,8 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
+    if (!rc && c->firmware && !(pc->chipset = chipset_new()))
+        rc = dp_error_set(e, -ENOMEM, "no memory for a machine");
     if (!rc && !(rc = dp_space_create("memory", UINT64_C(1) << 52, c->trace, &pc->env.memory, e)))
         rc = dp_space_create("ports", 65536, c->trace, &pc->env.ports, e);
     if (!rc) {
@@ -393,6 +368,7 @@ void dp_pc_destroy(struct dp_pc *pc)
         dp_space_destroy(pc->env.ports);
     if (pc->env.memory)
         dp_space_destroy(pc->env.memory);
+    chipset_destroy(pc);
     if (pc->ram)
         dp_ram_destroy(pc->ram);
     free(pc->device);
@@ -521,9 +497,9 @@ static int write_bios_data(struct dp_pc *pc)
     return rc ? rc : dp_space_write(pc->env.memory, EBDA_START, &ebda_kb, 1);
 }
 
-static int write_acpi(struct dp_pc *pc, uint64_t *rsdp, struct dp_error *e)
+void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a)
 {
-    struct dp_acpi_config a = {
+    *a = (struct dp_acpi_config){
         .cpus = pc->config.cpus,
         .lapic_base = DP_APIC_DEFAULT_BASE,
         .ioapic_base = DP_IOAPIC_DEFAULT_BASE,
@@ -547,22 +523,31 @@ static int write_acpi(struct dp_pc *pc, uint64_t *rsdp, struct dp_error *e)
         .reserved_count = 2,
         .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 2}},
     };
-    struct dp_buffer image;
     for (unsigned i = 0; i < pc->serial_count; i++) {
-        a.serial[i].port = serial_wiring[i].port;
-        a.serial[i].irq = serial_wiring[i].irq;
+        a->serial[i].port = serial_wiring[i].port;
+        a->serial[i].irq = serial_wiring[i].irq;
     }
-    int rc = dp_acpi_build(&a, &image, rsdp, e);
+}
+
+static int write_acpi(struct dp_pc *pc, uint64_t *rsdp, struct dp_error *e)
+{
+    struct dp_acpi_config a;
+    struct dp_acpi_image image;
+    pc_acpi_config(pc, &a);
+    int rc = dp_acpi_build(&a, DP_ACPI_BASE, &image, e);
     if (rc)
         return rc;
-    rc = dp_space_write(pc->env.memory, DP_ACPI_BASE, image.data, image.size);
-    dp_buffer_fini(&image);
+    *rsdp = image.rsdp;
+    rc = dp_space_write(pc->env.memory, DP_ACPI_BASE, image.data.data, image.data.size);
+    dp_buffer_fini(&image.data);
     return rc ? dp_error_set(e, rc, "the ACPI tables cannot be written to memory") : 0;
 }
 
 int dp_pc_boot(struct dp_pc *pc, const struct dp_pc_kernel *k, struct x86_state *cpu, const char **protocol, struct dp_error *e)
 {
     uint64_t rsdp;
+    if (pc->chipset)
+        return k ? dp_error_set(e, -EINVAL, "a kernel file is started without firmware") : chipset_boot(pc, e);
     int rc = write_bios_data(pc);
     if (rc)
         return dp_error_set(e, rc, "the BIOS data area cannot be written to memory");

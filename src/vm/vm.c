@@ -25,6 +25,7 @@
 
 /* A vmlinux with debugging information is larger than the memory it runs in. */
 #define KERNEL_FILE_MAX (2ull << 30)
+#define FIRMWARE_FILE_MAX (16ull << 20)
 
 enum want { WANT_PARK, WANT_RUN, WANT_QUIT };
 
@@ -55,6 +56,8 @@ struct dp_vm {
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
     struct file kernel, initrd[DP_VM_INITRDS];
+    struct dp_pc_firmware firmware;
+    char *boot_order;
     char *cmdline, *dump_path;
     const char *protocol;
     struct vcpu *vcpu;
@@ -388,6 +391,8 @@ static int check_config(struct dp_vm *vm, struct dp_error *e)
     if (c->memory < DP_VM_MEMORY_MIN)
         return dp_error_set(e, -EINVAL, "memory of %" PRIu64 " bytes: at least %lluM are needed (did you mean %" PRIu64 "M?)", c->memory,
                             DP_VM_MEMORY_MIN >> 20, c->memory);
+    if (c->firmware && c->kernel)
+        return dp_error_set(e, -EINVAL, "a kernel file is started without firmware: give one of them");
     if (c->memory % DP_PAGE_SIZE)
         return dp_error_set(e, -EINVAL, "memory of %" PRIu64 " bytes: give a multiple of 4K", c->memory);
     if (c->disk_count > DP_VM_DISKS)
@@ -429,6 +434,52 @@ static int make_processors(struct dp_vm *vm, struct dp_error *e)
     return 0;
 }
 
+static int read_whole(const char *what, const char *path, struct dp_boot_blob *out, struct dp_error *e)
+{
+    struct file f = {.fd = -1};
+    int rc = open_file(what, path, &f, e);
+    if (!rc)
+        rc = read_file(what, &f, FIRMWARE_FILE_MAX, out, e);
+    out->name = what;
+    close_file(&f);
+    return rc;
+}
+
+static int read_firmware(struct dp_vm *vm, struct dp_error *e)
+{
+    const struct dp_vm_config *c = &vm->config;
+    vm->firmware.debug = c->debug;
+    vm->firmware.boot_menu = c->boot_menu;
+    if (c->boot_order && !(vm->firmware.boot_order = vm->boot_order = strdup(c->boot_order)))
+        return dp_error_set(e, -ENOMEM, "no memory");
+    int rc = read_whole("firmware", c->firmware, &vm->firmware.bios, e);
+    return rc || !c->vga_bios ? rc : read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
+}
+
+/* Each disk to its bus. */
+static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
+{
+    unsigned ide = 0, floppies = 0;
+    for (unsigned i = 0; i < vm->config.disk_count; i++) {
+        enum dp_vm_bus bus = vm->config.disk[i].bus;
+        if (bus == DP_VM_VIRTIO) {
+            p->disk[p->disk_count++] = vm->disk[i];
+        } else if (!vm->config.firmware) {
+            return dp_error_set(e, -EINVAL, "%s: IDE disks, CDs and floppies need --machine pc", vm->config.disk[i].path);
+        } else if (bus == DP_VM_FLOPPY) {
+            if (floppies == DP_VM_FLOPPIES)
+                return dp_error_set(e, -EINVAL, "%s: there are %d floppy drives", vm->config.disk[i].path, DP_VM_FLOPPIES);
+            vm->firmware.floppy[floppies++] = vm->disk[i];
+        } else {
+            if (ide == DP_VM_IDE_DRIVES)
+                return dp_error_set(e, -EINVAL, "%s: there are %d IDE drives, CDs included; make it a virtio disk", vm->config.disk[i].path,
+                                    DP_VM_IDE_DRIVES);
+            vm->firmware.ide[ide++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM};
+        }
+    }
+    return 0;
+}
+
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e)
 {
     struct dp_error ignored;
@@ -451,6 +502,8 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         rc = open_file("initrd", c->initrd[i], &vm->initrd[i], e);
     if (!rc && ((c->cmdline && !(vm->cmdline = strdup(c->cmdline))) || (c->dump_path && !(vm->dump_path = strdup(c->dump_path)))))
         rc = dp_error_set(e, -ENOMEM, "no memory");
+    if (!rc && c->firmware)
+        rc = read_firmware(vm, e);
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
         struct dp_block_options o = {
             .path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
@@ -485,11 +538,12 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .virtio_console = c->virtio_console,
             .test_device = c->test_device,
             .virtio_console_backend = c->virtio_console_backend,
-            .disk_count = c->disk_count,
         };
         memcpy(p.serial, c->serial, sizeof p.serial);
-        memcpy(p.disk, vm->disk, sizeof p.disk);
-        rc = dp_pc_create(&p, &vm->pc, e);
+        p.firmware = c->firmware ? &vm->firmware : NULL;
+        rc = place_disks(vm, &p, e);
+        if (!rc)
+            rc = dp_pc_create(&p, &vm->pc, e);
     }
     if (!rc)
         rc = make_processors(vm, e);
@@ -630,6 +684,9 @@ void dp_vm_destroy(struct dp_vm *vm)
     close_file(&vm->kernel);
     for (unsigned i = 0; i < DP_VM_INITRDS; i++)
         close_file(&vm->initrd[i]);
+    free((void *)vm->firmware.bios.data);
+    free((void *)vm->firmware.vga_bios.data);
+    free(vm->boot_order);
     free(vm->cmdline);
     free(vm->dump_path);
     dp_buffer_fini(&vm->result.report);

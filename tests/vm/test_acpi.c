@@ -93,11 +93,12 @@ static void check_with_iasl(const uint8_t *t, const char *name, const char *cons
 
 static void test_tables(void **state)
 {
-    struct dp_buffer b;
+    struct dp_acpi_image image;
     struct dp_error e;
     struct dp_acpi_config c = config(3);
-    uint64_t rsdp;
-    assert_ok(dp_acpi_build(&c, &b, &rsdp, &e), e);
+    assert_ok(dp_acpi_build(&c, DP_ACPI_BASE, &image, &e), e);
+    struct dp_buffer b = image.data;
+    uint64_t rsdp = image.rsdp;
     assert_int_equal(rsdp % 16, 0);
     const uint8_t *r = b.data + (rsdp - DP_ACPI_BASE);
     assert_memory_equal(r, "RSD PTR ", 8);
@@ -147,11 +148,11 @@ static void test_many_processors(void **state)
 {
     static const unsigned counts[] = {1, 2, 64, 255, 256, 300};
     for (size_t i = 0; i < DP_ARRAY_LEN(counts); i++) {
-        struct dp_buffer b;
+        struct dp_acpi_image image;
         struct dp_error e;
         struct dp_acpi_config c = config(counts[i]);
-        uint64_t rsdp;
-        assert_ok(dp_acpi_build(&c, &b, &rsdp, &e), e);
+        assert_ok(dp_acpi_build(&c, DP_ACPI_BASE, &image, &e), e);
+        struct dp_buffer b = image.data;
         const uint8_t *xsdt = table(&b, dp_ld64(b.data + 24), "XSDT"), *madt = table(&b, dp_ld64(xsdt + 44), "APIC");
         assert_int_equal(count(madt, 0), DP_MIN(counts[i], 255u));
         assert_int_equal(count(madt, 9), counts[i] > 255 ? counts[i] - 255 : 0);
@@ -160,10 +161,39 @@ static void test_many_processors(void **state)
         dp_buffer_fini(&b);
     }
     struct dp_acpi_config c = config(5000);
-    struct dp_buffer b;
-    uint64_t rsdp;
-    assert_true(dp_acpi_build(&c, &b, &rsdp, NULL) < 0); /* no room: refused, nothing kept */
-    assert_null(b.data);
+    struct dp_acpi_image image;
+    assert_true(dp_acpi_build(&c, DP_ACPI_BASE, &image, NULL) < 0); /* no room: refused, nothing kept */
+    assert_null(image.data.data);
+}
+
+/* What firmware does with an image of base 0 gives the image of another base. */
+static void test_relocation(void **state)
+{
+    struct dp_acpi_image zero, other;
+    struct dp_error e;
+    struct dp_acpi_config c = config(2);
+    c.hpet_base = 0xfed00000;
+    c.level_irqs = 1u << 9 | 1u << 10 | 1u << 11;
+    const uint64_t base = 0x7ffe0000;
+    assert_ok(dp_acpi_build(&c, 0, &zero, &e), e);
+    assert_ok(dp_acpi_build(&c, base, &other, &e), e);
+    assert_int_equal(zero.data.size, other.data.size);
+    uint8_t *p = zero.data.data;
+    for (unsigned i = 0; i < zero.pointers; i++) {
+        uint64_t v = 0;
+        memcpy(&v, p + zero.pointer[i].at, zero.pointer[i].size);
+        v += base;
+        memcpy(p + zero.pointer[i].at, &v, zero.pointer[i].size);
+    }
+    for (unsigned i = 0; i < zero.sums; i++) {
+        uint8_t sum = 0;
+        for (unsigned k = 0; k < zero.sum[i].size; k++)
+            sum = (uint8_t)(sum + p[zero.sum[i].from + k]);
+        p[zero.sum[i].at] = (uint8_t)(p[zero.sum[i].at] - sum);
+    }
+    assert_memory_equal(p, other.data.data, zero.data.size);
+    dp_buffer_fini(&zero.data);
+    dp_buffer_fini(&other.data);
 }
 
 static void test_aml_encoding(void **state)
@@ -218,7 +248,7 @@ static void test_aml_encoding(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_many_processors),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_relocation), cmocka_unit_test(test_many_processors),
                                        cmocka_unit_test(test_aml_encoding)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,7 +56,7 @@ expect 2 "did you mean --kernel?" run -kernel x
 expect 2 "see \`doppel run --help\`" run --xyzzy
 expect 2 "needs a value" run --kernel
 expect 2 "takes no value" run --no-reboot=1
-expect 2 "what is 'x'" run x
+expect 2 "x: No such file" run x
 expect 2 "unknown option -z" run -z
 run 2 "only 512 bytes" -k "$dir/multiboot" -m 512
 run 2 "" -k "$dir/multiboot" -m 0

@@ -1,14 +1,15 @@
 /* devices/pci/host.c - the host bridge: both ways to configuration space, INTx lines, the reset control register.
  *
- * Model: one bus of 32 devices, function 0 of each; device 0 is the bridge itself. Mechanism #1: a dword at port 0xcf8 selects, 0xcfc-0xcff
+ * Model: one bus of 32 devices of up to 8 functions; device 0 function 0 is the bridge itself. Mechanism #1: a dword at port 0xcf8 selects, 0xcfc-0xcff
  * access the selected dword by 1, 2 or 4 bytes. Narrow accesses to 0xcf8 are no configuration accesses; 0xcf9 is the chipset's reset
  * control register, which is in this window because a dword at 0xcf8 must come through whole. ECAM: 4 KiB of memory per function.
- * Each of GSIs 16-23 is the OR of the pins routed to it.
+ * Each interrupt line (GSIs 16-23, or four PIRQs) is the OR of the pins routed to it.
  * Source: PCI Local Bus 3.0 section 3.2.2.3.2; PCI Express Base 3.0 section 7.2.2; Intel ICH9 datasheet 13.7.5 (RST_CNT).
  */
 #include "devices/pci/pci.h"
 
 #define DEVICES 32
+#define LINES 8
 #define ECAM_SIZE (1ull << 20)
 #define ADDRESS_MASK 0x80fffffcu
 enum { RESET_SYSTEM = 2, RESET_CPU = 4, RESET_FULL = 8 };
@@ -23,10 +24,11 @@ struct dp_pci_host {
     struct dp_device device;
     struct host_regs regs;
     struct dp_pci_function bridge;
-    struct dp_pci_function *function[DEVICES];
-    struct dp_irq gsi[8];
-    uint32_t asserted[8];        /* bit per device; follows from the functions' state */
-    uint32_t generation[8];
+    struct dp_pci_function *function[DEVICES][DP_PCI_FUNCTIONS];
+    struct dp_irq line[LINES];
+    bool pirqs;                        /* four lines, see dp_pci_pirq; else dp_pci_gsi */
+    uint8_t asserted[LINES][DEVICES];  /* bit per function; follows from the functions' state */
+    uint32_t generation[LINES];
 };
 
 static const struct dp_field host_fields[] = {
@@ -41,7 +43,7 @@ static const struct dp_state_table host_table = DP_STATE_TABLE(struct host_regs,
 static struct dp_pci_function *find(struct dp_pci_host *h, unsigned device, unsigned function)
 {
     pthread_mutex_lock(&h->device.lock);
-    struct dp_pci_function *f = function ? NULL : h->function[device];
+    struct dp_pci_function *f = h->function[device][function];
     pthread_mutex_unlock(&h->device.lock);
     return f;
 }
@@ -121,19 +123,29 @@ static const struct dp_window_spec host_windows[] = {
 /* ---- interrupts ---- */
 
 unsigned dp_pci_gsi(unsigned device, unsigned pin) { return 16 + ((device + pin - 1) & 7); }
+unsigned dp_pci_pirq(unsigned device, unsigned pin) { return (device + pin + 2) & 3; }
 
-void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned pin, bool level)
+/* Whether any pin pulls the line; lock held. */
+static bool any(const struct dp_pci_host *h, unsigned n)
 {
-    unsigned n = dp_pci_gsi(device, pin) - 16;
+    uint8_t all = 0;
+    for (unsigned i = 0; i < DEVICES; i++)
+        all |= h->asserted[n][i];
+    return all;
+}
+
+void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function, unsigned pin, bool level)
+{
+    unsigned n = h->pirqs ? dp_pci_pirq(device, pin) : dp_pci_gsi(device, pin) - 16;
     pthread_mutex_lock(&h->device.lock);
-    h->asserted[n] = (h->asserted[n] & ~(1u << device)) | (uint32_t)level << device;
+    h->asserted[n][device] = (uint8_t)((h->asserted[n][device] & ~(1u << function)) | (unsigned)level << function);
     h->generation[n]++;
     bool stale = true;
     while (stale) { /* the line is driven without lock: look whether it is still the right level */
         uint32_t generation = h->generation[n];
-        bool any = h->asserted[n] != 0;
+        bool high = any(h, n);
         pthread_mutex_unlock(&h->device.lock);
-        dp_irq_set(&h->gsi[n], any);
+        dp_irq_set(&h->line[n], high);
         pthread_mutex_lock(&h->device.lock);
         stale = generation != h->generation[n];
     }
@@ -146,25 +158,39 @@ struct dp_pci_host *dp_pci_host_of(struct dp_device *host) { return DP_CONTAINER
 
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8])
 {
-    memcpy(dp_pci_host_of(host)->gsi, gsi, sizeof(((struct dp_pci_host *)0)->gsi));
+    memcpy(dp_pci_host_of(host)->line, gsi, 8 * sizeof(*gsi));
 }
+
+void dp_pci_host_wire_pirqs(struct dp_device *host, const struct dp_irq pirq[4])
+{
+    struct dp_pci_host *h = dp_pci_host_of(host);
+    memcpy(h->line, pirq, 4 * sizeof(*pirq));
+    h->pirqs = true;
+}
+
+struct dp_pci_function *dp_pci_host_bridge(struct dp_device *host) { return &dp_pci_host_of(host)->bridge; }
 
 int dp_pci_plug(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, struct dp_error *e)
 {
-    if (device < 1 || device >= DEVICES)
-        return dp_error_set(e, -EINVAL, "pci: there is no slot %u; slots are 1 to %d", device, DEVICES - 1);
+    return dp_pci_plug_function(h, f, device, 0, e);
+}
+
+int dp_pci_plug_function(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, unsigned function, struct dp_error *e)
+{
+    if (device < 1 || device >= DEVICES || function >= DP_PCI_FUNCTIONS)
+        return dp_error_set(e, -EINVAL, "pci: there is no slot %u.%u; slots are 1 to %d", device, function, DEVICES - 1);
     if (f->host)
         return dp_error_set(e, -EBUSY, "pci: the function is in slot %u already", f->device);
     pthread_mutex_lock(&h->device.lock);
-    bool taken = h->function[device];
+    bool taken = h->function[device][function];
     if (!taken)
-        h->function[device] = f;
+        h->function[device][function] = f;
     pthread_mutex_unlock(&h->device.lock);
     if (taken)
         return dp_error_set(e, -EBUSY, "pci: slot %u is taken; use another one", device);
     pthread_mutex_lock(f->lock);
-    f->device = device;
-    f->function = 0;
+    f->device = (uint8_t)device;
+    f->function = (uint8_t)function;
     f->host = h;
     pthread_mutex_unlock(f->lock);
     dp_pci_function_post_load(f);
@@ -178,7 +204,7 @@ void dp_pci_unplug(struct dp_pci_function *f)
         return;
     dp_pci_intx(f, false);
     pthread_mutex_lock(&h->device.lock);
-    h->function[f->device] = NULL;
+    h->function[f->device][f->function] = NULL;
     pthread_mutex_unlock(&h->device.lock);
     pthread_mutex_lock(f->lock);
     f->host = NULL;
@@ -192,13 +218,21 @@ static int host_init(struct dp_device *d, struct dp_error *e)
     static const struct dp_pci_id id = { .vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000 };
     dp_pci_function_init(&h->bridge, &h->regs.pci, &id, d->env, &d->lock);
     h->bridge.host = h;
-    h->function[0] = &h->bridge;
+    h->function[0][0] = &h->bridge;
     return 0;
 }
 
 static void host_reset(struct dp_device *d)
 {
     dp_pci_function_reset(&dp_pci_host_of(d)->bridge);
+}
+
+static void host_post_load(struct dp_device *d)
+{
+    struct dp_pci_function *f = &dp_pci_host_of(d)->bridge;
+    dp_pci_function_post_load(f);
+    if (f->config_changed)
+        f->config_changed(f);
 }
 
 const struct dp_device_class dp_pci_host_class = {
@@ -211,4 +245,5 @@ const struct dp_device_class dp_pci_host_class = {
     .window_count = DP_ARRAY_LEN(host_windows),
     .init = host_init,
     .reset = host_reset,
+    .post_load = host_post_load,
 };

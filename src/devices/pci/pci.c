@@ -146,7 +146,7 @@ static void drive_intx(struct dp_pci_function *f)
         pthread_mutex_unlock(f->lock);
         if (!host || !pin)
             return;
-        dp_pci_host_intx(host, f->device, pin, level);
+        dp_pci_host_intx(host, f->device, f->function, pin, level);
         pthread_mutex_lock(f->lock);
         stale = generation != f->intx_generation;
         pthread_mutex_unlock(f->lock);
@@ -210,11 +210,11 @@ void dp_pci_config_write(struct dp_pci_function *f, unsigned offset, uint32_t va
         map_bars(f);
     if (is_command)
         drive_intx(f);
-    if (is_command || is_msix) {
-        if (f->config_changed)
-            f->config_changed(f);
+    bool is_watched = f->watch_first && touches(offset, size, f->watch_first, f->watch_last - f->watch_first + 1u);
+    if ((is_command || is_msix || is_watched) && f->config_changed)
+        f->config_changed(f);
+    if (is_command || is_msix)
         send_pending(f);
-    }
 }
 
 bool dp_pci_bus_master(const struct dp_pci_function *f)

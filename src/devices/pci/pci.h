@@ -13,6 +13,7 @@
 #include "devices/device.h"
 
 #define DP_PCI_BARS 6
+#define DP_PCI_FUNCTIONS 8
 #define DP_PCI_CONFIG_SIZE 4096
 #define DP_PCI_MSIX_MAX 64
 /* BARs are mapped below everything a machine maps (0): a guest that programs a BAR over RAM or the APIC finds RAM and the APIC. */
@@ -58,8 +59,11 @@ struct dp_pci_function {
     const struct dp_device_env *env;
     bool mapping_busy, mapping_again;  /* one thread at a time maps BARs, with no lock held */
     uint32_t intx_generation;          /* counts what changes the INTx level */
-    /* Called without lock after a configuration write changed something (bus master, MSI-X enable); may be NULL. */
+    /* Called without lock after a configuration write changed something (bus master, MSI-X enable, or a byte from watch_first to
+     * watch_last); may be NULL. opaque is the owner's. */
     void (*config_changed)(struct dp_pci_function *f);
+    uint16_t watch_first, watch_last; /* 0: none */
+    void *opaque;
     /* For registers that are more than bytes (virtio's configuration access capability): called without lock before an access of 1, 2 or 4
      * bytes; true when it did the access itself. May be NULL. */
     bool (*config_access)(struct dp_pci_function *f, unsigned offset, unsigned size, uint32_t *value, bool write);
@@ -99,15 +103,21 @@ void dp_pci_config_write(struct dp_pci_function *f, unsigned offset, uint32_t va
  * Port 0xcf9 lies within the window and is therefore here, too: the reset control register, which asks env->vm for a reset. */
 extern const struct dp_device_class dp_pci_host_class;
 struct dp_pci_host *dp_pci_host_of(struct dp_device *host);
-/* device 1-31, function 0 */
+/* The bridge's own function, to be made a certain chipset's between init and the first access. */
+struct dp_pci_function *dp_pci_host_bridge(struct dp_device *host);
+/* device 1-31, function 0; the other takes any function. */
+int dp_pci_plug_function(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, unsigned function, struct dp_error *e) DP_MUST_CHECK;
 int dp_pci_plug(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, struct dp_error *e) DP_MUST_CHECK;
 void dp_pci_unplug(struct dp_pci_function *f); /* not plugged is fine */
 /* Wires, set before init: gsi[n] for INTx routing, the spaces come from env. */
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8]);
-/* GSI of a device's pin (1 = INTA): what the DSDT's _PRT says. */
+/* Or four lines, as the i440FX's boards have them: PIRQA-D. */
+void dp_pci_host_wire_pirqs(struct dp_device *host, const struct dp_irq pirq[4]);
+/* GSI of a device's pin (1 = INTA): what the DSDT's _PRT says. Number of its PIRQ (0 = PIRQA). */
 unsigned dp_pci_gsi(unsigned device, unsigned pin);
-/* pci.c to host.c: the level of one device's INTx pin. Idempotent; any thread, no lock held. */
-void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned pin, bool level);
+unsigned dp_pci_pirq(unsigned device, unsigned pin);
+/* pci.c to host.c: the level of one function's INTx pin. Idempotent; any thread, no lock held. */
+void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function, unsigned pin, bool level);
 enum { DP_PCI_WINDOW_PORTS, DP_PCI_WINDOW_ECAM }; /* windows of dp_pci_host_class */
 
 #endif

@@ -1,0 +1,16 @@
+/* cli/media.h - what a file is that the user wants to boot, and where the firmware files are. */
+#ifndef DP_CLI_MEDIA_H
+#define DP_CLI_MEDIA_H
+
+#include "base/base.h"
+
+enum cli_media { CLI_MEDIA_DISK, CLI_MEDIA_CDROM, CLI_MEDIA_FLOPPY };
+/* By content and size, of a file that nobody has written to as a disk yet: an ISO 9660 file system is a CD, a size that only floppies have is a
+ * floppy, all else is a disk. Both CD and disk (hybrid): a CD. */
+int cli_media_kind(const char *path, enum cli_media *kind, struct dp_error *e) DP_MUST_CHECK;
+
+/* The file of a firmware: "bios", or a path. NULL: not found, e says what to install. */
+const char *cli_firmware(const char *name, struct dp_error *e);
+const char *cli_vga_bios(void); /* NULL: none on this host */
+
+#endif
