@@ -221,7 +221,7 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
     if ((rc = dp_device_init(pit, e)) || (rc = dp_device_init(rtc, e)) || (rc = dp_device_init(pm, e)) ||
         (rc = dp_device_map(pit, DP_PIT_WINDOW_COUNTERS, PORT_PIT, e)) ||
         (rc = dp_device_map(pit, DP_PIT_WINDOW_SPEAKER, PORT_SPEAKER, e)) || (rc = dp_device_map(rtc, DP_RTC_WINDOW, PORT_RTC, e)) ||
-        (!pc->chipset && (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e))))
+        (rc = dp_device_map(pm, DP_ACPI_PM_WINDOW, DP_ACPI_PM_BASE, e)))
         return rc;
     for (unsigned i = 0; i < DP_PC_SERIALS; i++) {
         char id[32];

@@ -164,6 +164,8 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     for (unsigned i = 0; i < image.pointers; i++)
         entry(&l, LOADER_POINTER, image.pointer[i].at < DP_ACPI_RSDP_SIZE ? rsdp : tables, tables,
               (const uint32_t[]){image.pointer[i].at, image.pointer[i].size}, 2);
+    for (unsigned i = 0; i < image.sums; i++) /* OVMF counts what stands there already, so nothing may */
+        image.data.data[image.sum[i].at] = 0;
     for (unsigned i = 0; i < image.sums; i++)
         entry(&l, LOADER_SUM, image.sum[i].at < DP_ACPI_RSDP_SIZE ? rsdp : tables, NULL,
               (const uint32_t[]){image.sum[i].at, image.sum[i].from, image.sum[i].size}, 3);

@@ -141,6 +141,7 @@ static void map(struct pm *p)
     while (p->again && !p->busy) {
         const uint8_t *config = p->regs.pci.config;
         uint16_t at = config[PMREGMISC] & PMIOSE ? dp_ld16(config + PMBASE) & 0xffc0 : 0;
+        at = at == DP_ACPI_PM_BASE ? 0 : at; /* there already */
         p->again = false;
         if (at == p->mapped_at)
             break;
