@@ -311,7 +311,8 @@ static struct dp_device *make(const struct dp_device_env *env, void *opaque)
 static uint64_t poke(struct dp_device *d, struct dp_random *r)
 {
     static const uint8_t commands[] = {0x10, 0x20, 0x40, 0x50, 0x60, 0x70, 0x90, 0x98, 0xd0, 0xe8, 0xff, 2, 1, 0x2f, 0xd0, 0xe8};
-    uint64_t v = dp_random_next(r), base = BASE + 2 * DP_PFLASH_BLOCK * (uint64_t)atoi(d->id), at = base + (v & 1 ? v >> 8 & 0x1fff : v >> 8 & 0xff);
+    uint64_t v = dp_random_next(r), base = BASE + 2 * DP_PFLASH_BLOCK * (uint64_t)atoi(d->id);
+    uint64_t at = base + (v >> 8 & (v & 1 ? 0x1fff : 0xff));
     if (v & 2)
         return dp_space_load(d->env->memory, at, 1);
     dp_space_store(d->env->memory, at, v & 4 ? v >> 40 : commands[v >> 40 & 15], 1);

@@ -533,7 +533,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ram_and_holes),     cmocka_unit_test(bad_mappings),     cmocka_unit_test(priorities),
-        cmocka_unit_test(random_views),      cmocka_unit_test(windows),          cmocka_unit_test(readonly_and_pins), cmocka_unit_test(flash),
+        cmocka_unit_test(random_views),      cmocka_unit_test(windows),          cmocka_unit_test(readonly_and_pins),
+        cmocka_unit_test(flash),
         cmocka_unit_test(dirty_clients),     cmocka_unit_test(code_marks),       cmocka_unit_test(code_coherence),
         cmocka_unit_test(concurrent_remap),  cmocka_unit_test(listeners),        cmocka_unit_test(impossible_ram),
     };

@@ -1,7 +1,7 @@
 /* pflash.c - flash with Intel's command set; model and source in pflash.h.
  *
- * Locks: the registers change under the device's lock, the file is written under it too (only processors that use this chip wait). The window
- * that hides the RAM comes and goes without the lock, one thread at a time, which looks again after each change.
+ * Locks: the registers change under the device's lock, the file is written under it too (only processors that use this chip wait). The
+ * window that hides the RAM comes and goes without the lock, one thread at a time, which looks again after each change.
  * Invariants: contents change only by program and erase_block, within the chip, and are in the file first.
  */
 #include "devices/firmware/pflash.h"
@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ARRAY = 0, PROGRAM = 0x10, ERASE = 0x20, PROGRAM2 = 0x40, CLEAR = 0x50, LOCK = 0x60, STATUS = 0x70, ID = 0x90, CFI = 0x98, CONFIRM = 0xd0,
-       BUFFER = 0xe8, AMD_RESET = 0xf0, READ = 0xff };
+enum { ARRAY = 0, PROGRAM = 0x10, ERASE = 0x20, PROGRAM2 = 0x40, CLEAR = 0x50, LOCK = 0x60, STATUS = 0x70, ID = 0x90, CFI = 0x98,
+       CONFIRM = 0xd0, BUFFER = 0xe8, AMD_RESET = 0xf0, READ = 0xff };
 enum { LOCK_SET = 0x01, LOCK_DOWN = 0x2f };
 enum { READY = 0x80, ERASE_ERROR = 0x20, PROGRAM_ERROR = 0x10, LOCKED = 0x02, SEQUENCE_ERROR = ERASE_ERROR | PROGRAM_ERROR };
 enum { BUFFER_SHIFT = 8, BUFFER_SIZE = 1 << BUFFER_SHIFT, MANUFACTURER = 0x89, DEVICE = 0x18, HIDING_PRIORITY = 1 };
@@ -292,7 +292,8 @@ static int check(const void *regs, struct dp_error *e)
 {
     const struct pflash_regs *r = regs;
     if (r->left > BUFFER_SIZE || (r->command == ARRAY && r->cycle))
-        return dp_error_set(e, -EINVAL, "pflash: command 0x%02x in cycle %u with %u bytes to come cannot be", r->command, r->cycle, r->left);
+        return dp_error_set(e, -EINVAL, "pflash: command 0x%02x in cycle %u with %u bytes to come cannot be", r->command, r->cycle,
+                            r->left);
     return 0;
 }
 
@@ -371,7 +372,8 @@ static int init(struct dp_device *d, struct dp_error *e)
     int r = f->options.path ? open_file(f, e) : 0;
     if (!r && (!f->size || f->size % DP_PFLASH_BLOCK || f->size > DP_PFLASH_MAX))
         r = dp_error_set(e, -EINVAL, "flash image %s has %llu bytes; it must be a multiple of %u, at most %u MiB",
-                         f->options.path ? f->options.path : "in memory", (unsigned long long)f->size, DP_PFLASH_BLOCK, DP_PFLASH_MAX >> 20);
+                         f->options.path ? f->options.path : "in memory", (unsigned long long)f->size, DP_PFLASH_BLOCK,
+                         DP_PFLASH_MAX >> 20);
     if (!r)
         r = dp_ram_create(d->id, f->size, &f->ram, e);
     if (!r && f->options.path)

@@ -1,13 +1,14 @@
 /* devices/firmware/pflash.h - a NOR flash chip with Intel's command set, as firmware sees it: its code, or its variable store.
  *
- * Model: one chip, 8 bits wide, of 4 KiB blocks (CFI). In array mode reads come from RAM mapped directly, so code executes from it at full speed; a
- * command, which is a write, goes to the device, and while the chip answers with status, identity or CFI data, a register window hides the RAM.
- * Operations take no time. They differ from silicon where QEMU's chip does, on which OVMF relies: cleared status reads as 0 (READY comes with
- * the next operation) and clearing it returns to array mode; programming sets bits too. After an erase or program the chip stays
- * in status mode until 0xff. Erasing needs its confirmation. Wider accesses are those of their bytes, in order.
- * The contents are kept like a disk's, not in the device's state: with a path in the file, where each operation writes its bytes before it is
- * visible and status READY; what the host cannot write fails with a status bit and, the first time, a trace line. A read-only chip answers all
- * commands, and fails erasing and programming as if locked. A reset leaves the contents alone.
+ * Model: one chip, 8 bits wide, of 4 KiB blocks (CFI). In array mode reads come from RAM mapped directly, so code executes from it at full
+ * speed; a command, which is a write, goes to the device, and while the chip answers with status, identity or CFI data, a register window
+ * hides the RAM.
+ * Operations take no time. They differ from silicon where QEMU's chip does, on which OVMF relies: cleared status reads as 0 (READY comes
+ * with the next operation) and clearing it returns to array mode; programming sets bits too. After an erase or program the chip stays in
+ * status mode until 0xff. Erasing needs its confirmation. Wider accesses are those of their bytes, in order.
+ * The contents are kept like a disk's, not in the device's state: with a path in the file, where each operation writes its bytes before it
+ * is visible and status READY; what the host cannot write fails with a status bit and, the first time, a trace line. A read-only chip
+ * answers all commands, and fails erasing and programming as if locked. A reset leaves the contents alone.
  * Source: JEDEC JESD68.01 (CFI); Intel StrataFlash 28F128J3 data sheet (commands, status); QEMU's cfi.pflash01 and OVMF's
  * QemuFlashFvbServicesRuntimeDxe for what differs.
  */

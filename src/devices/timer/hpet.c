@@ -1,7 +1,7 @@
 /* hpet.c - see hpet.h. The counter counts 10 ns; `from` of a comparator is the first count that was not yet compared with it.
  *
- * Calls out: interrupts by the pattern of uart.c, for many lines: sync makes one change after the other, one thread at a time, and looks again
- * after each. A timer's `pulse` says that an edge (or message) has not yet gone out; it is state, because a save may come before.
+ * Calls out: interrupts by the pattern of uart.c, for many lines: sync makes one change after the other, one thread at a time, and looks
+ * again after each. A timer's `pulse` says that an edge (or message) has not yet gone out; it is state, because a save may come before.
  */
 #include "devices/timer/hpet.h"
 
@@ -9,8 +9,8 @@ enum { TICK_NS = DP_HPET_PERIOD_FS / 1000000, MIN_EDGE_NS = 20000 };
 enum { REG_CAPABILITIES = 0x000, REG_CONFIG = 0x010, REG_STATUS = 0x020, REG_COUNTER = 0x0f0, REG_TIMERS = 0x100, WINDOW = 0x400 };
 enum { TIMER_CONFIG = 0x00, TIMER_COMPARATOR = 0x08, TIMER_FSB = 0x10, TIMER_STRIDE = 0x20 };
 enum { ENABLE_CNF = 1, LEG_RT_CNF = 2 };
-enum { INT_TYPE = 1 << 1 /* level */, INT_ENB = 1 << 2, TYPE = 1 << 3 /* periodic */, PER_INT_CAP = 1 << 4, SIZE_CAP = 1 << 5, VAL_SET = 1 << 6,
-       MODE32 = 1 << 8, INT_ROUTE_SHIFT = 9, INT_ROUTE = 31 << 9, FSB_EN = 1 << 14, FSB_INT_DEL_CAP = 1 << 15 };
+enum { INT_TYPE = 1 << 1 /* level */, INT_ENB = 1 << 2, TYPE = 1 << 3 /* periodic */, PER_INT_CAP = 1 << 4, SIZE_CAP = 1 << 5,
+       VAL_SET = 1 << 6, MODE32 = 1 << 8, INT_ROUTE_SHIFT = 9, INT_ROUTE = 31 << 9, FSB_EN = 1 << 14, FSB_INT_DEL_CAP = 1 << 15 };
 enum { KEPT = INT_TYPE | INT_ENB | TYPE | VAL_SET | MODE32 | INT_ROUTE | FSB_EN };
 /* Lines, as bits; 0 to 31 are pins. */
 enum { LINE_IRQ0 = 32, LINE_IRQ8, LINE_LEGACY, LINES };
@@ -416,8 +416,8 @@ static void resume(struct dp_device *d)
     sync(h);
 }
 
-/* Who listens has the levels of the save, whatever was driven here before: all are told again. A line with an edge due counts as high, so that it
- * falls and rises; interrupts 0 and 8 are others' while legacy is off. */
+/* Who listens has the levels of the save, whatever was driven here before: all are told again. A line with an edge due counts as high, so
+ * that it falls and rises; interrupts 0 and 8 are others' while legacy is off. */
 static void post_load(struct dp_device *d)
 {
     struct hpet *h = (struct hpet *)d;
