@@ -360,6 +360,40 @@ static void pause_and_save(void **state)
 
 static void nothing(void *opaque, unsigned n, bool level) { }
 
+/* A processor that programs and acknowledges while time passes in another thread: no interrupt is lost, no line stays high. */
+static void *passing(void *opaque)
+{
+    struct rig *r = opaque;
+    for (unsigned i = 0; i < 20000; i++)
+        dp_clock_advance(r->w.env.clock, 1000);
+    return NULL;
+}
+
+static void threads(void **state)
+{
+    struct rig r;
+    pthread_t time;
+    rig_new(&r);
+    put(&r, T0, LEVEL | ENABLE | PERIODIC | SETVAL | ROUTE(20));
+    put64(&r, T0 + CMP, 3000);
+    put64(&r, T0 + CMP, 3000);
+    put(&r, CFG, 1);
+    assert_int_equal(pthread_create(&time, NULL, passing, &r), 0);
+    for (unsigned i = 0; i < 20000; i++) {
+        if (get(&r, STS))
+            put(&r, STS, 1);
+        put(&r, T0 + STRIDE + CMP, get(&r, CNT) + i % 100);
+    }
+    pthread_join(time, NULL);
+    put(&r, STS, 1);
+    assert_false(r.pin[20]);
+    unsigned rises = r.rises;
+    advance(&r, 30000);
+    assert_true(r.pin[20]);
+    assert_int_equal(r.rises, rises + 1);
+    rig_free(&r);
+}
+
 static struct dp_device *make(const struct dp_device_env *env, void *opaque)
 {
     struct dp_error e = {0};
@@ -383,7 +417,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linux_probe), cmocka_unit_test(legacy),         cmocka_unit_test(level_and_routes), cmocka_unit_test(widths),
-        cmocka_unit_test(messages),    cmocka_unit_test(pause_and_save), cmocka_unit_test(conformance),
+        cmocka_unit_test(messages),    cmocka_unit_test(pause_and_save), cmocka_unit_test(threads),
+        cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("hpet", tests, NULL, NULL);
 }

@@ -289,6 +289,36 @@ static void host_error(void **state)
     close(sealed);
 }
 
+/* Two processors at once: whatever they do, the window before the RAM goes when the array is back. */
+static void *hammer(void *opaque)
+{
+    struct rig *r = opaque;
+    static const uint8_t commands[] = {0x70, 0xff, 0x90, 0x10, 0xff, 0x20, 0xd0, 0x50};
+    for (unsigned i = 0; i < 2000; i++) {
+        put(r, i * 77 % SIZE, commands[i * 5 % 8]);
+        get(r, i * 31 % SIZE);
+    }
+    return NULL;
+}
+
+static void processors(void **state)
+{
+    struct rig r;
+    static uint8_t data[SIZE];
+    pthread_t other;
+    rig_new(&r, &(struct dp_pflash_options){.data = data, .size = SIZE});
+    assert_int_equal(pthread_create(&other, NULL, hammer, &r), 0);
+    hammer(&r);
+    pthread_join(other, NULL);
+    put(&r, 0, 0x70);
+    put(&r, 0, 0xff);
+    put(&r, 0, 0x70);
+    assert_false(direct(&r));
+    put(&r, 0, 0xff);
+    assert_true(direct(&r));
+    rig_free(&r);
+}
+
 struct places { unsigned n; };
 
 static struct dp_device *make(const struct dp_device_env *env, void *opaque)
@@ -330,7 +360,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ovmf),       cmocka_unit_test(linux_probe), cmocka_unit_test(read_only), cmocka_unit_test(refused),
-        cmocka_unit_test(host_error), cmocka_unit_test(conformance),
+        cmocka_unit_test(host_error), cmocka_unit_test(processors),  cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("pflash", tests, NULL, NULL);
 }
