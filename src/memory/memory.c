@@ -119,7 +119,8 @@ static void view_fill(struct dp_space *s, struct view *v)
         last.base = base;
         if (top) {
             uint64_t skip = base - top->range.base;
-            *(top->range.ram ? &last.ram_offset : &last.window_offset) += skip;
+            last.ram_offset += top->range.ram ? skip : 0;
+            last.window_offset += top->range.ops ? skip : 0;
         }
         last_top = top;
         n++;
@@ -364,25 +365,48 @@ static int add_mapping(struct dp_space *s, const struct dp_range *range, int pri
     return 0;
 }
 
-int dp_space_map_ram(struct dp_space *s, uint64_t base, struct dp_ram *r, uint64_t offset, uint64_t size, bool readonly, int priority,
-                     uint32_t *id, struct dp_error *e)
+static int check_ram(uint64_t base, const struct dp_ram *r, uint64_t offset, uint64_t size, struct dp_error *e)
 {
     if ((base | offset | size) % DP_PAGE_SIZE || size > r->size || offset > r->size - size)
         return dp_error_set(e, -EINVAL, "0x%llx bytes at 0x%llx of %s cannot be mapped at 0x%llx: not whole pages inside it",
                             (unsigned long long)size, (unsigned long long)offset, r->name, (unsigned long long)base);
-    struct dp_range range = {.base = base, .size = size, .ram = r, .ram_offset = offset, .readonly = readonly};
-    return add_mapping(s, &range, priority, id, e);
+    return 0;
 }
 
 static bool power_of_two(unsigned n) { return n && !(n & (n - 1)); }
 
-int dp_space_map_window(struct dp_space *s, uint64_t base, uint64_t size, const struct dp_window_ops *ops, void *opaque, int priority,
-                        uint32_t *id, struct dp_error *e)
+static int check_window(uint64_t size, const struct dp_window_ops *ops, struct dp_error *e)
 {
     unsigned min = ops->min_size ? ops->min_size : 1, max = ops->max_size ? ops->max_size : 8;
     if (!power_of_two(min) || !power_of_two(max) || min > max || max > 8 || size % min)
         return dp_error_set(e, -EINVAL, "window %s of 0x%llx bytes cannot have accesses of %u to %u bytes", ops->name,
                             (unsigned long long)size, min, max);
+    return 0;
+}
+
+int dp_space_map_ram(struct dp_space *s, uint64_t base, struct dp_ram *r, uint64_t offset, uint64_t size, bool readonly, int priority,
+                     uint32_t *id, struct dp_error *e)
+{
+    struct dp_range range = {.base = base, .size = size, .ram = r, .ram_offset = offset, .readonly = readonly};
+    int result = check_ram(base, r, offset, size, e);
+    return result ? result : add_mapping(s, &range, priority, id, e);
+}
+
+int dp_space_map_flash(struct dp_space *s, uint64_t base, struct dp_ram *r, uint64_t offset, uint64_t size, const struct dp_window_ops *ops,
+                       void *opaque, int priority, uint32_t *id, struct dp_error *e)
+{
+    struct dp_range range = {.base = base, .size = size, .ram = r, .ram_offset = offset, .readonly = true, .ops = ops, .opaque = opaque};
+    int result = check_ram(base, r, offset, size, e);
+    result = result ? result : check_window(size, ops, e);
+    return result ? result : add_mapping(s, &range, priority, id, e);
+}
+
+int dp_space_map_window(struct dp_space *s, uint64_t base, uint64_t size, const struct dp_window_ops *ops, void *opaque, int priority,
+                        uint32_t *id, struct dp_error *e)
+{
+    int result = check_window(size, ops, e);
+    if (result)
+        return result;
     struct dp_range range = {.base = base, .size = size, .ops = ops, .opaque = opaque};
     return add_mapping(s, &range, priority, id, e);
 }
@@ -517,7 +541,7 @@ int dp_space_write(struct dp_space *s, uint64_t addr, const void *data, uint64_t
             uint64_t offset = r.ram_offset + (addr - r.base);
             ram_put(r.ram->host + offset, p, n);
             dp_ram_mark_dirty(r.ram, offset, n);
-        } else if (found && !r.ram) {
+        } else if (found && r.ops) {
             window_put(&r, r.window_offset + (addr - r.base), p, n);
         } else {
             if (!found && addr > UINT64_MAX - (size - 1))

@@ -75,8 +75,8 @@ struct dp_range {               /* one piece of the flat view, by value */
     uint64_t base, size;        /* in the space */
     struct dp_ram *ram;         /* RAM, else NULL */
     uint64_t ram_offset;        /* of base */
-    bool readonly;              /* RAM that ignores writes (ROM) */
-    const struct dp_window_ops *ops; /* register window, else NULL */
+    bool readonly;              /* RAM that ignores writes (ROM), or, with ops, gives them to a device (flash) */
+    const struct dp_window_ops *ops; /* register window or device of a flash, else NULL */
     void *opaque;
     uint64_t window_offset;     /* of base in its window */
 };
@@ -96,6 +96,9 @@ int dp_space_map_ram(struct dp_space *s, uint64_t base, struct dp_ram *r, uint64
                      uint32_t *id, struct dp_error *e) DP_MUST_CHECK;
 int dp_space_map_window(struct dp_space *s, uint64_t base, uint64_t size, const struct dp_window_ops *ops, void *opaque, int priority,
                         uint32_t *id, struct dp_error *e) DP_MUST_CHECK;
+/* Flash: RAM that is read and executed directly, while writes go to ops->write, its offset counted from base. */
+int dp_space_map_flash(struct dp_space *s, uint64_t base, struct dp_ram *r, uint64_t offset, uint64_t size, const struct dp_window_ops *ops,
+                       void *opaque, int priority, uint32_t *id, struct dp_error *e) DP_MUST_CHECK;
 void dp_space_unmap(struct dp_space *s, uint32_t id);
 void dp_space_begin(struct dp_space *s);
 void dp_space_commit(struct dp_space *s);

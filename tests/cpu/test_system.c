@@ -852,6 +852,38 @@ static void test_rom(void **state)
     for (unsigned i = 0; i < 0x1000; i++)
         assert_int_equal(b->spare->host[i], 0x77);
 }
+/* Flash: reads and execution are RAM's, writes of every kind the device's; the RAM stays. */
+BARE_ASM(flash, "mov $0x30000, %edi\n mov $0x77777777, %ebx\n mov $300, %ecx\n1: movl $0x11223344, (%rdi)\n incl 8(%rdi)\n mov 8(%rdi), %esi\n cmp %esi, %ebx\n"
+    " jne 2f\n call *%r8\n dec %ecx\n jnz 1b\n2: lock incw 0x10(%rdi)\n movups %xmm0, 0x20(%rdi)\n mov %rsp, %rdx\n lea 0x48(%rdi), %rsp\n push %rdi\n"
+                " mov %rdx, %rsp\n mov $0x5a, %al\n lea 0x80(%rdi), %rdi\n mov $16, %ecx\n rep stosb\n mov $0x12345678, %ebx\n xchg %ebx, 0x30100\n fxsave 0x30200\n");
+static void test_flash(void **state)
+{
+    struct bare *b = *state;
+    struct dp_error e;
+    uint32_t id;
+    memset(b->spare->host, 0x77, 0x1000);
+    memset(b->mmio, 0xee, sizeof b->mmio);
+    b->spare->host[0x800] = 0xc3; /* RET */
+    assert_int_equal(dp_space_map_flash(b->memory, 0x30000, b->spare, 0, 0x1000, &bare_mmio_ops, b, 5, &id, &e), 0);
+    bare_put(b, BARE_CODE, flash, flash_end);
+    struct x86_state s = bare_long(b, 0, BARE_CODE);
+    s.r[X86_R8] = 0x30800;
+    const struct x86_state *out = bare_run(b, &s);
+    bare_assert_done(b, flash, 0);
+    assert_int_equal(out->r[X86_RSI], 0x77777777);
+    assert_int_equal(out->r[X86_RBX], 0x77777777);
+    for (unsigned i = 0; i < 0x1000; i++)
+        assert_int_equal(b->spare->host[i], i == 0x800 ? 0xc3 : 0x77);
+    assert_int_equal(dp_ld32(b->mmio), 0x11223344);
+    assert_int_equal(dp_ld32(b->mmio + 8), 0x77777778);
+    assert_int_equal(dp_ld32(b->mmio + 16), 0xeeee7778);
+    assert_memory_equal(b->mmio + 0x20, out->vec[0], 16);
+    assert_int_equal(dp_ld64(b->mmio + 0x40), 0x30000);
+    for (unsigned i = 0; i < 18; i++)
+        assert_int_equal(b->mmio[0x7f + i], i && i < 17 ? 0x5a : 0xee);
+    assert_int_equal(dp_ld32(b->mmio + 0x100), 0x12345678);
+    assert_int_equal(dp_ld32(b->mmio + 0x200 + 24), 0x1f80); /* MXCSR of the image */
+}
 
 /* ---- dirty pages ---- */
 BARE_ASM(dirty, "mov $0x30000, %edi\n1: lock incq (%rdi)\n mov (%rdi), %rax\n mov %rax, 0x1000(%rdi)\n movups %xmm0, 0x2000(%rdi)\n"
@@ -1401,7 +1433,7 @@ int main(int argc, char **argv)
             T(test_smap_implicit), T(test_smep), T(test_nx), T(test_user_rights), T(test_align),
         T(test_crossing), T(test_rep_fault), T(test_smc), T(test_alias), T(test_second_page), T(test_remap_code), T(test_mmio_code),
             T(test_flood),
-        T(test_remap_ram), T(test_remap_loop), T(test_rom), T(test_dirty), T(test_dirty_each),
+        T(test_remap_ram), T(test_remap_loop), T(test_rom), T(test_flash), T(test_dirty), T(test_dirty_each),
         T(test_real), T(test_real_limits), T(test_limit_change), T(test_mixed), T(test_small_window), T(test_paging32), T(test_pae),
             T(test_tour), T(test_protected), T(test_sipi), T(test_sipi_saved), T(test_event_pending), T(test_triple),
         T(test_count), T(test_budget), T(test_kick), T(test_endless_rep), T(test_canonical), T(test_ipi_storm) };

@@ -290,6 +290,39 @@ static void readonly_and_pins(void **state)
     dp_ram_destroy(r);
 }
 
+/* Reads are RAM's, writes the device's, with offsets that count from the mapping's base also where a part is hidden. */
+static void flash(void **state)
+{
+    struct dp_space *s = new_space(1ull << 32);
+    struct dp_ram *r = new_ram(0x4000);
+    struct log l = {0};
+    struct dp_error e = {0};
+    uint32_t id;
+    assert_int_equal(dp_space_map_flash(s, 0x10000, r, 0x2000, 0x3000, &ops_byte, &l, 0, &id, &e), -EINVAL);
+    assert_ok(dp_space_map_flash(s, 0x10000, r, 0x1000, 0x3000, &ops_byte, &l, 0, &id, &e), e);
+    map_window(s, 0x10010, 16, &ops_any, &l, 1);
+    r->host[0x1005] = 0x42;
+    r->host[0x1024] = 0x43;
+    assert_int_equal(dp_space_load(s, 0x10005, 1), 0x42);
+    assert_int_equal(dp_space_load(s, 0x10024, 1), 0x43);
+    assert_string_equal(take(&l), "");
+    dp_space_store(s, 0x10004, 0x1234, 2);
+    assert_string_equal(take(&l), "w1@4=34 w1@5=12 ");
+    dp_space_store(s, 0x10024, 0x99, 1);
+    assert_string_equal(take(&l), "w1@36=99 ");
+    assert_int_equal(r->host[0x1005], 0x42);
+    struct dp_pin p;
+    assert_false(dp_space_pin(s, 0x10000, 4, true, &p));
+    assert_true(dp_space_pin(s, 0x10000, 4, false, &p));
+    dp_space_unpin(s, &p, 0);
+    struct dp_range range;
+    assert_true(dp_space_find(s, 0x10800, &range));
+    assert_true(range.ram == r && range.readonly && range.ops == &ops_byte && range.base == 0x10020 && range.window_offset == 0x20 &&
+                range.ram_offset == 0x1020);
+    dp_space_destroy(s);
+    dp_ram_destroy(r);
+}
+
 static void count_cleared(void *opaque, struct dp_ram *r) { ++*(unsigned *)opaque; }
 
 static void dirty_clients(void **state)
@@ -501,6 +534,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ram_and_holes),     cmocka_unit_test(bad_mappings),     cmocka_unit_test(priorities),
         cmocka_unit_test(random_views),      cmocka_unit_test(windows),          cmocka_unit_test(readonly_and_pins),
+        cmocka_unit_test(flash),
         cmocka_unit_test(dirty_clients),     cmocka_unit_test(code_marks),       cmocka_unit_test(code_coherence),
         cmocka_unit_test(concurrent_remap),  cmocka_unit_test(listeners),        cmocka_unit_test(impossible_ram),
     };

@@ -1,8 +1,8 @@
 /* devices/char/debugcon.h - the debug console port of Bochs and QEMU, where SeaBIOS and OVMF write their log.
  *
- * Model: a byte written goes to a console at once, or, without one, to a trace category line by line (control characters but tab left out; a line
- * longer than 200 characters is broken). Reading gives 0xe9, by which firmware finds the port. There is no flow control: what a full console does
- * not take is lost.
+ * Model: a byte written goes to a console at once, or, without one, to a trace category line by line (control characters but tab left out;
+ * a line longer than 200 characters is broken). Reading gives 0xe9, by which firmware finds the port. There is no flow control: what a
+ * full console does not take is lost.
  * Source: QEMU's isa-debugcon as SeaBIOS (src/fw/paravirt.c, qemu_debug_preinit) and OVMF (DebugLibIoPort) use it.
  */
 #ifndef DP_DEBUGCON_H

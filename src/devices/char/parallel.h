@@ -1,10 +1,10 @@
 /* devices/char/parallel.h - a parallel port with a printer that writes to a console (a spool file).
  *
- * Model: the standard port: data, status, control, with the direction bit of the PS/2 (reversed, data reads as ones). The printer is always on
- * line, has paper and takes a character at the rise of STROBE while it is selected (SLCT IN); what the console does not take keeps BUSY on
- * until there is room. When a character was taken, nACK is low for one reading of the status, so that software that polls for the pulse sees it, and
- * the interrupt (enabled by control bit 4) is requested until the status is read; each character makes an edge of its own. INIT drops what
- * the printer has not yet taken. Status bits 2-0 read as zeros: BIOSes hand them on as they are.
+ * Model: the standard port: data, status, control, with the direction bit of the PS/2 (reversed, data reads as ones). The printer is
+ * always on line, has paper and takes a character at the rise of STROBE while it is selected (SLCT IN); what the console does not take
+ * keeps BUSY on until there is room. When a character was taken, nACK is low for one reading of the status, so that software that polls
+ * for the pulse sees it, and the interrupt (enabled by control bit 4) is requested until the status is read; each character makes an edge
+ * of its own. INIT drops what the printer has not yet taken. Status bits 2-0 read as zeros: BIOSes hand them on as they are.
  * Source: IBM PC/AT Technical Reference, Parallel Adapter; IEEE 1284-1994, compatibility mode.
  */
 #ifndef DP_PARALLEL_H

@@ -73,6 +73,7 @@ static uint8_t byte_of(const struct fw_cfg *f, const struct item *i, uint32_t of
     return i->writable ? f->regs.written[i->at + offset] : i->data[offset];
 }
 
+/* data NULL: zeros. */
 static struct item *new_item(uint16_t key, const char *name, const void *data, size_t size)
 {
     struct item *i = calloc(1, sizeof(*i) + size);
@@ -81,7 +82,7 @@ static struct item *new_item(uint16_t key, const char *name, const void *data, s
     i->key = key;
     i->size = (uint32_t)size;
     snprintf(i->name, sizeof(i->name), "%s", name);
-    if (size)
+    if (data && size)
         memcpy(i->data, data, size);
     return i;
 }
@@ -108,14 +109,9 @@ static int compare_names(const void *a, const void *b)
 static int build_directory(struct fw_cfg *f)
 {
     size_t size = 4 + (size_t)f->files * ENTRY;
-    struct item *directory = new_item(DP_FW_CFG_FILE_DIR, "", NULL, 0), *grown = directory ? realloc(directory, sizeof(*directory) + size) : NULL;
-    if (!grown) {
-        free(directory);
+    struct item *directory = new_item(DP_FW_CFG_FILE_DIR, "", NULL, size);
+    if (!directory)
         return -ENOMEM;
-    }
-    directory = grown;
-    memset(directory->data, 0, size);
-    directory->size = (uint32_t)size;
     qsort(f->items, f->count, sizeof(f->items[0]), compare_names);
     dp_st32(directory->data, __builtin_bswap32(f->files));
     unsigned n = 0;
@@ -204,8 +200,7 @@ static int add_file(struct dp_device *d, const char *name, const void *data, siz
         r = add(f, old, new_, e);
     }
     if (!r && writable) {
-        if (size)
-            memcpy(f->regs.written + at, data, size);
+        memcpy(f->regs.written + at, new_->data, size);
         if (!reuse)
             f->written_size += (uint32_t)size;
     }
@@ -383,7 +378,7 @@ static void dma_port_write(void *opaque, uint64_t offset, uint64_t value, unsign
 }
 
 static const struct dp_window_ops port_ops = {.name = "fw-cfg", .read = port_read, .write = port_write, .min_size = 1, .max_size = 2};
-static const struct dp_window_ops dma_ops = {.name = "fw-cfg-dma", .read = dma_port_read, .write = dma_port_write, .min_size = 1, .max_size = 8};
+static const struct dp_window_ops dma_ops = {.name = "fw-cfg-dma", .read = dma_port_read, .write = dma_port_write};
 static const struct dp_window_spec windows[] = {
     [DP_FW_CFG_WINDOW] = {"ports", 2, &port_ops, true},
     [DP_FW_CFG_WINDOW_DMA] = {"dma", 8, &dma_ops, true},

@@ -4,9 +4,10 @@
  * order of their names, anew with each that is added, so all are added before processors run. The guest selects a key and reads bytes in
  * order through the data port, or has pieces copied by the DMA interface, which is done when the port access returns. Past its end an item
  * reads as zeros. DMA reaches RAM only: a guest that points it elsewhere gets the error bit. Bit 14 of a key (once: write) is ignored.
- * Items are immutable, except writable files, which the guest may overwrite by DMA in whole writes within their size. Their bytes are state:
- * saved, and as they were added again after a reset. What a loaded state selects is an item of the machine it is loaded into.
- * The device itself has the signature ("QEMU", key 0), the features (key 1: traditional and DMA) and the directory; all others are its owner's.
+ * Items are immutable, except writable files, which the guest may overwrite by DMA in whole writes within their size. Their bytes are
+ * state: saved, and as they were added again after a reset. What a loaded state selects is an item of the machine it is loaded into.
+ * The device itself has the signature ("QEMU", key 0), the features (key 1: traditional and DMA) and the directory; all others are its
+ * owner's.
  * Source: QEMU's docs/specs/fw_cfg.rst; keys below 0x20 as SeaBIOS and OVMF read them.
  */
 #ifndef DP_FW_CFG_H
@@ -33,14 +34,14 @@ enum { /* keys that owners use; numbers are little-endian */
 #define DP_FW_CFG_ITEM_MAX (1u << 30)   /* bytes of an item */
 #define DP_FW_CFG_WRITABLE_MAX 4096     /* bytes of all writable files together */
 
-/* All copy; an item or file added again is replaced. After dp_device_init; before processors run, or while all are stopped (at a reset).
+/* All copy (NULL: zeros); an item or file added again is replaced. After dp_device_init; before processors run, or while all are stopped (at a reset).
  * -EINVAL: a key or name that cannot be; -E2BIG: too large; -ENOSPC: too many; -ENOMEM. */
 int dp_fw_cfg_add_bytes(struct dp_device *d, uint16_t key, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
 /* A little-endian number of 1, 2, 4 or 8 bytes. */
 int dp_fw_cfg_add_number(struct dp_device *d, uint16_t key, uint64_t value, unsigned size, struct dp_error *e) DP_MUST_CHECK;
 int dp_fw_cfg_add_file(struct dp_device *d, const char *name, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
 int dp_fw_cfg_add_writable(struct dp_device *d, const char *name, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
-/* A file as the guest would read it now, NULL when there is none. Valid until it is added again; bytes of a writable file are the guest's. */
+/* A file as the guest would read it now, NULL when there is none. Valid until it is added again; a writable file's bytes are the guest's. */
 const void *dp_fw_cfg_file(struct dp_device *d, const char *name, size_t *size);
 
 #endif

@@ -306,7 +306,7 @@ static uint64_t load_in_page(struct icpu *c, uint64_t phys, const struct dp_rang
 }
 static void store_in_page(struct icpu *c, uint64_t phys, const struct dp_range *r, uint64_t value, unsigned size)
 {
-    if (in_ram(c, r, phys, size)) {
+    if (in_ram(c, r, phys, size) && !(r->readonly && r->ops)) { /* flash: writes are its device's */
         if (r->readonly)
             return;
         uint64_t offset = r->ram_offset + (phys - r->base);
@@ -624,7 +624,7 @@ static int ctx_write(struct x86_ctx *x, uint64_t linear, const void *data, unsig
         unsigned n = DP_MIN(size, (unsigned)(DP_PAGE_SIZE - (linear & 0xfff)));
         if (access_page(c, linear, X86_ACCESS_WRITE, user, &host, &phys, &r))
             return -1;
-        if (!host) {
+        if (!host || (r.ram && r.readonly && r.ops)) {
             for (unsigned i = 0; i < n; i++)
                 bus_store(c, phys + i, p[i], 1);
         } else if (!r.ram || !r.readonly) {
