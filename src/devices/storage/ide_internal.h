@@ -13,7 +13,7 @@
 
 #include "devices/storage/ide.h"
 
-enum { IDE_SECTOR = 512, IDE_CD_SECTOR = 2048, IDE_BUFFER = 32768, IDE_PINS = 1100, IDE_PACKET = 12, IDE_MULTIPLE_MAX = 16 };
+enum { IDE_SECTOR = 512, IDE_CD_SECTOR = 2048, IDE_BUFFER = 8192, IDE_PINS = 1100, IDE_PACKET = 12, IDE_MULTIPLE_MAX = 16 };
 #define IDE_DMA_MAX (1u << 20) /* bytes of one request */
 
 /* Status, error, device, device control */
