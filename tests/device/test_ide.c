@@ -852,10 +852,11 @@ static void pci(void **state)
         dp_pci_config_write(f, 0x10 + 4 * i, ~0u, 4);
         assert_int_equal(dp_pci_config_read(f, 0x10 + 4 * i, 4), 0);
     }
-    dp_pci_config_write(f, 0x40, 0x80008000, 4);
-    assert_int_equal(dp_pci_config_read(f, 0x40, 4), 0x80008000);
+    assert_int_equal(dp_pci_config_read(f, 0x40, 4), 0x80008000); /* both channels are enabled, without firmware, too */
+    dp_pci_config_write(f, 0x40, 0xa3078000, 4);
+    assert_int_equal(dp_pci_config_read(f, 0x40, 4), 0xa3078000);
     dp_device_reset(r.d);
-    assert_int_equal(dp_pci_config_read(f, 0x40, 4), 0);
+    assert_int_equal(dp_pci_config_read(f, 0x40, 4), 0x80008000);
     rig_fini(&r);
 }
 

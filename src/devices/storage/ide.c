@@ -18,8 +18,10 @@ enum { FLOATING = 0x7f, FLOATING_DATA = 0xff7f };
 enum { CMD_DEVICE_RESET = 0x08, CMD_DIAGNOSTIC = 0x90 };
 enum { BM_SIZE = 16, BM_REG_COMMAND = 0, BM_REG_STATUS = 2, BM_REG_PRD = 4, PRD_SIZE = 8 };
 #define PRD_END 0x80000000u
-/* PIIX3 configuration registers: timings, kept for who wrote them; the ports are decoded always. */
+/* PIIX3 configuration registers: timings, kept for who wrote them. The ports are decoded always; so the enable bits are set from the
+ * start, which firmware would do and drivers (Linux) look at. */
 enum { PCI_IDETIM = 0x40, PCI_IDETIM_SIZE = 5 };
+#define IDETIM_ENABLED 0x80008000u
 
 /* ---- state ---- */
 
@@ -969,6 +971,7 @@ static int ide_init(struct dp_device *device, struct dp_error *e)
     dp_pci_function_init(&ide->function, &ide->regs.pci, &id, device->env, &device->lock);
     dp_pci_set_config(&ide->function, DP_PCI_STATUS, 0x0280, 2); /* medium DEVSEL timing, fast back-to-back */
     dp_pci_add_bar(&ide->function, DP_IDE_BAR, BM_SIZE, true, false, &bm_ops, ide);
+    dp_pci_set_config(&ide->function, PCI_IDETIM, IDETIM_ENABLED, 4);
     memset(ide->function.write_mask + PCI_IDETIM, 0xff, PCI_IDETIM_SIZE);
     ide->function.config_changed = config_changed;
     return 0;
