@@ -17,6 +17,7 @@
 #include "devices/intc/pic.h"
 #include "devices/pci/pci.h"
 #include "devices/timer/hpet.h"
+#include "devices/storage/ide.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
 #include "devices/virtio/virtio.h"
@@ -29,6 +30,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
     &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
+    &dp_ide_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
