@@ -81,7 +81,7 @@ void dp_pci_add_bar(struct dp_pci_function *f, unsigned n, uint64_t size, bool i
                     void *opaque);
 /* A memory BAR that is RAM, all of it; its size is a power of two. */
 void dp_pci_add_ram_bar(struct dp_pci_function *f, unsigned n, struct dp_ram *ram, bool is64, bool prefetchable);
-/* The expansion ROM: size is a power of two, 2 KiB at least. It decodes while its enable bit and the command register's memory bit are set. */
+/* The expansion ROM: size is a power of two, at least 2 KiB. Decodes while its enable bit and the command register's memory bit are set. */
 void dp_pci_add_rom(struct dp_pci_function *f, uint64_t size, const struct dp_window_ops *ops, void *opaque);
 /* Returns the offset of the capability; size includes the two header bytes; 0 when the space is full. */
 unsigned dp_pci_add_capability(struct dp_pci_function *f, uint8_t id, unsigned size);
