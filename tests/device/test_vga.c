@@ -421,6 +421,15 @@ static void registers(void **state)
     assert_int_equal(starts, 7);
     assert_in_range(retrace, 7 * 5, 7 * 8); /* two lines of 32 us */
     assert_in_range(blank, 2500, 4000);
+    crtc(&s, 0x11, 0), crtc(&s, 7, 0x13 | 0x84); /* retrace after the last line: never, were it taken literally */
+    starts = before = 0;
+    for (unsigned i = 0; i < 10000; i++) {
+        unsigned v = vga_in(s.ports, 0x3da);
+        starts += (v & 8) && !(before & 8);
+        before = v;
+        dp_clock_advance(s.b.w.env.clock, 10000);
+    }
+    assert_in_range(starts, 5, 7);
     dp_device_reset(s.vga);
     unsigned seen = 0;
     for (unsigned i = 0; i < 2000; i++) {

@@ -33,7 +33,8 @@ static uint8_t input_status_1(const struct vga *v)
     if (s->seq[SEQ_CLOCKING] & CLOCKING_HALF)
         hz /= 2;
     uint64_t line = t.line_dots * NS / hz, frame = line * t.lines, at = frame ? dp_clock_now(v->device.env->clock) % frame : 0;
-    if (frame < NS / 1000 || frame > NS / 4) { /* no monitor's timing (nobody set one): a plain 60 Hz */
+    if (frame < NS / 1000 || frame > NS / 4 || t.retrace_start >= t.lines) {
+        /* No monitor's timing: nobody set one, or DISPI software cared for the size only. A plain 60 Hz, so that waiting ends. */
         frame = NS / 60;
         line = frame / 525;
         t = (struct vga_timing){.line_dots = 800, .display_dots = 640, .lines = 525, .display_lines = 480};
@@ -41,12 +42,9 @@ static uint8_t input_status_1(const struct vga *v)
         at = dp_clock_now(v->device.env->clock) % frame;
     }
     uint64_t y = at / line, dot = at % line * t.line_dots / line;
-    uint8_t status = 0;
-    if (y >= t.display_lines || dot >= t.display_dots)
-        status |= STATUS1_BLANK;
     if (y >= t.retrace_start && y < t.retrace_end)
-        status |= STATUS1_RETRACE;
-    return status;
+        return STATUS1_BLANK | STATUS1_RETRACE;
+    return y >= t.display_lines || dot >= t.display_dots ? STATUS1_BLANK : 0;
 }
 
 /* ---- DAC ---- */
