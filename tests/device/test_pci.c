@@ -134,6 +134,59 @@ static void bars(void **state)
     bus_fini(&b);
 }
 
+/* A BAR that is RAM, and the expansion ROM, as firmware sizes, places and copies them. */
+static void ram_and_rom(void **state)
+{
+    struct bus b;
+    struct toy t;
+    struct dp_ram *ram;
+    struct dp_error e = { 0 };
+    static const struct dp_pci_id id = { 0x1234, 0x1111, 0, 0, 2, 0x030000, 0 };
+    bus_init(&b);
+    struct dp_space *m = b.w.env.memory;
+    assert_ok(dp_ram_create("frame buffer", 1 << 20, &ram, &e), e);
+    memset(&t, 0, sizeof(t));
+    t.reg = 0x1234aa55;
+    pthread_mutex_init(&t.lock, NULL);
+    dp_state_reset(&dp_pci_regs_table, &t.regs);
+    dp_pci_function_init(&t.f, &t.regs, &id, &b.w.env, &t.lock);
+    dp_pci_add_ram_bar(&t.f, 0, ram, false, true);
+    dp_pci_add_rom(&t.f, 0x8000, &toy_ops, &t);
+    dp_pci_function_reset(&t.f);
+    assert_ok(dp_pci_plug(dp_pci_host_of(b.host), &t.f, 2, &e), e);
+
+    config_write(&b, 2, 0x10, 0xffffffff, 4);
+    assert_int_equal(config_read(&b, 2, 0x10, 4), 0xfff00008);
+    config_write(&b, 2, 0x30, 0xfffffffe, 4);
+    assert_int_equal(config_read(&b, 2, 0x30, 4), 0xffff8000);
+    config_write(&b, 2, 0x10, 0xe0000000, 4);
+    config_write(&b, 2, 0x30, 0xe1000000, 4);
+    config_write(&b, 2, 4, 2, 2);
+    struct dp_range r;
+    assert_true(dp_space_find(m, 0xe0000000, &r) && r.ram == ram && r.size == 1 << 20 && !r.readonly);
+    dp_space_store(m, 0xe0012344, 0xdeadbeef, 4);
+    assert_int_equal(dp_ld32(ram->host + 0x12344), 0xdeadbeef);
+    assert_int_equal(dp_space_load(m, 0xe1000000, 4), 0xffffffff); /* not enabled by itself */
+    config_write(&b, 2, 0x30, 0xe1000001, 4);
+    assert_int_equal(dp_space_load(m, 0xe1000000, 4), 0x1234aa55);
+    assert_int_equal(dp_space_load(m, 0xe1008000, 4), 0xffffffff);
+    config_write(&b, 2, 0x10, 0xe2000000, 4);
+    assert_int_equal(dp_space_load(m, 0xe0012344, 4), 0xffffffff);
+    assert_int_equal(dp_space_load(m, 0xe2012344, 4), 0xdeadbeef);
+    config_write(&b, 2, 0x10, 0, 4); /* address 0 is nowhere: RAM stays what it is */
+    dp_space_store(m, 0, 1, 4);
+    assert_int_equal(dp_space_load(m, 0xe2012344, 4), 0xffffffff);
+    config_write(&b, 2, 0x30, 0xe1000000, 1); /* the enable bit alone, by a byte */
+    assert_int_equal(dp_space_load(m, 0xe1000000, 4), 0xffffffff);
+    config_write(&b, 2, 0x30, 1, 1);
+    assert_int_equal(dp_space_load(m, 0xe1000000, 4), 0x1234aa55);
+    config_write(&b, 2, 4, 0, 2);
+    assert_int_equal(dp_space_load(m, 0xe1000000, 4), 0xffffffff);
+    dp_pci_unplug(&t.f);
+    bus_fini(&b);
+    dp_ram_destroy(ram);
+}
+
 static void msix(void **state)
 {
     struct bus b;
@@ -249,7 +302,7 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(configuration), cmocka_unit_test(bars), cmocka_unit_test(msix), cmocka_unit_test(intx),
+        cmocka_unit_test(configuration), cmocka_unit_test(bars), cmocka_unit_test(ram_and_rom), cmocka_unit_test(msix), cmocka_unit_test(intx),
         cmocka_unit_test(reset_register),
         cmocka_unit_test(conformance),
     };

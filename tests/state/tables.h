@@ -11,6 +11,7 @@
 #include "devices/char/uart.h"
 #include "devices/firmware/fw_cfg.h"
 #include "devices/firmware/pflash.h"
+#include "devices/display/vga.h"
 #include "devices/firmware/pm.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/lapic.h"
@@ -31,6 +32,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
     &dp_ide_class,
+    &dp_vga_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

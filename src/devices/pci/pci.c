@@ -10,6 +10,7 @@
 #include "devices/pci/pci.h"
 
 enum { STATUS_INTX = 1 << 3, STATUS_CAPABILITIES = 1 << 4 };
+enum { BAR_IO = 1, BAR_64 = 4, BAR_PREFETCHABLE = 8, ROM_ENABLE = 1 };
 enum { CAP_MSIX = 0x11, MSIX_CONTROL = 2, MSIX_ENABLE = 0x8000, MSIX_FUNCTION_MASK = 0x4000 };
 enum { MSIX_BAR_SIZE = 4096, MSIX_PBA = 2048 };
 _Static_assert(DP_PCI_MSIX_MAX * 16 <= MSIX_PBA && DP_PCI_MSIX_MAX <= 64, "table and pending bits must fit");
@@ -54,11 +55,27 @@ void dp_pci_add_bar(struct dp_pci_function *f, unsigned n, uint64_t size, bool i
 {
     f->bar[n] = (struct dp_pci_bar){ .size = size, .io = io, .is64 = is64, .ops = ops, .opaque = opaque };
     unsigned offset = DP_PCI_BAR0 + n * 4;
-    dp_pci_set_config(f, offset, io ? 1 : is64 ? 4 : 0, 4);
+    dp_pci_set_config(f, offset, io ? BAR_IO : is64 ? BAR_64 : 0, 4);
     dp_st32(f->write_mask + offset, (uint32_t)~(size - 1));
     if (is64)
         dp_st32(f->write_mask + offset + 4, (uint32_t)(~(size - 1) >> 32));
     f->write_mask[DP_PCI_COMMAND] |= io ? DP_PCI_COMMAND_IO : DP_PCI_COMMAND_MEMORY;
+}
+
+void dp_pci_add_ram_bar(struct dp_pci_function *f, unsigned n, struct dp_ram *ram, bool is64, bool prefetchable)
+{
+    dp_pci_add_bar(f, n, ram->size, false, is64, NULL, NULL);
+    f->bar[n].ram = ram;
+    f->bar[n].prefetchable = prefetchable;
+    if (prefetchable)
+        dp_pci_set_config(f, DP_PCI_BAR0 + n * 4, BAR_PREFETCHABLE | (is64 ? BAR_64 : 0), 4);
+}
+
+void dp_pci_add_rom(struct dp_pci_function *f, uint64_t size, const struct dp_window_ops *ops, void *opaque)
+{
+    f->bar[DP_PCI_ROM] = (struct dp_pci_bar){ .size = size, .ops = ops, .opaque = opaque };
+    dp_st32(f->write_mask + DP_PCI_ROM_ADDRESS, (uint32_t)~(size - 1) | ROM_ENABLE);
+    f->write_mask[DP_PCI_COMMAND] |= DP_PCI_COMMAND_MEMORY;
 }
 
 unsigned dp_pci_add_capability(struct dp_pci_function *f, uint8_t id, unsigned size)
@@ -87,7 +104,9 @@ static unsigned msix_control(const struct dp_pci_function *f)
 static bool bar_decodes(const struct dp_pci_function *f, unsigned n, uint64_t *at)
 {
     const struct dp_pci_bar *b = &f->bar[n];
-    const uint8_t *reg = f->regs->config + DP_PCI_BAR0 + n * 4;
+    const uint8_t *reg = f->regs->config + (n == DP_PCI_ROM ? DP_PCI_ROM_ADDRESS : DP_PCI_BAR0 + n * 4);
+    if (n == DP_PCI_ROM && !(*reg & ROM_ENABLE))
+        return false;
     if (!b->size || !f->host || !(command(f) & (b->io ? DP_PCI_COMMAND_IO : DP_PCI_COMMAND_MEMORY)))
         return false;
     uint64_t limit = b->io ? 0x10000 : b->is64 ? 0 : 1ull << 32; /* 0: 2^64 */
@@ -96,6 +115,13 @@ static bool bar_decodes(const struct dp_pci_function *f, unsigned n, uint64_t *a
 }
 
 /* ---- effects, no lock held ---- */
+
+static int map_bar(struct dp_space *s, struct dp_pci_bar *b, uint64_t at, struct dp_error *e)
+{
+    if (b->ram)
+        return dp_space_map_ram(s, at, b->ram, 0, b->size, false, DP_PCI_BAR_PRIORITY, &b->mapping, e);
+    return dp_space_map_window(s, at, b->size, b->ops, b->opaque, DP_PCI_BAR_PRIORITY, &b->mapping, e);
+}
 
 static void map_bars(struct dp_pci_function *f)
 {
@@ -108,7 +134,7 @@ static void map_bars(struct dp_pci_function *f)
     f->mapping_busy = true;
     while (f->mapping_again) {
         f->mapping_again = false;
-        for (unsigned n = 0; n < DP_PCI_BARS; n++) {
+        for (unsigned n = 0; n <= DP_PCI_ROM; n++) {
             struct dp_pci_bar *b = &f->bar[n];
             uint64_t at = 0;
             bool wanted = bar_decodes(f, n, &at);
@@ -119,7 +145,7 @@ static void map_bars(struct dp_pci_function *f)
             if (b->mapped)
                 dp_space_unmap(space, b->mapping);
             struct dp_error e = { 0 };
-            b->mapped = wanted && !dp_space_map_window(space, at, b->size, b->ops, b->opaque, DP_PCI_BAR_PRIORITY, &b->mapping, &e);
+            b->mapped = wanted && !map_bar(space, b, at, &e);
             b->mapped_at = at;
             if (wanted && !b->mapped)
                 dp_trace_guest(f->env->trace, "pci %02x.%u: BAR %u at 0x%llx cannot be mapped: %s", f->device, f->function, n,
@@ -196,7 +222,7 @@ void dp_pci_config_write(struct dp_pci_function *f, unsigned offset, uint32_t va
     if (offset + size > DP_PCI_CONFIG_SIZE || (f->config_access && f->config_access(f, offset, size, &value, true)))
         return;
     bool is_command = touches(offset, size, DP_PCI_COMMAND, 2);
-    bool is_bar = touches(offset, size, DP_PCI_BAR0, DP_PCI_BARS * 4);
+    bool is_bar = touches(offset, size, DP_PCI_BAR0, DP_PCI_BARS * 4) || touches(offset, size, DP_PCI_ROM_ADDRESS, 4);
     bool is_msix = f->msix_cap && touches(offset, size, f->msix_cap + MSIX_CONTROL, 2);
     pthread_mutex_lock(f->lock);
     for (unsigned i = 0; i < size; i++) {

@@ -2,8 +2,9 @@
  *
  * Model: a function is a struct embedded in an adapter device (virtio-pci). Its 256 (4096 with ECAM) bytes of configuration space are plain
  * state with a write mask. BARs point at windows; the host bridge maps and unmaps them as the guest programs them. Interrupts: INTx by four
- * lines per bus, or MSI-X.
- * Source: PCI Local Bus 3.0 ch. 6; PCI Express Base 3.0 ch. 7 (ECAM).
+ * lines per bus, or MSI-X. A BAR may also be RAM (a frame buffer), which processors then reach without any call here; the expansion ROM's
+ * base register is a seventh BAR with an enable bit of its own.
+ * Source: PCI Local Bus 3.0 ch. 6 (6.2.5.2 expansion ROM); PCI Express Base 3.0 ch. 7 (ECAM).
  * Invariants: no BAR decode that wraps or exceeds the space; MSI-X table accesses are checked against its size. Nothing here trusts the
  * bytes of configuration space: a loaded state may hold any.
  */
@@ -14,14 +15,15 @@
 
 #define DP_PCI_BARS 6
 #define DP_PCI_FUNCTIONS 8
+#define DP_PCI_ROM DP_PCI_BARS /* index of the expansion ROM among the BARs */
 #define DP_PCI_CONFIG_SIZE 4096
 #define DP_PCI_MSIX_MAX 64
 /* BARs are mapped below everything a machine maps (0): a guest that programs a BAR over RAM or the APIC finds RAM and the APIC. */
 #define DP_PCI_BAR_PRIORITY (-1)
 
 /* Registers of the header, and bits, that others name. */
-enum { DP_PCI_COMMAND = 0x04, DP_PCI_STATUS = 0x06, DP_PCI_BAR0 = 0x10, DP_PCI_CAPABILITIES = 0x34, DP_PCI_INTERRUPT_LINE = 0x3c,
-       DP_PCI_INTERRUPT_PIN = 0x3d };
+enum { DP_PCI_COMMAND = 0x04, DP_PCI_STATUS = 0x06, DP_PCI_BAR0 = 0x10, DP_PCI_ROM_ADDRESS = 0x30, DP_PCI_CAPABILITIES = 0x34,
+       DP_PCI_INTERRUPT_LINE = 0x3c, DP_PCI_INTERRUPT_PIN = 0x3d };
 enum { DP_PCI_COMMAND_IO = 1, DP_PCI_COMMAND_MEMORY = 2, DP_PCI_COMMAND_MASTER = 4, DP_PCI_COMMAND_INTX_DISABLE = 0x400 };
 
 struct dp_pci_msix_entry { uint64_t address; uint32_t data, control; }; /* control bit 0: masked */
@@ -38,6 +40,7 @@ struct dp_pci_bar {
     bool io, is64, prefetchable;
     const struct dp_window_ops *ops;
     void *opaque;
+    struct dp_ram *ram;         /* instead of ops; not owned, outlives the function */
     uint32_t mapping;
     uint64_t mapped_at;
     bool mapped;
@@ -48,7 +51,7 @@ struct dp_pci_function {
     struct dp_pci_regs *regs;
     uint8_t initial[DP_PCI_CONFIG_SIZE]; /* as after power-on */
     uint8_t write_mask[DP_PCI_CONFIG_SIZE];
-    struct dp_pci_bar bar[DP_PCI_BARS];
+    struct dp_pci_bar bar[DP_PCI_BARS + 1]; /* the last is the expansion ROM */
     uint8_t device, function;          /* on bus 0 */
     uint8_t msix_cap;                  /* offset, 0 when none */
     uint8_t last_cap;                  /* offset of the last capability, 0 when none */
@@ -80,6 +83,10 @@ void dp_pci_function_init(struct dp_pci_function *f, struct dp_pci_regs *regs, c
                           pthread_mutex_t *lock);
 void dp_pci_add_bar(struct dp_pci_function *f, unsigned n, uint64_t size, bool io, bool is64, const struct dp_window_ops *ops,
                     void *opaque);
+/* A memory BAR that is RAM, all of it; its size is a power of two. */
+void dp_pci_add_ram_bar(struct dp_pci_function *f, unsigned n, struct dp_ram *ram, bool is64, bool prefetchable);
+/* The expansion ROM: size is a power of two, at least 2 KiB. Decodes while its enable bit and the command register's memory bit are set. */
+void dp_pci_add_rom(struct dp_pci_function *f, uint64_t size, const struct dp_window_ops *ops, void *opaque);
 /* Returns the offset of the capability; size includes the two header bytes; 0 when the space is full. */
 unsigned dp_pci_add_capability(struct dp_pci_function *f, uint8_t id, unsigned size);
 /* Fixed bytes of configuration space, part of the power-on image. */
