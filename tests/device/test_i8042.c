@@ -1,5 +1,7 @@
-/* test_i8042.c - the keyboard controller as Linux (i8042, atkbd, psmouse), SeaBIOS and DOS drive it, on the manual clock: probing, interrupts and
- * their edges, scan codes in all sets, full queues, the mouse's protocols, A20 and reset, pause and restore, and what every device must do.
+/* test_i8042.c - the keyboard controller as Linux (i8042, atkbd, psmouse), SeaBIOS and DOS drive it, on the manual clock: probing,
+ * interrupts and
+ * their edges, scan codes in all sets, full queues, the mouse's protocols, A20 and reset, pause and restore, and what every device
+ * must do.
  */
 #include <linux/input-event-codes.h>
 

@@ -1,7 +1,9 @@
-/* fuzz_i8042.c - the keyboard controller: any bytes at its ports, keys and movements from outside, time, pause, reset and restored states.
+/* fuzz_i8042.c - the keyboard controller: any bytes at its ports, keys and movements from outside, time, pause, reset and restored
+ * states.
  *
- * Input: an operation byte and its operands, see `operation`. Invariants checked: a byte that is announced belongs to the line that announces it, and
- * scan codes of set 2 that come from the keyboard undisturbed are never torn (tests/device/test_i8042.c has the exact ones).
+ * Input: an operation byte and its operands, see `operation`. Invariants checked: a byte that is announced belongs to the line that
+ * announces it, and scan codes of set 2 that come from the keyboard undisturbed are never torn (tests/device/test_i8042.c has the
+ * exact ones).
  */
 #include <stdlib.h>
 
@@ -53,7 +55,7 @@ static void operation(struct world *w, struct input *in)
     case 3: sink.key(sink.opaque, take(in), code >> 3 & 1); break;
     case 4:
         a = take(in);
-        sink.motion(sink.opaque, (int8_t)a << (code >> 6), (int8_t)take(in) << (code >> 6), (int8_t)take(in), code >> 3 & 7);
+        sink.motion(sink.opaque, (int8_t)a * (1 << (code >> 6)), (int8_t)take(in) * (1 << (code >> 6)), (int8_t)take(in), code >> 3 & 7);
         break;
     case 5: dp_clock_advance(w->clock, (uint64_t)take(in) << (code >> 3)); break;
     case 6: /* to the mouse */

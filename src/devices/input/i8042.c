@@ -1,9 +1,9 @@
 /* i8042.c - see i8042.h; the devices at the two cables are ps2_keyboard.c and ps2_mouse.c.
  *
- * Locks and calls out: everything changes under the device's lock; lines are set without it by `sync`, the pattern of uart.c. The two interrupts are
- * edges: OBF falls with each read, and that fall is driven even if the next byte is there already (`fell`).
- * Invariants: the timer is armed (byte_due) only while the buffer is empty, or was when it was armed; whoever empties the buffer, opens a cable or
- * gives a device something to say calls `pump`.
+ * Locks and calls out: everything changes under the device's lock; lines are set without it by `sync`, the pattern of uart.c. The two
+ * interrupts are edges: OBF falls with each read, and that fall is driven even if the next byte is there already (`fell`).
+ * Invariants: the timer is armed (byte_due) only while the buffer is empty, or was when it was armed; whoever empties the buffer,
+ * opens a cable or gives a device something to say calls `pump`.
  */
 #include "devices/input/i8042.h"
 
@@ -433,8 +433,10 @@ static void resume(struct dp_device *d)
 }
 
 static const struct dp_window_ops data_ops = {.name = "i8042-data", .read = data_read, .write = data_write, .min_size = 1, .max_size = 1};
-static const struct dp_window_ops command_ops = {.name = "i8042-command", .read = status_read, .write = command_write, .min_size = 1, .max_size = 1};
-static const struct dp_window_ops port92_ops = {.name = "port-92", .read = port92_read, .write = port92_write, .min_size = 1, .max_size = 1};
+static const struct dp_window_ops command_ops = {.name = "i8042-command", .read = status_read, .write = command_write,
+    .min_size = 1, .max_size = 1};
+static const struct dp_window_ops port92_ops = {.name = "port-92", .read = port92_read, .write = port92_write,
+    .min_size = 1, .max_size = 1};
 static const struct dp_window_spec windows[] = {
     [DP_I8042_WINDOW_DATA] = {"data", 1, &data_ops, true},
     [DP_I8042_WINDOW_COMMAND] = {"command", 1, &command_ops, true},

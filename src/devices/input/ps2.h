@@ -1,13 +1,13 @@
 /* devices/input/ps2.h - a PS/2 keyboard and a PS/2 mouse, as the controller (i8042.c) sees them at the other end of their cables.
  *
- * Model: plain registers, no lock and no time of their own: the controller calls with its lock held, gives them the bytes of the host and takes theirs
- * one by one, when there is room. What a device has to say comes from two sources: replies to commands, which go first, and data: scan codes, or
- * movement packets. Data wait as events, and become bytes only when the first of these is taken.
- * Invariants: nothing is ever half dropped. A full queue of keys loses its oldest event; once it is empty again the keyboard releases the keys that the
- * guest would otherwise believe held for ever. A full queue of movements joins the two newest.
+ * Model: plain registers, no lock and no time of their own: the controller calls with its lock held, gives them the bytes of the host
+ * and takes theirs one by one, when there is room. What a device has to say comes from two sources: replies to commands, which go
+ * first, and data: scan codes, or movement packets. Data wait as events, and become bytes only when the first of these is taken.
+ * Invariants: nothing is ever half dropped. A full queue of keys loses its oldest event; once it is empty again the keyboard releases
+ * the keys that the guest would otherwise believe held for ever. A full queue of movements joins the two newest.
  * A byte that was taken and not read may be given back (`unread`) as long as nothing else was taken.
- * Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller", "Keyboards (101/102-key)" and "Mouse"; the wheel:
- * Microsoft, "Intellimouse driver: detection and data format". Positions of keys: scan code sets 1-3 of the first.
+ * Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller", "Keyboards (101/102-key)" and
+ * "Mouse"; the wheel: Microsoft, "Intellimouse driver: detection and data format". Positions of keys: scan code sets 1-3 of the first.
  */
 #ifndef DP_PS2_H
 #define DP_PS2_H
@@ -42,7 +42,8 @@ struct dp_ps2_mouse {
     uint8_t knock;                  /* the last sample rates, by which drivers ask for more than three bytes: see set_rate */
     bool remote, wrap, reporting, scaling;
     uint8_t buttons;                /* now */
-    uint16_t dx[DP_PS2_MOTIONS], dy[DP_PS2_MOTIONS], dz[DP_PS2_MOTIONS]; /* two's complement; up and right, and towards the user, are positive */
+    /* Two's complement; right, up and towards the user are positive. */
+    uint16_t dx[DP_PS2_MOTIONS], dy[DP_PS2_MOTIONS], dz[DP_PS2_MOTIONS];
     uint8_t event_buttons[DP_PS2_MOTIONS];
     uint8_t event_start, event_count;
     uint8_t packet[4], packet_at, packet_count;

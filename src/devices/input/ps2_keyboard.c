@@ -115,8 +115,8 @@ static void add_code(struct dp_ps2_keyboard *k, unsigned code, bool released)
     add(k, one ? (uint8_t)(dp_ps2_translate((uint8_t)code) | (released ? 0x80 : 0)) : (uint8_t)code);
 }
 
-/* The bytes of an event, none if the key has none. The 101-key keyboard has two keys that its ancestor had on others: Print Screen, which was on
- * shift and *, and Pause, which was control and Num Lock. */
+/* The bytes of an event, none if the key has none. The 101-key keyboard has two keys that its ancestor had on others: Print Screen,
+ * which was on shift and *, and Pause, which was control and Num Lock. */
 static void expand(struct dp_ps2_keyboard *k, unsigned code, bool released)
 {
     k->sequence_at = k->sequence_count = 0;

@@ -72,7 +72,8 @@ static bool refill(struct dp_ps2_mouse *m)
         return false;
     unsigned at = m->event_start;
     int limit = m->scaling ? 127 : 255, wheel = m->id == ID_FIVE_BUTTONS ? 7 : 127;
-    int x = clamp((int16_t)m->dx[at], -limit, limit), y = clamp((int16_t)m->dy[at], -limit, limit), z = clamp((int16_t)m->dz[at], -wheel, wheel);
+    int x = clamp((int16_t)m->dx[at], -limit, limit), y = clamp((int16_t)m->dy[at], -limit, limit);
+    int z = clamp((int16_t)m->dz[at], -wheel, wheel);
     m->dx[at] -= (uint16_t)x;
     m->dy[at] -= (uint16_t)y;
     m->dz[at] -= (uint16_t)z;
