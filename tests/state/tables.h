@@ -9,6 +9,7 @@
 #include "devices/char/uart.h"
 #include "devices/firmware/pm.h"
 #include "devices/input/i8042.h"
+#include "devices/intc/dma8237.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/lapic.h"
 #include "devices/intc/pic.h"
@@ -24,7 +25,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_acpi_pm_class,     &dp_exit_status_class, &dp_ioapic_class,     &dp_lapic_class,         &dp_pci_host_class,
     &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
     &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
-    &dp_i8042_class,
+    &dp_i8042_class,       &dp_dma_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
