@@ -14,6 +14,7 @@
 #include "devices/intc/lapic.h"
 #include "devices/intc/pic.h"
 #include "devices/pci/pci.h"
+#include "devices/storage/fdc.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
 #include "devices/virtio/virtio.h"
@@ -25,7 +26,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_acpi_pm_class,     &dp_exit_status_class, &dp_ioapic_class,     &dp_lapic_class,         &dp_pci_host_class,
     &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
     &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
-    &dp_i8042_class,       &dp_dma_class,
+    &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
