@@ -496,6 +496,96 @@ static void pause_and_restore(void **state)
     rig_free(&s);
 }
 
+/* A processor's thread against the loop's, in real time: a track at a time, each answer awaited by its interrupt as a driver does. */
+static void irq_count(void *opaque, unsigned n, bool level)
+{
+    if (level)
+        atomic_fetch_add((atomic_uint *)opaque, 1);
+}
+
+struct cpu { struct rig *r; atomic_uint irqs; atomic_bool over; };
+
+static bool await(struct cpu *c, unsigned *seen)
+{
+    for (unsigned i = 0; i < 20000; i++) {
+        if (atomic_load(&c->irqs) != *seen) {
+            ++*seen;
+            return true;
+        }
+        usleep(500);
+    }
+    return false;
+}
+
+static void *cpu_thread(void *opaque)
+{
+    struct cpu *c = opaque;
+    struct rig *r = c->r;
+    unsigned seen = 0;
+    outb(r, DOR, 0x1c);
+    assert_true(await(c, &seen));
+    for (unsigned i = 0; i < 4; i++) {
+        outb(r, FIFO, 8);
+        assert_int_equal(results(r), 2);
+    }
+    outb(r, CCR, 0);
+    for (unsigned i = 0; i < 20; i++) {
+        char send[60];
+        dma(r, 36 * 512, true);
+        snprintf(send, sizeof(send), "e6 0 %x 0 1 2 12 1b ff", i * 4);
+        command(r, send);
+        assert_true(await(c, &seen));
+        assert_int_equal(results(r), 7);
+        assert_int_equal(r->st[0], 4);
+        same(r, i * 4 * 36 * 512, 36 * 512);
+    }
+    assert_int_equal(atomic_load(&c->irqs), seen);
+    atomic_store(&c->over, true);
+    return NULL;
+}
+
+static void threads(void **state)
+{
+    struct rig r = {0};
+    struct cpu c = {.r = &r};
+    struct dp_error e = {0};
+    struct dp_clock *manual;
+    char path[40];
+    pthread_t t;
+    conformance_world_init(&r.w);
+    manual = r.w.env.clock;
+    assert_ok(dp_loop_create(&r.w.env.loop, &e), e);
+    assert_ok(dp_clock_create_vm(r.w.env.loop, &r.w.env.clock, &e), e);
+    dp_block_close(image(1440 * K, false, &r.fd[0]));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", r.fd[0]);
+    assert_ok(dp_block_open(r.w.env.loop, &(struct dp_block_options){.path = path}, &r.disk[0], &e), e);
+    r.dma = dp_device_alloc(&dp_dma_class, "dma", &r.w.env);
+    r.d = dp_device_alloc(&dp_fdc_class, "fdc", &r.w.env);
+    dp_fdc_wire(r.d, (struct dp_irq){irq_count, &c.irqs, 6}, r.dma, 2);
+    dp_fdc_attach(r.d, 0, r.disk[0]);
+    assert_ok(dp_device_init(r.dma, &e), e);
+    assert_ok(dp_device_init(r.d, &e), e);
+    assert_ok(dp_device_map(r.dma, DP_DMA_WINDOW_FIRST, 0x00, &e), e);
+    assert_ok(dp_device_map(r.dma, DP_DMA_WINDOW_PAGES, 0x80, &e), e);
+    assert_ok(dp_device_map(r.d, DP_FDC_WINDOW, 0x3f0, &e), e);
+    assert_ok(dp_device_map(r.d, DP_FDC_WINDOW_DIR, 0x3f7, &e), e);
+    dp_device_resume(r.d);
+    dp_clock_resume(r.w.env.clock);
+    pthread_create(&t, NULL, cpu_thread, &c);
+    while (!atomic_load(&c.over))
+        dp_loop_poll(r.w.env.loop, 10);
+    pthread_join(t, NULL);
+    dp_device_pause(r.d);
+    dp_device_free(r.d);
+    dp_device_free(r.dma);
+    dp_block_close(r.disk[0]);
+    close(r.fd[0]);
+    dp_clock_destroy(r.w.env.clock);
+    dp_loop_destroy(r.w.env.loop);
+    r.w.env.clock = manual;
+    conformance_world_fini(&r.w);
+}
+
 /* Each device has an image of its own: draining one's must not hurry another's. */
 struct images { struct dp_block *block[400]; int fd[400]; unsigned count; };
 
@@ -538,7 +628,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bios_reads), cmocka_unit_test(errors), cmocka_unit_test(writes), cmocka_unit_test(linux_probe),
-        cmocka_unit_test(by_fifo), cmocka_unit_test(media), cmocka_unit_test(pause_and_restore), cmocka_unit_test(conformance),
+        cmocka_unit_test(by_fifo), cmocka_unit_test(media), cmocka_unit_test(pause_and_restore), cmocka_unit_test(threads),
+        cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("fdc", tests, NULL, NULL);
 }

@@ -8,6 +8,8 @@
  */
 #include "devices/storage/fdc.h"
 
+#include <sched.h>
+
 #include "devices/intc/dma8237.h"
 
 enum { SECTOR = 512, SIZE_CODE = 2, UNITS = 4, FIFO = 16 };
@@ -904,16 +906,17 @@ void dp_fdc_attach(struct dp_device *d, unsigned n, struct dp_block *medium)
 
 unsigned dp_fdc_drive_type(struct dp_device *d, unsigned n) { return n < DP_FDC_DRIVES ? ((struct fdc *)d)->drive[n].type : DP_FDC_NONE; }
 
-/* Lock held, let go between; nothing of ours is in the block layer when it returns. The caller has seen to it that nothing new gets
- * there. */
+/* Lock held, let go between; nothing of ours is in the block layer or on its way to memory when it returns. The caller has seen to it
+ * that nothing new gets there. */
 static void wait_for_io(struct fdc *f)
 {
-    while (f->in_flight) {
+    while (f->in_flight || f->busy) {
         struct dp_block *busy[DP_FDC_DRIVES] = {f->drive[0].medium, f->drive[1].medium};
         pthread_mutex_unlock(&f->device.lock);
         for (unsigned i = 0; i < DP_FDC_DRIVES; i++)
             if (busy[i])
                 dp_block_drain(busy[i]);
+        sched_yield();
         pthread_mutex_lock(&f->device.lock);
     }
 }
