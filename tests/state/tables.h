@@ -13,12 +13,15 @@
 #include "devices/firmware/pflash.h"
 #include "devices/display/vga.h"
 #include "devices/firmware/pm.h"
+#include "devices/input/i8042.h"
+#include "devices/intc/dma8237.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/lapic.h"
 #include "devices/intc/pic.h"
 #include "devices/pci/pci.h"
 #include "devices/timer/hpet.h"
 #include "devices/storage/ide.h"
+#include "devices/storage/fdc.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
 #include "devices/virtio/virtio.h"
@@ -33,6 +36,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
     &dp_ide_class,
     &dp_vga_class,
+    &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
