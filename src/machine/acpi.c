@@ -162,6 +162,37 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
     dp_aml_resources(a, &r);
     dp_aml_close(a);
 
+    if (c->i8042) {
+        device(a, "KBD_", "PNP0303", 0);
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_io(&r, 0x60, 1);
+        dp_aml_res_io(&r, 0x64, 1);
+        dp_aml_res_irq(&r, 1);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+        device(a, "MOU_", "PNP0F13", 0);
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_irq(&r, 12);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+    }
+    if (c->floppy) {
+        device(a, "FDC0", "PNP0700", 0);
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_io(&r, 0x3f0, 6);
+        dp_aml_res_io(&r, 0x3f7, 1);
+        dp_aml_res_irq(&r, 6);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+    }
+    if (c->printer) {
+        device(a, "LPT1", "PNP0400", 0);
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_io(&r, 0x378, 3);
+        dp_aml_res_irq(&r, 7);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+    }
     for (unsigned i = 0; i < c->serial_count; i++) {
         char name[8];
         snprintf(name, sizeof name, "COM%u", (i + 1) % 10);

@@ -26,7 +26,7 @@ struct dp_acpi_config {
     unsigned (*pci_gsi)(unsigned device, unsigned pin); /* pin 1 = INTA */
     uint16_t level_irqs; /* ISA interrupts below 16, but for the SCI, that are level-triggered and active high */
     uint64_t hpet_base;  /* 0: none */
-    bool vga, i8042;
+    bool vga, i8042, floppy, printer;
     unsigned serial_count;
     struct {
         uint16_t port;

@@ -277,6 +277,8 @@ static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id,
     return dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), slot, e);
 }
 
+unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n) { return (pc->chipset ? SLOT_CHIPSET_END : 0) + SLOT_DISK + n; }
+
 static int add_pci(struct dp_pc *pc, struct dp_error *e)
 {
     const struct dp_pc_config *c = &pc->config;
@@ -315,7 +317,7 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
         if (!(d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env)))
             return dp_error_set(e, -ENOMEM, "no memory for a device");
         dp_virtio_blk_attach(d, c->disk[i]);
-        if ((rc = add_virtio(pc, d, pci_id, slot + SLOT_DISK + i, e)))
+        if ((rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, i), e)))
             return rc;
     }
     return 0;
@@ -406,6 +408,15 @@ void dp_pc_resume(struct dp_pc *pc)
 {
     for (unsigned i = 0; i < pc->device_count; i++)
         dp_device_resume(pc->device[i]);
+}
+
+bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys)
+{
+    if (!pc->chipset)
+        return false;
+    *screen = chipset_display(pc);
+    *keys = chipset_input(pc);
+    return true;
 }
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }

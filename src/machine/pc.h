@@ -12,6 +12,8 @@
 #define DP_MACHINE_PC_H
 
 #include "devices/device.h"
+#include "display/display.h"
+#include "display/input.h"
 #include "engine/engine.h"
 #include "machine/boot/boot.h"
 
@@ -31,6 +33,7 @@ struct dp_pc_firmware {
     struct dp_boot_blob bios;     /* ends below 4 GiB; its last 128 KiB are at 0xE0000, too */
     struct dp_boot_blob vga_bios; /* none: size 0 */
     struct dp_console *debug;     /* what firmware logs (port 0x402), may be NULL */
+    struct dp_console *printer;   /* what the printer prints, may be NULL */
     struct dp_pc_drive ide[4];    /* primary master, slave, secondary master, slave */
     struct dp_block *floppy[2];
     const char *boot_order;       /* letters: a floppy, c disk, d CD, n network; NULL: what firmware thinks */
@@ -79,6 +82,9 @@ void dp_pc_firmware_state(const struct dp_pc *pc, struct x86_state *s);
 struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
+
+/* The screen and the keyboard of a machine with firmware; both live as long as it. False: it has none. */
+bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys);
 
 /* All devices, in the order of making: state conformance tests, snapshots. */
 unsigned dp_pc_device_count(const struct dp_pc *pc);

@@ -7,22 +7,34 @@
 #include <stdlib.h>
 
 #include "devices/char/debugcon.h"
+#include "devices/char/parallel.h"
+#include "devices/display/vga.h"
 #include "devices/firmware/fw_cfg.h"
 #include "devices/firmware/pm.h"
+#include "devices/input/i8042.h"
+#include "devices/intc/dma8237.h"
 #include "devices/pci/piix.h"
+#include "devices/storage/fdc.h"
+#include "devices/storage/ide.h"
 #include "devices/timer/rtc.h"
 #include "machine/i440fx.h"
 #include "machine/pc_internal.h"
 
 enum { SLOT_PIIX = 1, FUNCTION_ISA = 0, FUNCTION_IDE = 1, FUNCTION_PM = 3, SLOT_VGA = 2 };
 enum { PIRQS = 4 };
+enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, IRQ_IDE = 14, DMA_FLOPPY = 2 };
+enum {
+    PORT_DMA = 0x00, PORT_I8042_DATA = 0x60, PORT_I8042_COMMAND = 0x64, PORT_DMA_PAGES = 0x80, PORT_FAST_A20 = 0x92, PORT_DMA_SECOND = 0xc0,
+    PORT_IDE_SECONDARY = 0x170, PORT_IDE_PRIMARY = 0x1f0, PORT_IDE_SECONDARY_CONTROL = 0x376, PORT_PRINTER = 0x378, PORT_FDC = 0x3f0,
+    PORT_IDE_PRIMARY_CONTROL = 0x3f6, PORT_FDC_DIR = 0x3f7
+};
 static const uint8_t pirq_irq[PIRQS] = {10, 10, 11, 11}; /* where SeaBIOS and OVMF route PIRQA-D */
 #define MMIO32_END 0xfec00000ull
 
 struct chipset {
     struct i440fx north;
     struct dp_ram *bios;
-    struct dp_device *isa, *pm, *fw_cfg;
+    struct dp_device *isa, *pm, *fw_cfg, *vga, *i8042, *ide, *fdc;
 };
 
 struct chipset *chipset_new(void) { return calloc(1, sizeof(struct chipset)); }
@@ -113,13 +125,112 @@ static int add_debugcon(struct dp_pc *pc, struct dp_error *e)
     return rc ? rc : dp_device_map(d, DP_DEBUGCON_WINDOW, DP_DEBUGCON_PORT, e);
 }
 
+/* Windows of a device and where they go. */
+struct place {
+    unsigned window;
+    uint64_t base;
+};
+static int map_all(struct dp_device *d, const struct place *places, unsigned count, struct dp_error *e)
+{
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < count; i++)
+        rc = dp_device_map(d, places[i].window, places[i].base, e);
+    return rc;
+}
+/* Makes a device's windows appear after its init. */
+#define START(d, places, e) (dp_device_init(d, e) ?: map_all(d, places, DP_ARRAY_LEN(places), e))
+
+static int add_vga(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct place places[] = {{DP_VGA_WINDOW_MEMORY, DP_VGA_MEMORY_BASE},
+                                          {DP_VGA_WINDOW_MONO, DP_VGA_PORT_MONO},
+                                          {DP_VGA_WINDOW_PORTS, DP_VGA_PORT_VGA},
+                                          {DP_VGA_WINDOW_DISPI, DP_VGA_PORT_DISPI}};
+    const struct dp_boot_blob *rom = &pc->config.firmware->vga_bios;
+    struct dp_device *d = pc->chipset->vga = pc_add(pc, &dp_vga_class, "vga0", e);
+    if (!d)
+        return -ENOMEM;
+    dp_vga_wire(d, rom->data, rom->size);
+    int rc = START(d, places, e);
+    return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_vga_function(d), SLOT_VGA, e);
+}
+
+/* The level of address bit 20's gate is not followed: memory is as with the gate open, which all that runs today wants. */
+static int add_i8042(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct place places[] = {{DP_I8042_WINDOW_DATA, PORT_I8042_DATA},
+                                          {DP_I8042_WINDOW_COMMAND, PORT_I8042_COMMAND},
+                                          {DP_I8042_WINDOW_PORT92, PORT_FAST_A20}};
+    struct dp_device *d = pc->chipset->i8042 = pc_add(pc, &dp_i8042_class, "i8042", e);
+    if (!d)
+        return -ENOMEM;
+    dp_i8042_wire(d, dp_gsi_irq(&pc->router, IRQ_KEYBOARD), dp_gsi_irq(&pc->router, IRQ_MOUSE), (struct dp_irq){0});
+    return START(d, places, e);
+}
+
+static int add_floppies(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct place dma_places[] = {
+        {DP_DMA_WINDOW_FIRST, PORT_DMA}, {DP_DMA_WINDOW_SECOND, PORT_DMA_SECOND}, {DP_DMA_WINDOW_PAGES, PORT_DMA_PAGES}};
+    static const struct place fdc_places[] = {{DP_FDC_WINDOW, PORT_FDC}, {DP_FDC_WINDOW_DIR, PORT_FDC_DIR}};
+    struct dp_device *dma = pc_add(pc, &dp_dma_class, "dma", e), *fdc = pc->chipset->fdc = pc_add(pc, &dp_fdc_class, "fdc", e);
+    if (!dma || !fdc)
+        return -ENOMEM;
+    dp_fdc_wire(fdc, dp_gsi_irq(&pc->router, IRQ_FLOPPY), dma, DMA_FLOPPY);
+    for (unsigned i = 0; i < DP_FDC_DRIVES; i++)
+        dp_fdc_attach(fdc, i, pc->config.firmware->floppy[i]);
+    int rc = START(dma, dma_places, e);
+    if (rc || (rc = START(fdc, fdc_places, e)))
+        return rc;
+    /* CMOS: types of the drives; equipment: how many, a coprocessor, a mouse port. */
+    unsigned first = dp_fdc_drive_type(fdc, 0), second = dp_fdc_drive_type(fdc, 1), drives = !!first + !!second;
+    dp_rtc_set_nvram(pc->rtc, 0x10, (uint8_t)(first << 4 | second));
+    dp_rtc_set_nvram(pc->rtc, 0x14, (uint8_t)(0x06 | (drives ? 1 | (drives - 1) << 6 : 0)));
+    return 0;
+}
+
+static int add_ide(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct place places[] = {{DP_IDE_WINDOW_PRIMARY, PORT_IDE_PRIMARY},
+                                          {DP_IDE_WINDOW_PRIMARY_CONTROL, PORT_IDE_PRIMARY_CONTROL},
+                                          {DP_IDE_WINDOW_SECONDARY, PORT_IDE_SECONDARY},
+                                          {DP_IDE_WINDOW_SECONDARY_CONTROL, PORT_IDE_SECONDARY_CONTROL}};
+    struct dp_device *d = pc->chipset->ide = pc_add(pc, &dp_ide_class, "ide", e);
+    if (!d)
+        return -ENOMEM;
+    dp_ide_wire(d, (const struct dp_irq[]){dp_gsi_irq(&pc->router, IRQ_IDE), dp_gsi_irq(&pc->router, IRQ_IDE + 1)});
+    for (unsigned i = 0; i < DP_IDE_DRIVES; i++) {
+        const struct dp_pc_drive *drive = &pc->config.firmware->ide[i];
+        if (drive->cdrom)
+            dp_ide_attach_cdrom(d, i, drive->block);
+        else if (drive->block)
+            dp_ide_attach_disk(d, i, drive->block, NULL);
+    }
+    int rc = START(d, places, e);
+    return rc ? rc : dp_pci_plug_function(dp_pci_host_of(pc->pci), dp_ide_function(d), SLOT_PIIX, FUNCTION_IDE, e);
+}
+
+static int add_printer(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct place places[] = {{DP_PARALLEL_WINDOW, PORT_PRINTER}};
+    struct dp_device *d = pc_add(pc, &dp_parallel_class, "parallel", e);
+    if (!d)
+        return -ENOMEM;
+    dp_parallel_wire(d, dp_gsi_irq(&pc->router, IRQ_PRINTER), pc->config.firmware->printer);
+    return START(d, places, e);
+}
+
 int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
-    if ((rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)))
+    if ((rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
+        (rc = add_floppies(pc, e)) || (rc = add_ide(pc, e)))
         return rc;
-    return add_debugcon(pc, e);
+    return add_printer(pc, e);
 }
+
+struct dp_display_source chipset_display(struct dp_pc *pc) { return dp_vga_source(pc->chipset->vga); }
+struct dp_input_sink chipset_input(struct dp_pc *pc) { return dp_i8042_sink(pc->chipset->i8042); }
 
 /* ---- what firmware is told ---- */
 
@@ -151,8 +262,8 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     struct loader l = {0};
     pc_acpi_config(pc, &a);
     a.ecam_base = 0;
-    a.s5_type = 0;
     a.pci_gsi = chipset_pci_irq;
+    a.vga = a.i8042 = a.floppy = a.printer = true;
     a.level_irqs = 1u << 5 | 1u << 9 | 1u << 10 | 1u << 11;
     a.mmio32_first = DP_MAX(pc->low, 0x80000000ull); /* where firmware puts BARs */
     a.mmio32_last = MMIO32_END - 1;
@@ -179,26 +290,47 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     return rc;
 }
 
+/* SeaBIOS and OVMF take devices in the order of this file's lines, Open Firmware's paths. */
+static int add_boot_order(struct dp_pc *pc, struct dp_error *e)
+{
+    const struct dp_pc_firmware *f = pc->config.firmware;
+    struct dp_buffer order = {0};
+    for (const char *kind = f->boot_order ? f->boot_order : ""; *kind; kind++) {
+        for (unsigned i = 0; i < DP_IDE_DRIVES && (*kind == 'c' || *kind == 'd'); i++)
+            if (f->ide[i].cdrom ? *kind == 'd' : *kind == 'c' && f->ide[i].block)
+                dp_buffer_printf(&order, "/pci@i0cf8/ide@%u,%u/drive@%u/disk@%u\n", SLOT_PIIX, FUNCTION_IDE, i / 2, i % 2);
+        for (unsigned i = 0; i < pc->config.disk_count && *kind == 'c'; i++)
+            dp_buffer_printf(&order, "/pci@i0cf8/scsi@%x/disk@0,0\n", pc_disk_slot(pc, i));
+        for (unsigned i = 0; i < DP_FDC_DRIVES && *kind == 'a'; i++)
+            if (f->floppy[i])
+                dp_buffer_printf(&order, "/pci@i0cf8/isa@%u/fdc@%04x/floppy@%u\n", SLOT_PIIX, PORT_FDC, i);
+    }
+    if (order.size)
+        dp_buffer_append(&order, "HALT", 5); /* nothing else; with its NUL */
+    int rc = order.failed ? dp_error_set(e, -ENOMEM, "no memory for the boot order") : 0;
+    if (!rc && order.size)
+        rc = dp_fw_cfg_add_file(pc->chipset->fw_cfg, "bootorder", order.data, order.size, e);
+    dp_buffer_fini(&order);
+    return rc;
+}
+
 int chipset_boot(struct dp_pc *pc, struct dp_error *e)
 {
     struct dp_device *d = pc->chipset->fw_cfg;
-    uint8_t e820[20] = {0};
+    enum { E820_ENTRY = 20, E820_RAM = 1 };
+    uint8_t map[2 * E820_ENTRY] = {0};
     int rc;
-    dp_st64(e820, HIGH_RAM_START);
-    dp_st64(e820 + 8, pc->high);
-    dp_st32(e820 + 16, 1);
-    uint8_t low[20] = {0};
-    dp_st64(low + 8, pc->low);
-    dp_st32(low + 16, 1);
-    uint8_t map[40];
-    memcpy(map, low, 20);
-    memcpy(map + 20, e820, 20);
+    dp_st64(map + 8, pc->low);
+    dp_st32(map + 16, E820_RAM);
+    dp_st64(map + E820_ENTRY, HIGH_RAM_START);
+    dp_st64(map + E820_ENTRY + 8, pc->high);
+    dp_st32(map + E820_ENTRY + 16, E820_RAM);
     if ((rc = dp_fw_cfg_add_number(d, DP_FW_CFG_NB_CPUS, pc->config.cpus, 2, e)) ||
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_MAX_CPUS, pc->config.cpus, 2, e)) ||
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_RAM_SIZE, pc->low, 8, e)) ||
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_BOOT_MENU, pc->config.firmware->boot_menu, 2, e)) ||
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_IRQ0_OVERRIDE, 1, 4, e)) ||
-        (rc = dp_fw_cfg_add_file(d, "etc/e820", map, pc->high ? 40 : 20, e)))
+        (rc = dp_fw_cfg_add_file(d, "etc/e820", map, pc->high ? 2 * E820_ENTRY : E820_ENTRY, e)) || (rc = add_boot_order(pc, e)))
         return rc;
     return add_acpi(pc, e);
 }

@@ -37,6 +37,8 @@ struct dp_pc {
     unsigned serial_count;
 };
 
+/* The PCI slot of a virtio disk. */
+unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
 /* The description of the ACPI tables, of either board. */
 void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a);
 
@@ -46,6 +48,8 @@ struct dp_device *pc_add(struct dp_pc *pc, const struct dp_device_class *c, cons
 /* ---- pc_chipset.c ---- */
 
 struct chipset *chipset_new(void);
+struct dp_display_source chipset_display(struct dp_pc *pc);
+struct dp_input_sink chipset_input(struct dp_pc *pc);
 /* Memory below 1 MiB and ROMs; then the board's devices, after the interrupt controllers and pc->pci. */
 int chipset_map(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;
 int chipset_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;
