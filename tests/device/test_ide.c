@@ -237,6 +237,7 @@ static void identify(void **state)
     assert_int_equal(dp_ld32(b + 120), DISK_SECTORS);
     assert_int_equal(dp_ld64(b + 200), DISK_SECTORS);
     assert_int_equal(dp_ld16(b + 166) & 0xc400, 0x4400);
+    assert_int_equal(dp_ld16(b + 118), 0x0110); /* drivers that do not set a block use this one */
     for (unsigned i = 0; i < 512; i++)
         sum += b[i];
     assert_int_equal(sum, 0);
@@ -331,7 +332,10 @@ static void pio_write(void **state)
     drain(&r);
     assert_int_equal(interrupted(&r, PRI), READY);
     assert_int_equal(r.block[0].flushes, 1);
-    out(&r, PRI + COMMAND, 0xc5); /* WRITE MULTIPLE is disabled yet */
+    out(&r, PRI + COUNT, 0); /* no WRITE MULTIPLE any more */
+    out(&r, PRI + COMMAND, 0xc6);
+    assert_int_equal(interrupted(&r, PRI), READY);
+    out(&r, PRI + COMMAND, 0xc5);
     assert_int_equal(interrupted(&r, PRI), READY | ERR);
     assert_int_equal(in(&r, PRI + ERROR), ABRT);
     out(&r, PRI + COUNT, 5);
