@@ -705,6 +705,11 @@ static void cd_answers(void **state)
     assert_memory_equal(b, "\x00\x06\x04\x10\x00\x02", 6);
     assert_int_equal(packet(&r, "4a 0 0 0 10 0 0 0 8", 0xfffe, b), -0x052400);
     assert_int_equal(packet(&r, "51 0 0 0 0 0 0 0 ff", 0xfffe, b), 34);
+    assert_int_equal(packet(&r, "52 1 0 0 0 1 0 0 ff", 0xfffe, b), 36);
+    assert_memory_equal(b + 24, "\x00\x00\x03\xe8", 4);
+    assert_int_equal(packet(&r, "52 1 0 0 0 2 0 0 ff", 0xfffe, b), -0x052400);
+    assert_int_equal(packet(&r, "44 2 0 0 0 4b 0 0 8", 0xfffe, b), 8);
+    assert_memory_equal(b, "\x01\x00\x00\x00\x00\x00\x03\x00", 8);
     assert_int_equal(packet(&r, "bd 0 0 0 0 0 0 0 0 8", 0xfffe, b), 8);
     assert_int_equal(packet(&r, "42 2 40 1 0 0 0 0 ff", 0xfffe, b), 16);
     assert_memory_equal(b + 4, "\x01\x14\x01\x01\x00\x00\x02\x00", 8);
