@@ -209,6 +209,13 @@ static void reset_and_signatures(void **state)
     out(&r, PRI + COMMAND, 0x08); /* DEVICE RESET: no interrupt */
     assert_int_equal(in(&r, PRI + STATUS), 0);
     assert_false(r.irq[0]);
+    out(&r, PRI_CONTROL, SRST); /* BSY as long as the bit is set */
+    assert_int_equal(in(&r, PRI_CONTROL) & BSY, BSY);
+    out(&r, PRI + COMMAND, 0xe1);
+    assert_int_equal(in(&r, PRI_CONTROL) & BSY, BSY);
+    out(&r, PRI_CONTROL, 0);
+    assert_int_equal(in(&r, PRI_CONTROL), READY);
+    assert_false(r.irq[0]);
     out(&r, PRI + COMMAND, 0x90); /* both drives hear it, the master tells */
     assert_int_equal(interrupted(&r, PRI), READY);
     assert_int_equal(in(&r, PRI + ERROR), 1);
