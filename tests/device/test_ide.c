@@ -209,6 +209,13 @@ static void reset_and_signatures(void **state)
     out(&r, PRI + COMMAND, 0x08); /* DEVICE RESET: no interrupt */
     assert_int_equal(in(&r, PRI + STATUS), 0);
     assert_false(r.irq[0]);
+    out(&r, PRI_CONTROL, SRST); /* BSY as long as the bit is set */
+    assert_int_equal(in(&r, PRI_CONTROL) & BSY, BSY);
+    out(&r, PRI + COMMAND, 0xe1);
+    assert_int_equal(in(&r, PRI_CONTROL) & BSY, BSY);
+    out(&r, PRI_CONTROL, 0);
+    assert_int_equal(in(&r, PRI_CONTROL), READY);
+    assert_false(r.irq[0]);
     out(&r, PRI + COMMAND, 0x90); /* both drives hear it, the master tells */
     assert_int_equal(interrupted(&r, PRI), READY);
     assert_int_equal(in(&r, PRI + ERROR), 1);
@@ -237,6 +244,7 @@ static void identify(void **state)
     assert_int_equal(dp_ld32(b + 120), DISK_SECTORS);
     assert_int_equal(dp_ld64(b + 200), DISK_SECTORS);
     assert_int_equal(dp_ld16(b + 166) & 0xc400, 0x4400);
+    assert_int_equal(dp_ld16(b + 118), 0x0110); /* drivers that do not set a block use this one */
     for (unsigned i = 0; i < 512; i++)
         sum += b[i];
     assert_int_equal(sum, 0);
@@ -331,7 +339,10 @@ static void pio_write(void **state)
     drain(&r);
     assert_int_equal(interrupted(&r, PRI), READY);
     assert_int_equal(r.block[0].flushes, 1);
-    out(&r, PRI + COMMAND, 0xc5); /* WRITE MULTIPLE is disabled yet */
+    out(&r, PRI + COUNT, 0); /* no WRITE MULTIPLE any more */
+    out(&r, PRI + COMMAND, 0xc6);
+    assert_int_equal(interrupted(&r, PRI), READY);
+    out(&r, PRI + COMMAND, 0xc5);
     assert_int_equal(interrupted(&r, PRI), READY | ERR);
     assert_int_equal(in(&r, PRI + ERROR), ABRT);
     out(&r, PRI + COUNT, 5);
@@ -701,6 +712,11 @@ static void cd_answers(void **state)
     assert_memory_equal(b, "\x00\x06\x04\x10\x00\x02", 6);
     assert_int_equal(packet(&r, "4a 0 0 0 10 0 0 0 8", 0xfffe, b), -0x052400);
     assert_int_equal(packet(&r, "51 0 0 0 0 0 0 0 ff", 0xfffe, b), 34);
+    assert_int_equal(packet(&r, "52 1 0 0 0 1 0 0 ff", 0xfffe, b), 36);
+    assert_memory_equal(b + 24, "\x00\x00\x03\xe8", 4);
+    assert_int_equal(packet(&r, "52 1 0 0 0 2 0 0 ff", 0xfffe, b), -0x052400);
+    assert_int_equal(packet(&r, "44 2 0 0 0 4b 0 0 8", 0xfffe, b), 8);
+    assert_memory_equal(b, "\x01\x00\x00\x00\x00\x00\x03\x00", 8);
     assert_int_equal(packet(&r, "bd 0 0 0 0 0 0 0 0 8", 0xfffe, b), 8);
     assert_int_equal(packet(&r, "42 2 40 1 0 0 0 0 ff", 0xfffe, b), 16);
     assert_memory_equal(b + 4, "\x01\x14\x01\x01\x00\x00\x02\x00", 8);

@@ -16,8 +16,9 @@ enum { FEATURE_DMA = 1, FEATURE_OVERLAP = 2, FEATURE_TRANSFER_MODE = 0x03, FEATU
 enum { /* packets */
     TEST_UNIT_READY = 0x00, REQUEST_SENSE = 0x03, INQUIRY = 0x12, MODE_SELECT_6 = 0x15, MODE_SENSE_6 = 0x1a, START_STOP = 0x1b,
     PREVENT_ALLOW = 0x1e, READ_CAPACITY = 0x25, READ_10 = 0x28, SEEK_10 = 0x2b, READ_SUB_CHANNEL = 0x42, READ_TOC = 0x43,
-    GET_CONFIGURATION = 0x46, GET_EVENT = 0x4a, STOP_PLAY = 0x4e, READ_DISC_INFORMATION = 0x51, MODE_SELECT_10 = 0x55, MODE_SENSE_10 = 0x5a,
-    READ_12 = 0xa8, READ_CD_MSF = 0xb9, SET_SPEED = 0xbb, MECHANISM_STATUS = 0xbd, READ_CD = 0xbe
+    READ_HEADER = 0x44, GET_CONFIGURATION = 0x46, GET_EVENT = 0x4a, STOP_PLAY = 0x4e, READ_DISC_INFORMATION = 0x51,
+    READ_TRACK_INFORMATION = 0x52, MODE_SELECT_10 = 0x55, MODE_SENSE_10 = 0x5a, READ_12 = 0xa8, READ_CD_MSF = 0xb9, SET_SPEED = 0xbb,
+    MECHANISM_STATUS = 0xbd, READ_CD = 0xbe
 };
 enum { KEY_NOT_READY = 2, KEY_MEDIUM = 3, KEY_ILLEGAL = 5, KEY_ATTENTION = 6 };
 enum { ASC_UNRECOVERED = 0x11, ASC_COMMAND = 0x20, ASC_RANGE = 0x21, ASC_FIELD = 0x24, ASC_CHANGED = 0x28, ASC_NO_SAVING = 0x39,
@@ -467,6 +468,40 @@ static void read_disc_information(struct ide_drive *d)
     reply(d, 34, be16(r->packet + 7));
 }
 
+/* By address or by number; there is one track, and the lead-out has none. */
+static void read_track_information(struct ide_drive *d)
+{
+    struct ide_drive_regs *r = ide_regs_of(d);
+    uint8_t *b = r->buffer;
+    uint32_t what = be32(r->packet + 2);
+    unsigned by = r->packet[1] & 3;
+    if (by == 3 || (by ? what != 1 : what >= disc_sectors(d))) {
+        bad_field(d);
+        return;
+    }
+    memset(b, 0, 36);
+    put16(b, 34);
+    b[2] = b[3] = 1; /* track, session */
+    b[5] = 4;        /* data */
+    b[6] = 1;        /* mode 1 */
+    put32(b + 24, disc_sectors(d));
+    reply(d, 36, be16(r->packet + 7));
+}
+
+static void read_header(struct ide_drive *d)
+{
+    struct ide_drive_regs *r = ide_regs_of(d);
+    uint32_t lba = be32(r->packet + 2);
+    if (lba >= disc_sectors(d)) {
+        ide_atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
+        return;
+    }
+    memset(r->buffer, 0, 8);
+    r->buffer[0] = 1; /* mode 1 */
+    put_address(r->buffer + 4, lba, r->packet[1] & 2);
+    reply(d, 8, be16(r->packet + 7));
+}
+
 static void start_stop(struct ide_drive *d)
 {
     struct ide_drive_regs *r = ide_regs_of(d);
@@ -524,6 +559,7 @@ static bool needs_medium(uint8_t command)
 {
     switch (command) {
     case TEST_UNIT_READY: case READ_CAPACITY: case READ_10: case SEEK_10: case READ_SUB_CHANNEL: case READ_TOC: case READ_DISC_INFORMATION:
+    case READ_HEADER: case READ_TRACK_INFORMATION:
     case READ_12: case READ_CD_MSF: case READ_CD: return true;
     default: return false;
     }
@@ -593,7 +629,9 @@ void ide_atapi_packet(struct ide_drive *d)
     case READ_TOC: read_toc(d); break;
     case GET_CONFIGURATION: get_configuration(d); break;
     case GET_EVENT: get_event(d); break;
+    case READ_HEADER: read_header(d); break;
     case READ_DISC_INFORMATION: read_disc_information(d); break;
+    case READ_TRACK_INFORMATION: read_track_information(d); break;
     case MECHANISM_STATUS: mechanism_status(d); break;
     default:
         DP_TRACE(d->ide->device.env->trace, DP_TRACE_BLOCK, "%s: drive %u: unknown packet 0x%02x", d->ide->device.id, d->n, p[0]);

@@ -36,7 +36,7 @@ static const struct dp_field drive_fields[] = {
     DP_FIELD_U8(struct ide_drive_regs, error, 8, 0, 0),
     DP_FIELD_U8(struct ide_drive_regs, command, 9, 0, 0),
     DP_FIELD_BOOL(struct ide_drive_regs, intrq, 10, false),
-    DP_FIELD_U8(struct ide_drive_regs, multiple, 11, 0, 0x1f),
+    DP_FIELD_U8(struct ide_drive_regs, multiple, 11, IDE_MULTIPLE_MAX, 0x1f),
     DP_FIELD_U8(struct ide_drive_regs, heads, 12, 16, 0x1f),
     DP_FIELD_U8(struct ide_drive_regs, sectors_track, 13, 63, 0),
     DP_FIELD_U8(struct ide_drive_regs, transfer_mode, 14, 0, 0),
