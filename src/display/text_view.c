@@ -214,7 +214,8 @@ static bool flush(struct dp_text_view *v)
         v->redraw = true;
         return false;
     }
-    v->out_done += dp_console_write(v->console, v->out.data + v->out_done, v->out.size - v->out_done);
+    if (v->out.size)
+        v->out_done += dp_console_write(v->console, v->out.data + v->out_done, v->out.size - v->out_done);
     if (v->out_done < v->out.size)
         return false;
     v->out.size = v->out_done = 0;

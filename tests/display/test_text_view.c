@@ -377,7 +377,7 @@ static void child(void)
 static void expect(int fd, struct dp_buffer *seen, const char *text)
 {
     for (;;) {
-        char *at = memmem(seen->data, seen->size, text, strlen(text)), piece[4096];
+        char *at = seen->size ? memmem(seen->data, seen->size, text, strlen(text)) : NULL, piece[4096];
         if (at) {
             size_t used = (size_t)((uint8_t *)at - seen->data) + strlen(text);
             memmove(seen->data, seen->data + used, seen->size -= used);
