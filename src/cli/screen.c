@@ -1,7 +1,7 @@
 /* cli/screen.c - `doppel screenshot`, `doppel type`, `doppel key`: a named VM's screen and keyboard, through its control socket.
  *
- * The VM's process renders, writes the file and strikes the keys at its own pace; `type` and `key` return when the last key has been struck, so
- * that a script's next step comes after it.
+ * The VM's process renders, writes the file and strikes the keys at its own pace; `type` and `key` return when the last key has been
+ * struck, so that a script's next step comes after it.
  */
 #include "cli/options.h"
 
@@ -145,7 +145,8 @@ static int type(int argc, char **argv)
     int rc = text ? 0 : dp_error_set(&e, -ENOMEM, "no memory");
     for (size_t i = 0; !rc && text[i]; i++)
         if (!dp_input_key_of_character(text[i], &shift)) /* before anything is typed */
-            rc = dp_error_set(&e, -EILSEQ, "the text cannot be typed: byte %zu (0x%02x) is no character of a US keyboard", i, (uint8_t)text[i]);
+            rc = dp_error_set(&e, -EILSEQ, "the text cannot be typed: byte %zu (0x%02x) is no character of a US keyboard", i,
+                              (uint8_t)text[i]);
     if (!rc)
         rc = cli_connect(o.name, &fd, &e);
     if (!rc) {
@@ -177,11 +178,12 @@ static const struct cli_operand key_operands[] = {
 
 static void key_help(FILE *to)
 {
-    fprintf(to, "\nKeys, joined by -, are pressed in this order and released in reverse. Names are those of QEMU's sendkey:\n"
-                "  a to z, 0 to 9, f1 to f12, ret, esc, tab, spc, backspace, insert, delete, home, end, pgup, pgdn, up, down, left, right,\n"
-                "  shift, ctrl, alt, meta_l (and shift_r, ctrl_r, alt_r, meta_r), menu, caps_lock, num_lock, scroll_lock, print, pause,\n"
-                "  kp_0 to kp_9, kp_add, kp_subtract, kp_multiply, kp_divide, kp_decimal, kp_enter,\n"
-                "  minus, equal, comma, dot, slash, semicolon, apostrophe, grave_accent, backslash, bracket_left, bracket_right, less\n");
+    fprintf(to,
+            "\nKeys, joined by -, are pressed in this order and released in reverse. Names are those of QEMU's sendkey:\n"
+            "  a to z, 0 to 9, f1 to f12, ret, esc, tab, spc, backspace, insert, delete, home, end, pgup, pgdn, up, down, left, right,\n"
+            "  shift, ctrl, alt, meta_l (and shift_r, ctrl_r, alt_r, meta_r), menu, caps_lock, num_lock, scroll_lock, print, pause,\n"
+            "  kp_0 to kp_9, kp_add, kp_subtract, kp_multiply, kp_divide, kp_decimal, kp_enter,\n"
+            "  minus, equal, comma, dot, slash, semicolon, apostrophe, grave_accent, backslash, bracket_left, bracket_right, less\n");
 }
 
 static int key(int argc, char **argv)

@@ -1,7 +1,7 @@
 /* cp437.c - code page 437 as UTF-8: what the characters of a PC's text screen look like.
  *
- * Source: the IBM PC's character generator; names as in Unicode's mapping of code page 437 (VENDORS/MICSFT/PC/CP437.TXT) and, for the graphic
- * shapes below 32 and of 127, IBMGRAPH.TXT. NUL and 255 are blank on the screen.
+ * Source: the IBM PC's character generator; names as in Unicode's mapping of code page 437 (VENDORS/MICSFT/PC/CP437.TXT) and, for the
+ * graphic shapes below 32 and of 127, IBMGRAPH.TXT. NUL and 255 are blank on the screen.
  */
 #include "display/display.h"
 

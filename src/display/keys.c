@@ -1,7 +1,7 @@
 /* keys.c - names of keys, and the keys of characters on a US keyboard.
  *
- * Model: two constant tables. Names are QEMU's (qapi/ui.json, QKeyCode), since people know them from `sendkey`, with the short names that are
- * printed on keys beside them. Upper and lower case are the same.
+ * Model: two constant tables. Names are QEMU's (qapi/ui.json, QKeyCode), since people know them from `sendkey`, with the short names that
+ * are printed on keys beside them. Upper and lower case are the same.
  * Source: linux/input-event-codes.h; ISO/IEC 9995 and the IBM enhanced keyboard, US layout.
  */
 #include "display/input.h"

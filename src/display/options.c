@@ -35,7 +35,8 @@ int dp_display_parse(const char *text, struct dp_display_options *out, struct dp
         bool path = size >= 5 && !strncmp(p, "unix:", 5);
         if (path ? size == 5 : !memchr(p, ':', size))
             return dp_error_set(e, -EINVAL, "--display %.60s: after vnc= give unix:PATH or HOST:PORT, such as vnc=127.0.0.1:5900", text);
-        int rc = path ? copy(out->path, sizeof out->path, p + 5, size - 5, text, e) : copy(out->address, sizeof out->address, p, size, text, e);
+        int rc =
+            path ? copy(out->path, sizeof out->path, p + 5, size - 5, text, e) : copy(out->address, sizeof out->address, p, size, text, e);
         if (rc)
             return rc;
         p += size;
@@ -69,8 +70,8 @@ static int read_password(const char *path, char password[9], struct dp_error *e)
     return 0;
 }
 
-static int open_vnc(struct dp_display_viewer *viewer, const struct dp_display_options *o, struct dp_loop *loop, const char *path, const char *name,
-                    const struct dp_display_source *source, const struct dp_input_sink *sink, struct dp_error *e)
+static int open_vnc(struct dp_display_viewer *viewer, const struct dp_display_options *o, struct dp_loop *loop, const char *path,
+                    const char *name, const struct dp_display_source *source, const struct dp_input_sink *sink, struct dp_error *e)
 {
     char password[9];
     struct dp_vnc_options v = {.name = name};
@@ -79,7 +80,8 @@ static int open_vnc(struct dp_display_viewer *viewer, const struct dp_display_op
     else
         v.path = *o->path ? o->path : path;
     if (!v.address && !v.path)
-        return dp_error_set(e, -EINVAL, "--display vnc: a VM without a name has no place for the socket: give --name NAME, vnc=unix:PATH or "
+        return dp_error_set(e, -EINVAL,
+                            "--display vnc: a VM without a name has no place for the socket: give --name NAME, vnc=unix:PATH or "
                             "vnc=127.0.0.1:5900");
     if (*o->password_file) {
         int rc = read_password(o->password_file, password, e);
@@ -91,7 +93,8 @@ static int open_vnc(struct dp_display_viewer *viewer, const struct dp_display_op
 }
 
 int dp_display_open(struct dp_display_viewer *viewer, const struct dp_display_options *o, struct dp_loop *loop, struct dp_console *console,
-                    const char *path, const char *name, const struct dp_display_source *source, const struct dp_input_sink *sink, struct dp_error *e)
+                    const char *path, const char *name, const struct dp_display_source *source, const struct dp_input_sink *sink,
+                    struct dp_error *e)
 {
     *viewer = (struct dp_display_viewer){0};
     if (o->kind == DP_DISPLAY_VNC)

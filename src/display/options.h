@@ -2,7 +2,8 @@
  *
  *     none | text | vnc[=unix:PATH | =HOST:PORT][,password-file=FILE]
  *
- * Model: parse on the way in (nothing is opened); open when there is a machine with a screen; close before the machine and before the console.
+ * Model: parse on the way in (nothing is opened); open when there is a machine with a screen; close before the machine and before the
+ * console.
  */
 #ifndef DP_DISPLAY_OPTIONS_H
 #define DP_DISPLAY_OPTIONS_H
@@ -26,8 +27,8 @@ struct dp_display_viewer { /* zeroed: none */
     struct dp_vnc *vnc;
     struct dp_text_view *text;
 };
-/* console: the terminal's, for DP_DISPLAY_TEXT (dp_console_open_stdio; no serial port may have it). path: of the VNC socket when the options name
- * nothing, NULL: that is an error. name: of the VM, NULL: none. */
+/* console: the terminal's, for DP_DISPLAY_TEXT (dp_console_open_stdio; no serial port may have it). path: of the VNC socket when the
+ * options name nothing, NULL: that is an error. name: of the VM, NULL: none. */
 int dp_display_open(struct dp_display_viewer *viewer, const struct dp_display_options *o, struct dp_loop *loop, struct dp_console *console,
                     const char *path, const char *name, const struct dp_display_source *source, const struct dp_input_sink *sink,
                     struct dp_error *e) DP_MUST_CHECK;

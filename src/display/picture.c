@@ -1,7 +1,7 @@
 /* picture.c - pictures in memory and as PNG files.
  *
- * Model and invariants: display.h. A PNG is written to a temporary file beside its place and renamed, so whoever looks sees the old file or the
- * whole new one.
+ * Model and invariants: display.h. A PNG is written to a temporary file beside its place and renamed, so whoever looks sees the old file
+ * or the whole new one.
  * Source: libpng manual 1.6; W3C PNG (third edition) for what is written: RGB, 8 bits, no interlace.
  */
 #include "display/display.h"

@@ -79,11 +79,34 @@ static unsigned letter_key(uint8_t final)
 
 static unsigned tilde_key(unsigned number)
 {
-    static const uint8_t key[] = {[1] = KEY_HOME, [2] = KEY_INSERT, [3] = KEY_DELETE, [4] = KEY_END, [5] = KEY_PAGEUP, [6] = KEY_PAGEDOWN,
-                                  [7] = KEY_HOME, [8] = KEY_END, [11] = KEY_F1, [12] = KEY_F2, [13] = KEY_F3, [14] = KEY_F4, [15] = KEY_F5,
-                                  [17] = KEY_F6, [18] = KEY_F7, [19] = KEY_F8, [20] = KEY_F9, [21] = KEY_F10, [23] = KEY_F11, [24] = KEY_F12,
+    static const uint8_t key[] = {[1] = KEY_HOME,
+                                  [2] = KEY_INSERT,
+                                  [3] = KEY_DELETE,
+                                  [4] = KEY_END,
+                                  [5] = KEY_PAGEUP,
+                                  [6] = KEY_PAGEDOWN,
+                                  [7] = KEY_HOME,
+                                  [8] = KEY_END,
+                                  [11] = KEY_F1,
+                                  [12] = KEY_F2,
+                                  [13] = KEY_F3,
+                                  [14] = KEY_F4,
+                                  [15] = KEY_F5,
+                                  [17] = KEY_F6,
+                                  [18] = KEY_F7,
+                                  [19] = KEY_F8,
+                                  [20] = KEY_F9,
+                                  [21] = KEY_F10,
+                                  [23] = KEY_F11,
+                                  [24] = KEY_F12,
                                   /* VT220's F13 to F20: what terminals send for shift and F1 to F8, where they have no modifiers */
-                                  [25] = KEY_F1, [26] = KEY_F2, [28] = KEY_F3, [29] = KEY_F4, [31] = KEY_F5, [32] = KEY_F6, [33] = KEY_F7,
+                                  [25] = KEY_F1,
+                                  [26] = KEY_F2,
+                                  [28] = KEY_F3,
+                                  [29] = KEY_F4,
+                                  [31] = KEY_F5,
+                                  [32] = KEY_F6,
+                                  [33] = KEY_F7,
                                   [34] = KEY_F8};
     return number < DP_ARRAY_LEN(key) ? key[number] : 0;
 }

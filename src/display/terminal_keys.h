@@ -1,7 +1,8 @@
 /* display/terminal_keys.h - what a terminal sends when keys are struck, taken apart into the keys of a US keyboard.
  *
- * Model: bytes go in one by one, strokes (modifiers and a key, pressed in order and released in reverse) come out. A terminal only tells strokes,
- * never that a key is held. ESC is a key and the beginning of others' sequences; which one shows what follows, or that nothing does (timeout).
+ * Model: bytes go in one by one, strokes (modifiers and a key, pressed in order and released in reverse) come out. A terminal only tells
+ * strokes, never that a key is held. ESC is a key and the beginning of others' sequences; which one shows what follows, or that nothing
+ * does (timeout).
  * Invariants: input is hostile (it may be pasted): a sequence has an end or is dropped, no stroke has more than 4 keys.
  * Source: ECMA-48, 5.4 (control sequences); XTerm Control Sequences, "PC-Style Function Keys"; linux console_codes(4); VT220 keys.
  */

@@ -136,7 +136,8 @@ static void clear(struct screen *s)
 static void write_line(struct screen *s, unsigned row, const char *text, bool inverse)
 {
     for (unsigned x = 0; x < s->columns && row < s->rows; x++) {
-        s->cell[row * s->columns + x] = (struct cell){*text ? (uint8_t)*text : ' ', vga_palette[inverse ? 0 : 7], vga_palette[inverse ? 7 : 0]};
+        s->cell[row * s->columns + x] =
+            (struct cell){*text ? (uint8_t)*text : ' ', vga_palette[inverse ? 0 : 7], vga_palette[inverse ? 7 : 0]};
         text += *text != 0;
     }
 }
@@ -165,7 +166,8 @@ static void compose_text(struct dp_text_view *v)
     for (unsigned y = 0; y < s->rows && v->top + y < t->rows; y++)
         for (unsigned x = 0; x < s->columns && v->left + x < t->columns; x++) {
             struct dp_display_cell c = t->cell[(v->top + y) * t->columns + v->left + x];
-            s->cell[y * s->columns + x] = (struct cell){c.character, t->palette[c.attribute & 15] & 0xffffff, t->palette[c.attribute >> 4] & 0xffffff};
+            s->cell[y * s->columns + x] =
+                (struct cell){c.character, t->palette[c.attribute & 15] & 0xffffff, t->palette[c.attribute >> 4] & 0xffffff};
         }
     s->cursor = t->cursor && t->cursor_column - v->left < s->columns && t->cursor_row - v->top < s->rows;
     s->cursor_column = t->cursor_column - v->left;
@@ -267,7 +269,8 @@ static void send_changes(struct dp_text_view *v)
         }
     bool show = v->want.cursor;
     if (show && (moved || !s->cursor || s->cursor_column != v->want.cursor_column || s->cursor_row != v->want.cursor_row))
-        dp_buffer_printf(&v->out, "\033[%u;%uH%s", v->want.cursor_row + 1, v->want.cursor_column + 1, moved || !s->cursor ? "\033[?25h" : "");
+        dp_buffer_printf(&v->out, "\033[%u;%uH%s", v->want.cursor_row + 1, v->want.cursor_column + 1,
+                         moved || !s->cursor ? "\033[?25h" : "");
     else if (!show && s->cursor && !moved)
         dp_buffer_printf(&v->out, "\033[?25l");
     s->cursor = show;
@@ -356,8 +359,9 @@ static unsigned colours_of_environment(void)
     return term && strstr(term, "256color") ? 256 : 16;
 }
 
-int dp_text_view_open(struct dp_loop *loop, struct dp_console *console, const struct dp_text_view_options *o, const struct dp_display_source *source,
-                      const struct dp_input_sink *sink, struct dp_text_view **out, struct dp_error *e)
+int dp_text_view_open(struct dp_loop *loop, struct dp_console *console, const struct dp_text_view_options *o,
+                      const struct dp_display_source *source, const struct dp_input_sink *sink, struct dp_text_view **out,
+                      struct dp_error *e)
 {
     struct dp_text_view *v = calloc(1, sizeof *v);
     if (!v)

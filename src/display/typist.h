@@ -1,8 +1,8 @@
 /* display/typist.h - strikes keys at a pace that a guest keeps up with.
  *
- * Model: a queue of key events in front of a sink. An event that finds the queue empty and the pause over goes out at once; the others follow,
- * TYPIST_EVENTS of them every TYPIST_PERIOD_MS. A keyboard controller has room for 16 bytes and an event has up to 3, so nothing is dropped as
- * long as the guest reads its keyboard 100 times a second; a character needs two or four events.
+ * Model: a queue of key events in front of a sink. An event that finds the queue empty and the pause over goes out at once; the others
+ * follow, TYPIST_EVENTS of them every TYPIST_PERIOD_MS. A keyboard controller has room for 16 bytes and an event has up to 3, so nothing
+ * is dropped as long as the guest reads its keyboard 100 times a second; a character needs two or four events.
  * Invariants: a stroke enters the queue whole or not at all, so no key stays down. All in the loop's thread.
  */
 #ifndef DP_DISPLAY_TYPIST_H

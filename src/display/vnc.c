@@ -211,8 +211,8 @@ static void pointer(struct client *k, uint8_t buttons, unsigned x, unsigned y)
     x = DP_MIN(x, (unsigned)k->width - 1);
     y = DP_MIN(y, (unsigned)k->height - 1);
     if (sink->position)
-        sink->position(sink->opaque, k->width > 1 ? x * 32767 / (k->width - 1u) : 0, k->height > 1 ? y * 32767 / (k->height - 1u) : 0, wheel,
-                       sink_buttons(buttons));
+        sink->position(sink->opaque, k->width > 1 ? x * 32767 / (k->width - 1u) : 0, k->height > 1 ? y * 32767 / (k->height - 1u) : 0,
+                       wheel, sink_buttons(buttons));
     else if (sink->motion)
         sink->motion(sink->opaque, k->pointed ? (int)x - k->x : 0, k->pointed ? (int)y - k->y : 0, wheel, sink_buttons(buttons));
     k->pointed = true;
@@ -666,7 +666,9 @@ static int open_unix(struct dp_vnc *v, const char *path, struct dp_error *e)
         rc = -errno;
         /* What a process that died left behind is in the way, and refuses connections; nothing else is removed. */
         struct stat st;
-        int probe = rc == -EADDRINUSE && !lstat(path, &st) && S_ISSOCK(st.st_mode) ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) : -1;
+        int probe = rc == -EADDRINUSE && !lstat(path, &st) && S_ISSOCK(st.st_mode)
+                        ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+                        : -1;
         if (probe >= 0 && connect(probe, (struct sockaddr *)&a, sizeof a) && errno == ECONNREFUSED && !unlink(path))
             rc = bind(fd, (struct sockaddr *)&a, sizeof a) ? -errno : 0;
         if (probe >= 0)
@@ -740,8 +742,10 @@ static int open_tcp(struct dp_vnc *v, const char *address, struct dp_error *e)
         return dp_error_set(e, -EADDRNOTAVAIL, "VNC address %s: %s", address, gai_strerror(why));
     for (struct addrinfo *a = list; a && !rc; a = a->ai_next)
         if (!v->password && !is_loopback(a->ai_addr))
-            rc = dp_error_set(e, -EACCES, "VNC address %s can be reached from other hosts: give a password (vnc=%s,password-file=FILE), or use "
-                              "a loopback address or the unix socket through ssh", address, address);
+            rc = dp_error_set(e, -EACCES,
+                              "VNC address %s can be reached from other hosts: give a password (vnc=%s,password-file=FILE), or use "
+                              "a loopback address or the unix socket through ssh",
+                              address, address);
     for (struct addrinfo *a = list; a && !rc && v->listeners < LISTEN_MAX; a = a->ai_next) {
         int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
         if (fd < 0) {
@@ -767,8 +771,8 @@ static int open_tcp(struct dp_vnc *v, const char *address, struct dp_error *e)
     return rc;
 }
 
-int dp_vnc_open(struct dp_loop *loop, const struct dp_vnc_options *o, const struct dp_display_source *source, const struct dp_input_sink *sink,
-                struct dp_vnc **out, struct dp_error *e)
+int dp_vnc_open(struct dp_loop *loop, const struct dp_vnc_options *o, const struct dp_display_source *source,
+                const struct dp_input_sink *sink, struct dp_vnc **out, struct dp_error *e)
 {
     struct dp_vnc *v = calloc(1, sizeof *v);
     if (!v)
@@ -779,7 +783,8 @@ int dp_vnc_open(struct dp_loop *loop, const struct dp_vnc_options *o, const stru
     v->ticker.fd = -1;
     v->name = strdup(o->name ? o->name : "doppel");
     v->password = o->password ? strdup(o->password) : NULL;
-    int rc = v->name && (v->password || !o->password) ? dp_ticker_init(&v->ticker, loop, tick, v, e) : dp_error_set(e, -ENOMEM, "no memory");
+    int rc =
+        v->name && (v->password || !o->password) ? dp_ticker_init(&v->ticker, loop, tick, v, e) : dp_error_set(e, -ENOMEM, "no memory");
     if (!rc && o->path)
         rc = open_unix(v, o->path, e);
     if (!rc && o->address)

@@ -1,7 +1,7 @@
 /* vnc_encode.c - pixels on their way to VNC clients: formats, raw and ZRLE. See vnc_internal.h.
  *
- * ZRLE: a rectangle is cut into tiles of 64x64; a tile is sent as one colour, as indices into a palette of up to 16, or as it is, and all goes
- * through zlib, whose state lasts as long as the connection. Run lengths are left to zlib: screens are mostly palettes.
+ * ZRLE: a rectangle is cut into tiles of 64x64; a tile is sent as one colour, as indices into a palette of up to 16, or as it is, and all
+ * goes through zlib, whose state lasts as long as the connection. Run lengths are left to zlib: screens are mostly palettes.
  */
 #include <stdlib.h>
 

@@ -30,7 +30,8 @@ struct dp_vnc_rect {
 /* Appends the pixels of a rectangle; black where the picture does not reach. */
 void dp_vnc_encode_raw(struct dp_buffer *out, const struct dp_vnc_format *f, const struct dp_display_picture *p, struct dp_vnc_rect r);
 /* The same as ZRLE, through the connection's one compressor. False: no memory; the stream is of no more use. */
-bool dp_vnc_encode_zrle(struct dp_buffer *out, const struct dp_vnc_format *f, const struct dp_display_picture *p, struct dp_vnc_rect r, z_stream *z);
+bool dp_vnc_encode_zrle(struct dp_buffer *out, const struct dp_vnc_format *f, const struct dp_display_picture *p, struct dp_vnc_rect r,
+                        z_stream *z);
 
 /* What a client that knows the password answers to the challenge. */
 void dp_vnc_response(const char *password, const uint8_t challenge[16], uint8_t response[16]);

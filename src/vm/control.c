@@ -247,7 +247,8 @@ static const struct command *find_command(struct json_object *name)
 }
 
 /* Runs a command whose argument is given if it needs one. */
-static struct json_object *run_command(struct dp_control *c, const struct command *command, struct json_object *argument, struct dp_error *e)
+static struct json_object *run_command(struct dp_control *c, const struct command *command, struct json_object *argument,
+                                       struct dp_error *e)
 {
     const char *name = command->about.argument, *text = argument ? json_object_get_string(argument) : NULL;
     if (name && !json_object_is_type(argument, json_type_string))
@@ -282,8 +283,8 @@ static struct json_object *execute(struct dp_control *c, struct json_object *req
     }
     if (other) {
         dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"%s%s%s", other,
-                     command && command->about.argument ? ", this one \"" : "", command && command->about.argument ? command->about.argument : "",
-                     command && command->about.argument ? "\"" : "");
+                     command && command->about.argument ? ", this one \"" : "",
+                     command && command->about.argument ? command->about.argument : "", command && command->about.argument ? "\"" : "");
         return NULL;
     }
     if (command)
