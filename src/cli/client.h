@@ -10,5 +10,7 @@ struct json_object;
 int cli_connect(const char *name, int *fd, struct dp_error *e) DP_MUST_CHECK;
 /* The result of one command, which the caller puts; NULL with e set. -EPIPE: the VM has ended. */
 struct json_object *cli_ask(int fd, const char *command, struct dp_error *e);
+/* The same of a command with an argument. */
+struct json_object *cli_ask_with(int fd, const char *command, const char *argument, const char *value, struct dp_error *e);
 
 #endif

@@ -9,20 +9,29 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "display/text_view.h"
+
 static void __attribute__((noreturn)) watch_over(int fd, const struct termios *saved)
 {
     char c;
     ssize_t n;
     sigset_t all;
+    bool screen = false;
     /* Signals from the keyboard are for doppel; SIGTTOU would stop a background process that sets the terminal. */
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, NULL);
     prctl(PR_SET_NAME, "doppel-tty");
-    do
+    do {
         n = read(fd, &c, 1);
-    while (n < 0 && errno == EINTR);
-    if (n <= 0)
+        screen |= n == 1 && c == 's';
+    } while ((n < 0 && errno == EINTR) || (n == 1 && c == 's'));
+    if (n <= 0) {
+        if (screen) {
+            ssize_t written = write(STDIN_FILENO, dp_text_view_leave, strlen(dp_text_view_leave)); /* a terminal's input is its output too */
+            (void)written;
+        }
         tcsetattr(STDIN_FILENO, TCSADRAIN, saved);
+    }
     _exit(0);
 }
 
@@ -47,6 +56,12 @@ void cli_guard_start(struct cli_guard *g)
         close(ends[1]);
     else
         g->fd = ends[1];
+}
+
+void cli_guard_screen(struct cli_guard *g)
+{
+    ssize_t n = g->pid < 0 ? 0 : write(g->fd, "s", 1);
+    (void)n;
 }
 
 void cli_guard_stop(struct cli_guard *g)

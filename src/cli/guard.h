@@ -14,6 +14,8 @@ struct cli_guard {
 };
 /* Before any thread is started and the terminal is changed. A guard that cannot be made is no error: it is a second line of defence. */
 void cli_guard_start(struct cli_guard *g);
+/* A view has the whole screen from now on (display/text_view.h): its end is undone too. */
+void cli_guard_screen(struct cli_guard *g);
 void cli_guard_stop(struct cli_guard *g);
 
 #endif

@@ -154,17 +154,22 @@ static const struct cli_option *by_name(const struct cli_verb *verb, const char 
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, struct dp_error *e)
 {
     unsigned operands = 0;
+    bool only_operands = false;
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *value = NULL;
         const struct cli_option *o;
-        if (!strcmp(a, "--help") || !strcmp(a, "-h"))
+        if (!only_operands && !strcmp(a, "--")) {
+            only_operands = true;
+            continue;
+        }
+        if (!only_operands && (!strcmp(a, "--help") || !strcmp(a, "-h")))
             return CLI_HELP;
-        if (a[0] == '-' && a[1] == '-' && a[2]) {
+        if (!only_operands && a[0] == '-' && a[1] == '-' && a[2]) {
             size_t length = strcspn(a + 2, "=");
             if (!(o = by_name(verb, a + 2, length)))
                 return unknown(verb, a + 2, length, e);
             value = a[2 + length] ? a + 3 + length : NULL;
-        } else if (a[0] == '-' && a[1]) {
+        } else if (!only_operands && a[0] == '-' && a[1]) {
             /* -kernel and the like, as other programs write them, is no -k with the value "ernel". */
             if ((o = by_name(verb, a + 1, strlen(a + 1)))) {
                 dp_error_set(e, -EINVAL, "unknown option %s: did you mean --%s?", a, o->name);

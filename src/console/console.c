@@ -47,6 +47,7 @@ struct dp_console {
     bool serving, again;  /* somebody is in service(); it shall look once more */
     pthread_t server;
     struct dp_error error;
+    struct dp_buffer messages; /* for the client */
     struct dp_buffer kept; /* memory */
     size_t limit;          /* memory */
 
@@ -238,6 +239,19 @@ static void tell_client(struct dp_console *c, void (*fn)(void *opaque))
     pthread_mutex_lock(&c->lock);
 }
 
+static void deliver_messages(struct dp_console *c)
+{
+    struct dp_buffer messages = c->messages;
+    struct dp_console_client client = c->client;
+    c->messages = (struct dp_buffer){0};
+    if (c->attached && client.message && messages.size) {
+        pthread_mutex_unlock(&c->lock);
+        client.message(client.opaque, (char *)messages.data, messages.size);
+        pthread_mutex_lock(&c->lock);
+    }
+    dp_buffer_fini(&messages);
+}
+
 static bool output_has_room(const struct dp_console *c)
 {
     return c->loop ? c->output.count <= OUT_SIZE / 2 : c->limit > 0;
@@ -259,6 +273,7 @@ static void service(struct dp_console *c)
         if (c->loop)
             flush(c);
         deliver_input(c);
+        deliver_messages(c); /* after what was typed before the escape */
         if (c->breaking) {
             c->breaking = false;
             tell_client(c, c->client.line_break);
@@ -295,12 +310,16 @@ static void request_service(struct dp_console *c)
 
 /* ---- input and escapes ---- */
 
-/* For the person at the terminal, whose output processing makes lines of it. */
+/* For the person at the terminal, whose output processing makes lines of it; a client may want to place it itself. */
 static void print(struct dp_console *c, const void *text, size_t size)
 {
     pthread_mutex_lock(&c->lock);
-    queue_put(&c->output, (const uint8_t *)"\n", 1);
-    queue_put(&c->output, text, size);
+    if (c->attached && c->client.message) {
+        dp_buffer_append(&c->messages, text, size);
+    } else {
+        queue_put(&c->output, (const uint8_t *)"\n", 1);
+        queue_put(&c->output, text, size);
+    }
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -516,6 +535,7 @@ void dp_console_close(struct dp_console *c)
         close(c->wake);
     free(c->input.data);
     free(c->output.data);
+    dp_buffer_fini(&c->messages);
     dp_buffer_fini(&c->kept);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->idle);

@@ -16,6 +16,7 @@ struct dp_console_client {
     void (*writable)(void *opaque);                             /* output has room again */
     void (*line_break)(void *opaque);                           /* may be NULL */
     void *opaque;
+    void (*message)(void *opaque, const char *text, size_t n);  /* what escapes have to tell, where it must not go into the output; may be NULL */
 };
 /* Escapes the user typed. */
 struct dp_console_escapes { void (*quit)(void *opaque); void (*status)(void *opaque, struct dp_buffer *out); void *opaque; };

@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "display/typist.h"
 #include "event/event.h"
 #include "vm/vm.h"
 
@@ -30,12 +31,14 @@ struct dp_control {
     struct dp_vm *vm;
     char *name;
     int listen_fd, reserve_fd;
+    bool typing; /* there is a typist */
+    struct dp_typist typist;
     struct client client[DP_CONTROL_CLIENTS_MAX];
 };
 
 /* ---- commands ---- */
 
-/* Each returns the result; NULL: no memory. */
+/* Each returns the result; NULL: e tells why not. Arguments have no NUL in them. */
 
 static struct json_object *counters_json(const struct dp_engine_counters *c)
 {
@@ -55,7 +58,7 @@ static struct json_object *identity(const struct dp_control *c)
     return o;
 }
 
-static struct json_object *query_status(struct dp_control *c)
+static struct json_object *query_status(struct dp_control *c, const char *argument, struct dp_error *e)
 {
     struct json_object *o = identity(c);
     json_object_object_add(o, "phase", json_object_new_string(dp_vm_phase_name(dp_vm_phase(c->vm))));
@@ -73,7 +76,7 @@ static struct json_object *cpu_json(uint64_t cpu_ns, const struct dp_engine_coun
     return o;
 }
 
-static struct json_object *stats(struct dp_control *c)
+static struct json_object *stats(struct dp_control *c, const char *argument, struct dp_error *e)
 {
     struct dp_vm_cpu_stats cpu[DP_VM_CPUS_MAX];
     struct dp_engine_counters sum = {0};
@@ -92,13 +95,92 @@ static struct json_object *stats(struct dp_control *c)
     return o;
 }
 
-static struct json_object *quit(struct dp_control *c)
+static struct json_object *quit(struct dp_control *c, const char *argument, struct dp_error *e)
 {
     dp_vm_stop(c->vm, 0, "ended by the control socket (quit)");
     return json_object_new_object();
 }
 
-static struct json_object *help(struct dp_control *c)
+/* ---- the screen ---- */
+
+static const struct dp_vm_screen *need_screen(struct dp_control *c, struct dp_error *e)
+{
+    const struct dp_vm_screen *screen = dp_vm_screen(c->vm);
+    if (!screen->present)
+        dp_error_set(e, -ENODEV, "this VM has no screen (start it with --machine pc)");
+    return screen->present ? screen : NULL;
+}
+
+static struct json_object *screenshot(struct dp_control *c, const char *file, struct dp_error *e)
+{
+    const struct dp_vm_screen *screen = need_screen(c, e);
+    struct dp_display_picture picture = {0};
+    struct json_object *o = NULL;
+    if (!screen)
+        return NULL;
+    if (*file != '/') { /* relative to the VM's working directory it would be a surprise */
+        dp_error_set(e, -EINVAL, "\"file\" must be an absolute path");
+        return NULL;
+    }
+    int rc = screen->source.picture(screen->source.opaque, &picture, e);
+    if (!rc)
+        rc = dp_display_write_png(&picture, file, e);
+    if (!rc && (o = json_object_new_object())) {
+        json_object_object_add(o, "file", json_object_new_string(file));
+        json_object_object_add(o, "width", json_object_new_int((int)picture.width));
+        json_object_object_add(o, "height", json_object_new_int((int)picture.height));
+    }
+    dp_display_picture_fini(&picture);
+    return o;
+}
+
+/* The typist of this socket, made when it is needed first. */
+static struct dp_typist *need_typist(struct dp_control *c, struct dp_error *e)
+{
+    const struct dp_vm_screen *screen = need_screen(c, e);
+    if (!screen)
+        return NULL;
+    if (!c->typing && dp_typist_init(&c->typist, c->loop, &screen->sink, e)) {
+        dp_typist_fini(&c->typist);
+        return NULL;
+    }
+    c->typing = true;
+    return &c->typist;
+}
+
+static struct json_object *pending(const struct dp_typist *t)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "pending", json_object_new_int((int)dp_typist_pending(t)));
+    return o;
+}
+
+static struct json_object *type(struct dp_control *c, const char *text, struct dp_error *e)
+{
+    struct dp_typist *t = need_typist(c, e);
+    return !t || dp_typist_text(t, text, strlen(text), e) ? NULL : pending(t);
+}
+
+static struct json_object *key(struct dp_control *c, const char *names, struct dp_error *e)
+{
+    unsigned code[DP_TYPIST_KEYS_MAX];
+    struct dp_typist *t = need_typist(c, e);
+    if (!t)
+        return NULL;
+    unsigned count = dp_input_keys_by_names(names, code, DP_ARRAY_LEN(code));
+    if (!count) {
+        dp_error_set(e, -EINVAL, "'%.60s': give up to %d names of keys, joined by -, such as ctrl-alt-del, shift-f10, ret or a", names,
+                     DP_TYPIST_KEYS_MAX);
+        return NULL;
+    }
+    if (!dp_typist_stroke(t, code, count)) {
+        dp_error_set(e, -EAGAIN, "what is being typed leaves no room: try again later");
+        return NULL;
+    }
+    return pending(t);
+}
+
+static struct json_object *help(struct dp_control *c, const char *argument, struct dp_error *e)
 {
     struct json_object *o = json_object_new_object();
     const struct dp_control_command *command;
@@ -109,11 +191,14 @@ static struct json_object *help(struct dp_control *c)
 
 static const struct command {
     struct dp_control_command about;
-    struct json_object *(*run)(struct dp_control *c);
+    struct json_object *(*run)(struct dp_control *c, const char *argument, struct dp_error *e);
 } commands[] = {
     {{"help", "all commands and what they do"}, help},
     {{"query-status", "phase, engine, time, process, size of the machine"}, query_status},
     {{"stats", "what the engine counted, of each processor and in all"}, stats},
+    {{"screenshot", "writes the screen as a PNG to file, an absolute path", "file"}, screenshot},
+    {{"type", "types text on a US keyboard; pending: key events still to come", "text"}, type},
+    {{"key", "strikes keys, held together: ctrl-alt-del, shift-f10, ret", "keys"}, key},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},
 };
 
@@ -153,28 +238,61 @@ static bool is_text(struct json_object *o, const char *text)
     return (size_t)json_object_get_string_len(o) == size && !memcmp(json_object_get_string(o), text, size);
 }
 
+static const struct command *find_command(struct json_object *name)
+{
+    for (unsigned i = 0; i < DP_ARRAY_LEN(commands); i++)
+        if (is_text(name, commands[i].about.name))
+            return &commands[i];
+    return NULL;
+}
+
+/* Runs a command whose argument is given if it needs one. */
+static struct json_object *run_command(struct dp_control *c, const struct command *command, struct json_object *argument,
+                                       struct dp_error *e)
+{
+    const char *name = command->about.argument, *text = argument ? json_object_get_string(argument) : NULL;
+    if (name && !json_object_is_type(argument, json_type_string))
+        dp_error_set(e, -EINVAL, "%s needs \"%s\", a string", command->about.name, name);
+    else if (name && strlen(text) != (size_t)json_object_get_string_len(argument))
+        dp_error_set(e, -EINVAL, "\"%s\" has a NUL in it", name);
+    else {
+        struct json_object *result = command->run(c, text, e);
+        if (!result && !e->code)
+            dp_error_set(e, -ENOMEM, "no memory");
+        return result;
+    }
+    return NULL;
+}
+
 static struct json_object *execute(struct dp_control *c, struct json_object *request, struct dp_error *e)
 {
-    struct json_object *name = NULL;
+    struct json_object *name = NULL, *argument = NULL;
+    const char *other = NULL;
+    json_object_object_get_ex(request, "command", &name);
+    const struct command *command = json_object_is_type(name, json_type_string) ? find_command(name) : NULL;
     json_object_object_foreach(request, key, value)
     {
-        if (!strcmp(key, "command"))
-            name = value;
-        else if (strcmp(key, "id")) {
-            dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"", key);
-            return NULL;
-        } else if (!json_object_is_type(value, json_type_string) && !json_object_is_type(value, json_type_int)) {
+        if (!strcmp(key, "id") && !json_object_is_type(value, json_type_string) && !json_object_is_type(value, json_type_int)) {
             dp_error_set(e, -EINVAL, "\"id\" must be a string or an integer");
             return NULL;
         }
+        if (command && command->about.argument && !strcmp(key, command->about.argument))
+            argument = value;
+        else if (strcmp(key, "command") && strcmp(key, "id") && !other)
+            other = key;
     }
+    if (other) {
+        dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"%s%s%s", other,
+                     command && command->about.argument ? ", this one \"" : "",
+                     command && command->about.argument ? command->about.argument : "", command && command->about.argument ? "\"" : "");
+        return NULL;
+    }
+    if (command)
+        return run_command(c, command, argument, e);
     if (!json_object_is_type(name, json_type_string)) {
         dp_error_set(e, -EINVAL, "\"command\" is missing or no string");
         return NULL;
     }
-    for (unsigned i = 0; i < DP_ARRAY_LEN(commands); i++)
-        if (is_text(name, commands[i].about.name))
-            return commands[i].run(c);
     struct dp_buffer known = {0};
     for (unsigned i = 0; i < DP_ARRAY_LEN(commands); i++)
         dp_buffer_printf(&known, "%s%s", i ? ", " : "", commands[i].about.name);
@@ -367,6 +485,8 @@ void dp_control_destroy(struct dp_control *c)
     for (unsigned i = 0; i < DP_CONTROL_CLIENTS_MAX; i++)
         if (c->client[i].control)
             client_close(&c->client[i]);
+    if (c->typing)
+        dp_typist_fini(&c->typist);
     if (c->listen_fd >= 0) {
         dp_loop_unwatch(c->loop, c->listen_fd);
         close(c->listen_fd);

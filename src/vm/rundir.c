@@ -111,6 +111,16 @@ static int enter(const char *folder, const char *file, int *out, struct dp_error
     return rc;
 }
 
+static void remove_sockets(const char *folder)
+{
+    static const char *const names[] = {"control", "vnc"};
+    char file[DP_RUNDIR_PATH_MAX + 16];
+    for (unsigned i = 0; i < DP_ARRAY_LEN(names); i++) {
+        in_folder(file, sizeof file, folder, names[i]);
+        unlink(file);
+    }
+}
+
 int dp_rundir_claim(const char *name, struct dp_rundir *out, struct dp_error *e)
 {
     char base[DP_RUNDIR_PATH_MAX], file[DP_RUNDIR_PATH_MAX + 16] = "", text[24];
@@ -138,8 +148,7 @@ int dp_rundir_claim(const char *name, struct dp_rundir *out, struct dp_error *e)
         dp_rundir_release(out);
         return rc;
     }
-    in_folder(file, sizeof file, out->path, "control"); /* of an owner that died */
-    unlink(file);
+    remove_sockets(out->path); /* of an owner that died */
     return 0;
 }
 
@@ -148,8 +157,7 @@ void dp_rundir_release(struct dp_rundir *d)
     char file[DP_RUNDIR_PATH_MAX + 16];
     if (!d->path[0])
         return;
-    in_folder(file, sizeof file, d->path, "control");
-    unlink(file);
+    remove_sockets(d->path);
     in_folder(file, sizeof file, d->path, "pid");
     unlink(file);
     rmdir(d->path);

@@ -1,7 +1,8 @@
 /* vm/rundir.h - the folder of a running, named VM: $XDG_RUNTIME_DIR/doppel/NAME.
  *
  * Model: the base folder is doppel/ in $XDG_RUNTIME_DIR, else in /run/user/UID, else /tmp/doppel-UID. Each named VM has a folder there with
- * `pid`, the process's number in a file that it keeps locked, and `control`, its socket (vm/control.h).
+ * `pid`, the process's number in a file that it keeps locked, `control`, its socket (vm/control.h), and with --display vnc the socket
+ * `vnc`.
  * Invariants: folders are the user's own and closed to all others, or are refused. Who holds the lock on `pid` owns the folder; a process
  * that died holds none, so its folder is taken over by the next of that name. At the end the owner removes what is in it, `pid` last.
  */

@@ -63,6 +63,7 @@ struct dp_vm {
     struct vcpu *vcpu;
     unsigned vcpu_count;
     int timeout_fd;
+    struct dp_vm_screen screen;
 
     pthread_mutex_t lock; /* parked, inside, samples, request */
     pthread_cond_t parked, sampled;
@@ -707,6 +708,9 @@ uint64_t dp_vm_uptime_ns(const struct dp_vm *vm) { return dp_clock_now(vm->clock
 struct dp_space *dp_vm_memory(struct dp_vm *vm) { return dp_pc_memory(vm->pc); }
 struct dp_space *dp_vm_ports(struct dp_vm *vm) { return dp_pc_ports(vm->pc); }
 void dp_vm_cpu_state(struct dp_vm *vm, unsigned cpu, struct x86_state *out) { vm->engine->pull(vm->vcpu[cpu].cpu, out); }
+
+void dp_vm_set_screen(struct dp_vm *vm, const struct dp_vm_screen *screen) { vm->screen = *screen; }
+const struct dp_vm_screen *dp_vm_screen(const struct dp_vm *vm) { return &vm->screen; }
 
 unsigned dp_vm_cpu_count(const struct dp_vm *vm) { return vm->vcpu_count; }
 uint64_t dp_vm_memory_size(const struct dp_vm *vm) { return vm->config.memory; }

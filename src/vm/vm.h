@@ -12,6 +12,8 @@
 #ifndef DP_VM_H
 #define DP_VM_H
 
+#include "display/display.h"
+#include "display/input.h"
 #include "engine/engine.h"
 
 struct dp_console;
@@ -86,6 +88,13 @@ struct dp_vm_result {
     struct dp_buffer report;
 };
 
+/* What people see of the machine and type into it: its display's and its keyboard controller's. */
+struct dp_vm_screen {
+    bool present;
+    struct dp_display_source source;
+    struct dp_input_sink sink;
+};
+
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_vm_destroy(struct dp_vm *vm);                                /* stops it first; NULL is fine */
 int dp_vm_start(struct dp_vm *vm, struct dp_error *e) DP_MUST_CHECK; /* NEW -> RUNNING */
@@ -107,6 +116,10 @@ unsigned dp_vm_cpu_count(const struct dp_vm *vm);
 uint64_t dp_vm_memory_size(const struct dp_vm *vm);
 void dp_vm_stats(struct dp_vm *vm, struct dp_vm_cpu_stats *cpus);      /* of all processors: room for dp_vm_cpu_count */
 void dp_vm_counters(struct dp_vm *vm, struct dp_engine_counters *sum); /* over all processors */
+
+/* Of a machine that has one; copied. The loop's thread, as is all use of it. */
+void dp_vm_set_screen(struct dp_vm *vm, const struct dp_vm_screen *screen);
+const struct dp_vm_screen *dp_vm_screen(const struct dp_vm *vm); /* never NULL */
 
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */
 struct dp_space *dp_vm_memory(struct dp_vm *vm);

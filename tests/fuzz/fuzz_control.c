@@ -28,6 +28,16 @@ struct world {
     struct dp_buffer got;
 };
 
+/* A screen that never has a picture, for a client may name any file; and keys that balance. */
+static uint64_t generation(void *opaque) { return 0; }
+static int picture(void *opaque, struct dp_display_picture *out, struct dp_error *e) { return dp_error_set(e, -EIO, "no picture"); }
+static void key(void *opaque, unsigned code, bool down)
+{
+    int *held = opaque;
+    *held += down ? 1 : -1;
+    must(code && *held >= 0 && *held <= 8);
+}
+
 static void check_reply(const char *line)
 {
     struct json_object *o = json_tokener_parse(line);
@@ -79,6 +89,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     must(!dp_vm_create(&c, &w.vm, &e));
+    int held = 0;
+    dp_vm_set_screen(w.vm, &(struct dp_vm_screen){true, {.generation = generation, .picture = picture}, {.key = key, .opaque = &held}});
     must(!dp_control_create(w.loop, w.vm, "fuzz", &w.control, &e));
     must(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, end));
     w.fd = end[0];
@@ -104,6 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     w.got.size = 0;
     dp_control_destroy(w.control);
+    must(!held);
     dp_vm_destroy(w.vm);
     return 0;
 }
