@@ -207,7 +207,18 @@ static void bios_reads(void **state)
     rig_new(&r, 1440 * K, false, 0, NULL);
     assert_int_equal(dp_fdc_drive_type(r.d, 0), 4);
     assert_int_equal(dp_fdc_drive_type(r.d, 1), 0);
-    assert_int_equal(inb(&r, MSR), 0);
+    assert_int_equal(inb(&r, MSR), RQM);
+    assert_int_equal(inb(&r, DOR), 0x0c); /* it runs: no reset of its own */
+    outb(&r, DOR, 0x1c);
+    seek(&r, "7 0", "20 0");
+    outb(&r, CCR, 0);
+    data(&r, "4a 0", "0 0 0 0 0 1 2");
+    outb(&r, DOR, 0x18); /* INT 13h, function 0: one SENSE INTERRUPT only */
+    outb(&r, DOR, 0x1c);
+    assert_true(wait_irq(&r));
+    answer(&r, "8", "c0 0");
+    seek(&r, "7 0", "20 0");
+    dp_device_reset(r.d);
     reset(&r);
     assert_int_equal(inb(&r, DIR), 0x80);
     seek(&r, "7 0", "20 0");
@@ -489,7 +500,7 @@ static void pause_and_restore(void **state)
     dp_clock_advance(r.w.env.clock, 60000);
     dp_device_reset(r.d);
     pass(&r);
-    assert_int_equal(inb(&r, MSR), 0);
+    assert_int_equal(inb(&r, MSR), RQM);
     assert_false(r.irq);
     dp_buffer_fini(&saved);
     rig_free(&r);
@@ -522,6 +533,7 @@ static void *cpu_thread(void *opaque)
     struct cpu *c = opaque;
     struct rig *r = c->r;
     unsigned seen = 0;
+    outb(r, DOR, 0x18);
     outb(r, DOR, 0x1c);
     assert_true(await(c, &seen));
     for (unsigned i = 0; i < 4; i++) {

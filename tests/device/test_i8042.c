@@ -525,6 +525,58 @@ static void pause_and_restore(void **state)
     rig_free(&s);
 }
 
+/* Keys and movements come from threads of their own while a processor reads: nothing is torn, and at the end lines agree with the
+ * buffer. */
+static void *typist(void *opaque)
+{
+    struct rig *r = opaque;
+    for (unsigned i = 0; i < 20000; i++)
+        r->in.key(r->in.opaque, KEY_UP, !(i & 1));
+    return NULL;
+}
+
+static void *mover(void *opaque)
+{
+    struct rig *r = opaque;
+    for (unsigned i = 0; i < 20000; i++)
+        r->in.motion(r->in.opaque, (int)i % 7 - 3, 1, 0, i >> 4 & 7);
+    return NULL;
+}
+
+static void threads(void **state)
+{
+    struct rig r;
+    pthread_t t[2];
+    unsigned quiet = 0, keys = 0, packets = 0, key_at = 0, packet_at = 0;
+    rig_new(&r);
+    mouse(&r, 0xf4, "fa");
+    pthread_create(&t[0], NULL, typist, &r);
+    pthread_create(&t[1], NULL, mover, &r);
+    for (unsigned i = 0; quiet < 5; i++) {
+        if (i == 5000) {
+            pthread_join(t[0], NULL);
+            pthread_join(t[1], NULL);
+        }
+        dp_clock_advance(r.w.env.clock, 200000);
+        uint8_t status = inb(&r, 0x64);
+        quiet = i <= 5000 || status & OBF ? 0 : quiet + 1;
+        if (!(status & OBF))
+            continue;
+        uint8_t byte = inb(&r, 0x60);
+        if (status & AUXDATA) {
+            assert_true(packet_at % 3 || byte & 8);
+            packets += !(packet_at++ % 3);
+        } else {
+            assert_true(key_at & 1 ? (byte & 0x7f) == 0x48 : byte == 0xe0);
+            keys += key_at++ & 1;
+        }
+    }
+    assert_true(keys && packets);
+    assert_int_equal(key_at % 2 + packet_at % 3, 0);
+    assert_false(r.irq[0] || r.irq[1]);
+    rig_free(&r);
+}
+
 static struct dp_device *make(const struct dp_device_env *env, void *opaque)
 {
     struct dp_error e = {0};
@@ -555,7 +607,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linux_controller), cmocka_unit_test(linux_keyboard), cmocka_unit_test(scan_codes), cmocka_unit_test(interrupts),
         cmocka_unit_test(seabios), cmocka_unit_test(full_queue), cmocka_unit_test(linux_mouse), cmocka_unit_test(mouse_modes),
-        cmocka_unit_test(a20_and_reset), cmocka_unit_test(pause_and_restore), cmocka_unit_test(conformance),
+        cmocka_unit_test(a20_and_reset), cmocka_unit_test(pause_and_restore), cmocka_unit_test(threads),
+        cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("i8042", tests, NULL, NULL);
 }

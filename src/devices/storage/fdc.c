@@ -801,7 +801,7 @@ static void ccr_write(void *opaque, uint64_t offset, uint64_t value, unsigned si
 /* ---- state ---- */
 
 static const struct dp_field fields[] = {
-    DP_FIELD_U8(struct fdc_regs, dor, 1, 0, 0),
+    DP_FIELD_U8(struct fdc_regs, dor, 1, DOR_RUN | DOR_DMAGATE, 0),
     DP_FIELD_U8(struct fdc_regs, tdr, 2, 0, 3),
     DP_FIELD_U8(struct fdc_regs, rate, 3, 2, DSR_RATE),
     DP_FIELD_U8(struct fdc_regs, phase, 4, PHASE_COMMAND, 3),

@@ -7,6 +7,8 @@
  * The rate must fit the medium (that is how drivers tell formats apart), else no address mark is found; so it is without a medium, where
  * a real drive would never finish. READ and WRITE go to the cylinder that the command names, wherever the head is. A 40-track disk in a
  * 1.2M drive is two steps a track.
+ * After reset of the machine the controller runs with interrupts and DMA on: SeaBIOS takes it for the firmware of a board, which starts
+ * it, and would wait for an interrupt that DOR gates.
  * Invariants: a sector is moved whole; what DMA did not give of the last one is written as zeros. One request at most is in the block
  * layer; pause and a change of medium wait for it, a reset forgets what it brings.
  * Source: Intel 82077AA data sheet (1994), sections 2-6; the ports of a PC and disk change: IBM Personal Computer AT Technical
