@@ -19,12 +19,13 @@
 #include "cli/guard.h"
 #include "cli/media.h"
 #include "console/console.h"
+#include "display/options.h"
 #include "vm/control.h"
 #include "vm/rundir.h"
 #include "vm/vm.h"
 
 struct run_options {
-    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log;
+    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer;
     struct cli_list initrd, disk, serial, cdrom, floppy;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
@@ -43,6 +44,9 @@ static const struct cli_option options[] = {
     {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
+    {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
+     .help = "a pc's screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
+    {"printer", 0, "file:PATH", CLI_STRING, FIELD(printer), .help = "where a pc's parallel port prints to (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
     {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
@@ -76,7 +80,10 @@ struct session {
     struct dp_rundir rundir; /* with a name: its folder */
     struct dp_vm *vm;
     struct dp_control *control;
-    struct dp_console *consoles[DP_VM_SERIALS + 2];
+    struct dp_console *consoles[DP_VM_SERIALS + 4];
+    struct dp_display_options display;
+    struct dp_display_viewer viewer;
+    struct dp_console *screen; /* the terminal's, for --display text */
     unsigned console_count;
     bool stdio_taken;
     int signal_fd;
@@ -213,8 +220,8 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
     bool pc = o->machine ? !strcmp(o->machine, "pc") : !o->kernel;
     if (pc && o->kernel)
         return dp_error_set(e, -EINVAL, "--machine pc starts firmware, which boots from disks: --kernel is for --machine microvm");
-    if (!pc && (o->firmware || o->boot || o->firmware_log))
-        return dp_error_set(e, -EINVAL, "--firmware, --firmware-log and --boot are for --machine pc");
+    if (!pc && (o->firmware || o->boot || o->firmware_log || o->display || o->printer))
+        return dp_error_set(e, -EINVAL, "--firmware, --firmware-log, --boot, --display and --printer are for --machine pc");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
     if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)
@@ -403,6 +410,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
     int rc = choose_machine(o, &c, boot_order, sizeof boot_order, e);
     if (!rc)
         rc = parse_disks(o, &c, e);
+    if (!rc && o->display)
+        rc = dp_display_parse(o->display, &s->display, e);
     if (!rc && o->trace)
         rc = parse_trace(s, e);
     if (!rc && o->name && (rc = dp_rundir_check_name(o->name, e)))
@@ -417,13 +426,17 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
     if (!rc && o->name)
         rc = dp_rundir_claim(o->name, &s->rundir, e);
     if (!o->serial.count)
-        o->serial.value[o->serial.count++] = "stdio";
+        o->serial.value[o->serial.count++] = s->display.kind == DP_DISPLAY_TEXT ? "none" : "stdio";
     for (unsigned i = 0; !rc && i < o->serial.count; i++)
         rc = open_console(s, "serial", o->serial.value[i], &c.serial[i], e);
     if (!rc && o->virtio_console)
         rc = open_console(s, "virtio-console", *o->virtio_console ? o->virtio_console : "none", &c.virtio_console_backend, e);
     if (!rc && o->firmware_log)
         rc = open_console(s, "firmware-log", o->firmware_log, &c.debug, e);
+    if (!rc && o->printer)
+        rc = open_console(s, "printer", o->printer, &c.printer, e);
+    if (!rc && s->display.kind == DP_DISPLAY_TEXT)
+        rc = open_console(s, "display", "stdio", &s->screen, e);
     if (!rc)
         rc = dp_vm_create(&c, &s->vm, e);
     for (unsigned i = 0; i < c.disk_count; i++)
@@ -431,6 +444,25 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
     if (!rc && o->name)
         rc = serve(s, e);
     return rc;
+}
+
+/* After all that is said on the terminal: the screen may be shown there. */
+static int show(struct session *s, struct cli_guard *guard, struct dp_error *e)
+{
+    const struct dp_vm_screen *screen = dp_vm_screen(s->vm);
+    char path[DP_RUNDIR_PATH_MAX + 8], line[400];
+    if (s->display.kind == DP_DISPLAY_NONE)
+        return 0;
+    snprintf(path, sizeof path, "%s/vnc", s->rundir.path);
+    int rc = dp_display_open(&s->viewer, &s->display, s->loop, s->screen, s->o.name ? path : NULL, s->o.name, &screen->source, &screen->sink, e);
+    if (rc)
+        return rc;
+    if (s->display.kind == DP_DISPLAY_TEXT)
+        cli_guard_screen(guard);
+    dp_display_describe(&s->viewer, line, sizeof line);
+    if (*line)
+        say("%s", line);
+    return 0;
 }
 
 static void announce(const struct session *s)
@@ -465,6 +497,9 @@ static int run(int argc, char **argv)
     int rc = make(&s, &usage, &e);
     if (!rc) {
         announce(&s);
+        rc = show(&s, &guard, &e);
+    }
+    if (!rc) {
         rc = dp_vm_start(s.vm, &e);
     }
     if (!rc) {
@@ -477,6 +512,7 @@ static int run(int argc, char **argv)
 
     /* Devices leave their consoles, consoles flush and restore the terminal, and only then something is said on it. */
     dp_control_destroy(s.control);
+    dp_display_close(&s.viewer);
     dp_vm_destroy(s.vm);
     struct dp_error lost[DP_ARRAY_LEN(s.consoles)] = {0};
     for (unsigned i = 0; i < s.console_count; i++) {

@@ -450,6 +450,7 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
 {
     const struct dp_vm_config *c = &vm->config;
     vm->firmware.debug = c->debug;
+    vm->firmware.printer = c->printer;
     vm->firmware.boot_menu = c->boot_menu;
     if (c->boot_order && !(vm->firmware.boot_order = vm->boot_order = strdup(c->boot_order)))
         return dp_error_set(e, -ENOMEM, "no memory");
@@ -545,6 +546,9 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         rc = place_disks(vm, &p, e);
         if (!rc)
             rc = dp_pc_create(&p, &vm->pc, e);
+        struct dp_vm_screen screen = {.present = true};
+        if (!rc && dp_pc_screen(vm->pc, &screen.source, &screen.sink))
+            dp_vm_set_screen(vm, &screen);
     }
     if (!rc)
         rc = make_processors(vm, e);

@@ -41,7 +41,8 @@ struct dp_vm_config {      /* strings are copied */
     const char *vga_bios;  /* with firmware; NULL: none */
     const char *boot_order; /* letters, see struct dp_pc_firmware; NULL: firmware's own */
     bool boot_menu;
-    struct dp_console *debug; /* what firmware logs; NULL: dropped */
+    struct dp_console *debug;   /* what firmware logs; NULL: dropped */
+    struct dp_console *printer; /* what the printer prints; NULL: dropped */
     const char *initrd[DP_VM_INITRDS];
     unsigned initrd_count;
     const char *cmdline; /* NULL: what the boot protocol has as default */

@@ -13,6 +13,7 @@
 #define CONTROL_WRITABLE 0x1c02u /* SLP_TYP, BM_RLD */
 #define CONTROL_SLEEP_TYPE(v) ((v) >> 10 & 7)
 #define CONTROL_SLEEP (1u << 13)
+#define PIIX4_SOFT_OFF 0 /* what firmware's APM writes, knowing the chip rather than our tables */
 
 #define RESET_CPU (1u << 2)
 #define RESET_WRITABLE 0xeu
@@ -134,7 +135,7 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
         break;
     case DP_ACPI_PM_CONTROL:
         r->control = ((r->control & ~mask) | v) & CONTROL_WRITABLE;
-        off = (v & CONTROL_SLEEP) && CONTROL_SLEEP_TYPE(r->control) == DP_ACPI_S5_TYPE;
+        off = (v & CONTROL_SLEEP) && (CONTROL_SLEEP_TYPE(r->control) == DP_ACPI_S5_TYPE || CONTROL_SLEEP_TYPE(r->control) == PIIX4_SOFT_OFF);
         if ((v & CONTROL_SLEEP) && !off)
             dp_trace_guest(p->device.env->trace, "%s: no sleep state has type %u", p->device.id, CONTROL_SLEEP_TYPE(r->control));
         break;
