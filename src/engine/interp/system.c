@@ -147,8 +147,6 @@ static void INT(struct icpu *c, const struct iop *o)
 {
     if (o->extra && !interp_of(c)) /* INTO */
         INTERP_NEXT(c, o);
-    if (c->mode & IMODE_V86 && o->b == X86_EVENT_SOFTWARE && (c->s.rflags & X86_IOPL) != X86_IOPL)
-        interp_fault_code(c, o, X86_GP, 0);
     c->delivered = true;
     TRANSFER(c, o, merge_debug(c, o, x86_deliver(&c->ctx, (unsigned)o->imm, o->b, false, 0, interp_next_rip(c, o))));
 }
@@ -159,17 +157,30 @@ static void HLT(struct icpu *c, const struct iop *o)
 }
 
 /* ---- flags ---- */
+/* In virtual-8086 mode with VME, and at CPL 3 with PVI, who lacks the IOPL has a virtual interrupt flag (SDM vol. 3 21.3, 21.4). */
+static bool virtual_if(struct icpu *c)
+{
+    return interp_cpl(c) == 3 && (c->s.rflags & X86_IOPL) != X86_IOPL && (c->s.cr4 & (c->mode & IMODE_V86 ? X86_CR4_VME : X86_CR4_PVI));
+}
 static void CLI(struct icpu *c, const struct iop *o)
 {
-    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c))
-        interp_fault_code(c, o, X86_GP, 0);
+    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c)) {
+        if (!virtual_if(c))
+            interp_fault_code(c, o, X86_GP, 0);
+        c->s.rflags &= ~(uint64_t)X86_VIF;
+        INTERP_NEXT(c, o);
+    }
     c->s.rflags &= ~(uint64_t)X86_IF;
     INTERP_NEXT(c, o);
 }
 static void STI(struct icpu *c, const struct iop *o)
 {
-    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c))
-        interp_fault_code(c, o, X86_GP, 0);
+    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c)) {
+        if (!virtual_if(c) || (c->s.rflags & X86_VIP))
+            interp_fault_code(c, o, X86_GP, 0);
+        c->s.rflags |= X86_VIF;
+        INTERP_NEXT(c, o);
+    }
     if (c->s.rflags & X86_IF)
         INTERP_NEXT(c, o);
     c->s.rflags |= X86_IF;
@@ -178,15 +189,20 @@ static void STI(struct icpu *c, const struct iop *o)
 }
 static void PUSHF(struct icpu *c, const struct iop *o)
 {
-    if ((c->mode & IMODE_V86) && (c->s.rflags & X86_IOPL) != X86_IOPL)
-        interp_fault_code(c, o, X86_GP, 0);
-    interp_push(c, o, interp_flags(c) & ~(uint64_t)(X86_RF | X86_VM), o->size);
+    uint64_t v = interp_flags(c) & ~(uint64_t)(X86_RF | X86_VM);
+    if ((c->mode & IMODE_V86) && (v & X86_IOPL) != X86_IOPL) {
+        if (!virtual_if(c) || o->size != 2)
+            interp_fault_code(c, o, X86_GP, 0);
+        v = (v & ~(uint64_t)X86_IF) | X86_IOPL | (v & X86_VIF ? X86_IF : 0);
+    }
+    interp_push(c, o, v, o->size);
     INTERP_NEXT(c, o);
 }
 static void POPF(struct icpu *c, const struct iop *o)
 {
     unsigned cpl = interp_cpl(c), iopl = c->s.rflags >> 12 & 3;
-    if ((c->mode & IMODE_V86) && iopl != 3)
+    bool vme = (c->mode & IMODE_V86) && iopl != 3;
+    if (vme && (!virtual_if(c) || o->size != 2))
         interp_fault_code(c, o, X86_GP, 0);
     uint64_t v = interp_peek(c, o, 0, o->size), change = X86_ARITH | X86_TF | X86_DF | X86_NT | X86_AC | X86_ID, old = c->s.rflags;
     if (o->size == 2)
@@ -197,6 +213,12 @@ static void POPF(struct icpu *c, const struct iop *o)
         change |= X86_IF;
     if (c->mode & IMODE_V86)
         change &= ~(uint64_t)X86_IOPL;
+    if (vme) {
+        if ((v & X86_TF) || ((v & X86_IF) && (old & X86_VIP)))
+            interp_fault_code(c, o, X86_GP, 0);
+        change |= X86_VIF;
+        v = v & X86_IF ? v | X86_VIF : v;
+    }
     interp_release(c, o->size);
     c->s.rflags = (old & ~change & ~(uint64_t)X86_RF) | (v & change) | 2;
     interp_set_arith(c, v);
