@@ -42,6 +42,9 @@ struct dp_x86_bus {
     /* The guest's TSC is now the VM's + offset (it wrote IA32_TSC or IA32_TSC_ADJUST). */
     void (*tsc_moved)(void *board, unsigned cpu, int64_t offset);
     void *board;
+    /* The processor entered or left system management mode: which memory it sees there is the board's matter (SMRAM). Called in its thread, before its
+     * state is saved and after it was read back; the board may change the memory map. NULL: memory is the same. */
+    void (*smm_changed)(void *board, unsigned cpu, bool in_smm);
 };
 
 enum dp_line {

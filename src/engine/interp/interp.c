@@ -167,6 +167,37 @@ static void do_init(struct icpu *c)
     interp_sync_in(c);
 }
 
+/* System management interrupt. The board shows SMRAM before the state is saved there. */
+static void enter_smm(struct icpu *c)
+{
+    uint8_t image[X86_SMM_SIZE];
+    uint64_t at = (uint64_t)c->s.smbase + X86_SMM_SAVE;
+    c->counters.interrupts++;
+    c->link_from = NULL;
+    c->s.rflags = interp_flags(c);
+    x86_smm_enter(&c->s, image);
+    if (c->bus.smm_changed)
+        c->bus.smm_changed(c->bus.board, c->index, true);
+    dp_space_write(c->vm->memory, at, image, sizeof image); /* where there is no RAM it is lost, as on a real bus */
+    c->walked.size = 0;
+    interp_flush_all(c);
+    interp_sync_in(c);
+}
+void interp_leave_smm(struct icpu *c)
+{
+    uint8_t image[X86_SMM_SIZE];
+    dp_space_read(c->vm->memory, (uint64_t)c->s.smbase + X86_SMM_SAVE, image, sizeof image);
+    if (c->bus.smm_changed)
+        c->bus.smm_changed(c->bus.board, c->index, false);
+    if (x86_smm_leave(&c->ctx, image))
+        c->shutdown_faults = 0;
+    c->link_from = NULL;
+    c->delivered = true; /* no trap for RSM itself */
+    c->walked.size = 0;
+    interp_flush_all(c);
+    interp_sync_in(c);
+}
+
 /* Lines and kicks. True: run() returns with the exit filled. */
 static bool attend(struct icpu *c, struct dp_exit *exit)
 {
@@ -191,9 +222,14 @@ static void take_events(struct icpu *c)
     unsigned lines = atomic_load(&c->lines);
     if (DP_LIKELY(!lines))
         return;
-    if (lines & (1u << DP_LINE_SMI | 1u << DP_LINE_RESET)) /* no system management mode; machines reset processors by push */
-        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SMI | 1u << DP_LINE_RESET));
-    if (lines & 1u << DP_LINE_INIT) {
+    if (lines & 1u << DP_LINE_RESET) /* machines reset processors by push */
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_RESET));
+    if ((lines & 1u << DP_LINE_SMI) && !c->s.smm && c->s.run_state != X86_WAIT_SIPI) {
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SMI));
+        enter_smm(c);
+        return;
+    }
+    if ((lines & 1u << DP_LINE_INIT) && !c->s.smm) {
         atomic_fetch_and(&c->lines, ~(1u << DP_LINE_INIT));
         do_init(c);
     }
@@ -324,7 +360,7 @@ static void report_shutdown(struct icpu *c, struct dp_exit *exit)
     interp_sync_out(c);
     exit->kind = DP_EXIT_SHUTDOWN;
     exit->address = c->s.r[X86_RIP];
-    dp_buffer_printf(&exit->text, "cpu%u: triple fault:", c->index);
+    dp_buffer_printf(&exit->text, "cpu%u: %s", c->index, c->shutdown_faults ? "triple fault:" : "RSM to a state no processor can have");
     for (unsigned i = 0; i < c->shutdown_faults; i++) {
         const struct x86_fault *f = &c->history[i];
         dp_buffer_printf(&exit->text, "%s %s", i ? " ->" : "", vector_name(f->vector));
@@ -466,6 +502,7 @@ static void interp_pull(struct dp_cpu *cpu, struct x86_state *out)
     out->nmi_pending = lines >> DP_LINE_NMI & 1;
     out->init_pending = lines >> DP_LINE_INIT & 1;
     out->sipi_pending = lines >> DP_LINE_SIPI & 1;
+    out->smi_pending = lines >> DP_LINE_SMI & 1;
     out->sipi_vector = (uint8_t)atomic_load(&c->sipi_vector);
     if (c->bus.tpr_read)
         out->cr8 = c->bus.tpr_read(c->bus.apic) >> 4;
@@ -491,7 +528,8 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
     atomic_store(&c->sipi_vector, in->sipi_vector);
     /* INTR stays: it is the local APIC's level. */
     atomic_fetch_and(&c->lines, 1u << DP_LINE_INTR);
-    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI);
+    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI |
+                                  (unsigned)in->smi_pending << DP_LINE_SMI);
     c->block = NULL;
     c->link_from = NULL;
     interp_flush_all(c);

@@ -396,6 +396,7 @@ struct iblock *interp_lower_one(struct icpu *c, struct x86_insn *i, struct dp_ra
 void interp_execute(struct icpu *c, struct iblock *b);
 /* c->ctx.fault becomes an exception of the instruction at r[RIP]. */
 void interp_raise(struct icpu *c);
+void interp_leave_smm(struct icpu *c); /* RSM */
 
 /* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
 int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);

@@ -120,6 +120,13 @@ static void CALL_FAR(struct icpu *c, const struct iop *o)
 }
 static void RET_FAR(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_far_return(&c->ctx, o->size, (uint16_t)o->imm)); }
 static void IRET(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_iret(&c->ctx, o->size, interp_next_rip(c, o))); }
+static void RSM(struct icpu *c, const struct iop *o)
+{
+    if (!c->s.smm)
+        interp_fault(c, o, X86_UD);
+    interp_leave_smm(c);
+    LEAVE_HERE(c);
+}
 /* These take the single-step trap if TF is set afterwards: none in a kernel whose FMASK clears it, one in the user before its next instruction. */
 static int settle_trap(struct icpu *c, int result)
 {
@@ -626,13 +633,13 @@ bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o
     case X86_OP_UD0:
     case X86_OP_UD1:
     case X86_OP_UD2:
-    case X86_OP_RSM:
     case X86_OP_VMCALL:
     case X86_OP_VMMCALL: o->fn = interp_op_ud; return true;
     case X86_OP_JMP_FAR: o->fn = JMP_FAR; return true;
     case X86_OP_CALL_FAR: o->fn = CALL_FAR; return true;
     case X86_OP_RET_FAR: o->imm = i->operand[0].kind == X86_IMM ? (uint16_t)i->imm : 0; o->fn = RET_FAR; return true;
     case X86_OP_IRET: o->fn = IRET; return true;
+    case X86_OP_RSM: o->fn = RSM; return true;
     case X86_OP_SYSCALL: o->fn = SYSCALL; return true;
     case X86_OP_SYSRET: o->fn = SYSRET; return true;
     case X86_OP_SYSENTER: o->fn = SYSENTER; return true;
