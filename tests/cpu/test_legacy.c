@@ -382,11 +382,51 @@ static void test_pvi(void **state)
     }
 }
 
+/* ---- x87 exceptions the PC's way (SDM vol. 1 8.7.2; vol. 3 2.5 on CR0.NE) ---- */
+static void raise_irq13(struct bare *b)
+{
+    b->arg[0]++;
+    bare_irq(b, 0, 0x75);
+}
+BARE_CODE_BITS(16, ferr, "fninit\n push $0x37b\n mov %sp, %bp\n fldcw (%bp)\n fld1\n fldz\n fdivrp\n fnstsw %ax\n inc %cx\nferr_at: fld1\n inc %dx");
+MARK(ferr, at);
+static void test_ferr(void **state)
+{
+    struct bare *b = *state;
+    b->on_ferr = raise_irq13;
+    bare_put(b, 0x20000, ferr, ferr_end);
+    struct x86_state s = bare_real(b, 0x2000, 0);
+    s.r[X86_RCX] = s.r[X86_RDX] = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        struct x86_state t = s;
+        if (i == 1)
+            t.rflags |= X86_IF;
+        if (i == 2)
+            t.cr0 |= X86_CR0_NE;
+        b->arg[0] = 0;
+        const struct x86_state *out = bare_run(b, &t);
+        assert_int_equal(out->r[X86_RCX], 1);
+        assert_true(out->r[X86_RAX] & 0x80); /* FNSTSW does not wait */
+        if (i == 0) { /* no interrupt can come: it runs */
+            assert_int_equal(out->r[X86_RDX], 1);
+            assert_int_equal(out->r[X86_RIP], ferr_end - ferr);
+            assert_int_equal(b->arg[0], 1);
+            assert_int_equal(bare_ack(&b->cpu[0]), 0x75);
+        } else { /* at the first instruction that waits */
+            assert_int_equal(bare_stub_vector(out), i == 1 ? 0x75 : X86_MF);
+            assert_int_equal(out->r[X86_RDX], 0);
+            assert_int_equal(dp_ld16(b->mem + out->r[X86_RSP]), ferr_at - ferr);
+            assert_int_equal(b->arg[0], i == 1);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     system_arguments(argc, argv);
     const struct CMUnitTest tests[] = {
         T(test_real), T(test_real_limits), T(test_limit_change), T(test_protected), T(test_real_pusha), T(test_enter_small_stack),
-        T(test_small_stack), T(test_limits), T(test_v86), T(test_vme_program), T(test_pvi) };
+        T(test_small_stack), T(test_limits), T(test_v86), T(test_vme_program), T(test_pvi),
+        T(test_ferr) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,7 @@
 #include "engine/engines.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
+#include "engine/interp/interp_x87.h"
 
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14 };
 
@@ -46,6 +47,19 @@ void interp_fault_ctx(struct icpu *c, const struct iop *o)
 {
     leave(c, o);
     __builtin_unreachable();
+}
+
+void interp_x87_pending(struct icpu *c, const struct iop *o)
+{
+    if ((c->mode & IMODE_CR0_NE) || !c->bus.ferr)
+        interp_fault(c, o, X86_MF);
+    c->bus.ferr(c->bus.board, c->index);
+    if ((atomic_load(&c->lines) & 1u << DP_LINE_INTR) && (c->s.rflags & X86_IF) && !(c->s.sti_shadow | c->s.movss_shadow)) {
+        c->again = true;
+        leave(c, o);
+    }
+    /* A processor would stand still for ever. Drop the exception instead, as a handler does that has told the board (IGNNE#). */
+    x87_set_control(c, c->s.fpu.fcw, c->s.fpu.fsw & (uint16_t)~(X87_FLAGS | X87_SF));
 }
 
 /* ---- mode ---- */
@@ -388,6 +402,10 @@ static void after_fault(struct icpu *c)
     if ((c->mode & IMODE_CODE) != X86_MODE64)
         c->s.r[X86_RIP] &= 0xffffffffull;
     interp_update_mode(c);
+    if (c->again) { /* no fault: an interrupt comes first */
+        c->again = false;
+        return;
+    }
     raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
