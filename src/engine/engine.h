@@ -42,6 +42,13 @@ struct dp_x86_bus {
     /* The guest's TSC is now the VM's + offset (it wrote IA32_TSC or IA32_TSC_ADJUST). */
     void (*tsc_moved)(void *board, unsigned cpu, int64_t offset);
     void *board;
+    /* The processor entered or left system management mode: which memory it sees there is the board's matter (SMRAM). Called in its thread, before its
+     * state is saved and after it was read back; the board may change the memory map. NULL: memory is the same. */
+    void (*smm_changed)(void *board, unsigned cpu, bool in_smm);
+    /* FERR#: an x87 exception waits and CR0.NE is 0, so it is reported the PC's way, by IRQ 13 (which port 0xf0 lowers). Called before each x87
+     * instruction that waits for it; an interrupt it causes is taken before that instruction. If none can be taken the exception is dropped and the
+     * instruction runs. NULL: #MF as if CR0.NE were set. */
+    void (*ferr)(void *board, unsigned cpu);
 };
 
 enum dp_line {

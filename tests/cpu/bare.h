@@ -76,6 +76,8 @@ struct bare {
     void (*on_trap)(struct bare *, struct bare_frame *);
     void (*on_hook)(struct bare *, unsigned what);
     void (*on_mmio)(struct bare *, uint64_t offset, uint64_t value);
+    void (*on_smm)(struct bare *, bool in_smm);
+    void (*on_ferr)(struct bare *);
     uint64_t arg[4];          /* the test's own */
 };
 
@@ -132,6 +134,18 @@ static uint8_t bare_tpr(void *apic) { return 0; }
 static void bare_set_tpr(void *apic, uint8_t tpr) {}
 static bool bare_msr(void *apic, uint32_t msr, uint64_t *value) { return false; }
 static bool bare_set_msr(void *apic, uint32_t msr, uint64_t value) { return false; }
+static void bare_smm(void *board, unsigned cpu, bool in_smm)
+{
+    struct bare *b = ((struct bare_cpu *)board)->b;
+    if (b->on_smm)
+        b->on_smm(b, in_smm);
+}
+static void bare_ferr(void *board, unsigned cpu)
+{
+    struct bare *b = ((struct bare_cpu *)board)->b;
+    if (b->on_ferr)
+        b->on_ferr(b);
+}
 static bool bare_pv(void *pv, unsigned cpu, uint32_t msr, uint64_t value) { return false; }
 
 static void bare_trap(struct bare *b)
@@ -384,7 +398,7 @@ static inline int bare_setup(void **state)
     for (unsigned i = 0; i < BARE_CPUS; i++) {
         struct bare_cpu *p = &b->cpu[i];
         const struct dp_x86_bus bus = { bare_ack, bare_pending, bare_apic_read, bare_apic_write, bare_tpr, bare_set_tpr, bare_msr,
-            bare_set_msr, p, bare_pv, p };
+            bare_set_msr, p, bare_pv, p, .board = p, .smm_changed = bare_smm, .ferr = bare_ferr };
         p->b = b;
         p->index = i;
         assert_int_equal(b->engine->cpu_init(b->state, i, &bus, &p->cpu, &e), 0);

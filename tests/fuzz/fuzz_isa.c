@@ -121,8 +121,8 @@ static void operate(struct vm *vm, struct input *in)
 
     if (size == 8 && !x86_code64(&vm->s))
         size = 4;
-    op %= 26;
-    if ((op == 3 || op == 4 || (op >= 20 && op <= 22) || op >= 24) && x86_cpl(&vm->s) != 0) /* engines check that before */
+    op %= 27;
+    if ((op == 3 || op == 4 || (op >= 20 && op <= 22) || op == 24 || op == 25) && x86_cpl(&vm->s) != 0) /* engines check that before */
         return;
     if (op == 19 && !x86_protected(&vm->s)) /* no way there from real mode */
         return;
@@ -160,6 +160,16 @@ static void operate(struct vm *vm, struct input *in)
         dp_st64(descriptor, a >> 4);
         dp_st64(descriptor + 8, b);
         (void)x86_invpcid(c, a & 7, descriptor);
+        break;
+    }
+    case 26: { /* an SMI whose handler changes some of the save area */
+        uint8_t image[X86_SMM_SIZE];
+        x86_smm_enter(&vm->s, image);
+        for (unsigned i = 0; i < (a >> 12); i++)
+            image[take(in, 2) % X86_SMM_SIZE] = (uint8_t)take(in, 1);
+        (void)x86_smm_leave(c, image);
+        if (vm->s.run_state == X86_HALTED)
+            vm->s.run_state = X86_RUNNING;
         break;
     }
     }

@@ -238,6 +238,89 @@ static void test_v86(void **state)
     free(f);
 }
 
+/* With VME: the redirection bitmap, and the flags as the program sees them (SDM vol. 3 21.3.3). */
+static struct fake *fake_vme(unsigned iopl)
+{
+    struct fake *f = fake_v86(iopl);
+
+    f->s.cr4 |= X86_CR4_VME;
+    f->s.tr.limit = 0x100;
+    put16(f, TSS + 102, 0x88); /* redirection bitmap at 0x68 */
+    put16(f, 0x20 * 4, 0x4567); /* vector 0x20 of the program */
+    put16(f, 0x20 * 4 + 2, 0x0abc);
+    put_gate(f, 0x20, K_CODE, DESC_P | INT32 | DESC_DPL(3));
+    return f;
+}
+static void test_vme_int(void **state)
+{
+    for (unsigned iopl = 0; iopl < 4; iopl++)
+        for (unsigned vif = 0; vif < 2; vif++) {
+            struct fake *f = fake_vme(iopl);
+            f->s.rflags |= X86_TF | X86_CF | (vif ? X86_VIF : 0);
+            uint64_t flags = f->s.rflags;
+            assert_int_equal(DELIVER(0x20, X86_EVENT_SOFTWARE), 0);
+            assert_int_equal(f->s.seg[X86_CS].sel, 0x0abc);
+            assert_int_equal(f->s.seg[X86_CS].base, 0xabc0);
+            assert_int_equal(f->s.r[X86_RIP], 0x4567);
+            assert_int_equal(f->s.r[X86_RSP], 0x200 - 6);
+            assert_int_equal(get16(f, 0x3200 - 4), 0x200);
+            uint64_t image = iopl == 3 ? flags : (flags | X86_IOPL) & ~(uint64_t)(vif ? 0 : X86_IF);
+            assert_int_equal(get16(f, 0x3200 - 2), image & 0xffff);
+            assert_int_equal(f->s.rflags, flags & ~(uint64_t)(X86_TF | (iopl == 3 ? X86_IF : X86_VIF)));
+            free(f);
+
+            f = fake_vme(iopl); /* the bit is set: the IDT, or the monitor */
+            f->ram[TSS + 0x68 + 4] = 1;
+            if (iopl < 3) {
+                assert_fault(f, DELIVER(0x20, X86_EVENT_SOFTWARE), X86_GP, 0);
+            } else {
+                assert_int_equal(DELIVER(0x20, X86_EVENT_SOFTWARE), 0);
+                assert_int_equal(x86_cpl(&f->s), 0);
+            }
+            free(f);
+        }
+    struct fake *f = fake_vme(0);
+    f->s.tr.limit = 0x68 + 3; /* the bitmap ends before vector 0x20 */
+    assert_fault(f, DELIVER(0x20, X86_EVENT_SOFTWARE), X86_GP, 0);
+    f->s.tr.limit = 0x100;
+    put16(f, TSS + 102, 31);
+    assert_fault(f, DELIVER(0x20, X86_EVENT_SOFTWARE), X86_GP, 0);
+    put16(f, TSS + 102, 0x88);
+    f->s.r[X86_RSP] = 5; /* no room */
+    assert_fault(f, DELIVER(0x20, X86_EVENT_SOFTWARE), X86_SS_, 0);
+    f->s.r[X86_RSP] = 0x200;
+    assert_int_equal(DELIVER(0x20, X86_EVENT_SOFTWARE_EXCEPTION), 0); /* INT3 and INTO always go to the IDT */
+    assert_int_equal(x86_cpl(&f->s), 0);
+    free(f);
+}
+static void test_vme_iret(void **state)
+{
+    struct fake *f = fake_vme(0);
+    struct x86_state before = f->s;
+
+    put16(f, 0x3200, 0x5678);
+    put16(f, 0x3202, 0x1111);
+    put16(f, 0x3204, 2 | X86_IF | X86_CF);
+    assert_fault(f, x86_iret(&f->c, 4, 0), X86_GP, 0);
+    assert_int_equal(x86_iret(&f->c, 2, 0), 0);
+    assert_int_equal(f->s.seg[X86_CS].base, 0x11110);
+    assert_int_equal(f->s.rflags, before.rflags | X86_CF | X86_VIF);
+    f->s = before;
+    f->s.rflags |= X86_VIF;
+    put16(f, 0x3204, 2);
+    assert_int_equal(x86_iret(&f->c, 2, 0), 0);
+    assert_int_equal(f->s.rflags, before.rflags); /* IF and IOPL are not the program's */
+    f->s = before;
+    put16(f, 0x3204, 2 | X86_TF);
+    assert_fault(f, x86_iret(&f->c, 2, 0), X86_GP, 0);
+    put16(f, 0x3204, 2 | X86_IF);
+    f->s.rflags |= X86_VIP; /* an interrupt waits for the flag */
+    assert_fault(f, x86_iret(&f->c, 2, 0), X86_GP, 0);
+    put16(f, 0x3204, 2);
+    assert_int_equal(x86_iret(&f->c, 2, 0), 0);
+    free(f);
+}
+
 /* ---- 64-bit ---- */
 
 static void test_long_same(void **state)
@@ -718,7 +801,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_real), cmocka_unit_test(test_same_level), cmocka_unit_test(test_inner_level), cmocka_unit_test(test_gate_faults),
-        cmocka_unit_test(test_v86), cmocka_unit_test(test_long_same), cmocka_unit_test(test_long_inner), cmocka_unit_test(test_long_faults),
+        cmocka_unit_test(test_v86), cmocka_unit_test(test_vme_int), cmocka_unit_test(test_vme_iret), cmocka_unit_test(test_long_same),
+            cmocka_unit_test(test_long_inner), cmocka_unit_test(test_long_faults),
         cmocka_unit_test(test_long_iret_faults), cmocka_unit_test(test_smap), cmocka_unit_test(test_double_faults), cmocka_unit_test(test_triple_fault),
         cmocka_unit_test(test_debug_exception), cmocka_unit_test(test_task_call_and_return), cmocka_unit_test(test_task_jump_through_gate),
         cmocka_unit_test(test_task_interrupt), cmocka_unit_test(test_task_v86_and_16), cmocka_unit_test(test_task_faults),

@@ -185,6 +185,9 @@ static void PUSHA(struct icpu *c, const struct iop *o)
     uint64_t sp = c->s.r[X86_RSP];
     uint8_t image[32];
     static const uint8_t order[8] = { X86_RDI, X86_RSI, X86_RBP, X86_RSP, X86_RBX, X86_RDX, X86_RCX, X86_RAX };
+    /* In real and virtual-8086 mode these run into the end of the stack: #GP before anything is written, where single pushes have #SS. */
+    if ((!(c->mode & IMODE_PE) || (c->mode & IMODE_V86)) && (sp & 0xfff1) == 1 && (sp & 0xe) >= 6)
+        interp_fault_code(c, o, X86_GP, 0);
     for (unsigned i = 0; i < 8; i++)
         memcpy(image + i * o->size, &c->s.r[order[i]], o->size);
     /* The stack may wrap within the 16-bit segment: go word by word from the lowest, all checked first by the writes themselves. */
@@ -212,7 +215,9 @@ static void POPA(struct icpu *c, const struct iop *o)
 static void ENTER(struct icpu *c, const struct iop *o)
 {
     unsigned size = o->size, level = o->insn->imm2 & 31;
-    uint64_t sp = c->s.r[X86_RSP], bp = c->s.r[X86_RBP], frame = sp - size, at = frame;
+    uint64_t sp = c->s.r[X86_RSP], bp = c->s.r[X86_RBP], mask = stack_mask(c);
+    /* On a 16-bit stack SP wraps by itself: a 32-bit ENTER pushes and keeps ESP's upper half as it is. */
+    uint64_t frame = mask == 0xffff ? (sp & ~mask) | ((sp - size) & mask) : (sp - size) & mask, at = frame;
     store_size(c, o, linear_stack(c, o, at, size, true), bp, size);
     for (unsigned i = 1; i < level; i++) {
         uint64_t v = load_size(c, o, linear_stack(c, o, bp - i * size, size, false), size);
@@ -228,8 +233,7 @@ static void ENTER(struct icpu *c, const struct iop *o)
     uint64_t linear = linear_stack(c, o, at, size, true);
     interp_probe_store(c, o, linear, size);
     set_sp(c, at);
-    uint64_t mask = stack_mask(c);
-    write_gpr(c, X86_RBP, mask == 0xffff ? (sp & ~0xffffull) | (frame & 0xffff) : frame & mask, size);
+    write_gpr(c, X86_RBP, frame, size);
     INTERP_NEXT(c, o);
 }
 static void LEAVE(struct icpu *c, const struct iop *o)

@@ -19,6 +19,7 @@
 #include "engine/engines.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/interp_internal.h"
+#include "engine/interp/interp_x87.h"
 
 enum { DR6_BD = 1 << 13, DR6_BS = 1 << 14 };
 
@@ -46,6 +47,19 @@ void interp_fault_ctx(struct icpu *c, const struct iop *o)
 {
     leave(c, o);
     __builtin_unreachable();
+}
+
+void interp_x87_pending(struct icpu *c, const struct iop *o)
+{
+    if ((c->mode & IMODE_CR0_NE) || !c->bus.ferr)
+        interp_fault(c, o, X86_MF);
+    c->bus.ferr(c->bus.board, c->index);
+    if ((atomic_load(&c->lines) & 1u << DP_LINE_INTR) && (c->s.rflags & X86_IF) && !(c->s.sti_shadow | c->s.movss_shadow)) {
+        c->again = true;
+        leave(c, o);
+    }
+    /* A processor would stand still for ever. Drop the exception instead, as a handler does that has told the board (IGNNE#). */
+    x87_set_control(c, c->s.fpu.fcw, c->s.fpu.fsw & (uint16_t)~(X87_FLAGS | X87_SF));
 }
 
 /* ---- mode ---- */
@@ -167,6 +181,37 @@ static void do_init(struct icpu *c)
     interp_sync_in(c);
 }
 
+/* System management interrupt. The board shows SMRAM before the state is saved there. */
+static void enter_smm(struct icpu *c)
+{
+    uint8_t image[X86_SMM_SIZE];
+    uint64_t at = (uint64_t)c->s.smbase + X86_SMM_SAVE;
+    c->counters.interrupts++;
+    c->link_from = NULL;
+    c->s.rflags = interp_flags(c);
+    x86_smm_enter(&c->s, image);
+    if (c->bus.smm_changed)
+        c->bus.smm_changed(c->bus.board, c->index, true);
+    dp_space_write(c->vm->memory, at, image, sizeof image); /* where there is no RAM it is lost, as on a real bus */
+    c->walked.size = 0;
+    interp_flush_all(c);
+    interp_sync_in(c);
+}
+void interp_leave_smm(struct icpu *c)
+{
+    uint8_t image[X86_SMM_SIZE];
+    dp_space_read(c->vm->memory, (uint64_t)c->s.smbase + X86_SMM_SAVE, image, sizeof image);
+    if (c->bus.smm_changed)
+        c->bus.smm_changed(c->bus.board, c->index, false);
+    if (x86_smm_leave(&c->ctx, image))
+        c->shutdown_faults = 0;
+    c->link_from = NULL;
+    c->delivered = true; /* no trap for RSM itself */
+    c->walked.size = 0;
+    interp_flush_all(c);
+    interp_sync_in(c);
+}
+
 /* Lines and kicks. True: run() returns with the exit filled. */
 static bool attend(struct icpu *c, struct dp_exit *exit)
 {
@@ -191,9 +236,14 @@ static void take_events(struct icpu *c)
     unsigned lines = atomic_load(&c->lines);
     if (DP_LIKELY(!lines))
         return;
-    if (lines & (1u << DP_LINE_SMI | 1u << DP_LINE_RESET)) /* no system management mode; machines reset processors by push */
-        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SMI | 1u << DP_LINE_RESET));
-    if (lines & 1u << DP_LINE_INIT) {
+    if (lines & 1u << DP_LINE_RESET) /* machines reset processors by push */
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_RESET));
+    if ((lines & 1u << DP_LINE_SMI) && !c->s.smm && c->s.run_state != X86_WAIT_SIPI) {
+        atomic_fetch_and(&c->lines, ~(1u << DP_LINE_SMI));
+        enter_smm(c);
+        return;
+    }
+    if ((lines & 1u << DP_LINE_INIT) && !c->s.smm) {
         atomic_fetch_and(&c->lines, ~(1u << DP_LINE_INIT));
         do_init(c);
     }
@@ -324,7 +374,7 @@ static void report_shutdown(struct icpu *c, struct dp_exit *exit)
     interp_sync_out(c);
     exit->kind = DP_EXIT_SHUTDOWN;
     exit->address = c->s.r[X86_RIP];
-    dp_buffer_printf(&exit->text, "cpu%u: triple fault:", c->index);
+    dp_buffer_printf(&exit->text, "cpu%u: %s", c->index, c->shutdown_faults ? "triple fault:" : "RSM to a state no processor can have");
     for (unsigned i = 0; i < c->shutdown_faults; i++) {
         const struct x86_fault *f = &c->history[i];
         dp_buffer_printf(&exit->text, "%s %s", i ? " ->" : "", vector_name(f->vector));
@@ -352,6 +402,10 @@ static void after_fault(struct icpu *c)
     if ((c->mode & IMODE_CODE) != X86_MODE64)
         c->s.r[X86_RIP] &= 0xffffffffull;
     interp_update_mode(c);
+    if (c->again) { /* no fault: an interrupt comes first */
+        c->again = false;
+        return;
+    }
     raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
@@ -466,6 +520,7 @@ static void interp_pull(struct dp_cpu *cpu, struct x86_state *out)
     out->nmi_pending = lines >> DP_LINE_NMI & 1;
     out->init_pending = lines >> DP_LINE_INIT & 1;
     out->sipi_pending = lines >> DP_LINE_SIPI & 1;
+    out->smi_pending = lines >> DP_LINE_SMI & 1;
     out->sipi_vector = (uint8_t)atomic_load(&c->sipi_vector);
     if (c->bus.tpr_read)
         out->cr8 = c->bus.tpr_read(c->bus.apic) >> 4;
@@ -491,7 +546,8 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
     atomic_store(&c->sipi_vector, in->sipi_vector);
     /* INTR stays: it is the local APIC's level. */
     atomic_fetch_and(&c->lines, 1u << DP_LINE_INTR);
-    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI);
+    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI |
+                                  (unsigned)in->smi_pending << DP_LINE_SMI);
     c->block = NULL;
     c->link_from = NULL;
     interp_flush_all(c);

@@ -150,6 +150,7 @@ struct icpu {
     uint64_t watch_dr6;         /* data and I/O breakpoints hit by the running instruction, or by a MOV SS before it (DR6 bits) */
     uint64_t pending_db;        /* DR6 bits of a debug trap that is due at the next boundary without MOV SS shadow */
     bool repeating;             /* a repeated instruction was left between two iterations */
+    bool again;                 /* what longjmp brings is no fault: the instruction is to be tried again after an interrupt */
     bool delivered;             /* the running instruction has settled what becomes of its single-step trap (INT n: none) */
     uint8_t narrowed[32];       /* VCVTPS2PH's result before it is stored */
     struct dp_ram *written;     /* where interp_rmw_host found its operand */
@@ -396,6 +397,9 @@ struct iblock *interp_lower_one(struct icpu *c, struct x86_insn *i, struct dp_ra
 void interp_execute(struct icpu *c, struct iblock *b);
 /* c->ctx.fault becomes an exception of the instruction at r[RIP]. */
 void interp_raise(struct icpu *c);
+void interp_leave_smm(struct icpu *c); /* RSM */
+/* An unmasked x87 exception waits: #MF, or FERR#; returns if the instruction shall run all the same. */
+void interp_x87_pending(struct icpu *c, const struct iop *o) DP_COLD;
 
 /* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
 int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);

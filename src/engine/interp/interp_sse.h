@@ -57,7 +57,7 @@ static inline uint64_t sse_get64(const struct icpu *c, unsigned n) { return dp_l
 static inline void mmx_begin(struct icpu *c, const struct iop *o)
 {
     if (DP_UNLIKELY(c->s.fpu.fsw & X87_ES))
-        interp_fault(c, o, X86_MF);
+        interp_x87_pending(c, o);
 }
 static inline void mmx_use(struct icpu *c)
 {

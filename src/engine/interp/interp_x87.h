@@ -62,7 +62,7 @@ static inline void x87_push(struct icpu *c) /* then write st(0) */
 static inline void x87_wait(struct icpu *c, const struct iop *o)
 {
     if (DP_UNLIKELY(c->s.fpu.fsw & X87_ES))
-        interp_fault(c, o, X86_MF);
+        interp_x87_pending(c, o);
 }
 /* Last instruction (o->imm is its FOP) and memory operand (which has a segment: see interp_lower_x87). */
 static inline void x87_note(struct icpu *c, const struct iop *o)

@@ -120,6 +120,13 @@ static void CALL_FAR(struct icpu *c, const struct iop *o)
 }
 static void RET_FAR(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_far_return(&c->ctx, o->size, (uint16_t)o->imm)); }
 static void IRET(struct icpu *c, const struct iop *o) { TRANSFER(c, o, x86_iret(&c->ctx, o->size, interp_next_rip(c, o))); }
+static void RSM(struct icpu *c, const struct iop *o)
+{
+    if (!c->s.smm)
+        interp_fault(c, o, X86_UD);
+    interp_leave_smm(c);
+    LEAVE_HERE(c);
+}
 /* These take the single-step trap if TF is set afterwards: none in a kernel whose FMASK clears it, one in the user before its next instruction. */
 static int settle_trap(struct icpu *c, int result)
 {
@@ -147,8 +154,6 @@ static void INT(struct icpu *c, const struct iop *o)
 {
     if (o->extra && !interp_of(c)) /* INTO */
         INTERP_NEXT(c, o);
-    if (c->mode & IMODE_V86 && o->b == X86_EVENT_SOFTWARE && (c->s.rflags & X86_IOPL) != X86_IOPL)
-        interp_fault_code(c, o, X86_GP, 0);
     c->delivered = true;
     TRANSFER(c, o, merge_debug(c, o, x86_deliver(&c->ctx, (unsigned)o->imm, o->b, false, 0, interp_next_rip(c, o))));
 }
@@ -159,17 +164,30 @@ static void HLT(struct icpu *c, const struct iop *o)
 }
 
 /* ---- flags ---- */
+/* In virtual-8086 mode with VME, and at CPL 3 with PVI, who lacks the IOPL has a virtual interrupt flag (SDM vol. 3 21.3, 21.4). */
+static bool virtual_if(struct icpu *c)
+{
+    return interp_cpl(c) == 3 && (c->s.rflags & X86_IOPL) != X86_IOPL && (c->s.cr4 & (c->mode & IMODE_V86 ? X86_CR4_VME : X86_CR4_PVI));
+}
 static void CLI(struct icpu *c, const struct iop *o)
 {
-    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c))
-        interp_fault_code(c, o, X86_GP, 0);
+    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c)) {
+        if (!virtual_if(c))
+            interp_fault_code(c, o, X86_GP, 0);
+        c->s.rflags &= ~(uint64_t)X86_VIF;
+        INTERP_NEXT(c, o);
+    }
     c->s.rflags &= ~(uint64_t)X86_IF;
     INTERP_NEXT(c, o);
 }
 static void STI(struct icpu *c, const struct iop *o)
 {
-    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c))
-        interp_fault_code(c, o, X86_GP, 0);
+    if ((c->mode & IMODE_PE) && (c->s.rflags >> 12 & 3) < interp_cpl(c)) {
+        if (!virtual_if(c) || (c->s.rflags & X86_VIP))
+            interp_fault_code(c, o, X86_GP, 0);
+        c->s.rflags |= X86_VIF;
+        INTERP_NEXT(c, o);
+    }
     if (c->s.rflags & X86_IF)
         INTERP_NEXT(c, o);
     c->s.rflags |= X86_IF;
@@ -178,15 +196,20 @@ static void STI(struct icpu *c, const struct iop *o)
 }
 static void PUSHF(struct icpu *c, const struct iop *o)
 {
-    if ((c->mode & IMODE_V86) && (c->s.rflags & X86_IOPL) != X86_IOPL)
-        interp_fault_code(c, o, X86_GP, 0);
-    interp_push(c, o, interp_flags(c) & ~(uint64_t)(X86_RF | X86_VM), o->size);
+    uint64_t v = interp_flags(c) & ~(uint64_t)(X86_RF | X86_VM);
+    if ((c->mode & IMODE_V86) && (v & X86_IOPL) != X86_IOPL) {
+        if (!virtual_if(c) || o->size != 2)
+            interp_fault_code(c, o, X86_GP, 0);
+        v = (v & ~(uint64_t)X86_IF) | X86_IOPL | (v & X86_VIF ? X86_IF : 0);
+    }
+    interp_push(c, o, v, o->size);
     INTERP_NEXT(c, o);
 }
 static void POPF(struct icpu *c, const struct iop *o)
 {
     unsigned cpl = interp_cpl(c), iopl = c->s.rflags >> 12 & 3;
-    if ((c->mode & IMODE_V86) && iopl != 3)
+    bool vme = (c->mode & IMODE_V86) && iopl != 3;
+    if (vme && (!virtual_if(c) || o->size != 2))
         interp_fault_code(c, o, X86_GP, 0);
     uint64_t v = interp_peek(c, o, 0, o->size), change = X86_ARITH | X86_TF | X86_DF | X86_NT | X86_AC | X86_ID, old = c->s.rflags;
     if (o->size == 2)
@@ -197,6 +220,12 @@ static void POPF(struct icpu *c, const struct iop *o)
         change |= X86_IF;
     if (c->mode & IMODE_V86)
         change &= ~(uint64_t)X86_IOPL;
+    if (vme) {
+        if ((v & X86_TF) || ((v & X86_IF) && (old & X86_VIP)))
+            interp_fault_code(c, o, X86_GP, 0);
+        change |= X86_VIF;
+        v = v & X86_IF ? v | X86_VIF : v;
+    }
     interp_release(c, o->size);
     c->s.rflags = (old & ~change & ~(uint64_t)X86_RF) | (v & change) | 2;
     interp_set_arith(c, v);
@@ -604,13 +633,13 @@ bool interp_lower_system(struct icpu *c, const struct x86_insn *i, struct iop *o
     case X86_OP_UD0:
     case X86_OP_UD1:
     case X86_OP_UD2:
-    case X86_OP_RSM:
     case X86_OP_VMCALL:
     case X86_OP_VMMCALL: o->fn = interp_op_ud; return true;
     case X86_OP_JMP_FAR: o->fn = JMP_FAR; return true;
     case X86_OP_CALL_FAR: o->fn = CALL_FAR; return true;
     case X86_OP_RET_FAR: o->imm = i->operand[0].kind == X86_IMM ? (uint16_t)i->imm : 0; o->fn = RET_FAR; return true;
     case X86_OP_IRET: o->fn = IRET; return true;
+    case X86_OP_RSM: o->fn = RSM; return true;
     case X86_OP_SYSCALL: o->fn = SYSCALL; return true;
     case X86_OP_SYSRET: o->fn = SYSRET; return true;
     case X86_OP_SYSENTER: o->fn = SYSENTER; return true;

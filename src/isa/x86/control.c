@@ -86,7 +86,7 @@ static int write_cr3(struct x86_ctx *c, uint64_t value)
     return 0;
 }
 
-static uint64_t cr4_writable(const struct x86_cpuid_model *m)
+uint64_t x86_cr4_writable(const struct x86_cpuid_model *m)
 {
     static const struct { uint32_t bits; uint8_t feature; } by_feature[] = {
         {X86_CR4_VME | X86_CR4_PVI, X86_FEATURE_VME}, {X86_CR4_TSD, X86_FEATURE_TSC}, {X86_CR4_DE, X86_FEATURE_DE}, {X86_CR4_PSE, X86_FEATURE_PSE},
@@ -108,7 +108,7 @@ static int write_cr4(struct x86_ctx *c, uint64_t value)
     struct x86_state *s = c->s;
     uint64_t changed = s->cr4 ^ value;
 
-    if ((value & ~cr4_writable(c->model)) || (x86_long_mode(s) && !(value & X86_CR4_PAE)))
+    if ((value & ~x86_cr4_writable(c->model)) || (x86_long_mode(s) && !(value & X86_CR4_PAE)))
         return x86_gp(c, 0);
     if ((changed & value & X86_CR4_PCIDE) && (!x86_long_mode(s) || (s->cr3 & 0xfff)))
         return x86_gp(c, 0);

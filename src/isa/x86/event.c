@@ -237,6 +237,49 @@ static int deliver_64(struct x86_ctx *c, const struct delivery *v)
     return 0;
 }
 
+/* ---- virtual-8086 mode extensions ---- */
+
+/* INT n with CR4.VME: a clear bit of the 32 bytes below the I/O permission bitmap sends it to the program's own vector table, as in real
+ * mode. 1: it went there; 0: the IDT has it; -1: fault. (SDM vol. 3 21.3.3: methods 5 and 6, and 3 for the fault.) */
+static int redirect_v86(struct x86_ctx *c, const struct delivery *v)
+{
+    struct x86_state *s = c->s;
+    bool iopl3 = (s->rflags & X86_IOPL) == X86_IOPL;
+    uint64_t flags = v->flags;
+    struct x86_stack st;
+    uint8_t entry[4], bits;
+    uint16_t map;
+    uint32_t offset;
+
+    if ((s->tr.attr & X86_ATTR_UNUSABLE) || ((s->tr.attr & X86_ATTR_TYPE) | 2) != X86_TYPE_TSS32_BUSY || s->tr.limit < 103)
+        return x86_gp(c, 0);
+    if (x86_sys_read(c, s->tr.base + 102, &map, 2))
+        return -1;
+    offset = map - 32u + v->vector / 8;
+    if (map < 32 || offset > s->tr.limit)
+        return x86_gp(c, 0);
+    if (x86_sys_read(c, s->tr.base + offset, &bits, 1))
+        return -1;
+    if (bits >> (v->vector & 7) & 1)
+        return iopl3 ? 0 : x86_gp(c, 0);
+
+    if (!iopl3) { /* the program sees its virtual flag, and the IOPL it believes to have */
+        flags |= X86_IOPL;
+        flags = flags & X86_VIF ? flags | X86_IF : flags & ~(uint64_t)X86_IF;
+    }
+    if (x86_sys_read(c, v->vector * 4, entry, 4))
+        return -1;
+    x86_stack_current(c, &st);
+    if (x86_stack_room(c, &st, 6) || x86_stack_push(c, &st, flags, 2) || x86_stack_push(c, &st, s->seg[X86_CS].sel, 2) ||
+        x86_stack_push(c, &st, v->rip, 2))
+        return -1;
+    x86_stack_commit(s, &st);
+    s->seg[X86_CS] = x86_seg_v86(dp_ld16(entry + 2));
+    s->r[X86_RIP] = dp_ld16(entry);
+    s->rflags &= ~(uint64_t)(X86_TF | X86_RF | (iopl3 ? X86_IF : X86_VIF));
+    return 1;
+}
+
 int x86_deliver(struct x86_ctx *c, unsigned vector, enum x86_event_kind kind, bool has_error, uint32_t error, uint64_t next_rip)
 {
     struct x86_state *s = c->s;
@@ -247,9 +290,14 @@ int x86_deliver(struct x86_ctx *c, unsigned vector, enum x86_event_kind kind, bo
     v.ext = !v.software;
     if (v.software || kind == X86_EVENT_ICEBP)
         v.rip = next_rip;
-    /* Without VME, INT n in virtual-8086 mode is sensitive to IOPL; INT3 and INTO are not. */
-    if (kind == X86_EVENT_SOFTWARE && x86_v86(s) && (s->rflags & X86_IOPL) != X86_IOPL)
-        return x86_gp(c, 0);
+    /* INT n in virtual-8086 mode is sensitive to IOPL, or with VME to the redirection bitmap; INT3 and INTO are not. */
+    if (kind == X86_EVENT_SOFTWARE && x86_v86(s)) {
+        r = s->cr4 & X86_CR4_VME ? redirect_v86(c, &v) : 0;
+        if (r)
+            return r < 0 ? -1 : 0;
+        if ((s->rflags & X86_IOPL) != X86_IOPL)
+            return x86_gp(c, 0);
+    }
     /* Faults return with RF set, so that an instruction breakpoint does not hit twice. #DB sets it (or not) before, see x86_raise. */
     if (kind == X86_EVENT_EXCEPTION && vector != X86_DB && vector != X86_NMI && vector != X86_MC)
         v.flags |= X86_RF;

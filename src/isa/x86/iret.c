@@ -35,8 +35,10 @@ static uint64_t writable_flags(const struct x86_state *s, unsigned cpl, unsigned
 static int iret_8086(struct x86_ctx *c, struct x86_stack *st, uint64_t rip, uint64_t cs, uint64_t flags, unsigned size)
 {
     struct x86_state *s = c->s;
-    bool v86 = x86_v86(s);
+    bool v86 = x86_v86(s), virtual_if = v86 && (s->rflags & X86_IOPL) != X86_IOPL; /* with VME, else x86_iret refused */
 
+    if (virtual_if && ((flags & X86_TF) || ((flags & X86_IF) && (s->rflags & X86_VIP))))
+        return x86_gp(c, 0);
     if (rip > (v86 ? 0xffff : s->seg[X86_CS].limit))
         return x86_gp(c, 0);
     x86_stack_commit(s, st);
@@ -47,6 +49,10 @@ static int iret_8086(struct x86_ctx *c, struct x86_stack *st, uint64_t rip, uint
         s->seg[X86_CS].base = (uint64_t)(uint16_t)cs << 4;
     }
     s->r[X86_RIP] = rip;
+    if (virtual_if) {
+        set_flags(s, flags & X86_IF ? flags | X86_VIF : flags & ~(uint64_t)X86_VIF, FLAGS_ALWAYS | X86_VIF);
+        return 0;
+    }
     set_flags(s, flags, FLAGS_ALWAYS | X86_IF | (v86 ? 0 : X86_IOPL) | (size == 2 ? 0 : FLAGS_WIDE));
     return 0;
 }
@@ -150,7 +156,7 @@ int x86_iret(struct x86_ctx *c, unsigned size, uint64_t next_rip)
         if (x86_code64(s))
             return iret_64(c, size);
     } else if (x86_v86(s)) {
-        if ((s->rflags & X86_IOPL) != X86_IOPL)
+        if ((s->rflags & X86_IOPL) != X86_IOPL && !((s->cr4 & X86_CR4_VME) && size == 2))
             return x86_gp(c, 0);
     } else if (x86_protected(s) && (s->rflags & X86_NT)) {
         return iret_nested_task(c, next_rip);

@@ -12,6 +12,7 @@ enum {
     RESET_CR0 = X86_CR0_CD | X86_CR0_NW | X86_CR0_ET,
     RESET_MXCSR = 0x1f80,
     RESET_FCW = 0x40,
+    RESET_SMBASE = 0x30000,
     RESET_MISC_ENABLE = X86_MISC_ENABLE_FAST_STRING | X86_MISC_ENABLE_NO_BTS | X86_MISC_ENABLE_NO_PEBS,
     RESET_SIGNATURE = 0x600, /* EDX: family 6 */
 };
@@ -106,6 +107,8 @@ static const struct dp_field state_fields[] = {
     DP_FIELD_BOOL(S, sipi_pending, 61, 0),
     DP_FIELD_BOOL(S, smi_pending, 62, 0),
     DP_FIELD_U8(S, sipi_vector, 63, 0, 0),
+    DP_FIELD_BOOL(S, smm, 64, 0),
+    DP_FIELD_U32(S, smbase, 65, RESET_SMBASE, 0),
 };
 #undef S
 
@@ -204,6 +207,7 @@ void x86_state_reset(struct x86_state *s, bool bsp)
     s->pat = RESET_PAT;
     s->apic_base = RESET_APIC_BASE | (bsp ? 0x100 : 0);
     s->misc_enable = RESET_MISC_ENABLE;
+    s->smbase = RESET_SMBASE;
 }
 
 void x86_state_on_init(struct x86_state *s, bool bsp)

@@ -101,6 +101,8 @@ struct x86_state {
     uint32_t event_error;
     bool nmi_pending, init_pending, sipi_pending, smi_pending;
     uint8_t sipi_vector;
+    bool smm;                   /* in system management mode */
+    uint32_t smbase;
 };
 
 extern const struct dp_state_table x86_state_table;

@@ -100,6 +100,13 @@ unsigned x86_raise(struct x86_ctx *c, const struct x86_fault *f, enum x86_event_
 enum x86_task_why { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_INT };
 int x86_task_switch(struct x86_ctx *c, uint16_t selector, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip);
 
+/* ---- smm.c: system management mode ---- */
+enum { X86_SMM_SAVE = 0xfe00, X86_SMM_SIZE = 512 }; /* the save area: offset from SMBASE, bytes */
+/* Fills the image of the save area and puts the processor into the mode, about to run at SMBASE + 0x8000. */
+void x86_smm_enter(struct x86_state *s, uint8_t image[X86_SMM_SIZE]);
+/* RSM: the state of the image. -1: it is none a processor can have; the processor is shut down. The caller flushes translations. */
+int x86_smm_leave(struct x86_ctx *c, const uint8_t image[X86_SMM_SIZE]);
+
 /* ---- control.c: control registers, debug registers, MSRs ---- */
 int x86_write_cr(struct x86_ctx *c, unsigned cr, uint64_t value); /* 0, 2, 3, 4, 8: reserved bits, mode rules, PAE PDPTEs, flushes */
 int x86_write_dr(struct x86_ctx *c, unsigned dr, uint64_t value);

@@ -158,6 +158,8 @@ uint64_t x86_arch_capabilities(void);
 int x86_task_switch_to(struct x86_ctx *c, uint16_t selector, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip, unsigned ext);
 
 /* control.c */
+/* The bits of CR4 that the model has. */
+uint64_t x86_cr4_writable(const struct x86_cpuid_model *m);
 int x86_load_pdptes(struct x86_ctx *c, uint64_t cr3);
 static inline bool x86_pae_paging(const struct x86_state *s)
 {
