@@ -781,7 +781,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         T(test_invlpg), T(test_invlpg_large), T(test_cr3), T(test_ad), T(test_wp), T(test_spurious), T(test_smap), T(test_smap_implicit),
         T(test_smep), T(test_nx), T(test_user_rights), T(test_align), T(test_crossing), T(test_rep_fault), T(test_smc), T(test_alias),
-        T(test_second_page), T(test_remap_code), T(test_mmio_code), T(test_flood), T(test_remap_ram), T(test_remap_loop), T(test_rom),
+        T(test_second_page), T(test_remap_code), T(test_mmio_code), T(test_flood), T(test_remap_ram), T(test_remap_loop), T(test_rom), T(test_flash),
         T(test_dirty), T(test_dirty_each), T(test_mixed), T(test_small_window), T(test_paging32), T(test_pae), T(test_tour),
         T(test_canonical) };
     return cmocka_run_group_tests(tests, NULL, NULL);
