@@ -180,6 +180,8 @@ static int add_lapics(struct dp_pc *pc, struct dp_error *e)
                              .tsc = tsc_now,
                              .tsc_opaque = &pc->cpu[i],
                              .tsc_khz = pc->config.model->tsc_khz,
+                             .pic_ack = dp_pic_ack,
+                             .pic_opaque = pc->router.pic,
                          });
     }
     return 0;
@@ -188,12 +190,14 @@ static int add_lapics(struct dp_pc *pc, struct dp_error *e)
 /* The 8259's output goes to LINT0 of the first processor, which answers its acknowledge cycles. */
 static int add_interrupt_controllers(struct dp_pc *pc, struct dp_error *e)
 {
+    struct dp_device *pic = pc->router.pic = pc_add(pc, &dp_pic_class, "pic", e);
+    if (!pic)
+        return -ENOMEM;
     int rc = add_lapics(pc, e);
     if (rc)
         return rc;
-    struct dp_device *pic = pc->router.pic = pc_add(pc, &dp_pic_class, "pic", e),
-                     *ioapic = pc->router.ioapic = pc_add(pc, &dp_ioapic_class, "ioapic", e);
-    if (!pic || !ioapic)
+    struct dp_device *ioapic = pc->router.ioapic = pc_add(pc, &dp_ioapic_class, "ioapic", e);
+    if (!ioapic)
         return -ENOMEM;
     dp_pic_wire(pic, (struct dp_irq){dp_lapic_lint, pc->cpu[0].lapic, 0});
     dp_ioapic_wire(ioapic, &pc->apic_bus, IOAPIC_ID);
