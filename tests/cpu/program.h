@@ -106,6 +106,7 @@ struct prog_how {
     bool again;      /* the code is in memory already: whatever the engine cached of it gets used */
     uint32_t budget; /* instructions per call of run(); 0: all at once */
     bool free;       /* no limit at all: engines that count for it do not, and blocks run on into each other */
+    const atomic_bool *stop; /* kicks are expected: the run goes on until this is set; NULL: a kick ends it */
     bool roundtrip;  /* pull and push the state between calls */
 };
 void prog_guest_kick(struct prog_guest *g); /* from a signal handler: the run ends as an engine's error */

@@ -6,6 +6,7 @@
  */
 #include <getopt.h>
 #include <sched.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -19,7 +20,7 @@ struct run {
     struct prog_forms *forms[3];
     uint64_t seed, programs, mismatches, lost, endless, insns, faults[256];
     unsigned show, stop;
-    bool verbose, whole, ymm, dead, direct; /* direct: user code runs in a process of its own, which it does only without a budget */
+    bool verbose, whole, ymm, dead, kicks, direct; /* direct: user code runs in a process of its own, which it does only without a budget */
 };
 /* One program in all its shapes; big, so not on the stack. */
 struct trial {
@@ -102,6 +103,24 @@ static unsigned compare(const struct program *p, const struct trial *t, struct d
     return count;
 }
 
+/* Kicks while programs run: whatever an engine is doing, it stops at an instruction's beginning with everything done that stands before it. */
+static struct {
+    struct prog_guest *guest;
+    atomic_bool on, stop;
+} kicker;
+static void *kick_on(void *opaque)
+{
+    for (unsigned n = 0;; n++) {
+        if (!atomic_load(&kicker.on))
+            usleep(50);
+        else
+            prog_guest_kick(kicker.guest);
+        for (unsigned wait = 20 + n * 7919 % 509; wait--;) /* long enough for some of the program to run between two */
+            __builtin_ia32_pause();
+    }
+    return opaque;
+}
+
 /* The watchdog: first it asks the engine to stop, then it tells what hangs and ends the test. */
 static struct {
     struct prog_guest *guest;
@@ -111,6 +130,7 @@ static struct {
 static void on_alarm(int sig)
 {
     if (++watched.ticks == 1) {
+        atomic_store(&kicker.stop, true);
         prog_guest_kick(watched.guest);
         alarm(5);
         return;
@@ -124,7 +144,12 @@ static void run_engine(struct run *u, const struct program *p, const struct prog
     snprintf(watched.text, sizeof watched.text, "prog-diff: HANG, does not react to kick(): --seed %llu --mode %s --index %llu\n",
              (unsigned long long)p->seed, p->mode == X86_MODE64 ? "64" : "32", (unsigned long long)p->index);
     alarm(10);
-    prog_guest_run(u->guest, &t->image, how, &t->engine);
+    atomic_store(&kicker.stop, false);
+    atomic_store(&kicker.on, how->stop);
+    struct prog_how late = *how; /* a kick may come late, in the next run */
+    late.stop = u->kicks ? &kicker.stop : NULL;
+    prog_guest_run(u->guest, &t->image, &late, &t->engine);
+    atomic_store(&kicker.on, false);
     alarm(0);
 }
 
@@ -132,11 +157,14 @@ static void run_engine(struct run *u, const struct program *p, const struct prog
 static unsigned against_engine(struct run *u, const struct program *p, struct trial *t, struct dp_buffer *out)
 {
     const struct prog_how hows[] = {
-        {0}, {.again = true}, {.again = true}, {.again = true, .free = true}, {.again = true, .free = true}, {.again = true, .budget = 1 + (uint32_t)(p->index % 9), .roundtrip = p->index % 2}};
-    static const char *const name[] = {"", "when run again", "when run a third time", "without a budget", "without a budget, again", "in pieces"};
-    for (unsigned i = 0; i < (u->guest ? DP_ARRAY_LEN(hows) : 1); i++) {
+        {0}, {.again = true}, {.again = true}, {.again = true, .free = true}, {.again = true, .free = true},
+        {.again = true, .free = true, .stop = &kicker.stop}, {.again = true, .budget = 1 + (uint32_t)(p->index % 9), .roundtrip = p->index % 2}};
+    static const char *const name[] = {"", "when run again", "when run a third time", "without a budget", "without a budget, again", "with kicks", "in pieces"};
+    for (unsigned i = 0, kicked = 0; i < (u->guest ? DP_ARRAY_LEN(hows) : 1); i += !hows[i].stop || !u->kicks || ++kicked >= 20) {
         if (hows[i].free && p->index % 4 && !u->direct)
             continue; /* going there and back costs the translator its code */
+        if ((hows[i].stop && !u->kicks) || (hows[i].budget && u->kicks)) /* what a kick cuts short would count as a whole piece */
+            continue;
         if (u->guest) {
             run_engine(u, p, &hows[i], t);
         } else {
@@ -267,8 +295,15 @@ static int one(struct run *u, enum x86_mode mode, uint64_t index)
         return 0;
     }
     struct dp_buffer diff = {0};
-    if (against_engine(u, &p, &t, &diff) && fails(u, &p, &t, &diff))
-        report(u, &p, &t);
+    if (against_engine(u, &p, &t, &diff)) {
+        if (u->kicks) /* it may never come again */
+            printf("--seed %llu --mode %s --index %llu, as first seen:\n%.*s", (unsigned long long)u->seed, mode == X86_MODE64 ? "64" : "32",
+                   (unsigned long long)index, (int)diff.size, (const char *)diff.data);
+        if (fails(u, &p, &t, &diff))
+            report(u, &p, &t);
+        else if (u->kicks)
+            u->mismatches++;
+    }
     dp_buffer_fini(&diff);
     return 0;
 }
@@ -278,10 +313,11 @@ static int usage(FILE *f, int status)
     fprintf(f,
             "usage: prog-diff [--engine NAME|native] [--model NAME] [--seed N] [--count K] [--mode 64|32|all] [--index N] [--show N] "
             "[--stop N]\n"
-            "                 [--dead-flags] [--whole] [--verbose]\n"
+            "                 [--dead-flags] [--kicks] [--whole] [--verbose]\n"
             "  --engine native compares the host with itself: a check of this harness\n"
             "  --index runs one program (with --verbose: and prints it); --show: so many mismatches in full; --stop: after so many end;\n"
             "  --dead-flags: a fault's frame may have any value in flags that are overwritten before anybody reads them\n"
+            "  --kicks: also with another thread that kicks the engine all the time\n"
             "  --whole: do not cut them down\n");
     return status;
 }
@@ -298,6 +334,7 @@ int main(int argc, char **argv)
                                             {"stop", 1, 0, 't'},
                                             {"whole", 0, 0, 'W'},
                                             {"dead-flags", 0, 0, 'd'},
+                                            {"kicks", 0, 0, 'k'},
                                             {"verbose", 0, 0, 'v'},
                                             {"help", 0, 0, 'h'},
                                             {0}};
@@ -333,6 +370,9 @@ int main(int argc, char **argv)
         case 'd':
             u.dead = true;
             break;
+        case 'k':
+            u.kicks = true;
+            break;
         case 'W':
             u.whole = true;
             break;
@@ -366,6 +406,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "prog-diff: %s\n", e.text);
         return 2;
     }
+    kicker.guest = u.guest;
+    pthread_t thread;
+    if (u.kicks && u.guest && pthread_create(&thread, NULL, kick_on, NULL))
+        return 2;
     u.ymm = x86_has(&model, X86_FEATURE_AVX);
     struct timespec t0, t1;
     clock_gettime(CLOCK_MONOTONIC, &t0);

@@ -261,7 +261,9 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     for (uint64_t total = 0;; total += how->budget) {
         memset(&x, 0, sizeof x);
         g->engine->run(g->cpu, how->free ? 0 : how->budget ? how->budget : limit, &x);
-        if (x.kind == DP_EXIT_KICK) /* only the watchdog kicks */
+        if (x.kind == DP_EXIT_KICK && how->stop && !atomic_load(how->stop))
+            continue;
+        if (x.kind == DP_EXIT_KICK) /* the watchdog's */
             break;
         if (!how->budget || (x.kind != DP_EXIT_BUDGET && x.kind != DP_EXIT_KICK) || total > limit / 100)
             break;

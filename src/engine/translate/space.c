@@ -248,6 +248,16 @@ void space_forget_jumps(struct tcpu *t)
         space_flush_jumps(b, false);
 }
 
+/* The next program may be a small one: what the last had goes back to the host. */
+static void release_front(struct ttable *b)
+{
+    if (b->global_jumps || b->shared || __builtin_popcountll(b->front_used) <= 8)
+        return;
+    madvise(b->base - FRONT_BYTES, FRONT_BYTES, MADV_DONTNEED);
+    b->front_used = 0;
+    space_flush_jumps(b, false);
+}
+
 /* The space of a PCID becomes the current one; a new one is empty but for global entries, which hold in all. */
 static void switch_space(struct tcpu *t, unsigned pcid)
 {
@@ -264,6 +274,9 @@ static void switch_space(struct tcpu *t, unsigned pcid)
     }
     flush_space(oldest, true);
     direct_flush_space(oldest, true);
+    for (unsigned k = 0; k < TABLE_KINDS; k++)
+        if (oldest->table[k].base)
+            release_front(&oldest->table[k]);
     oldest->stay = oldest->longest = oldest->refused = 0;
     oldest->valid = true;
     oldest->pcid = pcid;
