@@ -4,7 +4,7 @@ _doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
-    local run='--machine --firmware --cdrom --floppy --boot --firmware-log --display --printer --kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
+    local run='--machine --firmware --nvram --cdrom --floppy --boot --firmware-log --display --printer --kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
         --name --trace --perf-map --dump-blocks --json --json-fd --help'
     local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
         --all-flags --single --once --quiet --help'
@@ -16,7 +16,7 @@ _doppel()
     case $verb in
     run)
         case $last in
-        --kernel | -k | --initrd | -i | --disk | -d | --dump-blocks | --cdrom | --floppy | --firmware)
+        --kernel | -k | --initrd | -i | --disk | -d | --dump-blocks | --cdrom | --floppy | --firmware | --nvram)
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
         --engine | -e) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp null' -- "$word") ;;

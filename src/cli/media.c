@@ -37,15 +37,43 @@ static const char *first(const char *const *paths)
     return *paths;
 }
 
-const char *cli_firmware(const char *name, struct dp_error *e)
+const char *cli_firmware(const char *name, const char **variables, struct dp_error *e)
 {
     static const char *const bios[] = {"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/seabios/bios.bin", NULL};
-    if (strcmp(name, "bios"))
+    static const char *const code[] = {"/usr/share/OVMF/OVMF_CODE_4M.fd", NULL}, *const vars[] = {"/usr/share/OVMF/OVMF_VARS_4M.fd", NULL};
+    bool uefi = !strcmp(name, "uefi");
+    *variables = uefi ? first(vars) : NULL;
+    if (!uefi && strcmp(name, "bios"))
         return name;
-    const char *path = first(bios);
-    if (!path)
-        dp_error_set(e, -ENOENT, "no SeaBIOS on this host: install the package seabios, or give --firmware FILE");
+    const char *path = first(uefi ? code : bios);
+    if (!path || (uefi && !*variables)) {
+        dp_error_set(e, -ENOENT, "no %s on this host: install the package %s, or give --firmware FILE", uefi ? "OVMF" : "SeaBIOS", uefi ? "ovmf" : "seabios");
+        return NULL;
+    }
     return path;
+}
+
+int cli_make_variables(const char *path, const char *variables, struct dp_error *e)
+{
+    if (!access(path, F_OK))
+        return 0;
+    uint8_t data[65536];
+    int from = open(variables, O_RDONLY | O_CLOEXEC), to = from < 0 ? -1 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), rc = 0;
+    ssize_t n = -1;
+    while (to >= 0 && (n = read(from, data, sizeof data)) > 0)
+        if (write(to, data, (size_t)n) != n) {
+            n = -1;
+            break;
+        }
+    if (to < 0 || n)
+        rc = dp_error_set(e, -errno, "cannot make %s from %s: %s", path, variables, strerror(errno));
+    if (rc && to >= 0)
+        unlink(path);
+    if (from >= 0)
+        close(from);
+    if (to >= 0)
+        close(to);
+    return rc;
 }
 
 const char *cli_vga_bios(void)

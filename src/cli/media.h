@@ -9,8 +9,10 @@ enum cli_media { CLI_MEDIA_DISK, CLI_MEDIA_CDROM, CLI_MEDIA_FLOPPY };
  * floppy, all else is a disk. Both CD and disk (hybrid): a CD. */
 int cli_media_kind(const char *path, enum cli_media *kind, struct dp_error *e) DP_MUST_CHECK;
 
-/* The file of a firmware: "bios", or a path. NULL: not found, e says what to install. */
-const char *cli_firmware(const char *name, struct dp_error *e);
+/* The file of a firmware: "bios", "uefi", or a path. NULL: not found, e says what to install. *variables: the template of its variables, NULL: it has none. */
+const char *cli_firmware(const char *name, const char **variables, struct dp_error *e);
+/* A file with variables is there, or is made from the template. */
+int cli_make_variables(const char *path, const char *variables, struct dp_error *e) DP_MUST_CHECK;
 const char *cli_vga_bios(void); /* NULL: none on this host */
 
 #endif

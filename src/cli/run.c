@@ -25,7 +25,7 @@
 #include "vm/vm.h"
 
 struct run_options {
-    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer;
+    const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer, *nvram;
     struct cli_list initrd, disk, serial, cdrom, floppy;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
@@ -39,7 +39,8 @@ static const struct cli_option options[] = {
     {"append", 'a', "STRING", CLI_STRING, FIELD(append), .help = "kernel command line (Linux, PVH: \"console=ttyS0\" if not given)"},
     {"machine", 0, "MODEL", CLI_STRING, FIELD(machine), .choices = "pc|microvm",
      .help = "pc: with firmware, IDE, VGA and the like; microvm: without (microvm with --kernel, else pc)"},
-    {"firmware", 0, "bios|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), or an image of one's own (bios)"},
+    {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
+    {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
     {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive"},
     {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
@@ -226,10 +227,19 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
     if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)
         return dp_error_set(e, -EINVAL, "nothing to boot: give a disk, CD or floppy image, or --kernel FILE");
-    c->firmware = cli_firmware(o->firmware ? o->firmware : "bios", e);
+    c->firmware = cli_firmware(o->firmware ? o->firmware : "bios", &c->variables, e);
     c->vga_bios = cli_vga_bios();
     if (!c->firmware)
         return e->code;
+    if (o->nvram && !c->variables)
+        return dp_error_set(e, -EINVAL, "--nvram is for --firmware uefi");
+    if (o->nvram) {
+        int rc = cli_make_variables(o->nvram, c->variables, e);
+        if (rc)
+            return rc;
+        c->variables = o->nvram;
+        c->keep_variables = true;
+    }
     if (o->boot) {
         c->boot_order = boot_order;
         return parse_boot(o->boot, boot_order, size, &c->boot_menu, e);

@@ -32,6 +32,8 @@ struct dp_pc_drive {
 struct dp_pc_firmware {
     struct dp_boot_blob bios;     /* ends below 4 GiB; its last 128 KiB are at 0xE0000, too */
     struct dp_boot_blob vga_bios; /* none: size 0 */
+    struct dp_boot_blob variables; /* flash for UEFI variables right below the firmware, whose changes are lost; none: size 0 */
+    const char *variables_path;   /* the same in a file that keeps them; NULL: none */
     struct dp_console *debug;     /* what firmware logs (port 0x402), may be NULL */
     struct dp_console *printer;   /* what the printer prints, may be NULL */
     struct dp_pc_drive ide[4];    /* primary master, slave, secondary master, slave */

@@ -10,6 +10,7 @@
 #include "devices/char/parallel.h"
 #include "devices/display/vga.h"
 #include "devices/firmware/fw_cfg.h"
+#include "devices/firmware/pflash.h"
 #include "devices/firmware/pm.h"
 #include "devices/input/i8042.h"
 #include "devices/intc/dma8237.h"
@@ -44,8 +45,8 @@ int chipset_map(struct dp_pc *pc, struct dp_error *e)
     struct chipset *s = pc->chipset;
     const struct dp_boot_blob *b = &pc->config.firmware->bios;
     uint32_t id;
-    if (!b->size || b->size % 0x10000 || b->size > 16u << 20)
-        return dp_error_set(e, -EINVAL, "a BIOS image has a multiple of 64 KiB, and 16 MiB at most; this one has %zu bytes", b->size);
+    if (!b->size || b->size % DP_PAGE_SIZE || b->size > 16u << 20)
+        return dp_error_set(e, -EINVAL, "a firmware image has a multiple of 4 KiB, and 16 MiB at most; this one has %zu bytes", b->size);
     int rc = dp_ram_create("bios", b->size, &s->bios, e);
     if (rc)
         return rc;
@@ -220,10 +221,24 @@ static int add_printer(struct dp_pc *pc, struct dp_error *e)
     return START(d, places, e);
 }
 
+/* Where UEFI firmware keeps its variables: OVMF looks for flash right below its code. */
+static int add_variables(struct dp_pc *pc, struct dp_error *e)
+{
+    const struct dp_pc_firmware *f = pc->config.firmware;
+    if (!f->variables_path && !f->variables.size)
+        return 0;
+    struct dp_device *d = pc_add(pc, &dp_pflash_class, "variables", e);
+    if (!d)
+        return -ENOMEM;
+    dp_pflash_wire(d, &(struct dp_pflash_options){.path = f->variables_path, .data = f->variables.data, .size = f->variables.size});
+    int rc = dp_device_init(d, e);
+    return rc ? rc : dp_pflash_map(d, (1ull << 32) - f->bios.size - dp_pflash_size(d), e);
+}
+
 int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
-    if ((rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
+    if ((rc = add_variables(pc, e)) || (rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
         (rc = add_floppies(pc, e)) || (rc = add_ide(pc, e)))
         return rc;
     return add_printer(pc, e);

@@ -57,7 +57,7 @@ struct dp_vm {
     struct dp_block *disk[DP_VM_DISKS];
     struct file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
-    char *boot_order;
+    char *boot_order, *variables;
     char *cmdline, *dump_path;
     const char *protocol;
     struct vcpu *vcpu;
@@ -455,6 +455,10 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
     if (c->boot_order && !(vm->firmware.boot_order = vm->boot_order = strdup(c->boot_order)))
         return dp_error_set(e, -ENOMEM, "no memory");
     int rc = read_whole("firmware", c->firmware, &vm->firmware.bios, e);
+    if (!rc && c->variables && c->keep_variables)
+        rc = (vm->firmware.variables_path = vm->variables = strdup(c->variables)) ? 0 : dp_error_set(e, -ENOMEM, "no memory");
+    else if (!rc && c->variables)
+        rc = read_whole("variables", c->variables, &vm->firmware.variables, e);
     return rc || !c->vga_bios ? rc : read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
 }
 
@@ -691,7 +695,9 @@ void dp_vm_destroy(struct dp_vm *vm)
         close_file(&vm->initrd[i]);
     free((void *)vm->firmware.bios.data);
     free((void *)vm->firmware.vga_bios.data);
+    free((void *)vm->firmware.variables.data);
     free(vm->boot_order);
+    free(vm->variables);
     free(vm->cmdline);
     free(vm->dump_path);
     dp_buffer_fini(&vm->result.report);

@@ -39,6 +39,8 @@ struct dp_vm_config {      /* strings are copied */
     const char *kernel;    /* NULL: nothing is loaded, processor 0 starts at the reset vector */
     const char *firmware;  /* a file: the board is an i440FX's, and this is in its ROM. NULL: a PC without firmware. Not with a kernel */
     const char *vga_bios;  /* with firmware; NULL: none */
+    const char *variables; /* a file with UEFI variables; NULL: none */
+    bool keep_variables;   /* changes go to that file; else they are lost */
     const char *boot_order; /* letters, see struct dp_pc_firmware; NULL: firmware's own */
     bool boot_menu;
     struct dp_console *debug;   /* what firmware logs; NULL: dropped */
