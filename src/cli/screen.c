@@ -61,9 +61,13 @@ static int screenshot(int argc, char **argv)
     int fd, pending_events, status = cli_begin(&cli_screenshot, argc, argv, &o);
     if (status >= 0)
         return status;
+    if (!*o.what) {
+        dp_error_set(&e, -EINVAL, "FILE is empty");
+        return tell(&e);
+    }
     char *here = *o.what == '/' ? NULL : getcwd(NULL, 0); /* the VM runs elsewhere */
-    if (!*o.what || (*o.what != '/' && !here)) {
-        dp_error_set(&e, -ENOENT, *o.what ? "cannot find out the working directory: give an absolute path" : "FILE is empty");
+    if (*o.what != '/' && !here) {
+        dp_error_set(&e, -ENOENT, "cannot find out the working directory: give an absolute path");
         return tell(&e);
     }
     dp_buffer_printf(&path, "%s%s%s", here ? here : "", here ? "/" : "", o.what);
