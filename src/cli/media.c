@@ -2,6 +2,7 @@
 #include "cli/media.h"
 
 #include <fcntl.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,8 +21,10 @@ int cli_media_kind(const char *path, enum cli_media *kind, struct dp_error *e)
             close(fd);
         return rc;
     }
+    const char *dot = strrchr(path, '.');
+    bool read_only = !(st.st_mode & 0222) || (dot && !strcasecmp(dot, ".iso"));
     *kind = CLI_MEDIA_DISK;
-    if (pread(fd, id, sizeof id, DESCRIPTOR) == sizeof id && !memcmp(id + 1, "CD001", 5))
+    if (read_only && pread(fd, id, sizeof id, DESCRIPTOR) == sizeof id && !memcmp(id + 1, "CD001", 5))
         *kind = CLI_MEDIA_CDROM;
     for (size_t i = 0; S_ISREG(st.st_mode) && *kind == CLI_MEDIA_DISK && i < DP_ARRAY_LEN(floppy_sizes); i++)
         if ((uint64_t)st.st_size == floppy_sizes[i])

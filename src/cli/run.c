@@ -221,8 +221,8 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
     bool pc = o->machine ? !strcmp(o->machine, "pc") : !o->kernel;
     if (pc && o->kernel)
         return dp_error_set(e, -EINVAL, "--machine pc starts firmware, which boots from disks: --kernel is for --machine microvm");
-    if (!pc && (o->firmware || o->boot || o->firmware_log || o->display || o->printer))
-        return dp_error_set(e, -EINVAL, "--firmware, --firmware-log, --boot, --display and --printer are for --machine pc");
+    if (!pc && (o->firmware || o->boot || o->firmware_log || o->display || o->printer || o->nvram))
+        return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot, --display and --printer are for --machine pc");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
     if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)
@@ -478,9 +478,9 @@ static int show(struct session *s, struct cli_guard *guard, struct dp_error *e)
 static void announce(const struct session *s)
 {
     uint64_t memory = s->o.memory ? s->o.memory : DP_VM_MEMORY_DEFAULT;
-    const char *why = dp_vm_engine_why(s->vm);
+    const char *why = dp_vm_engine_why(s->vm), *protocol = dp_vm_boot_protocol(s->vm);
     say("PC with %u processor%s, %" PRIu64 "M; engine %s%s%s%s; %s", (unsigned)s->o.cpus, s->o.cpus == 1 ? "" : "s", memory >> 20,
-        dp_vm_engine_name(s->vm), *why ? " (" : "", why, *why ? ")" : "", dp_vm_boot_protocol(s->vm));
+        dp_vm_engine_name(s->vm), *why ? " (" : "", why, *why ? ")" : "", *protocol ? protocol : "started by firmware");
     if (s->stdio_taken && isatty(STDIN_FILENO))
         say("keys: C-a x ends, C-a c tells the status, C-a h helps, C-a a sends C-a");
 }
@@ -509,9 +509,8 @@ static int run(int argc, char **argv)
         announce(&s);
         rc = show(&s, &guard, &e);
     }
-    if (!rc) {
+    if (!rc)
         rc = dp_vm_start(s.vm, &e);
-    }
     if (!rc) {
         dp_loop_run(s.loop);
         summarize(&s, &sum);
