@@ -125,11 +125,15 @@ void dp_pci_unplug(struct dp_pci_function *f); /* not plugged is fine */
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8]);
 /* Or four lines, as the i440FX's boards have them: PIRQA-D. */
 void dp_pci_host_wire_pirqs(struct dp_device *host, const struct dp_irq pirq[4]);
+/* Or up to eight lines, and which of them a pin (1 = INTA) pulls. */
+void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count, unsigned (*route)(unsigned device, unsigned pin));
 /* GSI of a device's pin (1 = INTA): what the DSDT's _PRT says. Number of its PIRQ (0 = PIRQA). */
 unsigned dp_pci_gsi(unsigned device, unsigned pin);
 unsigned dp_pci_pirq(unsigned device, unsigned pin);
 /* pci.c to host.c: the level of one function's INTx pin. Idempotent; any thread, no lock held. */
 void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function, unsigned pin, bool level);
 enum { DP_PCI_WINDOW_PORTS, DP_PCI_WINDOW_ECAM }; /* windows of dp_pci_host_class */
+/* The ECAM window's functions, for bridges that place it themselves and for more than bus 0, beyond which there is nothing. opaque: the struct dp_pci_host. */
+extern const struct dp_window_ops dp_pci_ecam_ops;
 
 #endif
