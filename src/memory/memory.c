@@ -35,6 +35,7 @@ struct dp_space {
     uint64_t size;
     struct dp_trace *trace;
     struct view *_Atomic published;
+    _Atomic uint64_t cpu_mask;
     pthread_mutex_t lock; /* all below */
     struct view *spare, *all_views;
     struct mapping *mappings; /* ascending priority; equal ones in order of arrival */
@@ -183,6 +184,7 @@ int dp_space_create(const char *name, uint64_t size, struct dp_trace *t, struct 
     s->name = name;
     s->size = size;
     s->trace = t;
+    atomic_init(&s->cpu_mask, UINT64_MAX);
     publish(s);
     *out = s;
     return 0;
@@ -271,6 +273,14 @@ void dp_space_code_marked(struct dp_space *s, struct dp_ram *r, uint64_t page)
             copy[i].code_marked(copy[i].opaque, r, page);
     listeners_done(s);
 }
+
+void dp_space_set_cpu_mask(struct dp_space *s, uint64_t mask)
+{
+    if (atomic_exchange(&s->cpu_mask, mask) != mask)
+        notify_changed(s);
+}
+
+uint64_t dp_space_cpu_mask(const struct dp_space *s) { return atomic_load_explicit(&((struct dp_space *)s)->cpu_mask, memory_order_relaxed); }
 
 /* ---- mappings ---- */
 

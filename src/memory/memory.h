@@ -104,6 +104,9 @@ void dp_space_begin(struct dp_space *s);
 void dp_space_commit(struct dp_space *s);
 int dp_space_listen(struct dp_space *s, const struct dp_listener *l) DP_MUST_CHECK; /* copied */
 void dp_space_unlisten(struct dp_space *s, void *opaque);
+/* Processors AND each address with this first (a PC's A20 gate); devices' DMA does not. All ones at first. Listeners are told of a change as of another view. */
+void dp_space_set_cpu_mask(struct dp_space *s, uint64_t mask);
+uint64_t dp_space_cpu_mask(const struct dp_space *s);
 /* Has every listener revoke fast write paths to a page of code (engines call it right after dp_ram_code_mark's first mark). */
 void dp_space_code_marked(struct dp_space *s, struct dp_ram *r, uint64_t page);
 

@@ -105,6 +105,12 @@ void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page)
             atomic_store_explicit(&c->tlb_all[i].write_tag, 0, memory_order_relaxed);
 }
 
+void interp_map_changed(struct icpu *c)
+{
+    c->walked.size = 0;
+    c->address_mask = c->s.smm ? UINT64_MAX : dp_space_cpu_mask(c->vm->memory); /* the A20 gate does not reach into the mode */
+}
+
 /* ---- filling ---- */
 
 /* Records the page of t in the entry; gives it the tag for the access. */
@@ -157,7 +163,10 @@ static bool whole_page(const struct dp_range *r, uint64_t phys)
 static int translate(struct icpu *c, uint64_t linear, enum x86_access access, bool user, bool ac, struct x86_translation *t)
 {
     c->counters.tlb_misses++;
-    return x86_walk(&c->ctx, linear, access, user, ac, t);
+    if (x86_walk(&c->ctx, linear, access, user, ac, t))
+        return -1;
+    t->phys &= c->address_mask;
+    return 0;
 }
 
 static unsigned current_kind(const struct icpu *c) { return (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE; }
@@ -250,7 +259,7 @@ static bool local_apic(struct icpu *c, uint64_t phys)
 static void own_map_change(struct icpu *c)
 {
     if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP)) {
-        c->walked.size = 0;
+        interp_map_changed(c);
         interp_flush_all(c);
     }
 }
@@ -649,6 +658,7 @@ static uint64_t ctx_phys_load(struct x86_ctx *x, uint64_t phys, unsigned size)
 {
     struct icpu *c = x->opaque;
     struct dp_range *r = &c->walked;
+    phys &= c->address_mask;
     if (DP_UNLIKELY(phys - r->base >= r->size) && (!dp_space_find(c->vm->memory, phys, r) || !r->ram))
         r->size = 0;
     if (DP_LIKELY(phys - r->base < r->size && phys - r->base <= r->size - size)) {
@@ -662,6 +672,7 @@ static bool ctx_phys_compare_exchange(struct x86_ctx *x, uint64_t phys, uint64_t
 {
     struct icpu *c = x->opaque;
     struct dp_range r;
+    phys &= c->address_mask;
     if (!dp_space_find(c->vm->memory, phys, &r) || !r.ram || r.readonly || phys - r.base > r.size - size)
         return true; /* tables outside RAM: the bits have nowhere to go */
     uint64_t offset = r.ram_offset + (phys - r.base);
