@@ -218,8 +218,11 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
     int rc;
     if (!pit || !rtc || !pm)
         return -ENOMEM;
-    dp_pit_wire(pit, dp_gsi_irq(&pc->router, IRQ_TIMER));
-    dp_rtc_wire(rtc, dp_gsi_irq(&pc->router, IRQ_RTC));
+    pc_timers_init(&pc->timers, dp_gsi_irq(&pc->router, IRQ_TIMER), dp_gsi_irq(&pc->router, IRQ_RTC));
+    dp_pit_wire(pit, pc_timers_input(&pc->timers, 0));
+    if (pc->config.firmware)
+        dp_pit_wire_speaker(pit, pc->config.firmware->speaker);
+    dp_rtc_wire(rtc, pc_timers_input(&pc->timers, 1));
     dp_rtc_set_memory(rtc, pc->low, pc->high);
     dp_acpi_pm_wire(pm, dp_gsi_irq(&pc->router, DP_GSI_SCI));
     if ((rc = dp_device_init(pit, e)) || (rc = dp_device_init(rtc, e)) || (rc = dp_device_init(pm, e)) ||

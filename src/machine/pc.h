@@ -11,6 +11,7 @@
 #ifndef DP_MACHINE_PC_H
 #define DP_MACHINE_PC_H
 
+#include "console/wav.h"
 #include "devices/device.h"
 #include "display/display.h"
 #include "display/input.h"
@@ -40,6 +41,13 @@ struct dp_pc_firmware {
     struct dp_block *floppy[2];
     const char *boot_order;       /* letters: a floppy, c disk, d CD, n network; NULL: what firmware thinks */
     bool boot_menu;
+    uint8_t uuid[16];             /* of the machine, in the order of its text; all zeros: it has none */
+    const char *name;             /* NULL: none */
+    struct dp_sound speaker;      /* may be empty */
+    bool vmgenid;                 /* a generation id, which is this: */
+    uint8_t generation[16];
+    const struct dp_boot_blob *file; /* the user's own files of fw_cfg */
+    unsigned file_count;
 };
 
 struct dp_pc_config {

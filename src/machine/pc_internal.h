@@ -6,6 +6,7 @@
 #include "devices/intc/lapic.h"
 #include "machine/acpi.h"
 #include "machine/pc.h"
+#include "machine/pc_timers.h"
 
 #define GiB (UINT64_C(1) << 30)
 #define HOLE_START 0xa0000ull /* 640K: the VGA hole */
@@ -33,6 +34,7 @@ struct dp_pc {
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
     struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc;
+    struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
     unsigned serial_count;
 };
