@@ -6,6 +6,7 @@
 #include "devices/char/test_device.h"
 #include "devices/char/uart.h"
 #include "devices/firmware/pm.h"
+#include "devices/intc/coprocessor.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/pic.h"
 #include "devices/pci/pci.h"
@@ -121,6 +122,13 @@ static void tsc_moved(void *opaque, unsigned cpu, int64_t offset)
     dp_pvclock_tsc_moved(pc->pvclock, cpu, offset);
 }
 
+static void ferr(void *opaque, unsigned cpu)
+{
+    struct dp_pc *pc = opaque;
+    (void)cpu;
+    dp_coprocessor_ferr(pc->coprocessor);
+}
+
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
 {
     *bus = (struct dp_x86_bus){
@@ -137,6 +145,7 @@ void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
         .board = pc,
         .pv_msr_write = dp_pvclock_msr_write,
         .pv = pc->pvclock,
+        .ferr = pc->coprocessor ? ferr : NULL,
     };
 }
 

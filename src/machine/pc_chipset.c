@@ -13,6 +13,7 @@
 #include "devices/firmware/pflash.h"
 #include "devices/firmware/pm.h"
 #include "devices/input/i8042.h"
+#include "devices/intc/coprocessor.h"
 #include "devices/intc/dma8237.h"
 #include "devices/pci/piix.h"
 #include "devices/storage/fdc.h"
@@ -25,9 +26,9 @@
 
 enum { SLOT_PIIX = 1, FUNCTION_ISA = 0, FUNCTION_IDE = 1, FUNCTION_PM = 3, SLOT_VGA = 2 };
 enum { PIRQS = 4, GSI_HPET = 16 /* and up: free, since PCI interrupts go to ISA ones */ };
-enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, IRQ_IDE = 14, DMA_FLOPPY = 2 };
+enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, IRQ_COPROCESSOR = 13, IRQ_IDE = 14, DMA_FLOPPY = 2 };
 enum {
-    PORT_DMA = 0x00, PORT_I8042_DATA = 0x60, PORT_I8042_COMMAND = 0x64, PORT_DMA_PAGES = 0x80, PORT_FAST_A20 = 0x92, PORT_DMA_SECOND = 0xc0,
+    PORT_DMA = 0x00, PORT_I8042_DATA = 0x60, PORT_I8042_COMMAND = 0x64, PORT_DMA_PAGES = 0x80, PORT_FAST_A20 = 0x92, PORT_DMA_SECOND = 0xc0, PORT_COPROCESSOR = 0xf0,
     PORT_IDE_SECONDARY = 0x170, PORT_IDE_PRIMARY = 0x1f0, PORT_IDE_SECONDARY_CONTROL = 0x376, PORT_PRINTER = 0x378, PORT_FDC = 0x3f0,
     PORT_IDE_PRIMARY_CONTROL = 0x3f6, PORT_FDC_DIR = 0x3f7
 };
@@ -244,6 +245,17 @@ static int add_hpet(struct dp_pc *pc, struct dp_error *e)
     return START(d, places, e);
 }
 
+static int add_coprocessor(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct place places[] = {{DP_COPROCESSOR_WINDOW, PORT_COPROCESSOR}};
+    struct dp_device *d = pc_add(pc, &dp_coprocessor_class, "coprocessor", e);
+    if (!d)
+        return -ENOMEM;
+    pc->coprocessor = d;
+    dp_coprocessor_wire(d, dp_gsi_irq(&pc->router, IRQ_COPROCESSOR));
+    return START(d, places, e);
+}
+
 /* Where UEFI firmware keeps its variables: OVMF looks for flash right below its code. */
 static int add_variables(struct dp_pc *pc, struct dp_error *e)
 {
@@ -262,7 +274,7 @@ int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
     if ((rc = add_variables(pc, e)) || (rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
-        (rc = add_floppies(pc, e)) || (rc = add_ide(pc, e)) || (rc = add_hpet(pc, e)))
+        (rc = add_floppies(pc, e)) || (rc = add_ide(pc, e)) || (rc = add_hpet(pc, e)) || (rc = add_coprocessor(pc, e)))
         return rc;
     return add_printer(pc, e);
 }

@@ -33,7 +33,7 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc;
+    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */;
     struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
     unsigned serial_count;

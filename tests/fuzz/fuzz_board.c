@@ -391,6 +391,8 @@ static void operation(struct world *w, struct input *in)
             w->keys.key(w->keys.opaque, (unsigned)take(in, 1), code & 0x10);
         else if (code & 0x40 && w->keys.motion)
             w->keys.motion(w->keys.opaque, (int8_t)take(in, 1), (int8_t)take(in, 1), (int8_t)take(in, 1) % 3, (unsigned)take(in, 1) & 7);
+        else if (code & 0x20)
+            bus->ferr(bus->board, 0);
         else if (bus->interrupt_pending(bus->apic))
             MUST(bus->interrupt_ack(bus->apic) > 255);
         break;
