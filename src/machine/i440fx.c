@@ -1,7 +1,7 @@
 /* machine/i440fx.c - see i440fx.h. */
 #include "machine/i440fx.h"
 
-enum { PAM0 = 0x59, SMRAM = 0x72, D_OPEN = 1 << 6, D_LCK = 1 << 4, PAM_RE = 1, PAM_WE = 2 };
+enum { PAM0 = 0x59, SMRAM = 0x72, D_OPEN = 1 << 6, D_LCK = 1 << 4, G_SMRAME = 1 << 3, PAM_RE = 1, PAM_WE = 2 };
 #define FIRST_SEGMENT 0xc0000ull
 #define SMRAM_BASE 0xa0000ull
 #define SMRAM_SIZE 0x20000ull
@@ -91,12 +91,18 @@ static void changed(struct dp_pci_function *f)
         n->smram_open = open && !dp_space_map_ram(n->memory, SMRAM_BASE, n->ram, SMRAM_BASE, SMRAM_SIZE, false, 1, &n->smram_mapping, &e);
     }
     dp_space_commit(n->memory);
+    bool shown = n->smm_memory && config[SMRAM] & G_SMRAME;
+    if (shown != n->smm_shown) {
+        if (n->smm_shown)
+            dp_space_unmap(n->smm_memory, n->smm_mapping);
+        n->smm_shown = shown && !dp_space_map_ram(n->smm_memory, SMRAM_BASE, n->ram, SMRAM_BASE, SMRAM_SIZE, false, 0, &n->smm_mapping, &e);
+    }
     pthread_mutex_unlock(&n->lock);
 }
 
-int i440fx_init(struct i440fx *n, struct dp_space *memory, struct dp_ram *ram, struct dp_ram *rom, struct dp_error *e)
+int i440fx_init(struct i440fx *n, struct dp_space *memory, struct dp_space *smm_memory, struct dp_ram *ram, struct dp_ram *rom, struct dp_error *e)
 {
-    *n = (struct i440fx){.memory = memory, .ram = ram, .rom = rom};
+    *n = (struct i440fx){.memory = memory, .smm_memory = smm_memory, .ram = ram, .rom = rom};
     pthread_mutex_init(&n->lock, NULL);
     for (unsigned i = 0; i < I440FX_SEGMENTS; i++) {
         n->segment[i] = (struct i440fx_segment){
@@ -108,7 +114,7 @@ int i440fx_init(struct i440fx *n, struct dp_space *memory, struct dp_ram *ram, s
     return 0;
 }
 
-/* SMRAM may be locked: then it stays as it is until a reset. */
+/* SMRAM may be locked: then it stays as it is, closed, until a reset. */
 static bool access(struct dp_pci_function *f, unsigned offset, unsigned size, uint32_t *value, bool write)
 {
     if (!write || offset > SMRAM || offset + size <= SMRAM)
@@ -116,6 +122,9 @@ static bool access(struct dp_pci_function *f, unsigned offset, unsigned size, ui
     pthread_mutex_lock(f->lock);
     bool locked = f->regs->config[SMRAM] & D_LCK;
     pthread_mutex_unlock(f->lock);
+    unsigned shift = (SMRAM - offset) * 8;
+    if (*value >> shift & D_LCK)
+        *value &= ~((uint32_t)D_OPEN << shift);
     return locked;
 }
 

@@ -358,6 +358,8 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
         rc = dp_error_set(e, -ENOMEM, "no memory for a machine");
     if (!rc && !(rc = dp_space_create("memory", UINT64_C(1) << 52, c->trace, &pc->env.memory, e)))
         rc = dp_space_create("ports", 65536, c->trace, &pc->env.ports, e);
+    if (!rc && pc->chipset)
+        rc = dp_space_create_over("smm-memory", pc->env.memory, &pc->smm_memory, e);
     if (!rc) {
         dp_space_begin(pc->env.memory);
         dp_space_begin(pc->env.ports);
@@ -384,6 +386,8 @@ void dp_pc_destroy(struct dp_pc *pc)
         dp_device_free(pc->device[--pc->device_count]);
     if (pc->env.ports)
         dp_space_destroy(pc->env.ports);
+    if (pc->smm_memory)
+        dp_space_destroy(pc->smm_memory);
     if (pc->env.memory)
         dp_space_destroy(pc->env.memory);
     chipset_destroy(pc);
@@ -437,6 +441,7 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
 struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
+struct dp_space *dp_pc_smm_memory(struct dp_pc *pc) { return pc->smm_memory; }
 unsigned dp_pc_device_count(const struct dp_pc *pc) { return pc->device_count; }
 struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n) { return pc->device[n]; }
 

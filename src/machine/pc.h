@@ -91,6 +91,7 @@ void dp_pc_firmware_state(const struct dp_pc *pc, struct x86_state *s);
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);
+struct dp_space *dp_pc_smm_memory(struct dp_pc *pc); /* in system management mode; NULL: as always */
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 
 /* The screen and the keyboard of a machine with firmware; both live as long as it. False: it has none. */

@@ -56,7 +56,7 @@ int chipset_map(struct dp_pc *pc, struct dp_error *e)
     memcpy(s->bios->host, b->data, b->size);
     if ((rc = dp_space_map_ram(pc->env.memory, (1ull << 32) - b->size, s->bios, 0, b->size, true, 0, &id, e)))
         return rc;
-    return i440fx_init(&s->north, pc->env.memory, pc->ram, s->bios, e);
+    return i440fx_init(&s->north, pc->env.memory, pc->smm_memory, pc->ram, s->bios, e);
 }
 
 void chipset_destroy(struct dp_pc *pc)
@@ -84,6 +84,13 @@ static void pirq_set(void *opaque, unsigned n, bool level)
 
 struct dp_irq chipset_pirq(struct dp_pc *pc, unsigned n) { return (struct dp_irq){pirq_set, pc, n}; }
 
+/* SMI# goes to the first processor alone: it runs firmware, and others may still wait to be started, with no handler of theirs in place. */
+static void smi_set(void *opaque, unsigned n, bool level)
+{
+    struct dp_pc *pc = opaque;
+    pc->config.line(pc->config.opaque, n, DP_LINE_SMI, level);
+}
+
 /* ---- devices ---- */
 
 static int add_piix(struct dp_pc *pc, struct dp_error *e)
@@ -100,7 +107,8 @@ static int add_piix(struct dp_pc *pc, struct dp_error *e)
         irq[i] = dp_gsi_irq(&pc->router, i);
     dp_piix_isa_wire(isa, irq);
     dp_piix_pm_wire(pm, pc->pm);
-    if ((rc = dp_device_init(isa, e)) || (rc = dp_device_init(pm, e)))
+    dp_piix_pm_wire_smi(pm, (struct dp_irq){smi_set, pc, 0});
+    if ((rc = dp_device_init(isa, e)) || (rc = dp_device_init(pm, e)) || (rc = dp_device_map(pm, DP_PIIX_PM_WINDOW_APM, DP_PIIX_APM_PORT, e)))
         return rc;
     s->isa = isa;
     s->pm = pm;

@@ -26,6 +26,7 @@ struct dp_pc {
     struct dp_pc_config config;
     struct dp_device_env env;
     struct dp_ram *ram;
+    struct dp_space *smm_memory;       /* what processors in system management mode see; NULL: the same as others */
     uint64_t low, high;                /* bytes of RAM below 3 GiB and from 4 GiB up */
     uint64_t mmio64_start, mmio64_end; /* equal: none */
     struct dp_apic_bus apic_bus;

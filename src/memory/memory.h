@@ -89,6 +89,9 @@ struct dp_listener {            /* engines; callbacks in the thread that made th
 };
 
 int dp_space_create(const char *name, uint64_t size, struct dp_trace *t, struct dp_space **out, struct dp_error *e) DP_MUST_CHECK;
+/* A space that shows `below`, which outlives it, wherever nothing is mapped in itself. Listeners of `below` are told of both. For another view of the same
+ * memory, as processors in system management mode have it. */
+int dp_space_create_over(const char *name, struct dp_space *below, struct dp_space **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_space_destroy(struct dp_space *s);
 /* Higher priority hides lower. *id names the mapping. -EINVAL for ranges that wrap or pass the space's end. Takes effect at once
  * unless within dp_space_begin/commit. The device behind a window outlives the space's last access. */

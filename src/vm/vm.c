@@ -417,6 +417,7 @@ static int make_processors(struct dp_vm *vm, struct dp_error *e)
     struct dp_engine_vm ev = {
         .memory = dp_pc_memory(vm->pc),
         .ports = dp_pc_ports(vm->pc),
+        .smm_memory = dp_pc_smm_memory(vm->pc),
         .clock = vm->clock,
         .trace = vm->config.trace,
         .model = &vm->model,

@@ -355,7 +355,7 @@ static void operation(struct world *w, struct input *in)
         at = place(w, in);
         dp_space_store(w->memory, at, take(in, 1u << (code >> 4) % 4), 1u << (code >> 4) % 4);
         break;
-    case 3: dp_space_load(w->memory, place(w, in), 1u << (code >> 4) % 4); break;
+    case 3: dp_space_load(code & 0x80 ? dp_pc_smm_memory(w->pc) : w->memory, place(w, in), 1u << (code >> 4) % 4); break;
     case 4: { /* bytes over borders */
         uint8_t bytes[40] = {0};
         at = place(w, in);

@@ -18,10 +18,11 @@ struct rig {
     struct dp_pc_firmware firmware;
     struct dp_pc *pc;
     struct dp_space *memory, *ports;
+    unsigned smis;
 };
 
 static void request(void *opaque, enum dp_vm_request r, int status) { }
-static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { }
+static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { ((struct rig *)opaque)->smis += l == DP_LINE_SMI && value; }
 
 static void rig_new_with(struct rig *r, const struct dp_pc_firmware *with);
 static void rig_new(struct rig *r) { rig_new_with(r, &(struct dp_pc_firmware){0}); }
@@ -87,9 +88,21 @@ static void test_pam(void **state)
     config(&r, BRIDGE, SMRAM, 0x4a); /* open */
     dp_space_store(r.memory, 0xa8000, 6, 1);
     assert_int_equal(load(&r, 0xa8000), 6);
-    config(&r, BRIDGE, SMRAM, 0x1a); /* closed and locked */
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
+    config(&r, BRIDGE, SMRAM, 0x0a); /* for system management mode */
+    assert_int_not_equal(load(&r, 0xa8000), 6);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xd4000, 1), 4); /* all else is the same */
+    dp_space_store(dp_pc_smm_memory(r.pc), 0x9fffe, 0x04030201, 4);        /* over the border */
+    assert_int_equal(load(&r, 0x9ffff), 2);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa0000, 2), 0x0403);
+    config(&r, BRIDGE, SMRAM, 0x02);
+    assert_int_not_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
+    config(&r, BRIDGE, SMRAM, 0x5a); /* locked, which closes it */
+    assert_int_not_equal(load(&r, 0xa8000), 6);
     config(&r, BRIDGE, SMRAM, 0x4a);
     assert_int_not_equal(load(&r, 0xa8000), 6);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
 
     dp_pc_pause(r.pc);
     dp_pc_reset(r.pc);
@@ -193,6 +206,28 @@ static void test_pirq_routing(void **state)
     }
     config(&r, ISA, 0x60 + other_pirq, 14);
     assert_int_equal(waiting(&r), 1u << 14);
+    rig_free(&r);
+}
+
+/* Port 0xb2: a system management interrupt once firmware has enabled it. */
+static void test_apm(void **state)
+{
+    struct rig r;
+    rig_new(&r);
+    dp_space_store(r.ports, 0xb2, 0x12, 1);
+    assert_int_equal(r.smis, 0);
+    config(&r, PM, 0x5b, 2); /* DEVACTB.APMC_EN */
+    dp_space_store(r.ports, 0xb2, 0x34, 1);
+    assert_int_equal(r.smis, 1);
+    dp_space_store(r.ports, 0xb3, 0x56, 1);
+    assert_int_equal(r.smis, 1);
+    assert_int_equal(dp_space_load(r.ports, 0xb2, 1), 0x34);
+    assert_int_equal(dp_space_load(r.ports, 0xb3, 1), 0x56);
+    dp_pc_pause(r.pc);
+    dp_pc_reset(r.pc);
+    dp_pc_resume(r.pc);
+    dp_space_store(r.ports, 0xb2, 1, 1);
+    assert_int_equal(r.smis, 1);
     rig_free(&r);
 }
 
@@ -302,6 +337,6 @@ static void test_generation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam),   cmocka_unit_test(test_pm),     cmocka_unit_test(test_pirq),      cmocka_unit_test(test_pirq_routing),
-                                       cmocka_unit_test(test_a20),   cmocka_unit_test(test_timers), cmocka_unit_test(test_generation)};
+                                       cmocka_unit_test(test_apm), cmocka_unit_test(test_a20),   cmocka_unit_test(test_timers), cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,8 +93,38 @@ static void test_ferr(void **state)
     }
 }
 
+/* System management mode as firmware sets it up: SMBASE is moved into SMRAM, which then only the mode sees; the other processor never does. */
+ROM_CODE(rom_smm, START
+    " mov $0x38000 >> 4, %ax\n mov %ax, %es\n xor %di, %di\n mov $rom_smm_move - rom_smm, %si\n mov $rom_smm_moved - rom_smm_move, %cx\n rep movsb %cs:(%si), %es:(%di)\n"
+    " mov $0xcf8, %dx\n mov $0x80000070, %eax\n out %eax, %dx\n mov $0xcfe, %dx\n mov $0x4a, %al\n out %al, %dx\n" /* open */
+    " mov $0xa800, %ax\n mov %ax, %es\n xor %di, %di\n mov $rom_smm_moved - rom_smm, %si\n mov $rom_smm_end_ - rom_smm_moved, %cx\n rep movsb %cs:(%si), %es:(%di)\n"
+    " mov $0xcf8, %dx\n mov $0x80000b58, %eax\n out %eax, %dx\n mov $0xcfc, %dx\n mov $0x2000000, %eax\n out %eax, %dx\n"
+    " mov $1, %al\n out %al, $0xb3\n mov $7, %al\n out %al, $0xb2\n"                                                    /* SMBASE goes to 0xa0000 */
+    " mov $0xcf8, %dx\n mov $0x80000070, %eax\n out %eax, %dx\n mov $0xcfe, %dx\n mov $0x1a, %al\n out %al, %dx\n" /* closed, locked */
+    " mov %es:0, %ax\n mov %ax, 0x2002\n mov $9, %al\n out %al, $0xb2\n mov %es:0, %ax\n mov %ax, 0x200a\n"
+    " mov $0x4a, %al\n out %al, %dx\n mov %es:0, %ax\n mov %ax, 0x200c\n mov %cs:rom_smm_moved - rom_smm, %ax\n mov %ax, 0x200e\n in $0xb3, %al\n mov %al, 0x2010\n"
+    " mov $3, %al\n out %al, $0xb2\n jmp rom_smm_end_\n"
+    "rom_smm_move: incw 0x2000\n movl $0xa0000, %eax\n addr32 movl %eax, 0x3ff00\n rsm\n"
+    "rom_smm_moved: incw 0x2004\n mov $0xa800, %bx\n mov %bx, %es\n mov %es:0, %ax\n mov %ax, 0x2006\n in $0xb2, %al\n mov %al, 0x2008\n xor %al, %al\n out %al, $0xb3\n rsm\n"
+    "rom_smm_end_:");
+static void test_smm(void **state)
+{
+    for (unsigned i = 0; i < DP_ARRAY_LEN(engines); i++) {
+        uint16_t r[64];
+        run_rom(engines[i], 2, rom_smm, rom_smm_end, r);
+        assert_int_equal(r[0], 1);
+        assert_int_equal(r[2], 2);
+        assert_int_equal(r[3], r[7]);     /* the handler sees itself */
+        assert_int_not_equal(r[1], r[7]); /* others do not: closed, after it ran, and opened in vain */
+        assert_int_not_equal(r[5], r[7]);
+        assert_int_not_equal(r[6], r[7]);
+        assert_int_equal(r[4] & 0xff, 3); /* the command */
+        assert_int_equal(r[8] & 0xff, 0);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a20), cmocka_unit_test(test_ferr)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a20), cmocka_unit_test(test_ferr), cmocka_unit_test(test_smm)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

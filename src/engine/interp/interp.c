@@ -192,15 +192,15 @@ static void enter_smm(struct icpu *c)
     x86_smm_enter(&c->s, image);
     if (c->bus.smm_changed)
         c->bus.smm_changed(c->bus.board, c->index, true);
-    dp_space_write(c->vm->memory, at, image, sizeof image); /* where there is no RAM it is lost, as on a real bus */
     interp_map_changed(c);
+    dp_space_write(c->memory, at, image, sizeof image); /* where there is no RAM it is lost, as on a real bus */
     interp_flush_all(c);
     interp_sync_in(c);
 }
 void interp_leave_smm(struct icpu *c)
 {
     uint8_t image[X86_SMM_SIZE];
-    dp_space_read(c->vm->memory, (uint64_t)c->s.smbase + X86_SMM_SAVE, image, sizeof image);
+    dp_space_read(c->memory, (uint64_t)c->s.smbase + X86_SMM_SAVE, image, sizeof image);
     if (c->bus.smm_changed)
         c->bus.smm_changed(c->bus.board, c->index, false);
     if (x86_smm_leave(&c->ctx, image))

@@ -136,6 +136,7 @@ struct icpu {
     uint64_t instructions;
     uint64_t instruction_limit; /* blocks do not chain beyond it */
     uint64_t budget_end;        /* where run() is to return */
+    struct dp_space *memory;    /* what this processor sees now */
     uint64_t address_mask;      /* of physical addresses: dp_space_cpu_mask, all ones in system management mode */
     struct dp_range walked;     /* the piece of RAM that page tables were last found in; size 0: none */
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
