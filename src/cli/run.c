@@ -16,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "cli/board.h"
 #include "cli/guard.h"
 #include "cli/media.h"
 #include "console/console.h"
@@ -27,6 +28,7 @@
 struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer, *nvram;
     struct cli_list initrd, disk, serial, cdrom, floppy;
+    struct cli_board board;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
 };
@@ -48,6 +50,11 @@ static const struct cli_option options[] = {
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
      .help = "a pc's screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
     {"printer", 0, "file:PATH", CLI_STRING, FIELD(printer), .help = "where a pc's parallel port prints to (none)"},
+    {"uuid", 0, "UUID", CLI_STRING, FIELD(board.uuid), .help = "a pc's UUID, which SMBIOS tells (none)"},
+    {"vmgenid", 0, "UUID|auto", CLI_STRING, FIELD(board.vmgenid), .help = "a pc's generation id, for guests that must notice to be copies (none)"},
+    {"fw-cfg", 0, "name=opt/...,file=F|string=S", CLI_LIST, FIELD(board.fw_cfg), .max = DP_VM_FW_CFG_FILES,
+     .help = "a file for a pc's guest, in /sys/firmware/qemu_fw_cfg; again: more"},
+    {"speaker", 0, "file:PATH", CLI_STRING, FIELD(board.speaker), .help = "record what a pc's speaker plays, as WAV (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
     {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide|sata]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
@@ -84,6 +91,8 @@ struct session {
     struct dp_console *consoles[DP_VM_SERIALS + 4];
     struct dp_display_options display;
     struct dp_display_viewer viewer;
+    struct cli_board_storage board;
+    struct dp_wav *speaker;
     struct dp_console *screen; /* the terminal's, for --display text */
     unsigned console_count;
     bool stdio_taken;
@@ -404,6 +413,7 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         .cpu_model = o->cpu,
         .engine = o->engine,
         .kernel = o->kernel,
+        .name = o->name,
         .cmdline = o->append,
         .no_rng = o->no_rng,
         .test_device = o->test_device,
@@ -423,6 +433,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
     int rc = choose_machine(o, &c, boot_order, sizeof boot_order, e);
     if (!rc)
         rc = parse_disks(o, &c, e);
+    if (!rc)
+        rc = cli_board_parse(&o->board, c.firmware, &c, &s->board, e);
     if (!rc && o->display)
         rc = dp_display_parse(o->display, &s->display, e);
     if (!rc && o->trace)
@@ -448,12 +460,15 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         rc = open_console(s, "firmware-log", o->firmware_log, &c.debug, e);
     if (!rc && o->printer)
         rc = open_console(s, "printer", o->printer, &c.printer, e);
+    if (!rc && o->board.speaker && !(rc = cli_board_speaker(o->board.speaker, &s->speaker, e)))
+        c.speaker = dp_wav_sound(s->speaker);
     if (!rc && s->display.kind == DP_DISPLAY_TEXT)
         rc = open_console(s, "display", "stdio", &s->screen, e);
     if (!rc)
         rc = dp_vm_create(&c, &s->vm, e);
     for (unsigned i = 0; i < c.disk_count; i++)
         free((char *)c.disk[i].path);
+    cli_board_fini(&s->board);
     if (!rc && o->name)
         rc = serve(s, e);
     return rc;
@@ -526,7 +541,9 @@ static int run(int argc, char **argv)
     dp_control_destroy(s.control);
     dp_display_close(&s.viewer);
     dp_vm_destroy(s.vm);
-    struct dp_error lost[DP_ARRAY_LEN(s.consoles)] = {0};
+    struct dp_error lost[DP_ARRAY_LEN(s.consoles)] = {0}, sound_lost = {0};
+    if (dp_wav_close(s.speaker, &sound_lost) && !sum.status)
+        sum.status = EXIT_STATUS_ERROR;
     for (unsigned i = 0; i < s.console_count; i++) {
         dp_console_drain(s.consoles[i]);
         /* A guest that ended well is no success when what it said is lost; a reader that went away wanted no more. */
@@ -545,6 +562,8 @@ static int run(int argc, char **argv)
     for (unsigned i = 0; i < s.console_count; i++)
         if (lost[i].code)
             say("%s", lost[i].text);
+    if (sound_lost.code)
+        say("--speaker: %s", sound_lost.text);
     if (s.o.json || s.o.json_fd)
         print_json(s.o.json_fd ? (int)s.o.json_fd : STDERR_FILENO, &sum);
     if (s.signal_fd >= 0) {

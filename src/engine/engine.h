@@ -60,6 +60,7 @@ enum dp_line {
 
 struct dp_engine_vm {                /* what an engine gets to know of its machine; lives as long as the engine's vm */
     struct dp_space *memory, *ports;
+    struct dp_space *smm_memory;     /* what processors in system management mode see, made over `memory`; NULL: the same */
     struct dp_clock *clock;
     struct dp_trace *trace;
     const struct x86_cpuid_model *model;

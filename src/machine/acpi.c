@@ -225,6 +225,26 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
         dp_aml_close(a);
     }
 
+    if (c->hpet_base) {
+        device(a, "HPET", "PNP0103", 0);
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_memory32(&r, (uint32_t)c->hpet_base, 0x400);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+    }
+
+    if (c->fw_cfg) {
+        dp_aml_device(a, "FWCF");
+        dp_aml_name(a, "_HID");
+        dp_aml_string(a, "QEMU0002");
+        dp_aml_name(a, "_STA");
+        dp_aml_integer(a, 0xb); /* present, but nothing for people to see */
+        dp_aml_name(a, "_CRS");
+        dp_aml_res_io(&r, 0x510, 12);
+        dp_aml_resources(a, &r);
+        dp_aml_close(a);
+    }
+
     /* "Motherboard resources": configuration space by memory counts as usable only when ACPI reserves it; the rest keeps drivers off. */
     device(a, "MBRD", "PNP0C02", 0);
     dp_aml_name(a, "_CRS");
@@ -240,6 +260,29 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
     dp_aml_close(a);
 }
 
+/* The generation id: ADDR gives the address of its 16 bytes as two halves, the page's address being filled in by firmware. */
+static void generation_id(struct dp_aml *a)
+{
+    static const uint8_t package[] = {0x70, 0x12, 2, 2, 0x60};                                    /* Local0 = Package (2) {} */
+    static const uint8_t low[] = {0x70, 0x72, 'V', 'G', 'I', 'A', 0x0a, DP_ACPI_VMGENID_OFFSET, 0, /* Local0[0] = VGIA + offset */
+                                  0x88, 0x60, 0, 0};
+    static const uint8_t high[] = {0x70, 0, 0x88, 0x60, 1, 0}, give[] = {0xa4, 0x60};              /* Local0[1] = 0; Return (Local0) */
+    dp_aml_device(a, "VGEN");
+    dp_aml_name(a, "_HID");
+    dp_aml_string(a, "QEMUVGID");
+    dp_aml_name(a, "_CID");
+    dp_aml_string(a, "VM_Gen_Counter");
+    dp_aml_name(a, "_DDN");
+    dp_aml_string(a, "VM_Gen_Counter");
+    dp_aml_method(a, "ADDR", 0, false);
+    dp_aml_bytes(a, package, sizeof package);
+    dp_aml_bytes(a, low, sizeof low);
+    dp_aml_bytes(a, high, sizeof high);
+    dp_aml_bytes(a, give, sizeof give);
+    dp_aml_close(a);
+    dp_aml_close(a);
+}
+
 static bool dsdt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
 {
     struct dp_buffer *out = &m->data;
@@ -247,6 +290,12 @@ static bool dsdt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
     size_t at = table_begin(out, "DSDT", 2); /* revision 2: 64-bit integers */
     dp_aml_init(&a, out);
 
+    if (c->vmgenid) { /* outside every package, whose lengths move what is in them */
+        static const uint8_t address[] = {0x0c, 0, 0, 0, 0}; /* a DWord */
+        dp_aml_name(&a, "\\VGIA");
+        m->vmgenid_at = (uint32_t)out->size + 1;
+        dp_aml_bytes(&a, address, sizeof address);
+    }
     dp_aml_name(&a, "\\_S5_");
     dp_aml_package(&a, 4);
     dp_aml_integer(&a, c->s5_type);
@@ -276,6 +325,8 @@ static bool dsdt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
     }
     pci_root(&a, c);
     isa_devices(&a, c);
+    if (c->vmgenid)
+        generation_id(&a);
     dp_aml_close(&a);
 
     table_end(m, at);

@@ -28,6 +28,8 @@ struct dp_acpi_config {
     uint16_t level_irqs; /* ISA interrupts below 16, but for the SCI, that are level-triggered and active high */
     uint64_t hpet_base;  /* 0: none */
     bool vga, i8042, floppy, printer;
+    bool fw_cfg;         /* at its ports 0x510-0x51b */
+    bool vmgenid;        /* the address in the DSDT is the loader's to fill in */
     unsigned serial_count;
     struct {
         uint16_t port;
@@ -46,8 +48,10 @@ struct dp_acpi_image {
     struct { uint32_t at, size; } pointer[24];
     struct { uint32_t at, from, size; } sum[16]; /* a byte that makes all bytes from there add up to 0 */
     unsigned pointers, sums;
+    uint32_t vmgenid_at; /* where in the DSDT the 32-bit address of the generation id's page goes; 0: nowhere */
 };
 #define DP_ACPI_RSDP_SIZE 36
+#define DP_ACPI_VMGENID_OFFSET 40 /* of the id in its page: behind what OVMF could take for the header of a table */
 
 /* image is filled anew; its data are the caller's to release. */
 int dp_acpi_build(const struct dp_acpi_config *c, uint64_t base, struct dp_acpi_image *image, struct dp_error *e) DP_MUST_CHECK;

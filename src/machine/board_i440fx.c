@@ -16,7 +16,7 @@ static const uint8_t pirq_irq[4] = {10, 10, 11, 11}; /* where SeaBIOS and OVMF r
 static void changed(struct dp_pci_function *f) { pam_changed(f->opaque); }
 static bool access(struct dp_pci_function *f, unsigned offset, unsigned size, uint32_t *value, bool write)
 {
-    return pam_locked(f->opaque, offset, size, write);
+    return pam_access(f->opaque, offset, size, value, write);
 }
 
 static void attach(struct pam *n, struct dp_pci_function *f)
@@ -54,6 +54,13 @@ static void wire_pci(struct dp_pc *pc)
     dp_pci_host_wire_pirqs(pc->pci, pirq);
 }
 
+/* SMI# goes to the first processor alone: it runs firmware, and others may still wait to be started, with no handler of theirs in place. */
+static void smi_set(void *opaque, unsigned n, bool level)
+{
+    struct dp_pc *pc = opaque;
+    pc->config.line(pc->config.opaque, n, DP_LINE_SMI, level);
+}
+
 /* ---- devices ---- */
 
 static int add_bridges(struct dp_pc *pc, struct dp_error *e)
@@ -70,7 +77,8 @@ static int add_bridges(struct dp_pc *pc, struct dp_error *e)
         irq[i] = dp_gsi_irq(&pc->router, i);
     dp_piix_isa_wire(isa, irq);
     dp_piix_pm_wire(pm, pc->pm);
-    if ((rc = dp_device_init(isa, e)) || (rc = dp_device_init(pm, e)))
+    dp_piix_pm_wire_smi(pm, (struct dp_irq){smi_set, pc, 0});
+    if ((rc = dp_device_init(isa, e)) || (rc = dp_device_init(pm, e)) || (rc = dp_device_map(pm, DP_PIIX_PM_WINDOW_APM, DP_PIIX_APM_PORT, e)))
         return rc;
     s->isa = isa;
     rc = dp_pci_plug_function(host, dp_piix_isa_function(isa), SLOT_PIIX, FUNCTION_ISA, e);
@@ -115,6 +123,7 @@ const struct board board_i440fx = {
     .low_max = DP_PC_LOW_RAM_MAX,
     .drives = DP_IDE_DRIVES,
     .isa_slot = SLOT_PIIX,
+    .hpet_gsi = 16,
     .wire_pci = wire_pci,
     .add_bridges = add_bridges,
     .add_drives = add_drives,

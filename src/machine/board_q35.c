@@ -99,6 +99,7 @@ const struct board board_q35 = {
     .low_max = LOW_MAX,
     .drives = DP_PC_SATA_DRIVES,
     .isa_slot = SLOT_ICH9,
+    .hpet_gsi = 24,
     .wire_pci = wire_pci,
     .add_bridges = add_bridges,
     .add_drives = add_drives,

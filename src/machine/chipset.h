@@ -12,6 +12,7 @@ struct board {
     uint64_t low_split, low_max; /* from so many bytes of memory on, so many of them are below 4 GiB */
     unsigned drives;             /* of struct dp_pc_firmware's */
     unsigned isa_slot;           /* of the ISA bridge */
+    unsigned hpet_gsi;           /* the I/O APIC's inputs from there on are the HPET's: no device has them */
     void (*wire_pci)(struct dp_pc *pc);                      /* before pc->pci is initialised */
     int (*add_bridges)(struct dp_pc *pc, struct dp_error *e);
     int (*add_drives)(struct dp_pc *pc, struct dp_error *e);

@@ -38,7 +38,7 @@ static void changed(struct dp_pci_function *f)
 
 static bool access(struct dp_pci_function *f, unsigned offset, unsigned size, uint32_t *value, bool write)
 {
-    return pam_locked(((struct mch *)f->opaque)->pam, offset, size, write);
+    return pam_access(((struct mch *)f->opaque)->pam, offset, size, value, write);
 }
 
 void mch_attach(struct mch *m, struct pam *pam, struct dp_device *host)

@@ -1,7 +1,7 @@
 /* machine/pam.c - see pam.h. */
 #include "machine/pam.h"
 
-enum { D_OPEN = 1 << 6, D_LCK = 1 << 4, PAM_RE = 1, PAM_WE = 2 };
+enum { D_OPEN = 1 << 6, D_LCK = 1 << 4, G_SMRAME = 1 << 3, PAM_RE = 1, PAM_WE = 2 };
 #define FIRST_SEGMENT 0xc0000ull
 #define SMRAM_BASE 0xa0000ull
 #define SMRAM_SIZE 0x20000ull
@@ -79,7 +79,8 @@ void pam_changed(struct pam *n)
     pthread_mutex_lock(&n->lock);
     pthread_mutex_lock(f->lock);
     memcpy(pam, f->regs->config + n->pam0, sizeof(pam));
-    bool open = f->regs->config[n->smram] & D_OPEN;
+    uint8_t smram = f->regs->config[n->smram];
+    bool open = smram & D_OPEN;
     pthread_mutex_unlock(f->lock);
     dp_space_begin(n->memory);
     for (unsigned i = 0; i < PAM_SEGMENTS; i++)
@@ -91,12 +92,18 @@ void pam_changed(struct pam *n)
         n->smram_open = open && !dp_space_map_ram(n->memory, SMRAM_BASE, n->ram, SMRAM_BASE, SMRAM_SIZE, false, 1, &n->smram_mapping, &e);
     }
     dp_space_commit(n->memory);
+    bool shown = n->smm_memory && smram & G_SMRAME;
+    if (shown != n->smm_shown) {
+        if (n->smm_shown)
+            dp_space_unmap(n->smm_memory, n->smm_mapping);
+        n->smm_shown = shown && !dp_space_map_ram(n->smm_memory, SMRAM_BASE, n->ram, SMRAM_BASE, SMRAM_SIZE, false, 0, &n->smm_mapping, &e);
+    }
     pthread_mutex_unlock(&n->lock);
 }
 
-int pam_init(struct pam *n, struct dp_space *memory, struct dp_ram *ram, struct dp_ram *rom, struct dp_error *e)
+int pam_init(struct pam *n, struct dp_space *memory, struct dp_space *smm_memory, struct dp_ram *ram, struct dp_ram *rom, struct dp_error *e)
 {
-    *n = (struct pam){.memory = memory, .ram = ram, .rom = rom};
+    *n = (struct pam){.memory = memory, .smm_memory = smm_memory, .ram = ram, .rom = rom};
     pthread_mutex_init(&n->lock, NULL);
     for (unsigned i = 0; i < PAM_SEGMENTS; i++) {
         n->segment[i] = (struct pam_segment){
@@ -108,13 +115,19 @@ int pam_init(struct pam *n, struct dp_space *memory, struct dp_ram *ram, struct 
     return 0;
 }
 
-bool pam_locked(struct pam *n, unsigned offset, unsigned size, bool write)
+/* SMRAM may be locked: then it stays as it is, closed, until a reset. */
+bool pam_access(struct pam *n, unsigned offset, unsigned size, uint32_t *value, bool write)
 {
     if (!write || offset > n->last_locked || offset + size <= n->smram)
         return false;
     pthread_mutex_lock(n->bridge->lock);
     bool locked = n->bridge->regs->config[n->smram] & D_LCK;
     pthread_mutex_unlock(n->bridge->lock);
+    if (offset <= n->smram) {
+        unsigned shift = (n->smram - offset) * 8;
+        if (*value >> shift & D_LCK)
+            *value &= ~((uint32_t)D_OPEN << shift);
+    }
     return locked;
 }
 

@@ -6,6 +6,7 @@
 #include "devices/char/test_device.h"
 #include "devices/char/uart.h"
 #include "devices/firmware/pm.h"
+#include "devices/intc/coprocessor.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/pic.h"
 #include "devices/pci/pci.h"
@@ -121,6 +122,13 @@ static void tsc_moved(void *opaque, unsigned cpu, int64_t offset)
     dp_pvclock_tsc_moved(pc->pvclock, cpu, offset);
 }
 
+static void ferr(void *opaque, unsigned cpu)
+{
+    struct dp_pc *pc = opaque;
+    (void)cpu;
+    dp_coprocessor_ferr(pc->coprocessor);
+}
+
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
 {
     *bus = (struct dp_x86_bus){
@@ -137,6 +145,7 @@ void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus)
         .board = pc,
         .pv_msr_write = dp_pvclock_msr_write,
         .pv = pc->pvclock,
+        .ferr = pc->coprocessor ? ferr : NULL,
     };
 }
 
@@ -218,8 +227,11 @@ static int add_legacy(struct dp_pc *pc, struct dp_error *e)
     int rc;
     if (!pit || !rtc || !pm)
         return -ENOMEM;
-    dp_pit_wire(pit, dp_gsi_irq(&pc->router, IRQ_TIMER));
-    dp_rtc_wire(rtc, dp_gsi_irq(&pc->router, IRQ_RTC));
+    pc_timers_init(&pc->timers, dp_gsi_irq(&pc->router, IRQ_TIMER), dp_gsi_irq(&pc->router, IRQ_RTC));
+    dp_pit_wire(pit, pc_timers_input(&pc->timers, 0));
+    if (pc->config.firmware)
+        dp_pit_wire_speaker(pit, pc->config.firmware->speaker);
+    dp_rtc_wire(rtc, pc_timers_input(&pc->timers, 1));
     dp_rtc_set_memory(rtc, pc->low, pc->high);
     dp_acpi_pm_wire(pm, dp_gsi_irq(&pc->router, DP_GSI_SCI));
     if ((rc = dp_device_init(pit, e)) || (rc = dp_device_init(rtc, e)) || (rc = dp_device_init(pm, e)) ||
@@ -346,6 +358,8 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
         rc = dp_error_set(e, -ENOMEM, "no memory for a machine");
     if (!rc && !(rc = dp_space_create("memory", UINT64_C(1) << 52, c->trace, &pc->env.memory, e)))
         rc = dp_space_create("ports", 65536, c->trace, &pc->env.ports, e);
+    if (!rc && pc->chipset)
+        rc = dp_space_create_over("smm-memory", pc->env.memory, &pc->smm_memory, e);
     if (!rc) {
         dp_space_begin(pc->env.memory);
         dp_space_begin(pc->env.ports);
@@ -372,6 +386,8 @@ void dp_pc_destroy(struct dp_pc *pc)
         dp_device_free(pc->device[--pc->device_count]);
     if (pc->env.ports)
         dp_space_destroy(pc->env.ports);
+    if (pc->smm_memory)
+        dp_space_destroy(pc->smm_memory);
     if (pc->env.memory)
         dp_space_destroy(pc->env.memory);
     chipset_destroy(pc);
@@ -425,6 +441,7 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
 struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
+struct dp_space *dp_pc_smm_memory(struct dp_pc *pc) { return pc->smm_memory; }
 unsigned dp_pc_device_count(const struct dp_pc *pc) { return pc->device_count; }
 struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n) { return pc->device[n]; }
 

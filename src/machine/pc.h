@@ -11,6 +11,7 @@
 #ifndef DP_MACHINE_PC_H
 #define DP_MACHINE_PC_H
 
+#include "console/wav.h"
 #include "devices/device.h"
 #include "display/display.h"
 #include "display/input.h"
@@ -44,6 +45,13 @@ struct dp_pc_firmware {
     struct dp_block *floppy[2];
     const char *boot_order;       /* letters: a floppy, c disk, d CD, n network; NULL: what firmware thinks */
     bool boot_menu;
+    uint8_t uuid[16];             /* of the machine, in the order of its text; all zeros: it has none */
+    const char *name;             /* NULL: none */
+    struct dp_sound speaker;      /* may be empty */
+    bool vmgenid;                 /* a generation id, which is this: */
+    uint8_t generation[16];
+    const struct dp_boot_blob *file; /* the user's own files of fw_cfg */
+    unsigned file_count;
 };
 
 struct dp_pc_config {
@@ -87,6 +95,7 @@ void dp_pc_firmware_state(const struct dp_pc *pc, struct x86_state *s);
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);
+struct dp_space *dp_pc_smm_memory(struct dp_pc *pc); /* in system management mode; NULL: as always */
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 
 /* The screen and the keyboard of a machine with firmware; both live as long as it. False: it has none. */

@@ -13,16 +13,19 @@
 #include "devices/firmware/pflash.h"
 #include "devices/firmware/pm.h"
 #include "devices/input/i8042.h"
+#include "devices/intc/coprocessor.h"
 #include "devices/intc/dma8237.h"
 #include "devices/storage/fdc.h"
+#include "devices/timer/hpet.h"
 #include "devices/timer/rtc.h"
 #include "machine/chipset.h"
 #include "machine/mch.h"
+#include "machine/pc_tables.h"
 
 enum { SLOT_VGA = 2 };
-enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, DMA_FLOPPY = 2 };
+enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, IRQ_COPROCESSOR = 13, DMA_FLOPPY = 2 };
 enum {
-    PORT_DMA = 0x00, PORT_I8042_DATA = 0x60, PORT_I8042_COMMAND = 0x64, PORT_DMA_PAGES = 0x80, PORT_FAST_A20 = 0x92, PORT_DMA_SECOND = 0xc0,
+    PORT_DMA = 0x00, PORT_I8042_DATA = 0x60, PORT_I8042_COMMAND = 0x64, PORT_DMA_PAGES = 0x80, PORT_FAST_A20 = 0x92, PORT_DMA_SECOND = 0xc0, PORT_COPROCESSOR = 0xf0,
     PORT_PRINTER = 0x378, PORT_FDC = 0x3f0, PORT_FDC_DIR = 0x3f7
 };
 #define MMIO32_END 0xfec00000ull
@@ -52,7 +55,7 @@ int chipset_map(struct dp_pc *pc, struct dp_error *e)
     memcpy(s->bios->host, b->data, b->size);
     if ((rc = dp_space_map_ram(pc->env.memory, (1ull << 32) - b->size, s->bios, 0, b->size, true, 0, &id, e)))
         return rc;
-    return pam_init(&s->pam, pc->env.memory, pc->ram, s->bios, e);
+    return pam_init(&s->pam, pc->env.memory, pc->smm_memory, pc->ram, s->bios, e);
 }
 
 void chipset_destroy(struct dp_pc *pc)
@@ -114,7 +117,14 @@ static int add_vga(struct dp_pc *pc, struct dp_error *e)
     return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_vga_function(d), SLOT_VGA, e);
 }
 
-/* The level of address bit 20's gate is not followed: memory is as with the gate open, which all that runs today wants. */
+/* Address bit 20 of what processors access goes through the gate; while it is closed each odd megabyte is the even one below it. */
+static void a20_set(void *opaque, unsigned n, bool open)
+{
+    struct dp_pc *pc = opaque;
+    (void)n;
+    dp_space_set_cpu_mask(pc->env.memory, open ? UINT64_MAX : ~EXTENDED_START);
+}
+
 static int add_i8042(struct dp_pc *pc, struct dp_error *e)
 {
     static const struct chipset_place places[] = {{DP_I8042_WINDOW_DATA, PORT_I8042_DATA},
@@ -123,7 +133,7 @@ static int add_i8042(struct dp_pc *pc, struct dp_error *e)
     struct dp_device *d = pc->chipset->i8042 = pc_add(pc, &dp_i8042_class, "i8042", e);
     if (!d)
         return -ENOMEM;
-    dp_i8042_wire(d, dp_gsi_irq(&pc->router, IRQ_KEYBOARD), dp_gsi_irq(&pc->router, IRQ_MOUSE), (struct dp_irq){0});
+    dp_i8042_wire(d, dp_gsi_irq(&pc->router, IRQ_KEYBOARD), dp_gsi_irq(&pc->router, IRQ_MOUSE), (struct dp_irq){a20_set, pc, 0});
     return CHIPSET_START(d, places, e);
 }
 
@@ -158,6 +168,31 @@ static int add_printer(struct dp_pc *pc, struct dp_error *e)
     return CHIPSET_START(d, places, e);
 }
 
+/* Interrupts 0 and 8 in legacy mode; else any input of the I/O APIC that no ISA or PCI device has. */
+static int add_hpet(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct chipset_place places[] = {{DP_HPET_WINDOW, DP_HPET_BASE}};
+    struct dp_hpet_wires wires = {.irq0 = pc->timers.line[0], .irq8 = pc->timers.line[1], .legacy = pc_timers_legacy(&pc->timers)};
+    struct dp_device *d = pc_add(pc, &dp_hpet_class, "hpet", e);
+    if (!d)
+        return -ENOMEM;
+    for (unsigned i = pc->chipset->board->hpet_gsi; i < DP_HPET_PINS; i++)
+        wires.pin[i] = dp_gsi_irq(&pc->router, i);
+    dp_hpet_wire(d, &wires);
+    return CHIPSET_START(d, places, e);
+}
+
+static int add_coprocessor(struct dp_pc *pc, struct dp_error *e)
+{
+    static const struct chipset_place places[] = {{DP_COPROCESSOR_WINDOW, PORT_COPROCESSOR}};
+    struct dp_device *d = pc_add(pc, &dp_coprocessor_class, "coprocessor", e);
+    if (!d)
+        return -ENOMEM;
+    pc->coprocessor = d;
+    dp_coprocessor_wire(d, dp_gsi_irq(&pc->router, IRQ_COPROCESSOR));
+    return CHIPSET_START(d, places, e);
+}
+
 /* Where UEFI firmware keeps its variables: OVMF looks for flash right below its code. */
 static int add_variables(struct dp_pc *pc, struct dp_error *e)
 {
@@ -176,7 +211,7 @@ int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
     if ((rc = add_variables(pc, e)) || (rc = pc->chipset->board->add_bridges(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
-        (rc = add_floppies(pc, e)) || (rc = pc->chipset->board->add_drives(pc, e)))
+        (rc = add_floppies(pc, e)) || (rc = pc->chipset->board->add_drives(pc, e)) || (rc = add_hpet(pc, e)) || (rc = add_coprocessor(pc, e)))
         return rc;
     return add_printer(pc, e);
 }
@@ -188,7 +223,7 @@ struct dp_input_sink chipset_input(struct dp_pc *pc) { return dp_i8042_sink(pc->
 
 /* The script by which firmware places and relocates tables: fw_cfg's "etc/table-loader", entries of 128 bytes. */
 struct loader { struct dp_buffer script; };
-enum { LOADER_ALLOCATE = 1, LOADER_POINTER, LOADER_SUM, LOADER_ENTRY = 128, LOADER_NAME = 56, ZONE_HIGH = 1, ZONE_FSEG = 2 };
+enum { LOADER_ALLOCATE = 1, LOADER_POINTER, LOADER_SUM, LOADER_WRITE_POINTER, LOADER_ENTRY = 128, LOADER_NAME = 56, ZONE_HIGH = 1, ZONE_FSEG = 2 };
 
 static void entry(struct loader *l, uint32_t command, const char *file, const char *source, const uint32_t *number, unsigned numbers)
 {
@@ -214,6 +249,9 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     struct loader l = {0};
     pc_acpi_config(pc, &a);
     pc->chipset->board->describe(pc, &a);
+    a.hpet_base = DP_HPET_BASE;
+    a.fw_cfg = true;
+    a.vmgenid = pc->config.firmware->vmgenid;
     a.vga = a.i8042 = a.floppy = a.printer = true;
     a.level_irqs = 1u << 5 | 1u << 9 | 1u << 10 | 1u << 11;
     a.mmio32_last = MMIO32_END - 1;
@@ -225,6 +263,11 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     for (unsigned i = 0; i < image.pointers; i++)
         entry(&l, LOADER_POINTER, image.pointer[i].at < DP_ACPI_RSDP_SIZE ? rsdp : tables, tables,
               (const uint32_t[]){image.pointer[i].at, image.pointer[i].size}, 2);
+    if (image.vmgenid_at) {
+        entry(&l, LOADER_ALLOCATE, PC_VMGENID_GUID, NULL, (const uint32_t[]){DP_PAGE_SIZE, ZONE_HIGH}, 2);
+        entry(&l, LOADER_POINTER, tables, PC_VMGENID_GUID, (const uint32_t[]){image.vmgenid_at, 4}, 2);
+        entry(&l, LOADER_WRITE_POINTER, PC_VMGENID_ADDRESS, PC_VMGENID_GUID, (const uint32_t[]){0, DP_ACPI_VMGENID_OFFSET, 8}, 3);
+    }
     for (unsigned i = 0; i < image.sums; i++) /* OVMF counts what stands there already, so nothing may */
         image.data.data[image.sum[i].at] = 0;
     for (unsigned i = 0; i < image.sums; i++)
@@ -280,7 +323,8 @@ int chipset_boot(struct dp_pc *pc, struct dp_error *e)
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_RAM_SIZE, pc->low, 8, e)) ||
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_BOOT_MENU, pc->config.firmware->boot_menu, 2, e)) ||
         (rc = dp_fw_cfg_add_number(d, DP_FW_CFG_IRQ0_OVERRIDE, 1, 4, e)) ||
-        (rc = dp_fw_cfg_add_file(d, "etc/e820", map, pc->high ? 2 * E820_ENTRY : E820_ENTRY, e)) || (rc = add_boot_order(pc, e)))
+        (rc = dp_fw_cfg_add_file(d, "etc/e820", map, pc->high ? 2 * E820_ENTRY : E820_ENTRY, e)) || (rc = add_boot_order(pc, e)) ||
+        (rc = pc_tables_add(&pc->config, pc->low, pc->high, d, e)))
         return rc;
     return add_acpi(pc, e);
 }

@@ -6,6 +6,7 @@
 #include "devices/intc/lapic.h"
 #include "machine/acpi.h"
 #include "machine/pc.h"
+#include "machine/pc_timers.h"
 
 #define GiB (UINT64_C(1) << 30)
 #define HOLE_START 0xa0000ull /* 640K: the VGA hole */
@@ -25,6 +26,7 @@ struct dp_pc {
     struct dp_pc_config config;
     struct dp_device_env env;
     struct dp_ram *ram;
+    struct dp_space *smm_memory;       /* what processors in system management mode see; NULL: the same as others */
     uint64_t low, high;                /* bytes of RAM below and from 4 GiB up */
     uint64_t mmio64_start, mmio64_end; /* equal: none */
     struct dp_apic_bus apic_bus;
@@ -32,7 +34,8 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc;
+    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */;
+    struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
     unsigned serial_count;
 };

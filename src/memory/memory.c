@@ -35,6 +35,8 @@ struct dp_space {
     uint64_t size;
     struct dp_trace *trace;
     struct view *_Atomic published;
+    _Atomic uint64_t cpu_mask;
+    struct dp_space *below; /* shows through holes; NULL: nothing does */
     pthread_mutex_t lock; /* all below */
     struct view *spare, *all_views;
     struct mapping *mappings; /* ascending priority; equal ones in order of arrival */
@@ -138,6 +140,20 @@ static void publish(struct dp_space *s)
     s->spare = atomic_exchange_explicit(&s->published, next, memory_order_acq_rel);
 }
 
+/* A hole of s: what of the space below is to be seen in it. */
+static DP_COLD bool find_below(struct dp_space *s, uint64_t addr, struct dp_range *out)
+{
+    struct dp_range hole = *out;
+    bool found = dp_space_find(s->below, addr, out);
+    uint64_t skip = out->base < hole.base ? hole.base - out->base : 0;
+    out->base += skip;
+    out->size -= skip;
+    out->ram_offset += out->ram ? skip : 0;
+    out->window_offset += out->ops ? skip : 0;
+    out->size = DP_MIN(out->size, hole.size - (out->base - hole.base));
+    return found;
+}
+
 bool dp_space_find(struct dp_space *s, uint64_t addr, struct dp_range *out)
 {
     for (;;) {
@@ -154,7 +170,7 @@ bool dp_space_find(struct dp_space *s, uint64_t addr, struct dp_range *out)
         view_get(v, low, out);
         atomic_thread_fence(memory_order_acquire);
         if (DP_LIKELY(!(before & 1) && atomic_load_explicit(&v->sequence, memory_order_relaxed) == before))
-            return out->ram || out->ops;
+            return out->ram || out->ops || (s->below && find_below(s, addr, out));
     }
 }
 
@@ -183,9 +199,18 @@ int dp_space_create(const char *name, uint64_t size, struct dp_trace *t, struct 
     s->name = name;
     s->size = size;
     s->trace = t;
+    atomic_init(&s->cpu_mask, UINT64_MAX);
     publish(s);
     *out = s;
     return 0;
+}
+
+int dp_space_create_over(const char *name, struct dp_space *below, struct dp_space **out, struct dp_error *e)
+{
+    int r = dp_space_create(name, below->size, below->trace, out, e);
+    if (!r)
+        (*out)->below = below;
+    return r;
 }
 
 void dp_space_destroy(struct dp_space *s)
@@ -260,6 +285,8 @@ static void notify_changed(struct dp_space *s)
         if (copy[i].changed)
             copy[i].changed(copy[i].opaque, s);
     listeners_done(s);
+    if (s->below)
+        notify_changed(s->below);
 }
 
 void dp_space_code_marked(struct dp_space *s, struct dp_ram *r, uint64_t page)
@@ -271,6 +298,14 @@ void dp_space_code_marked(struct dp_space *s, struct dp_ram *r, uint64_t page)
             copy[i].code_marked(copy[i].opaque, r, page);
     listeners_done(s);
 }
+
+void dp_space_set_cpu_mask(struct dp_space *s, uint64_t mask)
+{
+    if (atomic_exchange(&s->cpu_mask, mask) != mask)
+        notify_changed(s);
+}
+
+uint64_t dp_space_cpu_mask(const struct dp_space *s) { return atomic_load_explicit(&((struct dp_space *)s)->cpu_mask, memory_order_relaxed); }
 
 /* ---- mappings ---- */
 

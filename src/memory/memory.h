@@ -89,6 +89,9 @@ struct dp_listener {            /* engines; callbacks in the thread that made th
 };
 
 int dp_space_create(const char *name, uint64_t size, struct dp_trace *t, struct dp_space **out, struct dp_error *e) DP_MUST_CHECK;
+/* A space that shows `below`, which outlives it, wherever nothing is mapped in itself. Listeners of `below` are told of both. For another view of the same
+ * memory, as processors in system management mode have it. */
+int dp_space_create_over(const char *name, struct dp_space *below, struct dp_space **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_space_destroy(struct dp_space *s);
 /* Higher priority hides lower. *id names the mapping. -EINVAL for ranges that wrap or pass the space's end. Takes effect at once
  * unless within dp_space_begin/commit. The device behind a window outlives the space's last access. */
@@ -104,6 +107,9 @@ void dp_space_begin(struct dp_space *s);
 void dp_space_commit(struct dp_space *s);
 int dp_space_listen(struct dp_space *s, const struct dp_listener *l) DP_MUST_CHECK; /* copied */
 void dp_space_unlisten(struct dp_space *s, void *opaque);
+/* Processors AND each address with this first (a PC's A20 gate); devices' DMA does not. All ones at first. Listeners are told of a change as of another view. */
+void dp_space_set_cpu_mask(struct dp_space *s, uint64_t mask);
+uint64_t dp_space_cpu_mask(const struct dp_space *s);
 /* Has every listener revoke fast write paths to a page of code (engines call it right after dp_ram_code_mark's first mark). */
 void dp_space_code_marked(struct dp_space *s, struct dp_ram *r, uint64_t page);
 

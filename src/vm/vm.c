@@ -57,7 +57,8 @@ struct dp_vm {
     struct dp_block *disk[DP_VM_DISKS];
     struct file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
-    char *boot_order, *variables;
+    char *boot_order, *variables, *name;
+    struct dp_boot_blob fw_file[DP_VM_FW_CFG_FILES];
     char *cmdline, *dump_path;
     const char *protocol;
     struct vcpu *vcpu;
@@ -416,6 +417,7 @@ static int make_processors(struct dp_vm *vm, struct dp_error *e)
     struct dp_engine_vm ev = {
         .memory = dp_pc_memory(vm->pc),
         .ports = dp_pc_ports(vm->pc),
+        .smm_memory = dp_pc_smm_memory(vm->pc),
         .clock = vm->clock,
         .trace = vm->config.trace,
         .model = &vm->model,
@@ -446,6 +448,31 @@ static int read_whole(const char *what, const char *path, struct dp_boot_blob *o
     return rc;
 }
 
+static int read_fw_cfg(struct dp_vm *vm, struct dp_error *e)
+{
+    const struct dp_vm_config *c = &vm->config;
+    int rc = 0;
+    if (c->fw_cfg_count > DP_VM_FW_CFG_FILES)
+        return dp_error_set(e, -EINVAL, "%u files for firmware: at most %u are possible", c->fw_cfg_count, DP_VM_FW_CFG_FILES);
+    vm->firmware.file = vm->fw_file;
+    for (unsigned i = 0; !rc && i < c->fw_cfg_count; i++) {
+        struct dp_boot_blob *b = &vm->fw_file[i];
+        const struct dp_vm_file *f = &c->fw_cfg[i];
+        if (f->path)
+            rc = read_whole("firmware's file", f->path, b, e);
+        else if ((b->data = (const uint8_t *)strdup(f->text)))
+            b->size = strlen(f->text);
+        else
+            rc = dp_error_set(e, -ENOMEM, "no memory");
+        if (!rc && !(b->name = strdup(f->name)))
+            rc = dp_error_set(e, -ENOMEM, "no memory");
+        if (rc)
+            b->name = NULL; /* a constant text's */
+        vm->firmware.file_count++;
+    }
+    return rc;
+}
+
 static int read_firmware(struct dp_vm *vm, struct dp_error *e)
 {
     const struct dp_vm_config *c = &vm->config;
@@ -453,9 +480,16 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
     vm->firmware.debug = c->debug;
     vm->firmware.printer = c->printer;
     vm->firmware.boot_menu = c->boot_menu;
+    vm->firmware.speaker = c->speaker;
+    vm->firmware.vmgenid = c->vmgenid;
+    memcpy(vm->firmware.uuid, c->uuid, sizeof c->uuid);
+    memcpy(vm->firmware.generation, c->generation, sizeof c->generation);
+    if (c->name && !(vm->firmware.name = vm->name = strdup(c->name)))
+        return dp_error_set(e, -ENOMEM, "no memory");
     if (c->boot_order && !(vm->firmware.boot_order = vm->boot_order = strdup(c->boot_order)))
         return dp_error_set(e, -ENOMEM, "no memory");
     int rc = read_whole("firmware", c->firmware, &vm->firmware.bios, e);
+    rc = rc ? rc : read_fw_cfg(vm, e);
     if (!rc && c->variables && c->keep_variables)
         rc = (vm->firmware.variables_path = vm->variables = strdup(c->variables)) ? 0 : dp_error_set(e, -ENOMEM, "no memory");
     else if (!rc && c->variables)
@@ -701,6 +735,11 @@ void dp_vm_destroy(struct dp_vm *vm)
     free((void *)vm->firmware.bios.data);
     free((void *)vm->firmware.vga_bios.data);
     free((void *)vm->firmware.variables.data);
+    for (unsigned i = 0; i < DP_VM_FW_CFG_FILES; i++) {
+        free((void *)vm->fw_file[i].name);
+        free((void *)vm->fw_file[i].data);
+    }
+    free(vm->name);
     free(vm->boot_order);
     free(vm->variables);
     free(vm->cmdline);

@@ -12,6 +12,7 @@
 #ifndef DP_VM_H
 #define DP_VM_H
 
+#include "console/wav.h"
 #include "display/display.h"
 #include "display/input.h"
 #include "engine/engine.h"
@@ -27,6 +28,12 @@ struct dp_vm_disk {
     enum dp_vm_bus bus;
 };
 
+/* A file of firmware's configuration device (fw_cfg): the bytes of a file, or a text. */
+struct dp_vm_file {
+    const char *name, *path, *text;
+};
+
+enum { DP_VM_FW_CFG_FILES = 32 };
 enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_SATA_DRIVES = 6, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
@@ -46,6 +53,13 @@ struct dp_vm_config {      /* strings are copied */
     bool boot_menu;
     struct dp_console *debug;   /* what firmware logs; NULL: dropped */
     struct dp_console *printer; /* what the printer prints; NULL: dropped */
+    struct dp_sound speaker;    /* what the speaker plays; no function: nobody listens */
+    const char *name;           /* what firmware's tables call the machine; NULL: nothing */
+    uint8_t uuid[16];           /* likewise, in the order of its text; all zeros: none */
+    bool vmgenid;               /* a device that tells the generation of the machine's state: */
+    uint8_t generation[16];
+    struct dp_vm_file fw_cfg[DP_VM_FW_CFG_FILES];
+    unsigned fw_cfg_count;
     const char *initrd[DP_VM_INITRDS];
     unsigned initrd_count;
     const char *cmdline; /* NULL: what the boot protocol has as default */

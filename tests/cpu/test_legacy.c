@@ -421,12 +421,62 @@ static void test_ferr(void **state)
     }
 }
 
+/* The A20 gate: an odd megabyte is the even one below it while it is closed, for data, code and page tables, from the next instruction on. */
+static void set_gate(struct bare *b, unsigned open) { dp_space_set_cpu_mask(b->memory, open ? UINT64_MAX : ~0x100000ull); }
+BARE_CODE_BITS(16, a20, "mov $0xffff, %ax\n mov %ax, %es\n movw $0x1111, %es:0x510\n mov 0x500, %bx\n lcall $0xffff, $0x530\n mov %di, %dx\n"
+    " xor %ax, %ax\n out %al, $0x83\n movw $0x2222, %es:0x510\n mov 0x500, %si\n lcall $0xffff, $0x530\n mov %es:0x510, %cx\n"
+    " inc %ax\n out %al, $0x83\n mov %es:0x510, %bp\n lcall $0xffff, $0x530");
+BARE_CODE_BITS(16, a20_low, "mov $0x10, %di\n lret");
+BARE_CODE_BITS(16, a20_high, "mov $0x20, %di\n lret");
+static void test_a20(void **state)
+{
+    struct bare *b = *state;
+    b->on_hook = set_gate;
+    bare_put(b, 0x20000, a20, a20_end);
+    bare_put(b, 0x520, a20_low, a20_low_end);
+    bare_put(b, 0x100520, a20_high, a20_high_end);
+    dp_st16(b->mem + 0x500, 0x5aa5);
+    struct x86_state s = bare_real(b, 0x2000, 0);
+    const struct x86_state *out = bare_run(b, &s);
+    assert_int_equal(out->r[X86_RIP], a20_end - a20);
+    assert_int_equal((uint16_t)out->r[X86_RBX], 0x5aa5); /* open */
+    assert_int_equal((uint16_t)out->r[X86_RDX], 0x20);
+    assert_int_equal((uint16_t)out->r[X86_RSI], 0x2222); /* closed */
+    assert_int_equal((uint16_t)out->r[X86_RCX], 0x2222);
+    assert_int_equal((uint16_t)out->r[X86_RBP], 0x1111); /* open again */
+    assert_int_equal((uint16_t)out->r[X86_RDI], 0x20);
+    assert_int_equal(dp_ld16(b->mem + 0x500), 0x2222);
+    assert_int_equal(dp_ld16(b->mem + 0x100500), 0x1111);
+}
+/* Tables and pages of the fifth megabyte are those of the fourth, by a large page, too; devices' accesses are not masked. */
+BARE_ASM(a20_paged, "xor %eax, %eax\n out %al, $0x83\n mov $0x40000000, %ebx\n movl $0x77, (%rbx)\n mov 0x400008, %ecx\n mov 0x500008, %edx\n"
+    " inc %eax\n out %al, $0x83\n mov 0x500008, %esi");
+static void test_a20_paged(void **state)
+{
+    struct bare *b = *state;
+    b->on_hook = set_gate;
+    dp_st64(b->mem + BARE_ALIAS_PD, 0x500000 | 3); /* the table, closed: at 4 MiB */
+    dp_st64(b->mem + 0x400000, 0x700000 | 3);
+    dp_st64(b->mem + 0x500000, 0x900000 | 3);
+    dp_st32(b->mem + 0x400008, 4);
+    dp_st32(b->mem + 0x500008, 5);
+    const struct x86_state *out = bare_do(b, a20_paged);
+    bare_assert_done(b, a20_paged, 0);
+    assert_int_equal(dp_ld32(b->mem + 0x600000), 0x77);
+    assert_int_equal(dp_ld32(b->mem + 0x700000), 0);
+    assert_int_equal(dp_ld64(b->mem + 0x400000) & 0x20, 0x20); /* accessed */
+    assert_int_equal(dp_ld64(b->mem + 0x500000) & 0x20, 0);
+    assert_int_equal(out->r[X86_RCX], 4);
+    assert_int_equal(out->r[X86_RDX], 4);
+    assert_int_equal(out->r[X86_RSI], 5);
+}
+
 int main(int argc, char **argv)
 {
     system_arguments(argc, argv);
     const struct CMUnitTest tests[] = {
         T(test_real), T(test_real_limits), T(test_limit_change), T(test_protected), T(test_real_pusha), T(test_enter_small_stack),
         T(test_small_stack), T(test_limits), T(test_v86), T(test_vme_program), T(test_pvi),
-        T(test_ferr) };
+        T(test_ferr), T(test_a20), T(test_a20_paged) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* test_pit.c - the 8254's six modes tick by tick against the datasheet, latches, read-back, port 0x61, interrupts to the tick. */
+/* test_pit.c - the 8254's six modes tick by tick against the datasheet, latches, read-back, port 0x61, interrupts to the tick, what the speaker plays. */
 #include "devices/timer/pit.h"
 #include "tests/device/conformance.h"
 
@@ -387,6 +387,82 @@ static void interrupts(void **state)
     teardown(&w);
 }
 
+/* ---- the speaker ---- */
+
+struct heard {
+    int16_t sample[4 * DP_SOUND_HZ];
+    uint64_t end; /* position after the last */
+    unsigned calls;
+};
+
+static void listen(void *opaque, uint64_t position, const int16_t *samples, unsigned count)
+{
+    struct heard *h = opaque;
+    assert_true(count && position >= h->end && position + count <= DP_ARRAY_LEN(h->sample)); /* in order, nothing twice */
+    memcpy(h->sample + position, samples, count * sizeof(*samples));
+    h->end = position + count;
+    h->calls++;
+}
+
+static unsigned crossings(const struct heard *h, double from, double to)
+{
+    unsigned n = 0;
+    for (unsigned i = (unsigned)(from * DP_SOUND_HZ) + 1; i < (unsigned)(to * DP_SOUND_HZ); i++)
+        n += (h->sample[i] > 0) != (h->sample[i - 1] > 0);
+    return n;
+}
+
+static void speaker(void **state)
+{
+    static struct heard h;
+    WORLD;
+    dp_device_free(w.pit);
+    memset(&h, 0, sizeof h);
+    struct dp_error e = {0};
+    w.pit = dp_device_alloc(&dp_pit_class, "pit", &w.base.env);
+    dp_pit_wire_speaker(w.pit, (struct dp_sound){listen, &h});
+    assert_ok(dp_device_init(w.pit, &e), e);
+    dp_space_destroy(w.base.env.ports);
+    assert_ok(dp_space_create("ports", 0x10000, NULL, &w.base.env.ports, &e), e);
+    assert_ok(dp_device_map(w.pit, DP_PIT_WINDOW_COUNTERS, 0x40, &e), e);
+    assert_ok(dp_device_map(w.pit, DP_PIT_WINDOW_SPEAKER, 0x61, &e), e);
+    dp_device_resume(w.pit);
+    program(&w, 2, 3, 1193); /* 1000 Hz */
+    dp_clock_advance(w.base.env.clock, 500000000);
+    assert_int_equal(h.calls, 0); /* not let through */
+    out8(&w, 0x61, 3);
+    dp_clock_advance(w.base.env.clock, 1000000000);
+    out8(&w, 0x61, 1); /* silence */
+    dp_clock_advance(w.base.env.clock, 500000000);
+    assert_in_range(h.calls, 15, 40);
+    assert_in_range(h.end, 1.49 * DP_SOUND_HZ, 1.51 * DP_SOUND_HZ);
+    assert_int_equal(crossings(&h, 0, 0.49), 0);
+    assert_in_range(crossings(&h, 0.5, 1.5), 1995, 2002);
+    /* Another pitch while it sounds, then a beat by hand: OUT is high in mode 3 while the gate is low. */
+    out8(&w, 0x61, 3);
+    program(&w, 2, 3, 2386);
+    dp_clock_advance(w.base.env.clock, 500000000);
+    assert_in_range(crossings(&h, 2.0, 2.49), 488, 493);
+    out8(&w, 0x61, 0);
+    for (unsigned i = 0; i < 100; i++) { /* 500 Hz */
+        out8(&w, 0x61, 2);
+        dp_clock_advance(w.base.env.clock, 1000000);
+        out8(&w, 0x61, 0);
+        dp_clock_advance(w.base.env.clock, 1000000);
+    }
+    assert_in_range(crossings(&h, 2.51, 2.69), 178, 182);
+    out8(&w, 0x61, 3);
+    dp_device_pause(w.pit);
+    unsigned calls = h.calls;
+    dp_clock_advance(w.base.env.clock, 300000000); /* a paused device makes no sound */
+    assert_int_equal(h.calls, calls);
+    dp_device_resume(w.pit);
+    dp_clock_advance(w.base.env.clock, 200000000);
+    assert_true(h.calls > calls);
+    assert_int_equal(crossings(&h, 2.72, 2.98), 0);
+    teardown(&w);
+}
+
 static struct dp_device *make(const struct dp_device_env *env, void *opaque)
 {
     struct dp_error e = {0};
@@ -406,7 +482,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mode0),      cmocka_unit_test(mode1),       cmocka_unit_test(mode2),   cmocka_unit_test(mode3),
         cmocka_unit_test(mode4),      cmocka_unit_test(mode5),       cmocka_unit_test(reading), cmocka_unit_test(port61),
-        cmocka_unit_test(interrupts), cmocka_unit_test(conformance),
+        cmocka_unit_test(interrupts), cmocka_unit_test(speaker),     cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("pit", tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@
 #include "devices/display/vga.h"
 #include "devices/firmware/pm.h"
 #include "devices/input/i8042.h"
+#include "devices/intc/coprocessor.h"
 #include "devices/intc/dma8237.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/lapic.h"
@@ -38,6 +39,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
     &dp_ahci_class,        &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,    &dp_ich9_lpc_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
+    &dp_coprocessor_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

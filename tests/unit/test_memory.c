@@ -517,6 +517,56 @@ static void listeners(void **state)
     dp_space_destroy(s);
 }
 
+/* A space over another: its own mappings first, the other's pieces in its holes, cut to them; a processors' mask; listeners below hear of both. */
+static void over(void **state)
+{
+    enum { PAGES = 64, P = DP_PAGE_SIZE };
+    struct dp_error e = {0};
+    struct dp_random random;
+    dp_random_seed(&random, 5);
+    struct dp_ram *own = new_ram(PAGES * P), *other = new_ram(PAGES * P);
+    for (unsigned round = 0; round < 40; round++) {
+        struct dp_space *below = new_space(1ull << 40), *alone = new_space(1ull << 40), *s;
+        unsigned changes = 0;
+        assert_ok(dp_space_create_over("over", below, &s, &e), e);
+        assert_int_equal(dp_space_listen(below, &(struct dp_listener){.changed = count_changed, .opaque = &changes}), 0);
+        for (unsigned i = 0; i < 8; i++) {
+            uint64_t at = dp_random_next(&random) % PAGES, n = 1 + dp_random_next(&random) % (PAGES - at);
+            if (i & 1 && n > 4)
+                n = 4;
+            map_ram(i & 1 ? s : below, at * P, i & 1 ? own : other, 0, n * P, false, (int)i);
+            if (i & 1)
+                map_ram(alone, at * P, own, 0, n * P, false, (int)i);
+        }
+        assert_int_equal(changes, 8);
+        for (uint64_t page = 0; page < PAGES + 2; page++) {
+            struct dp_range r, want;
+            uint64_t at = page * P + 5;
+            bool found = dp_space_find(s, at, &r);
+            assert_true(at - r.base < r.size);
+            for (unsigned k = 0; k < 3; k++) { /* the whole range is of one piece */
+                uint64_t a = k == 0 ? r.base : k == 1 ? at : r.base + DP_MIN(r.size, (uint64_t)PAGES * 2 * P) - 1;
+                struct dp_range mine;
+                bool here = dp_space_find(alone, a, &mine), there = dp_space_find(below, a, &want);
+                want = here ? mine : want;
+                assert_int_equal(found, here || there);
+                assert_ptr_equal(r.ram, found ? want.ram : NULL);
+                if (found)
+                    assert_int_equal(r.ram_offset + (a - r.base), want.ram_offset + (a - want.base));
+            }
+        }
+        assert_true(dp_space_cpu_mask(below) == UINT64_MAX);
+        dp_space_set_cpu_mask(below, ~0x100000ull);
+        dp_space_set_cpu_mask(below, ~0x100000ull);
+        assert_int_equal(changes, 9);
+        dp_space_destroy(s);
+        dp_space_destroy(alone);
+        dp_space_destroy(below);
+    }
+    dp_ram_destroy(own);
+    dp_ram_destroy(other);
+}
+
 static void impossible_ram(void **state)
 {
     struct dp_ram *r = NULL;
@@ -536,7 +586,7 @@ int main(void)
         cmocka_unit_test(random_views),      cmocka_unit_test(windows),          cmocka_unit_test(readonly_and_pins),
         cmocka_unit_test(flash),
         cmocka_unit_test(dirty_clients),     cmocka_unit_test(code_marks),       cmocka_unit_test(code_coherence),
-        cmocka_unit_test(concurrent_remap),  cmocka_unit_test(listeners),        cmocka_unit_test(impossible_ram),
+        cmocka_unit_test(concurrent_remap),  cmocka_unit_test(listeners),         cmocka_unit_test(over),        cmocka_unit_test(impossible_ram),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 }

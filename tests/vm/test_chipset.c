@@ -1,9 +1,11 @@
-/* test_chipset.c - the boards with firmware, without processors: PAM and SMRAM, PIRQ routing, PMBASE; of the Q35 also PCIEXBAR, RCBA and the SATA
- * controller's place. Guests that boot on them are tests/guest/media.
+/* test_chipset.c - the boards with firmware, without processors: PAM and SMRAM, PIRQ routing, PMBASE, the A20 gate, HPET and PIT at one interrupt, what
+ * fw_cfg has; of the Q35 also PCIEXBAR, RCBA and the SATA controller's place. Guests that boot on them are tests/guest/media.
  */
 #include <stdlib.h>
 
+#include "devices/firmware/fw_cfg.h"
 #include "devices/pci/pci.h"
+#include "machine/acpi.h"
 #include "machine/pc.h"
 #include "tests/unit/test.h"
 
@@ -15,12 +17,13 @@ struct rig {
     struct dp_pc_firmware firmware;
     struct dp_pc *pc;
     struct dp_space *memory, *ports;
+    unsigned smis;
 };
 
 static void request(void *opaque, enum dp_vm_request r, int status) { }
-static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { }
+static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { ((struct rig *)opaque)->smis += l == DP_LINE_SMI && value; }
 
-static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory)
+static void rig_new_firmware(struct rig *r, const struct dp_pc_firmware *with, uint64_t memory)
 {
     struct dp_error e = {0};
     uint8_t *rom = malloc(ROM);
@@ -28,8 +31,7 @@ static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory
     memset(rom, ROM_BYTE, ROM);
     assert_ok(x86_cpuid_model("x86-64-v2", &r->model, &e), e);
     assert_ok(dp_clock_create_manual(&r->clock, &e), e);
-    r->firmware.board = board;
-    r->firmware.drive[0].cdrom = true;
+    r->firmware = *with;
     r->firmware.bios = (struct dp_boot_blob){"test", rom, ROM};
     struct dp_pc_config c = {.firmware = &r->firmware, .memory = memory, .cpus = 1, .model = &r->model, .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
     assert_ok(dp_pc_create(&c, &r->pc, &e), e);
@@ -40,6 +42,11 @@ static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory
     dp_pc_resume(r->pc);
 }
 
+static void rig_new_with(struct rig *r, const struct dp_pc_firmware *with) { rig_new_firmware(r, with, 4u << 20); }
+static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory)
+{
+    rig_new_firmware(r, &(struct dp_pc_firmware){.board = board, .drive[0].cdrom = true}, memory);
+}
 static void rig_new(struct rig *r) { rig_new_board(r, DP_PC_I440FX, 4u << 20); }
 
 static void rig_free(struct rig *r)
@@ -85,9 +92,21 @@ static void pam(enum dp_pc_board board, unsigned PAM0, unsigned SMRAM)
     config(&r, BRIDGE, SMRAM, 0x4a); /* open */
     dp_space_store(r.memory, 0xa8000, 6, 1);
     assert_int_equal(load(&r, 0xa8000), 6);
-    config(&r, BRIDGE, SMRAM, 0x1a); /* closed and locked */
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
+    config(&r, BRIDGE, SMRAM, 0x0a); /* for system management mode */
+    assert_int_not_equal(load(&r, 0xa8000), 6);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xd4000, 1), 4); /* all else is the same */
+    dp_space_store(dp_pc_smm_memory(r.pc), 0x9fffe, 0x04030201, 4);        /* over the border */
+    assert_int_equal(load(&r, 0x9ffff), 2);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa0000, 2), 0x0403);
+    config(&r, BRIDGE, SMRAM, 0x02);
+    assert_int_not_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
+    config(&r, BRIDGE, SMRAM, 0x5a); /* locked, which closes it */
+    assert_int_not_equal(load(&r, 0xa8000), 6);
     config(&r, BRIDGE, SMRAM, 0x4a);
     assert_int_not_equal(load(&r, 0xa8000), 6);
+    assert_int_equal(dp_space_load(dp_pc_smm_memory(r.pc), 0xa8000, 1), 6);
 
     dp_pc_pause(r.pc);
     dp_pc_reset(r.pc);
@@ -234,9 +253,206 @@ static void test_q35_memory(void **state)
     rig_free(&r);
 }
 
+static struct dp_device *device(struct rig *r, const char *class)
+{
+    for (unsigned i = 0; i < dp_pc_device_count(r->pc); i++)
+        if (!strcmp(dp_pc_device(r->pc, i)->class->name, class))
+            return dp_pc_device(r->pc, i);
+    fail_msg("no device of class %s", class);
+    return NULL;
+}
+
+/* Interrupts that wait in the 8259s. */
+static unsigned waiting(struct rig *r)
+{
+    dp_space_store(r->ports, 0x20, 0x0a, 1); /* OCW3: IRR */
+    dp_space_store(r->ports, 0xa0, 0x0a, 1);
+    return (unsigned)(dp_space_load(r->ports, 0x20, 1) | dp_space_load(r->ports, 0xa0, 1) << 8) & ~(1u << 2) /* the cascade */;
+}
+
+/* As systems set the 8259s up: everything masked. */
+static void init_pics(struct rig *r)
+{
+    static const uint8_t sequence[4] = {0x11, 0, 0, 1};
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned port = i ? 0xa0 : 0x20;
+        for (unsigned k = 0; k < 4; k++)
+            dp_space_store(r->ports, port + !!k, k == 1 ? 0x20 + 8 * i : k == 2 ? i ? 2 : 4 : sequence[k], 1);
+        dp_space_store(r->ports, port + 1, 0xff, 1);
+    }
+}
+
+/* A PIRQ goes where its register says now, to several places after each other, together with others, or nowhere. */
+static void test_pirq_routing(void **state)
+{
+    static const uint8_t irq[4] = {5, 10, 11, 14};
+    struct rig r;
+    rig_new(&r);
+    struct dp_pci_host *host = dp_pci_host_of(device(&r, "pci-host"));
+    init_pics(&r);
+    dp_space_store(r.ports, 0x4d0, 0x20, 1); /* ELCR: level */
+    dp_space_store(r.ports, 0x4d1, 0x4c, 1);
+    for (unsigned n = 0; n < 4; n++)
+        config(&r, ISA, 0x60 + n, irq[n]);
+    for (unsigned slot = 5; slot < 9; slot++)
+        for (unsigned pin = 1; pin <= 4; pin++) {
+            dp_pci_host_intx(host, slot, 0, pin, true);
+            assert_int_equal(waiting(&r), 1u << irq[dp_pci_pirq(slot, pin)]);
+            dp_pci_host_intx(host, slot, 0, pin, false);
+            assert_int_equal(waiting(&r), 0);
+        }
+    unsigned pin = 1;
+    while (dp_pci_pirq(5, pin) != 2)
+        pin++;
+    unsigned other = pin % 4 + 1, other_pirq = dp_pci_pirq(5, other);
+    dp_pci_host_intx(host, 5, 0, pin, true);
+    config(&r, ISA, 0x62, 10); /* moves while it is high */
+    assert_int_equal(waiting(&r), 1u << 10);
+    config(&r, ISA, 0x60 + other_pirq, 10);
+    dp_pci_host_intx(host, 5, 0, other, true); /* two at one */
+    dp_pci_host_intx(host, 5, 0, pin, false);
+    assert_int_equal(waiting(&r), 1u << 10);
+    config(&r, ISA, 0x60 + other_pirq, 0x8a); /* disabled */
+    assert_int_equal(waiting(&r), 0);
+    static const uint8_t not_routable[] = {0, 1, 2, 8, 13};
+    for (unsigned i = 0; i < DP_ARRAY_LEN(not_routable); i++) {
+        config(&r, ISA, 0x60 + other_pirq, not_routable[i]);
+        assert_int_equal(waiting(&r), 0);
+    }
+    config(&r, ISA, 0x60 + other_pirq, 14);
+    assert_int_equal(waiting(&r), 1u << 14);
+    rig_free(&r);
+}
+
+/* Port 0xb2: a system management interrupt once firmware has enabled it. */
+static void test_apm(void **state)
+{
+    struct rig r;
+    rig_new(&r);
+    dp_space_store(r.ports, 0xb2, 0x12, 1);
+    assert_int_equal(r.smis, 0);
+    config(&r, PM, 0x5b, 2); /* DEVACTB.APMC_EN */
+    dp_space_store(r.ports, 0xb2, 0x34, 1);
+    assert_int_equal(r.smis, 1);
+    dp_space_store(r.ports, 0xb3, 0x56, 1);
+    assert_int_equal(r.smis, 1);
+    assert_int_equal(dp_space_load(r.ports, 0xb2, 1), 0x34);
+    assert_int_equal(dp_space_load(r.ports, 0xb3, 1), 0x56);
+    dp_pc_pause(r.pc);
+    dp_pc_reset(r.pc);
+    dp_pc_resume(r.pc);
+    dp_space_store(r.ports, 0xb2, 1, 1);
+    assert_int_equal(r.smis, 1);
+    rig_free(&r);
+}
+
+static void test_a20(void **state)
+{
+    struct rig r;
+    rig_new(&r);
+    assert_true(dp_space_cpu_mask(r.memory) == UINT64_MAX);
+    dp_space_store(r.ports, 0x92, 0, 1);
+    assert_true(dp_space_cpu_mask(r.memory) == ~0x100000ull);
+    dp_space_store(r.ports, 0x64, 0xd1, 1); /* the keyboard controller's output port */
+    dp_space_store(r.ports, 0x60, 0xdf, 1);
+    assert_true(dp_space_cpu_mask(r.memory) == UINT64_MAX);
+    dp_space_store(r.ports, 0x64, 0xd1, 1);
+    dp_space_store(r.ports, 0x60, 0xdd, 1);
+    assert_true(dp_space_cpu_mask(r.memory) == ~0x100000ull);
+    dp_pc_pause(r.pc);
+    dp_pc_reset(r.pc);
+    dp_pc_resume(r.pc);
+    assert_true(dp_space_cpu_mask(r.memory) == UINT64_MAX);
+    rig_free(&r);
+}
+
+/* Interrupt 0 is the PIT's, then the HPET's, then the PIT's again. */
+static void test_timers(void **state)
+{
+    enum { HPET = 0xfed00000 };
+    struct rig r;
+    rig_new(&r);
+    init_pics(&r);
+    assert_int_equal(dp_space_load(r.memory, HPET, 4), 0x8086a201);
+    dp_space_store(r.ports, 0x43, 0x30, 1); /* mode 0: OUT rises after 1000 ticks and stays */
+    dp_space_store(r.ports, 0x40, 1000 & 255, 1);
+    dp_space_store(r.ports, 0x40, 1000 >> 8, 1);
+    dp_clock_advance(r.clock, 1000000);
+    assert_int_equal(waiting(&r), 1);
+    dp_space_store(r.memory, HPET + 0x100, 4, 4);                        /* comparator 0: edge, enabled */
+    dp_space_store(r.memory, HPET + 0x108, 100000, 8);                   /* at 1 ms */
+    dp_space_store(r.memory, HPET + 0x10, 3, 4);                         /* legacy, running */
+    assert_int_equal(waiting(&r), 0);
+    dp_space_store(r.ports, 0x43, 0x34, 1); /* the PIT goes on, unheard */
+    dp_space_store(r.ports, 0x40, 100, 1);
+    dp_space_store(r.ports, 0x40, 0, 1);
+    dp_clock_advance(r.clock, 900000);
+    assert_int_equal(waiting(&r), 0);
+    dp_clock_advance(r.clock, 200000);
+    assert_int_equal(waiting(&r), 1);
+    init_pics(&r);
+    dp_space_store(r.memory, HPET + 0x10, 1, 4);
+    dp_clock_advance(r.clock, 200000);
+    assert_int_equal(waiting(&r), 1); /* the PIT's */
+    dp_space_store(r.memory, HPET + 0x10, 3, 4);
+    dp_pc_pause(r.pc);
+    dp_pc_reset(r.pc);
+    dp_pc_resume(r.pc);
+    assert_int_equal(dp_space_load(r.memory, HPET + 0x10, 4), 0);
+    rig_free(&r);
+}
+
+/* What the loader's script has firmware do about the generation id, done here, and where the id is then; the user's file. */
+static void test_generation(void **state)
+{
+    enum { ENTRY = 128, NAME = 56 };
+    static const uint8_t hello[] = "hello";
+    const struct dp_boot_blob file = {"opt/org.example/x", hello, 5};
+    struct rig r;
+    rig_new_with(&r, &(struct dp_pc_firmware){.vmgenid = true, .generation = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, .uuid = {[15] = 7},
+                                              .file = &file, .file_count = 1});
+    struct dp_device *d = device(&r, "fw-cfg");
+    size_t script_size, tables_size, page_size, size;
+    const uint8_t *script = dp_fw_cfg_file(d, "etc/table-loader", &script_size), *tables = dp_fw_cfg_file(d, "etc/acpi/tables", &tables_size),
+                  *page = dp_fw_cfg_file(d, "etc/vmgenid_guid", &page_size);
+    assert_true(script && tables && page && page_size == DP_PAGE_SIZE);
+    assert_non_null(dp_fw_cfg_file(d, "etc/vmgenid_addr", &size));
+    assert_int_equal(size, 8);
+    assert_memory_equal(dp_fw_cfg_file(d, "opt/org.example/x", &size), "hello", 5);
+    assert_int_equal(size, 5);
+    static const uint8_t guid[16] = {4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16};
+    assert_memory_equal(page + DP_ACPI_VMGENID_OFFSET, guid, 16);
+    unsigned allocated = 0, patched = 0, told = 0;
+    for (const uint8_t *e = script; e + ENTRY <= script + script_size; e += ENTRY) {
+        const char *first = (const char *)e + 4, *second = first + NAME;
+        if (dp_ld32(e) == 1 && !strcmp(first, "etc/vmgenid_guid")) {
+            allocated++;
+            assert_int_equal(dp_ld32(e + 4 + NAME), DP_PAGE_SIZE);
+        }
+        if (dp_ld32(e) == 2 && !strcmp(second, "etc/vmgenid_guid")) {
+            uint32_t at = dp_ld32(e + 4 + 2 * NAME);
+            assert_true(!strcmp(first, "etc/acpi/tables") && e[8 + 2 * NAME] == 4 && at + 4 <= tables_size && at > 6);
+            assert_memory_equal(tables + at - 6, "\\VGIA\x0c\0\0\0\0", 10);
+            patched++;
+        }
+        if (dp_ld32(e) == 4) {
+            assert_true(!strcmp(first, "etc/vmgenid_addr") && !strcmp(second, "etc/vmgenid_guid"));
+            assert_int_equal(dp_ld32(e + 4 + 2 * NAME), 0);
+            assert_int_equal(dp_ld32(e + 8 + 2 * NAME), DP_ACPI_VMGENID_OFFSET);
+            assert_int_equal(e[12 + 2 * NAME], 8);
+            told++;
+        }
+    }
+    assert_true(allocated == 1 && patched == 1 && told == 1);
+    const uint8_t *smbios = dp_fw_cfg_file(d, "etc/smbios/smbios-anchor", &size);
+    assert_true(smbios && size == 31 && !memcmp(smbios, "_SM_", 4));
+    rig_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_q35),
-                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory)};
+                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing),
+                                       cmocka_unit_test(test_apm), cmocka_unit_test(test_a20),   cmocka_unit_test(test_timers), cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,6 +75,16 @@ run 2 "only raw is" -k "$dir/multiboot" --disk x,format=qcow2
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
+expect 2 "are for --machine pc" run -k "$dir/multiboot" --uuid 01234567-89ab-cdef-0123-456789abcdef
+expect 2 "give one like" run --machine pc --uuid 0123
+expect 2 "give auto, or one like" run --machine pc --vmgenid x
+expect 2 "begin with opt/" run --machine pc --fw-cfg name=etc/x,string=y
+expect 2 "either file=FILE or string=TEXT" run --machine pc --fw-cfg name=opt/x
+expect 2 "'mode=1' is not known" run --machine pc --fw-cfg name=opt/x,string=y,mode=1
+expect 2 "says again" run --machine pc --fw-cfg name=opt/x,string=y,string=z
+expect 125 "No such file" run --machine pc --fw-cfg name=opt/x,file=/nowhere
+expect 125 "give file:PATH" run --machine pc --speaker x
+expect 125 "/nowhere/x" run --machine pc --speaker file:/nowhere/x
 run 2 "is no name for a VM" -k "$dir/multiboot" --name a/b
 expect 2 "NAME is missing" stats
 expect 2 "COMMAND is missing" control web

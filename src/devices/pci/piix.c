@@ -75,15 +75,23 @@ const struct dp_device_class dp_piix_isa_class = {
 
 /* ---- power management ---- */
 
-struct pm_regs { struct dp_pci_regs pci; };
+struct pm_regs {
+    struct dp_pci_regs pci;
+    uint8_t apmc, apms;
+};
 struct pm {
     struct dp_device device;
     struct pm_regs regs;
     struct dp_pci_function function;
     struct dp_south_pm decode;
+    struct dp_irq smi;
 };
 
-static const struct dp_field pm_fields[] = {DP_FIELD_STRUCT(struct pm_regs, pci, 1, &dp_pci_regs_table)};
+static const struct dp_field pm_fields[] = {
+    DP_FIELD_STRUCT(struct pm_regs, pci, 1, &dp_pci_regs_table),
+    DP_FIELD_U8(struct pm_regs, apmc, 2, 0, 0),
+    DP_FIELD_U8(struct pm_regs, apms, 3, 0, 0),
+};
 static const struct dp_state_table pm_table = DP_STATE_TABLE(struct pm_regs, "piix-pm", pm_fields);
 
 static struct pm *pm_of(struct dp_device *d) { return (struct pm *)d; }
@@ -91,8 +99,32 @@ static struct pm *pm_of(struct dp_device *d) { return (struct pm *)d; }
 static uint16_t where(const uint8_t *config) { return config[PMREGMISC] & PMIOSE ? dp_ld16(config + PMBASE) & 0xffc0 : 0; }
 static void pm_changed(struct dp_pci_function *f) { dp_south_pm_changed(&((struct pm *)f->opaque)->decode); }
 
+static uint64_t apm_read(void *opaque, uint64_t offset, unsigned size)
+{
+    struct pm *p = opaque;
+    pthread_mutex_lock(&p->device.lock);
+    uint8_t v = offset ? p->regs.apms : p->regs.apmc;
+    pthread_mutex_unlock(&p->device.lock);
+    return v;
+}
+
+static void apm_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
+{
+    struct pm *p = opaque;
+    pthread_mutex_lock(&p->device.lock);
+    *(offset ? &p->regs.apms : &p->regs.apmc) = (uint8_t)value;
+    bool interrupt = !offset && dp_ld32(p->regs.pci.config + DEVACTB) & APMC_EN;
+    pthread_mutex_unlock(&p->device.lock);
+    if (interrupt)
+        dp_irq_set(&p->smi, true);
+}
+
+static const struct dp_window_ops apm_ops = {.name = "apm", .read = apm_read, .write = apm_write, .min_size = 1, .max_size = 1};
+static const struct dp_window_spec pm_windows[] = {[DP_PIIX_PM_WINDOW_APM] = {"apm", 2, &apm_ops, true}};
+
 struct dp_pci_function *dp_piix_pm_function(struct dp_device *d) { return &pm_of(d)->function; }
 void dp_piix_pm_wire(struct dp_device *d, struct dp_device *registers) { pm_of(d)->decode.registers = registers; }
+void dp_piix_pm_wire_smi(struct dp_device *d, struct dp_irq smi) { pm_of(d)->smi = smi; }
 
 static int pm_init(struct dp_device *d, struct dp_error *e)
 {
@@ -105,7 +137,7 @@ static int pm_init(struct dp_device *d, struct dp_error *e)
     dp_pci_function_init(f, &p->regs.pci, &id, d->env, &d->lock);
     dp_pci_set_config(f, PMBASE, 1, 4);
     dp_pci_set_config(f, SMBUS_BASE, 1, 4);
-    dp_pci_set_config(f, DEVACTB, APMC_EN, 4); /* tells firmware that SMM is set up: there is none */
+    dp_pci_set_config(f, DEVACTB, p->smi.set ? 0 : APMC_EN, 4);
     dp_st16(f->write_mask + DP_PCI_COMMAND, DP_PCI_COMMAND_IO);
     dp_st16(f->write_mask + PMBASE, 0xffc0);
     dp_st16(f->write_mask + SMBUS_BASE, 0xfff0);
@@ -137,6 +169,8 @@ const struct dp_device_class dp_piix_pm_class = {
     .size = sizeof(struct pm),
     .regs_offset = offsetof(struct pm, regs),
     .state = &pm_table,
+    .windows = pm_windows,
+    .window_count = DP_ARRAY_LEN(pm_windows),
     .init = pm_init,
     .fini = pm_fini,
     .reset = pm_reset,

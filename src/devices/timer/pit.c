@@ -7,6 +7,7 @@
 #include "devices/timer/pit.h"
 
 #define MIN_EDGE_NS 20000
+#define SPEAKER_NS 50000000 /* between looks while something sounds */
 #define REFRESH_NS 15085 /* port 0x61 bit 4 toggles at each memory refresh */
 
 #define MODE(c) counter_mode[(c)->control >> 1 & 7]
@@ -40,6 +41,9 @@ struct pit {
     struct dp_timer timer;
     struct dp_irq irq;
     bool running;
+    struct dp_sound speaker;
+    struct dp_timer speaker_timer;
+    uint64_t played; /* samples up to this one have been made */
 };
 
 static uint64_t ticks_now(struct pit *p)
@@ -349,6 +353,69 @@ static void fired(void *opaque)
         drive(p, rose);
 }
 
+/* ---- the speaker ---- */
+
+enum { SPEAKER_SAMPLES = 4096 /* 186 ms: what is older when somebody looks is lost */, LOOKS = 9 /* at OUT, per sample; odd, so that none falls on the middle */,
+       AMPLITUDE = 12000, SPEAKER_DATA = 2 };
+
+struct sound {
+    uint64_t position;
+    unsigned count;
+    int16_t sample[SPEAKER_SAMPLES];
+};
+
+/* Makes the samples up to now, with the lock held and before anything of counter 2 or port 0x61 changes; the caller plays them without it. */
+static void sound_make(struct pit *p, struct sound *s)
+{
+    struct counter *c = &p->regs.counter[2];
+    s->count = 0;
+    if (!p->speaker.play)
+        return;
+    uint64_t end = (uint64_t)((unsigned __int128)dp_clock_now(p->device.env->clock) * DP_SOUND_HZ / 1000000000), begin = p->played;
+    bool on = p->regs.port61 & SPEAKER_DATA;
+    p->played = DP_MAX(begin, end);
+    if (!on || end <= begin)
+        return;
+    s->position = end - begin > SPEAKER_SAMPLES ? end - SPEAKER_SAMPLES : begin;
+    for (uint64_t n = s->position; n < end; n++) {
+        int high = 0;
+        for (unsigned i = 0; i < LOOKS; i++) {
+            uint64_t t = (uint64_t)(((unsigned __int128)n * LOOKS + i) * DP_PIT_HZ / (LOOKS * DP_SOUND_HZ));
+            settle(c, t);
+            high += out(c, t);
+        }
+        s->sample[s->count++] = (int16_t)((2 * high - LOOKS) * AMPLITUDE / LOOKS);
+    }
+}
+
+static void sound_play(struct pit *p, const struct sound *s)
+{
+    if (s->count)
+        p->speaker.play(p->speaker.opaque, s->position, s->sample, s->count);
+}
+
+/* Lock held: the next look, while there is something to hear. */
+static void sound_plan(struct pit *p)
+{
+    if (!p->speaker.play)
+        return;
+    if (p->running && (p->regs.port61 & SPEAKER_DATA))
+        dp_timer_arm(&p->speaker_timer, dp_clock_now(p->device.env->clock) + SPEAKER_NS);
+    else
+        dp_timer_disarm(&p->speaker_timer);
+}
+
+static void speaker_due(void *opaque)
+{
+    struct pit *p = opaque;
+    struct sound s;
+    pthread_mutex_lock(&p->device.lock);
+    sound_make(p, &s);
+    sound_plan(p);
+    pthread_mutex_unlock(&p->device.lock);
+    sound_play(p, &s);
+}
+
 /* ---- ports ---- */
 
 static uint64_t read(void *opaque, uint64_t offset, unsigned size)
@@ -356,7 +423,9 @@ static uint64_t read(void *opaque, uint64_t offset, unsigned size)
     struct pit *p = opaque;
     uint8_t v = 0xff; /* the control word cannot be read */
     bool rose = false;
+    struct sound s;
     pthread_mutex_lock(&p->device.lock);
+    sound_make(p, &s);
     if (offset < 3) {
         struct counter *c = &p->regs.counter[offset];
         uint64_t t = ticks_now(p);
@@ -367,6 +436,7 @@ static uint64_t read(void *opaque, uint64_t offset, unsigned size)
         v = read_counter(c, t);
     }
     pthread_mutex_unlock(&p->device.lock);
+    sound_play(p, &s);
     if (rose)
         drive(p, true);
     return v;
@@ -375,7 +445,9 @@ static uint64_t read(void *opaque, uint64_t offset, unsigned size)
 static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
 {
     struct pit *p = opaque;
+    struct sound s;
     pthread_mutex_lock(&p->device.lock);
+    sound_make(p, &s);
     bool rose = look(p);
     uint64_t t = ticks_now(p);
     if (offset < 3)
@@ -384,6 +456,7 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
         write_control(p, (uint8_t)value, t);
     rose |= look(p);
     pthread_mutex_unlock(&p->device.lock);
+    sound_play(p, &s);
     drive(p, rose);
 }
 
@@ -391,21 +464,28 @@ static uint64_t read61(void *opaque, uint64_t offset, unsigned size)
 {
     struct pit *p = opaque;
     struct counter *c = &p->regs.counter[2];
+    struct sound s;
     pthread_mutex_lock(&p->device.lock);
+    sound_make(p, &s);
     uint64_t t = ticks_now(p);
     settle(c, t);
     uint8_t v = p->regs.port61 | (dp_clock_now(p->device.env->clock) / REFRESH_NS & 1) << 4 | out(c, t) << 5;
     pthread_mutex_unlock(&p->device.lock);
+    sound_play(p, &s);
     return v;
 }
 
 static void write61(void *opaque, uint64_t offset, uint64_t value, unsigned size)
 {
     struct pit *p = opaque;
+    struct sound s;
     pthread_mutex_lock(&p->device.lock);
+    sound_make(p, &s);
     p->regs.port61 = value & 0xf;
     set_gate(&p->regs.counter[2], value & 1, ticks_now(p));
+    sound_plan(p);
     pthread_mutex_unlock(&p->device.lock);
+    sound_play(p, &s);
 }
 
 static const struct dp_window_ops counter_ops = {.name = "pit", .read = read, .write = write, .min_size = 1, .max_size = 1};
@@ -434,15 +514,21 @@ static const struct dp_field fields[] = {
 static const struct dp_state_table state = DP_STATE_TABLE(struct pit_regs, "pit", fields);
 
 void dp_pit_wire(struct dp_device *d, struct dp_irq irq0) { ((struct pit *)d)->irq = irq0; }
+void dp_pit_wire_speaker(struct dp_device *d, struct dp_sound speaker) { ((struct pit *)d)->speaker = speaker; }
 
 static int init(struct dp_device *d, struct dp_error *e)
 {
     struct pit *p = (struct pit *)d;
     dp_timer_init(&p->timer, d->env->clock, fired, p);
+    dp_timer_init(&p->speaker_timer, d->env->clock, speaker_due, p);
     return 0;
 }
 
-static void fini(struct dp_device *d) { dp_timer_fini(&((struct pit *)d)->timer); }
+static void fini(struct dp_device *d)
+{
+    dp_timer_fini(&((struct pit *)d)->timer);
+    dp_timer_fini(&((struct pit *)d)->speaker_timer);
+}
 
 static void reset(struct dp_device *d)
 {
@@ -457,10 +543,14 @@ static void reset(struct dp_device *d)
 static void pause_(struct dp_device *d)
 {
     struct pit *p = (struct pit *)d;
+    struct sound s;
     pthread_mutex_lock(&d->lock);
+    sound_make(p, &s);
     p->running = false;
     dp_timer_disarm(&p->timer);
+    sound_plan(p);
     pthread_mutex_unlock(&d->lock);
+    sound_play(p, &s);
 }
 
 static void resume(struct dp_device *d)
@@ -468,7 +558,9 @@ static void resume(struct dp_device *d)
     struct pit *p = (struct pit *)d;
     pthread_mutex_lock(&d->lock);
     p->running = true;
+    p->played = (uint64_t)((unsigned __int128)dp_clock_now(d->env->clock) * DP_SOUND_HZ / 1000000000);
     bool rose = look(p);
+    sound_plan(p);
     pthread_mutex_unlock(&d->lock);
     drive(p, rose);
 }

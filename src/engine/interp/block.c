@@ -324,7 +324,7 @@ static struct iblock *decode_device(struct icpu *c, uint64_t linear)
         uint64_t at = (c->mode & IMODE_CODE) == X86_MODE64 ? linear + n : (linear + n) & 0xffffffffull;
         if (x86_walk(&c->ctx, at, X86_ACCESS_FETCH, (c->mode >> IMODE_CPL_SHIFT & 3) == 3, false, &t))
             return NULL;
-        bytes[n++] = (uint8_t)dp_space_load(c->vm->memory, t.phys, 1);
+        bytes[n++] = (uint8_t)dp_space_load(c->memory, t.phys & c->address_mask, 1);
     }
     if (length > 0 && (c->mode & IMODE_CODE) != X86_MODE64 && c->s.r[X86_RIP] + (unsigned)length - 1 > c->s.seg[X86_CS].limit)
         length = X86_DECODE_LONG;

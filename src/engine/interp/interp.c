@@ -192,22 +192,22 @@ static void enter_smm(struct icpu *c)
     x86_smm_enter(&c->s, image);
     if (c->bus.smm_changed)
         c->bus.smm_changed(c->bus.board, c->index, true);
-    dp_space_write(c->vm->memory, at, image, sizeof image); /* where there is no RAM it is lost, as on a real bus */
-    c->walked.size = 0;
+    interp_map_changed(c);
+    dp_space_write(c->memory, at, image, sizeof image); /* where there is no RAM it is lost, as on a real bus */
     interp_flush_all(c);
     interp_sync_in(c);
 }
 void interp_leave_smm(struct icpu *c)
 {
     uint8_t image[X86_SMM_SIZE];
-    dp_space_read(c->vm->memory, (uint64_t)c->s.smbase + X86_SMM_SAVE, image, sizeof image);
+    dp_space_read(c->memory, (uint64_t)c->s.smbase + X86_SMM_SAVE, image, sizeof image);
     if (c->bus.smm_changed)
         c->bus.smm_changed(c->bus.board, c->index, false);
     if (x86_smm_leave(&c->ctx, image))
         c->shutdown_faults = 0;
     c->link_from = NULL;
     c->delivered = true; /* no trap for RSM itself */
-    c->walked.size = 0;
+    interp_map_changed(c);
     interp_flush_all(c);
     interp_sync_in(c);
 }
@@ -217,7 +217,7 @@ static bool attend(struct icpu *c, struct dp_exit *exit)
 {
     unsigned why = atomic_exchange(&c->attention, 0);
     if (why & IATT_MAP) {
-        c->walked.size = 0;
+        interp_map_changed(c);
         interp_flush_all(c);
         interp_cache_empty(c);
     }
@@ -550,6 +550,7 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
                                   (unsigned)in->smi_pending << DP_LINE_SMI);
     c->block = NULL;
     c->link_from = NULL;
+    interp_map_changed(c);
     interp_flush_all(c);
     interp_sync_in(c);
 }
@@ -682,6 +683,7 @@ static int interp_cpu_init(struct dp_engine_state *e, unsigned index, const stru
     }
     interp_ctx_init(c);
     x86_state_reset(&c->s, index == 0);
+    interp_map_changed(c);
     interp_sync_in(c);
     c->engine = e;
     e->cpu[index] = c;

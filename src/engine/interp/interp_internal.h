@@ -136,6 +136,8 @@ struct icpu {
     uint64_t instructions;
     uint64_t instruction_limit; /* blocks do not chain beyond it */
     uint64_t budget_end;        /* where run() is to return */
+    struct dp_space *memory;    /* what this processor sees now */
+    uint64_t address_mask;      /* of physical addresses: dp_space_cpu_mask, all ones in system management mode */
     struct dp_range walked;     /* the piece of RAM that page tables were last found in; size 0: none */
     const struct iop *next;     /* only without tail calls (sanitizer and -O0 builds) */
     uint16_t fault_offset, fault_length; /* of the instruction that left by interp_fault */
@@ -360,6 +362,8 @@ int interp_memory_init(struct icpu *c, struct dp_error *e);
 void interp_memory_fini(struct icpu *c);
 /* Poisons write tags for a page of code, or (page ~0) for all of r; any thread. */
 void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page);
+/* The memory map, or how this processor sees it, is another; the caller flushes. */
+void interp_map_changed(struct icpu *c);
 /* From now on writes to the page are reported; every processor's fast write paths to it are gone. Returns the generation. */
 uint32_t interp_mark_code(struct icpu *c, struct dp_ram *r, uint64_t page);
 /* A translation that faulted is not kept (SDM vol. 3 4.10.4.1). */

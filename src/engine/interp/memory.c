@@ -105,6 +105,13 @@ void interp_revoke_writes(struct icpu *c, struct dp_ram *r, uint64_t page)
             atomic_store_explicit(&c->tlb_all[i].write_tag, 0, memory_order_relaxed);
 }
 
+void interp_map_changed(struct icpu *c)
+{
+    c->walked.size = 0;
+    c->memory = c->s.smm && c->vm->smm_memory ? c->vm->smm_memory : c->vm->memory;
+    c->address_mask = c->s.smm ? UINT64_MAX : dp_space_cpu_mask(c->vm->memory); /* the A20 gate does not reach into the mode */
+}
+
 /* ---- filling ---- */
 
 /* Records the page of t in the entry; gives it the tag for the access. */
@@ -157,7 +164,10 @@ static bool whole_page(const struct dp_range *r, uint64_t phys)
 static int translate(struct icpu *c, uint64_t linear, enum x86_access access, bool user, bool ac, struct x86_translation *t)
 {
     c->counters.tlb_misses++;
-    return x86_walk(&c->ctx, linear, access, user, ac, t);
+    if (x86_walk(&c->ctx, linear, access, user, ac, t))
+        return -1;
+    t->phys &= c->address_mask;
+    return 0;
 }
 
 static unsigned current_kind(const struct icpu *c) { return (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE; }
@@ -182,7 +192,7 @@ bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access)
     struct dp_range r;
     if (translate(c, linear, access, is_user(c), has_ac(c), &t))
         return false;
-    dp_space_find(c->vm->memory, t.phys, &r);
+    dp_space_find(c->memory, t.phys, &r);
     if (!whole_page(&r, t.phys) || local_apic(c, t.phys))
         return false;
     fill(c, current_kind(c), linear, access, &t, &r);
@@ -195,7 +205,7 @@ int interp_fetch_fill(struct icpu *c, uint64_t linear)
     struct dp_range r;
     if (translate(c, linear, X86_ACCESS_FETCH, is_user(c), false, &t))
         return -1;
-    dp_space_find(c->vm->memory, t.phys, &r);
+    dp_space_find(c->memory, t.phys, &r);
     if (whole_page(&r, t.phys))
         fill(c, is_user(c) ? ITLB_USER : ITLB_SUPER, linear, X86_ACCESS_FETCH, &t, &r);
     return 0;
@@ -250,7 +260,7 @@ static bool local_apic(struct icpu *c, uint64_t phys)
 static void own_map_change(struct icpu *c)
 {
     if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed) & IATT_MAP)) {
-        c->walked.size = 0;
+        interp_map_changed(c);
         interp_flush_all(c);
     }
 }
@@ -259,7 +269,7 @@ static uint64_t bus_load(struct icpu *c, uint64_t phys, unsigned size)
     c->counters.mmio++;
     if (local_apic(c, phys))
         return c->bus.apic_read(c->bus.apic, phys & 0xfff, size);
-    uint64_t v = dp_space_load(c->vm->memory, phys, size);
+    uint64_t v = dp_space_load(c->memory, phys, size);
     own_map_change(c);
     return v;
 }
@@ -269,7 +279,7 @@ static void bus_store(struct icpu *c, uint64_t phys, uint64_t value, unsigned si
     if (local_apic(c, phys))
         c->bus.apic_write(c->bus.apic, phys & 0xfff, value, size);
     else
-        dp_space_store(c->vm->memory, phys, value, size);
+        dp_space_store(c->memory, phys, value, size);
     own_map_change(c);
 }
 
@@ -353,7 +363,7 @@ uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, 
     struct dp_range r;
     if (first >= size) {
         translate_or_leave(c, o, linear, X86_ACCESS_READ, &t);
-        dp_space_find(c->vm->memory, t.phys, &r);
+        dp_space_find(c->memory, t.phys, &r);
         if (whole_page(&r, t.phys) && !local_apic(c, t.phys))
             fill(c, current_kind(c), linear, X86_ACCESS_READ, &t, &r);
         return load_in_page(c, t.phys, &r, size);
@@ -364,8 +374,8 @@ uint64_t interp_load_slow(struct icpu *c, const struct iop *o, uint64_t linear, 
     check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_READ, &t);
     translate_or_leave(c, o, second, X86_ACCESS_READ, &t2);
-    dp_space_find(c->vm->memory, t.phys, &r);
-    dp_space_find(c->vm->memory, t2.phys, &r2);
+    dp_space_find(c->memory, t.phys, &r);
+    dp_space_find(c->memory, t2.phys, &r2);
     return load_in_page(c, t.phys, &r, first) | load_in_page(c, t2.phys, &r2, size - first) << (8 * first);
 }
 
@@ -378,7 +388,7 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
     struct dp_range r;
     if (first >= size) {
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
-        dp_space_find(c->vm->memory, t.phys, &r);
+        dp_space_find(c->memory, t.phys, &r);
         if (whole_page(&r, t.phys) && !local_apic(c, t.phys))
             fill(c, current_kind(c), linear, X86_ACCESS_WRITE, &t, &r);
         store_in_page(c, t.phys, &r, value, size);
@@ -389,8 +399,8 @@ void interp_store_slow(struct icpu *c, const struct iop *o, uint64_t linear, uin
         check_canonical(c, o, linear, size);
         translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
         translate_or_leave(c, o, second, X86_ACCESS_WRITE, &t2);
-        dp_space_find(c->vm->memory, t.phys, &r);
-        dp_space_find(c->vm->memory, t2.phys, &r2);
+        dp_space_find(c->memory, t.phys, &r);
+        dp_space_find(c->memory, t2.phys, &r2);
         store_in_page(c, t.phys, &r, value & dp_mask_bytes(first), first);
         store_in_page(c, t2.phys, &r2, value >> (8 * first), size - first);
     }
@@ -428,7 +438,7 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
     if (first < size)
         check_canonical(c, o, linear, size);
     translate_or_leave(c, o, linear, X86_ACCESS_WRITE, &t);
-    dp_space_find(c->vm->memory, t.phys, &r);
+    dp_space_find(c->memory, t.phys, &r);
     if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
         struct x86_translation second;
         translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &second);
@@ -557,7 +567,7 @@ static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, 
     struct x86_translation t;
     if (translate(c, linear, access, user, ac, &t))
         return -1;
-    dp_space_find(c->vm->memory, t.phys, r);
+    dp_space_find(c->memory, t.phys, r);
     *phys = t.phys;
     *host = NULL;
     if (whole_page(r, t.phys) && !local_apic(c, t.phys)) {
@@ -649,20 +659,22 @@ static uint64_t ctx_phys_load(struct x86_ctx *x, uint64_t phys, unsigned size)
 {
     struct icpu *c = x->opaque;
     struct dp_range *r = &c->walked;
-    if (DP_UNLIKELY(phys - r->base >= r->size) && (!dp_space_find(c->vm->memory, phys, r) || !r->ram))
+    phys &= c->address_mask;
+    if (DP_UNLIKELY(phys - r->base >= r->size) && (!dp_space_find(c->memory, phys, r) || !r->ram))
         r->size = 0;
     if (DP_LIKELY(phys - r->base < r->size && phys - r->base <= r->size - size)) {
         const uint8_t *host = r->ram->host + r->ram_offset + (phys - r->base);
         return size == 8 ? *(volatile const uint64_t *)host : *(volatile const uint32_t *)host;
     }
-    return dp_space_load(c->vm->memory, phys, size);
+    return dp_space_load(c->memory, phys, size);
 }
 
 static bool ctx_phys_compare_exchange(struct x86_ctx *x, uint64_t phys, uint64_t old, uint64_t new_, unsigned size)
 {
     struct icpu *c = x->opaque;
     struct dp_range r;
-    if (!dp_space_find(c->vm->memory, phys, &r) || !r.ram || r.readonly || phys - r.base > r.size - size)
+    phys &= c->address_mask;
+    if (!dp_space_find(c->memory, phys, &r) || !r.ram || r.readonly || phys - r.base > r.size - size)
         return true; /* tables outside RAM: the bits have nowhere to go */
     uint64_t offset = r.ram_offset + (phys - r.base);
     uint8_t *host = r.ram->host + offset;

@@ -161,8 +161,8 @@ static void map_around(struct tdirect *d, uint64_t linear, bool itself)
         struct dp_range r = {0};
         unsigned e = extent_at(d, at);
         bool known = i < AROUND && (itself || at != (linear & PAGE_MASK)) && !(e < d->extents && d->extent[e].linear <= at) &&
-                     x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
-                     dp_space_find(c->vm->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
+                     c->address_mask == UINT64_MAX && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
+                     dp_space_find(c->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
                      (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
         struct talias *b = known ? alias_of(d->owner->v, r.ram) : NULL;
         uint64_t page = known ? (r.ram_offset + ((t.phys & PAGE_MASK) - r.base)) >> DP_PAGE_SHIFT : 0;
