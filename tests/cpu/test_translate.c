@@ -4,6 +4,7 @@
  * Model: see bare.h. Each routine runs several times, so that it is translated. Every engine has to pass; ENGINE only says which.
  */
 #include <fcntl.h>
+#include <time.h>
 
 #include "bare.h"
 
@@ -312,6 +313,53 @@ static void test_in_turns(void **state)
     }
 }
 
+/* Interrupts all over code that moves the stack pointer, their frames on the same stack and more below: what an instruction still reads has to be above
+ * it. RBP, R13-R15, return addresses and flags have to come back as they were pushed. A saved RBP 8 below a 16-byte boundary is where SS of a frame goes
+ * that begins above it. */
+BARE_ASM(stack_moves,
+         "sti\n 1: push %rbp\n mov %rsp, %rbp\n push %r14\n sub $24, %rsp\n leave\n cmp %rbp, %rdx\n jne 9f\n"
+         " push %rax\n push %rbp\n mov %rsp, %rbp\n leave\n cmp %rbp, %rdx\n jne 9f\n pop %rax\n"
+         " push %r13\n push %rbp\n push %r15\n mov %rsp, %rbp\n lea 8(%rbp), %rsp\n pop %rbp\n pop %r13\n"
+         " cmp %r13, %rsi\n jne 9f\n cmp %rbp, %rdx\n jne 9f\n"
+         " call 3f\n call *%r9\n pushf\n pop %rbx\n and $0x200, %ebx\n jz 9f\n"
+         " cmpq $0, 0x2f000\n je 1b\n xor %eax, %eax\n jmp 8f\n"
+         "3: push %rbp\n mov %rsp, %rbp\n mov 8(%rbp), %r10\n leave\n ret\n"
+         "9: mov $1, %eax\n 8: cli\n");
+BARE_ASM(stack_handler, "push $-1\n push $-1\n push $-1\n push $-1\n push $-1\n push $-1\n add $48, %rsp\n iretq");
+static void test_stack_moves(void **state)
+{
+    struct bare *b = *state;
+    enum { HANDLER = BARE_CODE + 0x800, CALLEE = BARE_CODE + 0xc00 };
+    static const uint8_t callee[] = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x55, 0xc9, 0xc3}; /* push rbp; mov rbp, rsp; push r13; leave; ret */
+    bare_put(b, BARE_CODE, stack_moves, stack_moves_end);
+    bare_put(b, HANDLER, stack_handler, stack_handler_end);
+    bare_put(b, CALLEE, callee, callee + sizeof(callee));
+    dp_st64(b->mem + BARE_IDT + 0x40 * 16, (uint64_t)(HANDLER & 0xffff) | (uint64_t)BARE_CS64 << 16 | 0x8eull << 40 | (uint64_t)(HANDLER >> 16) << 48);
+    struct x86_state s = bare_long(b, 0, BARE_CODE);
+    s.r[X86_RBP] = s.r[X86_RDX] = 0x5555aaaa12345678;
+    s.r[X86_R13] = s.r[X86_RSI] = 0x1313131313131313;
+    s.r[X86_R9] = CALLEE;
+    memset(b->mem + 0x2f000, 0, 8);
+    b->engine->push(b->cpu[0].cpu, &s);
+    b->traps = 0;
+    b->mem[BARE_MAILBOX + BARE_TR + 8] = 0;
+    pthread_t t;
+    pthread_create(&t, NULL, bare_run_cpu, &b->cpu[0]);
+    time_t end = time(NULL) + 4; /* on a busy host each interrupt is a switch of processes */
+    for (unsigned i = 0; i < 10000 && time(NULL) < end; i++) {
+        bare_irq(b, 0, 0x40);
+        while (atomic_load(&b->cpu[0].irr[1]) && time(NULL) < end)
+            sched_yield();
+        for (unsigned wait = i * 7919 % 97; wait--;)
+            __builtin_ia32_pause();
+    }
+    __atomic_store_n((uint64_t *)(b->mem + 0x2f000), 1, __ATOMIC_SEQ_CST);
+    pthread_join(t, NULL);
+    bare_assert_done(b, stack_moves, 0);
+    assert_int_equal(b->cpu[0].out.r[X86_RAX], 0);
+    assert_int_equal(b->cpu[0].out.r[X86_RSP], s.r[X86_RSP]);
+}
+
 static char *contents(const char *path)
 {
     static char text[1 << 20];
@@ -398,6 +446,6 @@ int main(int argc, char **argv)
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
     const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_refused), T(test_smap),
-                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_user_rewrites), T(test_shown)};
+                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_stack_moves), T(test_user_rewrites), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
