@@ -12,7 +12,7 @@ void translate_set_warm(struct dp_engine_state *s, unsigned times);
 enum translate_direct { TRANSLATE_DIRECT_AUTO, TRANSLATE_DIRECT_NEVER, TRANSLATE_DIRECT_ALWAYS };
 void translate_set_direct(struct dp_engine_state *s, enum translate_direct when);
 /* For tests: after so many host instructions of translated code a kick comes, once in each run(); 0: none. That finds what a kick at just this
- * place does, which otherwise is a matter of luck. Not in direct spaces. */
+ * place does, which otherwise is a matter of luck. */
 void translate_set_kick_after(struct dp_engine_state *s, unsigned host_instructions);
 
 #endif
