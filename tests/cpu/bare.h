@@ -347,13 +347,20 @@ static void *bare_run_cpu(void *opaque)
             b->engine->push(p->cpu, &p->out);
     }
 }
-/* Pushes s and runs processor 0 in this thread until it halts or shuts down; returns the state after. */
-static inline const struct x86_state *bare_run(struct bare *b, const struct x86_state *s)
+/* Before a run of processor 0 from s. */
+static inline void bare_run_prepare(struct bare *b, const struct x86_state *s)
 {
     b->traps = 0;
     for (unsigned i = 0; i < BARE_CPUS; i++)
         b->mem[BARE_MAILBOX + BARE_TR + 8 + i * 16] = 0;
     b->engine->push(b->cpu[0].cpu, s);
+    bare_running = &b->cpu[0];
+    bare_give_signals(b);
+}
+/* Pushes s and runs processor 0 in this thread until it halts or shuts down; returns the state after. */
+static inline const struct x86_state *bare_run(struct bare *b, const struct x86_state *s)
+{
+    bare_run_prepare(b, s);
     bare_run_cpu(&b->cpu[0]);
     return &b->cpu[0].out;
 }

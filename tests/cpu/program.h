@@ -111,5 +111,11 @@ struct prog_how {
 };
 void prog_guest_kick(struct prog_guest *g); /* from a signal handler: the run ends as an engine's error */
 void prog_guest_run(struct prog_guest *g, const struct prog_image *image, const struct prog_how *how, struct prog_result *r);
+/* Runs the program with a kick after a few host instructions, and so on from there to its end (with an even seed after 1, 2, 3 ... until an
+ * instruction is done). Each time the processor must be in a state that the reference, which goes instruction by instruction, was in, too, and
+ * no earlier one than the last. Only for the translator. Returns 1 and tells what is wrong. */
+enum { PROG_STEPS = 3000 };
+struct prog_step { uint64_t hash, r[X86_RIP + 1]; };
+unsigned prog_guest_probe(struct prog_guest *g, struct prog_guest *reference, const struct prog_image *image, uint64_t seed, struct dp_buffer *out);
 
 #endif

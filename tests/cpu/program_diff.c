@@ -16,7 +16,7 @@
 
 struct run {
     struct prog_native *native, *native2;
-    struct prog_guest *guest;
+    struct prog_guest *guest, *reference;
     struct prog_forms *forms[3];
     uint64_t seed, programs, mismatches, lost, endless, insns, faults[256];
     unsigned show, stop;
@@ -264,6 +264,33 @@ static void report(struct run *u, const struct program *p, struct trial *t)
     dp_buffer_fini(&diff), dp_buffer_fini(&text);
 }
 
+/* --everywhere: no host needed, the interpreter tells. */
+static int one_everywhere(struct run *u, const struct program *p, const struct prog_image *image)
+{
+    struct dp_buffer text = {0};
+    watched.guest = u->guest, watched.ticks = 0;
+    snprintf(watched.text, sizeof watched.text, "prog-diff: HANG: --everywhere --seed %llu --mode %s --index %llu\n", (unsigned long long)p->seed,
+             p->mode == X86_MODE64 ? "64" : "32", (unsigned long long)p->index);
+    alarm(120);
+    u->programs++, u->insns += p->count;
+    for (unsigned i = 0; i < 3; i++) {
+        if (!prog_guest_probe(u->guest, u->reference, image, p->seed + p->index * 3 + i, &text)) /* odd and even ones */
+            continue;
+        printf("MISMATCH --everywhere --seed %llu --mode %s --index %llu\n%.*s", (unsigned long long)p->seed, p->mode == X86_MODE64 ? "64" : "32",
+               (unsigned long long)p->index, (int)text.size, (const char *)text.data);
+        u->mismatches++;
+        if (u->mismatches <= u->show) {
+            text.size = 0;
+            prog_describe(p, &text);
+            printf("%.*s\n", (int)text.size, (const char *)text.data);
+        }
+        break;
+    }
+    alarm(0);
+    dp_buffer_fini(&text);
+    return 0;
+}
+
 static int one(struct run *u, enum x86_mode mode, uint64_t index)
 {
     static struct program p;
@@ -274,6 +301,8 @@ static int one(struct run *u, enum x86_mode mode, uint64_t index)
         fprintf(stderr, "prog-diff: program %llu is not well-formed\n", (unsigned long long)index);
         return 2;
     }
+    if (u->reference)
+        return one_everywhere(u, &p, &t.image);
     prog_live(&p, &t.image, t.at, t.live);
     struct dp_error e;
     if (prog_native_run(u->native, &t.image, &t.native, 1, &e)) {
@@ -313,11 +342,12 @@ static int usage(FILE *f, int status)
     fprintf(f,
             "usage: prog-diff [--engine NAME|native] [--model NAME] [--seed N] [--count K] [--mode 64|32|all] [--index N] [--show N] "
             "[--stop N]\n"
-            "                 [--dead-flags] [--kicks] [--whole] [--verbose]\n"
+            "                 [--dead-flags] [--kicks|--everywhere] [--whole] [--verbose]\n"
             "  --engine native compares the host with itself: a check of this harness\n"
             "  --index runs one program (with --verbose: and prints it); --show: so many mismatches in full; --stop: after so many end;\n"
             "  --dead-flags: a fault's frame may have any value in flags that are overwritten before anybody reads them\n"
             "  --kicks: also with another thread that kicks the engine all the time\n"
+            "  --everywhere: kicks after every few host instructions; each finds the processor in a state that the interpreter was in, too\n"
             "  --whole: do not cut them down\n");
     return status;
 }
@@ -335,12 +365,14 @@ int main(int argc, char **argv)
                                             {"whole", 0, 0, 'W'},
                                             {"dead-flags", 0, 0, 'd'},
                                             {"kicks", 0, 0, 'k'},
+                                            {"everywhere", 0, 0, 'E'},
                                             {"verbose", 0, 0, 'v'},
                                             {"help", 0, 0, 'h'},
                                             {0}};
     const char *engine = "interp", *mode = "all", *model_name = NULL;
     struct run u = {.seed = 1, .show = 3, .stop = 20};
     uint64_t count = 1000, first = 0;
+    bool everywhere = false;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
         case 'e':
@@ -373,6 +405,9 @@ int main(int argc, char **argv)
         case 'k':
             u.kicks = true;
             break;
+        case 'E':
+            everywhere = true;
+            break;
         case 'W':
             u.whole = true;
             break;
@@ -396,7 +431,7 @@ int main(int argc, char **argv)
     if (err && !model_name)
         err = x86_cpuid_model("x86-64-v2", &model, &e);
     if (!err)
-        err = prog_native_create(&u.native, &e);
+        err = everywhere ? prog_guest_create("interp", &model, &u.reference, &e) : prog_native_create(&u.native, &e);
     if (!err)
         err = self ? prog_native_create(&u.native2, &e) : prog_guest_create(engine, &model, &u.guest, &e);
     for (unsigned m = X86_MODE32; m <= X86_MODE64 && !err; m++)
@@ -428,6 +463,7 @@ int main(int argc, char **argv)
     for (unsigned m = 0; m < 3; m++)
         prog_forms_destroy(u.forms[m]);
     prog_guest_destroy(u.guest);
+    prog_guest_destroy(u.reference);
     prog_native_destroy(u.native), prog_native_destroy(u.native2);
     return err ? err : u.mismatches != 0;
 }

@@ -228,12 +228,10 @@ static void store_fx(const struct x86_state *s, uint8_t fx[512])
 
 static bool has_error_code(unsigned v) { return v == X86_DF_ || (v >= X86_TS && v <= X86_PF_) || v == X86_AC_; }
 
-void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const struct prog_how *how, struct prog_result *result)
+/* A program's memory and registers into the machine. again: its code is there already. */
+static void load(struct prog_guest *g, const struct prog_image *p, bool again)
 {
-    struct cpu_result *r = &result->r;
-    memset(r, 0, offsetof(struct cpu_result, data));
-    r->text[0] = 0;
-    if (!how->again) { /* code by the front door, so that the engine forgets what it decoded */
+    if (!again) { /* code by the front door, so that the engine forgets what it decoded */
         uint8_t fill[PROG_MAX_CODE];
         memset(fill, 0xcc, sizeof fill);
         if (g->code_size)
@@ -251,10 +249,19 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
     for (unsigned i = 0; i < X86_SEGS; i++)
         load_segment(&s.seg[i], p->in.seg[i], i == X86_FS ? p->in.fs_base : i == X86_GS ? p->in.gs_base : 0);
     load_fx(&s, p->in.fx);
-    bool avx = x86_has(&g->model, X86_FEATURE_AVX);
-    for (unsigned i = 0; i < 16 && avx; i++)
+    for (unsigned i = 0; i < 16 && x86_has(&g->model, X86_FEATURE_AVX); i++)
         memcpy(s.vec[i] + 16, p->in.ymm_high[i], 16);
     g->engine->push(g->cpu, &s);
+}
+
+void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const struct prog_how *how, struct prog_result *result)
+{
+    struct cpu_result *r = &result->r;
+    struct x86_state s;
+    bool avx = x86_has(&g->model, X86_FEATURE_AVX);
+    memset(r, 0, offsetof(struct cpu_result, data));
+    r->text[0] = 0;
+    load(g, p, how->again);
 
     struct dp_exit x;
     const uint64_t limit = 20000000; /* more than a program needs; the host's limit is time */
@@ -317,4 +324,111 @@ void prog_guest_run(struct prog_guest *g, const struct prog_image *p, const stru
         break;
     }
     dp_buffer_fini(&x.text);
+}
+
+/* ---- kicks at every place ---- */
+
+/* What must be as it is between two instructions: all but the arithmetic flags, which an engine may have spoiled where nobody reads them, RF,
+ * and x87 pointers. */
+static uint64_t hash_state(const struct x86_state *s)
+{
+    uint64_t h = 0;
+#define ADD(v) h = (h ^ (uint64_t)(v)) * 0x9e3779b97f4a7c15ull, h ^= h >> 29
+    for (unsigned i = 0; i <= X86_RIP; i++)
+        ADD(s->r[i]);
+    ADD(s->rflags & ~(uint64_t)(X86_ARITH | X86_RF));
+    for (unsigned i = 0; i < X86_SEGS; i++)
+        ADD(s->seg[i].sel), ADD(s->seg[i].base);
+    for (unsigned i = 0; i < 16; i++)
+        for (unsigned k = 0; k < 4; k++)
+            ADD(dp_ld64(s->vec[i] + 8 * k));
+    ADD(s->mxcsr), ADD(s->fpu.fcw), ADD(s->fpu.fsw), ADD(s->fpu.ftw);
+    for (unsigned i = 0; i < 8; i++)
+        ADD(dp_ld64(s->fpu.st[i])), ADD(dp_ld16(s->fpu.st[i] + 8));
+#undef ADD
+    return h;
+}
+
+static void run_once(struct prog_guest *g, uint64_t budget, struct x86_state *s, struct dp_exit *x)
+{
+    memset(x, 0, sizeof *x);
+    g->engine->run(g->cpu, budget, x);
+    g->engine->pull(g->cpu, s);
+    dp_buffer_fini(&x->text);
+}
+
+/* Repeated string instructions may stop after any iteration. */
+static bool repeats(const struct prog_image *p, uint64_t rip)
+{
+    uint64_t at = rip - CPU_CODE - p->code_offset;
+    struct x86_insn i;
+    return at < p->code_size && x86_decode(p->code + at, (unsigned)DP_MIN(p->code_size - at, (uint64_t)15), p->mode, &i) > 0 && (i.rep || i.repne);
+}
+
+static void differs(const struct x86_state *s, const struct prog_step *trace, unsigned at, unsigned count, unsigned after, struct dp_buffer *out)
+{
+    static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
+    dp_buffer_printf(out, "  a kick %u host instructions after the state before instruction %u: rip %#llx", after, at, (unsigned long long)s->r[X86_RIP]);
+    while (at < count && trace[at].r[X86_RIP] != s->r[X86_RIP])
+        at++;
+    if (at == count)
+        dp_buffer_printf(out, ", where no instruction begins that comes");
+    else
+        dp_buffer_printf(out, ", instruction %u", at);
+    for (unsigned i = 0; i < 16 && at < count; i++)
+        if (s->r[i] != trace[at].r[i])
+            dp_buffer_printf(out, "; %s %#llx is not %#llx", names[i], (unsigned long long)s->r[i], (unsigned long long)trace[at].r[i]);
+    dp_buffer_printf(out, "\n");
+}
+
+unsigned prog_guest_probe(struct prog_guest *g, struct prog_guest *reference, const struct prog_image *p, uint64_t seed, struct dp_buffer *out)
+{
+    static struct prog_step trace[PROG_STEPS];
+    struct x86_state s;
+    struct dp_exit x = {0};
+    unsigned count = 0, at = 0, runs = 0;
+    load(reference, p, false);
+    do {
+        reference->engine->pull(reference->cpu, &s);
+        trace[count].hash = hash_state(&s);
+        memcpy(trace[count++].r, s.r, sizeof trace[0].r);
+        run_once(reference, 1, &s, &x);
+    } while (x.kind == DP_EXIT_BUDGET && count < PROG_STEPS);
+    bool whole = x.kind == DP_EXIT_HALT, moved = true;
+    load(g, p, false);
+    for (unsigned after = 0; at < count && runs < 20 * PROG_STEPS; runs++) {
+        if (seed % 2) { /* a way to C and back takes 70 */
+            seed = seed * 6364136223846793005ull + 1442695040888963408ull;
+            after = 1 + (unsigned)(seed >> 40) % (seed >> 33 & 3 ? 14 : 300);
+        } else {
+            after = moved ? 1 : after < 24 ? after + 1 : after + after / 4;
+        }
+        translate_set_kick_after(g->state, after);
+        run_once(g, 0, &s, &x);
+        translate_set_kick_after(g->state, 0);
+        if (x.kind != DP_EXIT_KICK)
+            break;
+        uint64_t hash = hash_state(&s);
+        unsigned to = at;
+        while (to < count && trace[to].hash != hash)
+            to++;
+        if (to == count && repeats(p, s.r[X86_RIP])) {
+            moved = false;
+            continue;
+        }
+        if (to == count && whole) {
+            differs(&s, trace, at, count, after, out);
+            return 1;
+        }
+        moved = to != at;
+        at = to;
+    }
+    if (!whole || x.kind != DP_EXIT_HALT)
+        return 0; /* too long */
+    for (int i = 0; i < PROG_FRAMES; i++)
+        if (memcmp(g->ram->host + frame_at(i), reference->ram->host + frame_at(i), 4096)) {
+            dp_buffer_printf(out, "  with kicks at many places: frame %d is not as without\n", i);
+            return 1;
+        }
+    return 0;
 }

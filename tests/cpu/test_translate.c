@@ -4,6 +4,7 @@
  * Model: see bare.h. Each routine runs several times, so that it is translated. Every engine has to pass; ENGINE only says which.
  */
 #include <fcntl.h>
+#include <time.h>
 
 #include "bare.h"
 
@@ -312,6 +313,120 @@ static void test_in_turns(void **state)
     }
 }
 
+/* Interrupts all over code that moves the stack pointer, their frames on the same stack and more below: what an instruction still reads has to be above
+ * it. RBP, R13-R15, return addresses and flags have to come back as they were pushed. A saved RBP 8 below a 16-byte boundary is where SS of a frame goes
+ * that begins above it. */
+BARE_ASM(stack_moves,
+         "sti\n 1: push %rbp\n mov %rsp, %rbp\n push %r14\n sub $24, %rsp\n leave\n cmp %rbp, %rdx\n jne 9f\n"
+         " push %rax\n push %rbp\n mov %rsp, %rbp\n leave\n cmp %rbp, %rdx\n jne 9f\n pop %rax\n"
+         " push %r13\n push %rbp\n push %r15\n mov %rsp, %rbp\n lea 8(%rbp), %rsp\n pop %rbp\n pop %r13\n"
+         " cmp %r13, %rsi\n jne 9f\n cmp %rbp, %rdx\n jne 9f\n"
+         " call 3f\n call *%r9\n pushf\n pop %rbx\n and $0x200, %ebx\n jz 9f\n"
+         " cmpq $0, 0x2f000\n je 1b\n xor %eax, %eax\n jmp 8f\n"
+         "3: push %rbp\n mov %rsp, %rbp\n mov 8(%rbp), %r10\n leave\n ret\n"
+         "9: mov $1, %eax\n 8: cli\n");
+BARE_ASM(stack_handler, "push $-1\n push $-1\n push $-1\n push $-1\n push $-1\n push $-1\n add $48, %rsp\n iretq");
+static void test_stack_moves(void **state)
+{
+    struct bare *b = *state;
+    enum { HANDLER = BARE_CODE + 0x800, CALLEE = BARE_CODE + 0xc00 };
+    static const uint8_t callee[] = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x55, 0xc9, 0xc3}; /* push rbp; mov rbp, rsp; push r13; leave; ret */
+    bare_put(b, BARE_CODE, stack_moves, stack_moves_end);
+    bare_put(b, HANDLER, stack_handler, stack_handler_end);
+    bare_put(b, CALLEE, callee, callee + sizeof(callee));
+    dp_st64(b->mem + BARE_IDT + 0x40 * 16, (uint64_t)(HANDLER & 0xffff) | (uint64_t)BARE_CS64 << 16 | 0x8eull << 40 | (uint64_t)(HANDLER >> 16) << 48);
+    struct x86_state s = bare_long(b, 0, BARE_CODE);
+    s.r[X86_RBP] = s.r[X86_RDX] = 0x5555aaaa12345678;
+    s.r[X86_R13] = s.r[X86_RSI] = 0x1313131313131313;
+    s.r[X86_R9] = CALLEE;
+    memset(b->mem + 0x2f000, 0, 8);
+    b->engine->push(b->cpu[0].cpu, &s);
+    b->traps = 0;
+    b->mem[BARE_MAILBOX + BARE_TR + 8] = 0;
+    pthread_t t;
+    pthread_create(&t, NULL, bare_run_cpu, &b->cpu[0]);
+    time_t end = time(NULL) + 4; /* on a busy host each interrupt is a switch of processes */
+    for (unsigned i = 0; i < 10000 && time(NULL) < end; i++) {
+        bare_irq(b, 0, 0x40);
+        while (atomic_load(&b->cpu[0].irr[1]) && time(NULL) < end)
+            sched_yield();
+        for (unsigned wait = i * 7919 % 97; wait--;)
+            __builtin_ia32_pause();
+    }
+    __atomic_store_n((uint64_t *)(b->mem + 0x2f000), 1, __ATOMIC_SEQ_CST);
+    pthread_join(t, NULL);
+    bare_assert_done(b, stack_moves, 0);
+    assert_int_equal(b->cpu[0].out.r[X86_RAX], 0);
+    assert_int_equal(b->cpu[0].out.r[X86_RSP], s.r[X86_RSP]);
+}
+
+/* The same, and more of what takes several host instructions, with a kick and an interrupt at every host instruction in turn. */
+BARE_ASM(kick_places,
+         "sti\n push %rbp\n mov %rsp, %rbp\n push %r14\n pushf\n sub $16, %rsp\n leave\n"
+         " push %rax\n push %rbp\n mov %rsp, %rbp\n push %r15\n leave\n pop %r13\n push %rsp\n pop %rsp\n"
+         " cli\n swapgs\n push %r15\n sti\n pop %r14\n swapgs\n std\n pushf\n cld\n pop %rbx\n"
+         " push (%rdi)\n push $0x1234\n call 3f\n call *%r9\n call *8(%rdi)\n pop %r11\n pop 16(%rdi)\n"
+         " xchg %r13, 24(%rdi)\n xadd %r15, 24(%rdi)\n lock cmpxchg %r14, 24(%rdi)\n shl %cl, %r14\n adc %r15, 32(%rdi)\n"
+         " mov %ah, 40(%rdi)\n xchg %ch, %cl\n rdtsc\n mov %rdx, %r10\n fninit\n fld1\n fstpl 48(%rdi)\n movups (%rdi), %xmm1\n"
+         " lea 4f(%rip), %r12\n push %r12\n ret\n"
+         "3: push %rbp\n mov %rsp, %rbp\n mov 8(%rbp), %r10\n leave\n ret\n"
+         "4: push $-5\n push $-6\n call 5f\n mov %r8, %r13\n jmp 6f\n"
+         "5: ret $16\n"
+         "6: cli\n");
+static void test_kick_places(void **state)
+{
+    struct bare *b = *state;
+    enum { HANDLER = BARE_CODE + 0x800, CALLEE = BARE_CODE + 0xc00 };
+    static const uint8_t callee[] = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x55, 0xc9, 0xc3};
+    if (strcmp(bare_engine, "translate-hot") || b->steps) /* the others run the same code */
+        skip();
+    bare_put(b, BARE_CODE, kick_places, kick_places_end);
+    bare_put(b, HANDLER, stack_handler, stack_handler_end);
+    bare_put(b, CALLEE, callee, callee + sizeof(callee));
+    dp_st64(b->mem + BARE_IDT + 0x40 * 16, (uint64_t)(HANDLER & 0xffff) | (uint64_t)BARE_CS64 << 16 | 0x8eull << 40 | (uint64_t)(HANDLER >> 16) << 48);
+    struct x86_state s = bare_long(b, 0, BARE_CODE), first = {0};
+    static uint8_t memory[4096];
+    for (unsigned r = 0; r < 16; r++)
+        if (r != X86_RSP && r != X86_RDI && r != X86_R8)
+            s.r[r] = 0x1111111111111111ull * r;
+    s.r[X86_R9] = CALLEE;
+    unsigned kicks = 0, after = 0;
+    for (unsigned n = 0; n < 3 + 2000; n++) { /* three times without a kick: all is translated */
+        memset(b->mem + BARE_DATA, 0x5a, sizeof(memory));
+        dp_st64(b->mem + BARE_DATA + 8, CALLEE);
+        bare_run_prepare(b, &s);
+        struct bare_cpu *p = &b->cpu[0];
+        after = n < 3 ? 0 : after + 1;
+        translate_set_kick_after(b->state, after);
+        bool kicked = false;
+        for (;;) {
+            memset(&p->exit, 0, sizeof(p->exit));
+            b->engine->run(p->cpu, 0, &p->exit);
+            translate_set_kick_after(b->state, 0);
+            if (p->exit.kind != DP_EXIT_KICK)
+                break;
+            kicked = true;
+            bare_irq(b, 0, 0x40);
+        }
+        b->engine->pull(p->cpu, &p->out);
+        bare_assert_done(b, kick_places, 0);
+        if (!n)
+            first = p->out, memcpy(memory, b->mem + BARE_DATA, sizeof(memory));
+        for (unsigned r = 0; r <= X86_RIP; r++)
+            if (p->out.r[r] != first.r[r])
+                fail_msg("a kick after %u host instructions: register %u is %#llx and not %#llx", after, r, (unsigned long long)p->out.r[r],
+                         (unsigned long long)first.r[r]);
+        assert_int_equal(p->out.rflags, first.rflags);
+        assert_memory_equal(p->out.vec, first.vec, sizeof(first.vec));
+        assert_int_equal(p->out.seg[X86_GS].base, first.seg[X86_GS].base);
+        assert_memory_equal(memory, b->mem + BARE_DATA, sizeof(memory));
+        kicks += kicked;
+        if (n >= 3 && !kicked)
+            break; /* it ends before */
+    }
+    assert_in_range(kicks, 200, 1999);
+}
+
 static char *contents(const char *path)
 {
     static char text[1 << 20];
@@ -398,6 +513,7 @@ int main(int argc, char **argv)
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
     const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_refused), T(test_smap),
-                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_user_rewrites), T(test_shown)};
+                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_stack_moves), T(test_kick_places),
+                                       T(test_user_rewrites), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -745,6 +745,11 @@ static bool signalled(struct tdirect *d, struct tctx *x, uint64_t *pc, bool *ste
     if (kick) {
         x->reason = LEAVE_KICK;
         *step = !at_start;
+        if (number == SIGTRAP && d->owner->countdown) {
+            if (--d->owner->countdown)
+                return true;
+            atomic_fetch_or(&k->c->attention, IATT_KICK);
+        }
         return *step;
     }
     k->c->counters.signals++;
@@ -803,7 +808,7 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
     }
     give(d, x);
     for (uint64_t pc = code;;) {
-        enter_at(d, pc, step);
+        enter_at(d, pc, step || t->countdown);
         s->kicked = 0;
         atomic_store(&t->runner, d->pid);
         atomic_store(&t->inside, 1); /* before looking at what others may have asked for */

@@ -149,8 +149,8 @@ static bool sync_ac(const struct tctx *x, struct icpu *c)
 
 static bool canonical(uint64_t a) { return (uint64_t)((int64_t)(a << 16) >> 16) == a; }
 
-/* A miss, or an access near the end of a page. Called from stub_slow, on the host's stack with the guest's registers in c->s. */
-uint32_t translate_slow(struct tctx *x)
+/* A miss, or an access near the end of a page. */
+static uint32_t slow_path(struct tctx *x)
 {
     struct icpu *c = x->c;
     struct tcpu *t = x->t;
@@ -197,6 +197,22 @@ uint32_t translate_slow(struct tctx *x)
     x->found = *entry;
     /* A kick that came meanwhile redirected x->go to the way out; x->rip is right for it. */
     return 0;
+}
+
+/* See translate_set_kick_after. */
+static void count_from(struct tctx *x, const struct tcpu *t)
+{
+    x->counted_go = x->go;
+    x->go = t->stub_count;
+}
+
+/* Called from stub_slow, on the host's stack with the guest's registers in c->s. */
+uint32_t translate_slow(struct tctx *x)
+{
+    uint32_t leave = slow_path(x);
+    if (DP_UNLIKELY(x->t->countdown))
+        count_from(x, x->t);
+    return leave;
 }
 
 /* The block at rip. NULL: to be interpreted (cold, not in RAM, faults). */
@@ -334,6 +350,8 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t page, uint64_t ri
     x->page = page;
     x->rip = rip;
     x->go = code;
+    if (DP_UNLIKELY(t->countdown))
+        count_from(x, t);
     x->t = t;
     atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
     if (DP_LIKELY(!(atomic_load(&t->c->attention) | atomic_load(&t->wish))))
@@ -727,6 +745,12 @@ void translate_set_direct(struct dp_engine_state *s, enum translate_direct when)
     v->direct = when;
 }
 
+void translate_set_kick_after(struct dp_engine_state *s, unsigned host_instructions)
+{
+    struct tvm *v = s->accel_data;
+    v->kick_after = host_instructions;
+}
+
 static void tcpu_free(struct tcpu *t)
 {
     direct_fini(t);
@@ -791,7 +815,9 @@ static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *e
     __asm__ volatile("rdgsbase %0" : "=r"(translate_ctx.gs));
     atomic_store(&t->thread, (pid_t)syscall(SYS_gettid));
     t->uncounted |= !budget;
+    t->countdown = t->v->kick_after;
     dp_engine_interp.run(cpu, budget, exit);
+    t->countdown = 0;
     atomic_store(&t->thread, 0);
     if (DP_UNLIKELY(t->lost)) {
         *exit = (struct dp_exit){.kind = DP_EXIT_ERROR};

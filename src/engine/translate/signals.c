@@ -73,6 +73,27 @@ static void kick(struct tctx *x, greg_t *r)
         r[REG_EFL] |= HOST_TF;
 }
 
+/* A trap of a thread that counts host instructions (tcpu.countdown). Its way into translated code leads by stub_count, and from there on it
+ * takes steps, until it gets to a stub that leads out. True: that was all; false: the kick comes here. */
+static bool counted(struct tctx *x, greg_t *r)
+{
+    struct tcpu *t = x->t;
+    uint64_t pc = (uint64_t)r[REG_RIP];
+    if (pc == t->stub_count + 1) { /* behind its INT3 */
+        bool wanted = atomic_load(&t->c->attention) | atomic_load(&t->wish);
+        r[REG_RIP] = (greg_t)(wanted ? t->stub_kick : x->counted_go);
+        r[REG_EFL] |= wanted ? 0 : HOST_TF;
+        return true;
+    }
+    if (--t->countdown) {
+        if (pc - (uint64_t)(uintptr_t)t->rx < t->first && pc - t->stub_far >= t->stub_helper - t->stub_far)
+            r[REG_EFL] &= ~HOST_TF;
+        return true;
+    }
+    atomic_fetch_or(&t->c->attention, IATT_KICK);
+    return false;
+}
+
 static void handler(int number, siginfo_t *info, void *context)
 {
     struct tctx *x = &translate_ctx;
@@ -85,6 +106,8 @@ static void handler(int number, siginfo_t *info, void *context)
         return;
     }
     uint64_t pc = (uint64_t)r[REG_RIP];
+    if (number == SIGTRAP && x->t && x->t->countdown && counted(x, r))
+        return;
     struct tblock *b = x->t && in_cache(x->t, pc) ? cache_block_at(x->t, pc) : NULL;
     if (number == SIGTRAP && x->t && (b || in_cache(x->t, pc) || r[REG_EFL] & HOST_TF)) {
         kick(x, r);

@@ -245,6 +245,9 @@ void stubs_emit(struct tcpu *t)
     emit_load(e, RCX, &found);
     go(e);
 
+    t->stub_count = emit_here(e); /* signals.c, counted() */
+    emit8(e, 0xcc);
+
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(e->w - t->rw), (size_t)64);
 }
 

@@ -693,10 +693,14 @@ static void pop(struct writer *w, const struct insn_info *n)
 {
     unsigned r = n->i.operand[0].reg;
     struct mem at = {RSP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
-    load_word(w, spilled(r) ? R14 : home[r], at);
     if (spilled(r)) {
         struct mem s = slot(r);
+        load_word(w, R14, at);
+        commit_here(w);
         emit_store(&w->e, R14, &s);
+    } else {
+        commit_here(w);
+        load_word(w, home[r], at);
     }
     if (r != X86_RSP) /* what was popped into it stays (SDM vol. 2, POP) */
         add_rsp(w, (int32_t)w->path.word);
@@ -706,6 +710,7 @@ static void leave_frame(struct writer *w, const struct insn_info *n)
 {
     struct mem at = {RBP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
     load_word(w, R14, at);
+    commit_here(w); /* with RSP there an interrupt's frame may be where the saved RBP was: it is not to be read again */
     lea_word(w, RSP, (struct mem){RBP, NO_REG, 0, 0, w->path.word});
     emit_mov(&w->e, RBP, R14);
 }
@@ -829,6 +834,7 @@ static void read_tsc(struct writer *w, const struct insn_info *n)
     struct emitter *e = &w->e;
     struct mem start = CTX(tsc_negative_host), guest = CTX(tsc_guest), ratio = CTX(tsc_ratio), window = constant(w, CONSTANT_TSC);
     islands(w, 130, true);
+    commit_here(w); /* no interrupt's handler is to see the host's counter */
     emit8(e, 0x0f), emit8(e, 0x31);
     emit_rorx(e, RDX, RDX, 32);
     emit_lea(e, RAX, &(struct mem){RAX, RDX, 0, 0, 0}, true);
@@ -931,7 +937,7 @@ static void store_return(struct writer *w, const struct insn_info *n)
     }
     emit_load(e, RCX, &page);
     lea_word(w, RCX, (struct mem){RCX, NO_REG, 0, 0, n->offset + n->i.length});
-    if (n->memory.used) /* the target may have been there */
+    if (n->memory.used || n->kind == KIND_CALL_INDIRECT) /* the target may have been there; what was there is to be undone */
         commit_here(w);
     store_word(w, RCX, at);
 }

@@ -83,6 +83,7 @@ struct tctx {
     struct tcpu *t;                 /* non-NULL while inside translate_enter */
     struct tblock *refused;         /* LEAVE_FAULT: a store by way of the read-only view, in this block */
     uint64_t gs;                    /* what GS base is now; STAC and CLAC exchange the two */
+    uint64_t counted_go;            /* where go leads behind stub_count */
     uint64_t other_table;           /* what it is with the other RFLAGS.AC, 0: C has to see to it */
     bool signals_ready;
 };
@@ -219,6 +220,7 @@ struct tvm {
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
     unsigned warm;              /* times a place is interpreted before it is translated */
     int direct;                 /* enum translate_direct */
+    unsigned kick_after;        /* see translate_set_kick_after */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
@@ -244,7 +246,7 @@ struct tcpu {
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
     uint32_t populated;         /* that much of the cache has memory */
-    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_far, stub_stale, stub_kick, stub_helper;
+    uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_far, stub_stale, stub_kick, stub_helper, stub_count;
     bool fast_loop;             /* LOOP is as good as any branch */
     uint64_t stub_handler, stub_restorer; /* of a runner only */
     bool is_direct;             /* this is the cache of a direct space: its rx is an address in the runner, operands are not checked */
@@ -281,6 +283,7 @@ struct tcpu {
     timer_t sampler;
     pid_t sampler_thread;       /* whom it signals; 0: there is none */
     unsigned direct_failures;
+    unsigned countdown;         /* host instructions until the kick of kick_after; 0: none is to come */
     bool lost;                  /* a runner died while it had the guest's registers */
 };
 
