@@ -15,6 +15,7 @@
 #include "display/display.h"
 #include "display/input.h"
 #include "engine/engine.h"
+#include "net/options.h"
 
 struct dp_console;
 struct dp_vm;
@@ -27,7 +28,12 @@ struct dp_vm_disk {
     enum dp_vm_bus bus;
 };
 
-enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
+struct dp_vm_nic {
+    struct dp_net_nic net; /* without a MAC: dp_net_default_mac of the VM's name; NONE is passed over */
+    const char *rom;       /* a file with what firmware boots from it with; NULL: none */
+};
+
+enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_NICS = 4, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
 
@@ -50,6 +56,9 @@ struct dp_vm_config {      /* strings are copied */
     const char *cmdline; /* NULL: what the boot protocol has as default */
     struct dp_vm_disk disk[DP_VM_DISKS];
     unsigned disk_count;
+    struct dp_vm_nic nic[DP_VM_NICS];
+    unsigned nic_count;
+    const char *name; /* for the cards' default addresses; NULL: none */
     bool no_rng, virtio_console;
     bool test_device;                         /* registers and interrupt lines for test kernels */
     bool no_reboot;                           /* a guest's reset ends the VM */

@@ -40,6 +40,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
     &dp_e1000_class,      &dp_rtl8139_class,     &dp_ne2k_isa_class,   &dp_ne2k_pci_class,
+    &dp_virtio_net_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
