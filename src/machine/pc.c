@@ -11,6 +11,9 @@
 #include "devices/pci/pci.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
+#include "devices/net/e1000.h"
+#include "devices/net/ne2k.h"
+#include "devices/net/rtl8139.h"
 #include "devices/virtio/virtio.h"
 #include "machine/pc_internal.h"
 #include "machine/pvclock.h"
@@ -297,6 +300,9 @@ struct nic_model {
 };
 static const struct nic_model nic_models[] = {
     {"virtio", &dp_virtio_net_class, dp_virtio_net_wire, dp_virtio_net_port, NULL, NULL},
+    {"e1000", &dp_e1000_class, dp_e1000_wire, dp_e1000_port, dp_e1000_function, dp_e1000_rom},
+    {"rtl8139", &dp_rtl8139_class, dp_rtl8139_wire, dp_rtl8139_port, dp_rtl8139_function, dp_rtl8139_rom},
+    {"ne2k", &dp_ne2k_pci_class, dp_ne2k_pci_wire, dp_ne2k_pci_port, dp_ne2k_pci_function, dp_ne2k_pci_rom},
 };
 
 static const struct nic_model *find_nic_model(const char *name)

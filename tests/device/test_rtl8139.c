@@ -410,6 +410,7 @@ static void transmit_cp(void **state)
     send_cp(&r, TX_DATA, size, FS | LS | LGSEN | 1400 << 16, 0);
     set(&r, TPPOLL, 0x40, 1);
     assert_int_equal(r.wire.count, 3);
+    assert_int_equal(dp_ld32(ram(&r, CP_TX + (r.tx - 1) % 8 * 16)) & 0xfff0000, 0); /* errors, collisions */
     for (unsigned i = 0; i < 3; i++)
         assert_true(rig_ip_good(r.wire.frame[i].data) && rig_tcp_good(r.wire.frame[i].data, r.wire.frame[i].size));
     /* a full wire: the descriptors stay the card's */

@@ -280,7 +280,7 @@ static uint32_t read_reg(struct rtl8139 *c, unsigned at)
     case IDR0:
     case IDR4: return dp_ld32(r->idr + at);
     case MAR0:
-    case MAR4: return dp_ld32(r->mar + at - MAR0);
+    case MAR4: return dp_ld32(r->mar + (at - MAR0));
     case TSD0: return cp_mode(r) ? r->dtccr_low : r->tsd[0];
     case TSD0 + 4: return cp_mode(r) ? r->dtccr_high : r->tsd[1];
     case TSD0 + 8:
@@ -374,7 +374,7 @@ static void write_reg(struct rtl8139 *c, unsigned at, uint32_t v)
     case IDR0: dp_st32(r->idr, v); break;
     case IDR4: dp_st16(r->idr + 4, (uint16_t)v); break;
     case MAR0:
-    case MAR4: dp_st32(r->mar + at - MAR0, v); break;
+    case MAR4: dp_st32(r->mar + (at - MAR0), v); break;
     case TSD0:
     case TSD0 + 4:
     case TSD0 + 8:

@@ -75,7 +75,7 @@ static void release(struct nic *n, unsigned from, unsigned to)
     do {
         uint32_t word = 0;
         nic_dma_read(n, tx_descriptor(r, from), &word, sizeof(word));
-        uint32_t done = word & ~CP_OWN;
+        uint32_t done = word & (CP_EOR | CP_FS | CP_LS | CP_TX_SIZE); /* the rest is errors and collisions now */
         nic_dma_write(n, tx_descriptor(r, from), &done, sizeof(done));
         from = word & CP_EOR ? 0 : (from + 1) % CP_RING;
     } while (from != to && --budget);
