@@ -14,8 +14,10 @@ enum {
     MEMORY_END = MEMORY_START + MEMORY_SIZE,
     PAGE = 256,
     HEADER = 4,
-    FIFO = 8
+    FIFO = 8,
+    GROUP = 8
 };
+#define RETRY_NS 20000000
 enum { PORT_DATA = 0x10, PORT_RESET = 0x18 };
 enum {
     CR_STP = 1,
@@ -52,6 +54,7 @@ struct ne2k {
     struct dp8390_regs *core;
     struct dp_irq irq;
     bool realtek;
+    unsigned group_call, group; /* frames that came together last; see welcome */
 };
 struct ne2k_isa { struct ne2k card; struct ne2k_isa_regs regs; };
 struct ne2k_pci { struct ne2k card; struct ne2k_pci_regs regs; };
@@ -114,6 +117,24 @@ static void put_byte(struct dp8390_regs *r, uint32_t at, uint8_t v)
         r->memory[at - MEMORY_START] = v;
 }
 
+/* Free pages of the receive ring, of so many. 0 of 0: it is none. BNRY = CURR means empty. */
+static unsigned ring_room(const struct dp8390_regs *r, unsigned *ring)
+{
+    *ring = 0;
+    if (r->pstart < MEMORY_START / PAGE || r->pstop > MEMORY_END / PAGE || r->pstart >= r->pstop || r->curr < r->pstart || r->curr >= r->pstop)
+        return 0;
+    *ring = r->pstop - r->pstart;
+    return r->bnry >= r->pstart && r->bnry < r->pstop ? (r->bnry - r->curr + *ring - 1) % *ring + 1 : *ring;
+}
+
+/* BNRY moved. Who sends is told only when there is room for several frames, which waking it is worth. */
+static void boundary_moved(struct ne2k *c)
+{
+    unsigned ring, room = ring_room(c->core, &ring);
+    if (room >= ring / 2)
+        nic_room(&c->nic);
+}
+
 /* ---- remote DMA ---- */
 
 static void remote_done(struct ne2k *c)
@@ -123,7 +144,7 @@ static void remote_done(struct ne2k *c)
     r->isr |= ISR_RDC;
     if ((r->cr & CR_RD) == CR_SEND) { /* one packet of the ring: on to the next */
         r->bnry = byte_at(r, r->bnry * PAGE + 1u);
-        nic_room(&c->nic);
+        boundary_moved(c);
     }
 }
 
@@ -227,23 +248,37 @@ static void count(struct dp8390_regs *r, unsigned i)
         r->isr |= ISR_CNT;
 }
 
+/* Drivers take what the ring has and acknowledge PRX afterwards: a frame that comes between the two has no interrupt. On a real wire the next frame
+ * helps; here the sender would wait for an answer. So frames come in groups, as many as such drivers take at once, and the next group
+ * when PRX was acknowledged; or after a while, for those who do it otherwise. Who has no interrupt polls, and misses nothing. */
+static bool welcome(struct ne2k *c)
+{
+    const struct dp8390_regs *r = c->core;
+    if (!(r->imr & ISR_PRX))
+        return true;
+    return c->group_call == c->nic.rx_call ? c->group < GROUP : !(r->isr & ISR_PRX) || c->nic.rx_retried;
+}
+
 static enum nic_rx rx(struct nic *n, const uint8_t *data, uint32_t size)
 {
-    struct dp8390_regs *r = card_of(n)->core;
+    struct ne2k *c = card_of(n);
+    struct dp8390_regs *r = c->core;
     if ((r->cr & (CR_STP | CR_STA)) != CR_STA || (r->tcr & TCR_LB) || size > NIC_FRAME_STANDARD + NIC_VLAN || !passes(r, data))
         return NIC_TAKEN;
     if (r->rcr & RCR_MON) {
         count(r, 2);
         return NIC_TAKEN;
     }
-    unsigned pages = (HEADER + size + NIC_FCS + PAGE - 1) / PAGE, ring = r->pstop - r->pstart;
-    if (r->pstart < MEMORY_START / PAGE || r->pstop > MEMORY_END / PAGE || r->pstart >= r->pstop || r->curr < r->pstart ||
-        r->curr >= r->pstop) {
+    unsigned pages = (HEADER + size + NIC_FCS + PAGE - 1) / PAGE, ring, room = ring_room(r, &ring);
+    if (!ring) {
         dp_trace_guest(n->device->env->trace, "%s: pages %02x-%02x, current %02x are no ring; a frame is lost", n->device->id, r->pstart,
                        r->pstop, r->curr);
         return NIC_TAKEN;
     }
-    unsigned room = r->bnry >= r->pstart && r->bnry < r->pstop ? (r->bnry - r->curr + ring - 1) % ring + 1 : ring; /* equal: empty */
+    if (!welcome(c)) {
+        nic_retry(n, RETRY_NS);
+        return NIC_FULL;
+    }
     if (pages >= room)
         return pages >= ring ? NIC_TAKEN : NIC_FULL;
     uint8_t header[HEADER], fcs[NIC_FCS];
@@ -259,6 +294,8 @@ static enum nic_rx rx(struct nic *n, const uint8_t *data, uint32_t size)
         put_byte(r, at, i < HEADER ? header[i] : i < HEADER + size ? data[i - HEADER] : fcs[i - HEADER - size]);
         at = at + 1 == end ? r->pstart * PAGE : at + 1;
     }
+    c->group = c->group_call == n->rx_call ? c->group + 1 : 1;
+    c->group_call = n->rx_call;
     r->curr = (uint8_t)next;
     r->isr |= ISR_PRX;
     return NIC_TAKEN;
@@ -276,8 +313,9 @@ static void stop(struct ne2k *c) /* reset, by the port: registers keep what they
 static void write_cr(struct ne2k *c, uint8_t v)
 {
     struct dp8390_regs *r = c->core;
-    uint8_t pending = v & CR_STP ? 0 : r->cr & CR_TXP; /* the guest cannot clear it */
-    r->cr = v | pending;
+    uint8_t was = r->cr, pending = v & CR_STP ? 0 : was & CR_TXP; /* the guest cannot clear it */
+    uint8_t state = v & CR_STP ? CR_STP : v & CR_STA ? CR_STA : was & (CR_STP | CR_STA); /* a command that says neither changes neither */
+    r->cr = (uint8_t)((v & ~(CR_STP | CR_STA)) | state | pending);
     if (v & CR_STP) {
         r->isr |= ISR_RST;
         r->cr &= ~CR_TXP;
@@ -293,7 +331,8 @@ static void write_cr(struct ne2k *c, uint8_t v)
         remote_done(c);
     if (v & CR_TXP)
         nic_kick(&c->nic);
-    nic_room(&c->nic);
+    if ((was ^ r->cr) & (CR_STP | CR_STA))
+        nic_room(&c->nic);
 }
 
 static uint8_t read_page0(struct dp8390_regs *r, unsigned at, bool realtek)
@@ -356,12 +395,15 @@ static void write_page0(struct ne2k *c, unsigned at, uint8_t v)
     case PSTOP: r->pstop = v; break;
     case BNRY:
         r->bnry = v;
-        nic_room(&c->nic);
+        boundary_moved(c);
         break;
     case TPSR: r->tpsr = v; break;
     case TBCR0: r->tbcr = (uint16_t)((r->tbcr & 0xff00) | v); break;
     case TBCR1: r->tbcr = (uint16_t)((r->tbcr & 0xff) | v << 8); break;
-    case ISR: r->isr &= ~(v & 0x7f); break; /* RST is a state */
+    case ISR:
+        r->isr &= ~(v & 0x7f); /* RST is a state */
+        boundary_moved(c);
+        break;
     case RSAR0: r->rsar = (uint16_t)((r->rsar & 0xff00) | v); break;
     case RSAR1: r->rsar = (uint16_t)((r->rsar & 0xff) | v << 8); break;
     case RBCR0: r->rbcr = (uint16_t)((r->rbcr & 0xff00) | v); break;
@@ -375,7 +417,10 @@ static void write_page0(struct ne2k *c, unsigned at, uint8_t v)
         nic_room(&c->nic);
         break;
     case DCR: r->dcr = v & 0x7f; break;
-    case IMR: r->imr = v & 0x7f; break;
+    case IMR:
+        r->imr = v & 0x7f;
+        boundary_moved(c);
+        break;
     }
 }
 

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 enum { ROM_MIN = 2048, ROM_MAX = 512 << 10, TX_BUDGET = 512 /* packets at once */ };
-#define RETRY_NS 5000000
 
 /* ---- memory ---- */
 
@@ -192,11 +191,12 @@ static void retry_due(void *opaque)
 {
     struct nic *n = opaque;
     nic_enter(n);
+    n->rx_retried = true;
     nic_room(n);
     nic_leave(n);
 }
 
-void nic_retry(struct nic *n) { dp_timer_arm(&n->retry, dp_clock_now(n->device->env->clock) + RETRY_NS); }
+void nic_retry(struct nic *n, uint64_t ns) { dp_timer_arm(&n->retry, dp_clock_now(n->device->env->clock) + ns); }
 
 /* ---- the port ---- */
 
@@ -205,6 +205,7 @@ static unsigned port_receive(void *opaque, const struct dp_net_frame *frame, uns
     struct nic *n = opaque;
     unsigned i = 0;
     nic_enter(n);
+    n->rx_call++;
     for (; i < count; i++) {
         const struct dp_net_frame *f = &frame[i];
         if (!n->running)
@@ -231,6 +232,7 @@ static unsigned port_receive(void *opaque, const struct dp_net_frame *frame, uns
         }
     }
     n->rx_refused |= i < count;
+    n->rx_retried = false;
     nic_leave(n);
     return i;
 }

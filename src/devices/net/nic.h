@@ -93,6 +93,8 @@ struct nic {
     bool tx_kick;                     /* there may be something to send */
     bool rx_refused;                  /* the other end has frames that we did not take */
     bool rx_room;                     /* and now we may */
+    bool rx_retried;                  /* it was told so by nic_retry's timer */
+    unsigned rx_call;                 /* counts groups of frames that were given together, which the guest sees together */
     int irq_driven;                   /* level last given to the line; -1: unknown */
     bool irq_fell;                    /* see uart.c */
     uint32_t tx_epoch;                /* counts resets: what was on its way then is of the past */
@@ -125,8 +127,8 @@ void nic_leave(struct nic *n);
 /* Lock held. */
 static inline void nic_kick(struct nic *n) { n->tx_kick = true; }
 static inline void nic_room(struct nic *n) { n->rx_room = true; }
-/* The ring is full, and the guest need not touch a register when it makes room: look again soon. Lock held. */
-void nic_retry(struct nic *n);
+/* The ring is full, and the guest need not touch a register when it makes room: look again after a while. Lock held. */
+void nic_retry(struct nic *n, uint64_t ns);
 void nic_abort(struct nic *n); /* a reset by the guest: the packet on its way is none of this ring's */
 static inline bool nic_bus_master(const struct nic *n)
 {

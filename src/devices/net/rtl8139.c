@@ -367,6 +367,13 @@ static void write_cpcr(struct rtl8139_regs *r, uint16_t v)
     r->cpcr = v & 0x006b;
 }
 
+/* In C+ mode a driver gives descriptors back without telling, but where it tells other things it has often done so. */
+static void descriptors_free(struct rtl8139 *c)
+{
+    if (c->regs.cpcr & CPCR_RX)
+        nic_room(&c->nic);
+}
+
 static void write_reg(struct rtl8139 *c, unsigned at, uint32_t v)
 {
     struct rtl8139_regs *r = &c->regs;
@@ -394,15 +401,16 @@ static void write_reg(struct rtl8139 *c, unsigned at, uint32_t v)
     case CR: write_cr(c, (uint8_t)v); break;
     case CAPR:
         r->capr = (uint16_t)v;
-        nic_room(&c->nic);
+        if (rtl8139_ring_used(r) <= rtl8139_ring_size(r) / 4) /* room for several frames: worth waking who sends */
+            nic_room(&c->nic);
         break;
     case IMR:
         r->imr = v & ISR_ALL;
-        nic_room(&c->nic);
+        descriptors_free(c);
         break;
     case ISR:
         r->isr &= ~v;
-        nic_room(&c->nic);
+        descriptors_free(c);
         break;
     case TCR: r->tcr = v & TCR_KEPT; break;
     case RCR:

@@ -7,6 +7,7 @@
 
 enum { HEADER = 4, FRAME_LONG = 4096 - NIC_FCS, DESCRIPTOR = 16 };
 enum { RX_ROK = 1, RX_BAR = 0x2000, RX_PAM = 0x4000, RX_MAR = 0x8000 };
+#define RETRY_NS 5000000
 /* C+ descriptors, first word. */
 #define CP_OWN (1u << 31)
 #define CP_EOR (1u << 30)
@@ -236,7 +237,7 @@ static enum nic_rx cp_receive(struct nic *n, const uint8_t *data, uint32_t size,
     uint32_t word = dp_ld32(d), tag = 0, skip = 0;
     if (!(word & CP_OWN)) {
         r->isr |= ISR_RXOVW;
-        nic_retry(n);
+        nic_retry(n, RETRY_NS);
         return NIC_FULL;
     }
     uint64_t buffer = dp_ld64(d + 8);
