@@ -659,15 +659,33 @@ static void rom(void **state)
 {
     struct conformance_world w;
     struct dp_error e = {0};
-    static const uint8_t image[3000] = {0x55, 0xaa, 6};
+    static uint8_t image[3072] = {0x55, 0xaa, 6, [0x18] = 0x1c, [0x1c] = 'P', 'C', 'I', 'R'};
+    uint8_t sum = 0;
+    for (unsigned i = 100; i < sizeof(image); i++)
+        image[i] = (uint8_t)(i * 31);
+    for (unsigned i = 0; i < sizeof(image); i++)
+        sum += image[i];
+    image[99] = -sum;
     conformance_world_init(&w);
-    struct dp_device *d = dp_device_alloc(&dp_e1000_class, "net0", &w.env);
+    struct dp_device *d = dp_device_alloc(&dp_e1000_class, "net0", &w.env), *host = dp_device_alloc(&dp_pci_host_class, "pci", &w.env);
+    assert_ok(dp_device_init(host, &e), e);
     dp_e1000_wire(d, rig_mac);
     dp_e1000_rom(d, image, sizeof(image));
     assert_ok(dp_device_init(d, &e), e);
+    assert_ok(dp_pci_plug(dp_pci_host_of(host), dp_e1000_function(d), 3, &e), e);
     dp_pci_config_write(dp_e1000_function(d), DP_PCI_ROM_ADDRESS, ~1u, 4);
     assert_int_equal(dp_pci_config_read(dp_e1000_function(d), DP_PCI_ROM_ADDRESS, 4), 0xfffff000);
+    dp_pci_config_write(dp_e1000_function(d), DP_PCI_ROM_ADDRESS, MMIO | 1, 4);
+    dp_pci_config_write(dp_e1000_function(d), DP_PCI_COMMAND, 2, 2);
+    /* firmware finds this card's name in it, and a sum that is right */
+    assert_int_equal(dp_space_load(w.env.memory, MMIO + 0x20, 4), 0x100e8086);
+    sum = 0;
+    for (unsigned i = 0; i < sizeof(image); i++)
+        sum += (uint8_t)dp_space_load(w.env.memory, MMIO + i, 1);
+    assert_int_equal(sum, 0);
+    assert_int_equal(dp_space_load(w.env.memory, MMIO + 1000, 1), image[1000]);
     dp_device_free(d);
+    dp_device_free(host);
     conformance_world_fini(&w);
 }
 

@@ -279,6 +279,22 @@ static void config_changed(struct dp_pci_function *f)
     nic_leave(n);
 }
 
+/* An image for several cards may name none of them, and firmware runs only what names the card it is in. The image's sum stays what it was: byte 6, which
+ * means nothing, makes up for the change. Source: PCI Firmware 3.0 5.1.2 (data structure), 5.1.3 (sum). */
+static void rom_name(struct nic *n, const struct dp_pci_id *id)
+{
+    enum { POINTER = 0x18, VENDOR = 4, DEVICE = 6, PCIR_SIZE = 0x18, SPARE = 6 };
+    uint32_t at = n->rom[0] == 0x55 && n->rom[1] == 0xaa ? dp_ld16(n->rom + POINTER) : 0;
+    if (!at || at + PCIR_SIZE > n->rom_size || memcmp(n->rom + at, "PCIR", 4))
+        return;
+    for (unsigned i = 0; i < 4; i++)
+        n->rom[SPARE] += n->rom[at + VENDOR + i];
+    dp_st16(n->rom + at + VENDOR, id->vendor);
+    dp_st16(n->rom + at + DEVICE, id->device);
+    for (unsigned i = 0; i < 4; i++)
+        n->rom[SPARE] -= n->rom[at + VENDOR + i];
+}
+
 int nic_pci_init(struct nic *n, struct dp_pci_regs *regs, const struct dp_pci_id *id, struct dp_error *e)
 {
     struct dp_device *d = n->device;
@@ -295,6 +311,7 @@ int nic_pci_init(struct nic *n, struct dp_pci_regs *regs, const struct dp_pci_id
     if (!n->rom)
         return dp_error_set(e, -ENOMEM, "no memory for the boot ROM");
     memcpy(n->rom, n->rom_source, n->rom_source_size);
+    rom_name(n, id);
     dp_pci_add_rom(&n->function, n->rom_size, &rom_ops, n);
     return 0;
 }
