@@ -56,6 +56,22 @@ const char *cli_firmware(const char *name, const char **variables, struct dp_err
     return path;
 }
 
+const char *cli_nic_rom(const char *model, bool uefi)
+{
+    static const struct {
+        const char *model, *bios[2], *uefi[2];
+    } roms[] = {
+        {"virtio", {"/usr/lib/ipxe/qemu/pxe-virtio.rom", NULL}, {"/usr/lib/ipxe/qemu/efi-virtio.rom", NULL}},
+        {"e1000", {"/usr/lib/ipxe/qemu/pxe-e1000.rom", NULL}, {"/usr/lib/ipxe/qemu/efi-e1000.rom", NULL}},
+        {"rtl8139", {"/usr/lib/ipxe/qemu/pxe-rtl8139.rom", NULL}, {"/usr/lib/ipxe/qemu/efi-rtl8139.rom", NULL}},
+        {"ne2k", {"/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom", NULL}, {"/usr/lib/ipxe/qemu/efi-ne2k_pci.rom", NULL}},
+    };
+    for (size_t i = 0; i < DP_ARRAY_LEN(roms); i++)
+        if (!strcmp(roms[i].model, *model ? model : "virtio"))
+            return first(uefi ? roms[i].uefi : roms[i].bios);
+    return NULL;
+}
+
 int cli_make_variables(const char *path, const char *variables, struct dp_error *e)
 {
     if (!access(path, F_OK))

@@ -15,4 +15,7 @@ const char *cli_firmware(const char *name, const char **variables, struct dp_err
 int cli_make_variables(const char *path, const char *variables, struct dp_error *e) DP_MUST_CHECK;
 const char *cli_vga_bios(void); /* NULL: none on this host */
 
+/* What firmware boots from a network card with (package ipxe-qemu); NULL: there is none. */
+const char *cli_nic_rom(const char *model, bool uefi);
+
 #endif

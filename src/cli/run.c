@@ -27,7 +27,7 @@
 
 struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer, *nvram;
-    struct cli_list initrd, disk, serial, cdrom, floppy;
+    struct cli_list initrd, disk, serial, cdrom, floppy, nic, publish;
     struct cli_board board;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
@@ -59,6 +59,10 @@ static const struct cli_option options[] = {
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
     {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide|sata]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
+    {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
+     .help = "a network card (virtio) on a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, bootfile= (none)"},
+    {"publish", 'p', "[ADDR:]PORT:PORT[/udp]", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
+     .help = "a port of this host leads to one of the guest; makes a network card if there is none"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
     {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v3|x86-64-v2|x86-64-v1",
      .help = "processor the guest sees: x86-64-v3, x86-64-v2 or x86-64-v1 (the highest that this host can run)"},
@@ -200,6 +204,33 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
     return rc;
 }
 
+/* The cards. Published ports are the first one's that has a network. */
+static int parse_nics(const struct run_options *o, bool uefi, struct dp_vm_config *c, struct dp_error *e)
+{
+    struct dp_net_nic *published = NULL;
+    int rc;
+    for (; c->nic_count < o->nic.count; c->nic_count++) {
+        struct dp_net_nic *n = &c->nic[c->nic_count].net;
+        if ((rc = dp_net_parse_nic(o->nic.value[c->nic_count], n, e)))
+            return dp_error_prefix(e, rc, "--nic %s", o->nic.value[c->nic_count]);
+        if (!published && n->kind == DP_NET_USER)
+            published = n;
+    }
+    if (o->publish.count && !o->nic.count) {
+        published = &c->nic[c->nic_count++].net;
+        published->kind = DP_NET_USER;
+    }
+    for (unsigned i = 0; i < o->publish.count; i++) {
+        if (!published)
+            return dp_error_set(e, -EINVAL, "--publish %s: there is no network card: give --nic user", o->publish.value[i]);
+        if ((rc = dp_net_parse_publish(o->publish.value[i], &published->user, e)))
+            return dp_error_prefix(e, rc, "--publish");
+    }
+    for (unsigned i = 0; i < c->nic_count && c->firmware; i++)
+        c->nic[i].rom = cli_nic_rom(c->nic[i].net.model, uefi);
+    return 0;
+}
+
 /* "cd,disk" into letters of struct dp_pc_firmware. */
 static int parse_boot(const char *text, char *letters, size_t size, bool *menu, struct dp_error *e)
 {
@@ -237,7 +268,7 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
         return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot, --display and --printer are for --machine pc and q35");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
-    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)
+    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count && !(o->nic.count && o->boot))
         return dp_error_set(e, -EINVAL, "nothing to boot: give a disk, CD or floppy image, or --kernel FILE");
     c->firmware = cli_firmware(o->firmware ? o->firmware : "bios", &c->variables, e);
     c->vga_bios = cli_vga_bios();
@@ -435,6 +466,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         rc = parse_disks(o, &c, e);
     if (!rc)
         rc = cli_board_parse(&o->board, c.firmware, &c, &s->board, e);
+    if (!rc)
+        rc = parse_nics(o, c.variables, &c, e);
     if (!rc && o->display)
         rc = dp_display_parse(o->display, &s->display, e);
     if (!rc && o->trace)
@@ -586,6 +619,7 @@ const struct cli_verb cli_run = {
                 "  doppel run --kernel /boot/vmlinuz --initrd initrd.img              Linux, serial console on this terminal\n"
                 "  doppel run -k vmlinuz -i initrd.img -a 'console=ttyS0 quiet' -m 1G -c 2 -d disk.raw\n"
                 "  doppel run -k kernel.elf --timeout 10 --serial file:log.txt        Multiboot kernel; its exit status becomes doppel's\n"
+                "  doppel run debian.img -m 1G -p 2222:22                             with a network; ssh -p 2222 localhost reaches it\n"
                 "  doppel run -k vmlinuz -i initrd.img --json </dev/null              for programs\n"
                 "  doppel run -k vmlinuz -i initrd.img --name web                     with a name: see `doppel stats --help`\n",
     .options = options,

@@ -12,9 +12,13 @@
 #include "devices/pci/pci.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
+#include "devices/net/e1000.h"
+#include "devices/net/ne2k.h"
+#include "devices/net/rtl8139.h"
 #include "devices/virtio/virtio.h"
 #include "machine/pc_internal.h"
 #include "machine/pvclock.h"
+#include "net/net.h"
 
 #define EBDA_START 0x9fc00ull
 #define MMIO32_START 0xc0000000ull
@@ -27,7 +31,7 @@
 #define TEST_MEMORY_BASE 0xff000000u
 
 enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
-enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3, SLOT_CHIPSET_END = 3 /* 1: PIIX3, 2: VGA, 3: network */ };
+enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3, SLOT_CHIPSET_END = 3 /* 1: PIIX3, 2: VGA, 3: network */, SLOT_NIC = 3, SLOT_NICS = 28 };
 enum {
     PORT_PIC_MASTER = 0x20,
     PORT_PIT = 0x40,
@@ -295,6 +299,86 @@ static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id,
 
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n) { return (pc->chipset ? SLOT_CHIPSET_END : 0) + SLOT_DISK + n; }
 
+/* ---- network cards ---- */
+
+/* A card's class, and how it is wired; function NULL: the class is a virtio device. */
+struct nic_model {
+    const char *name;
+    const struct dp_device_class *class;
+    void (*wire)(struct dp_device *d, const uint8_t mac[6]);
+    struct dp_net_port *(*port)(struct dp_device *d);
+    struct dp_pci_function *(*function)(struct dp_device *d);
+    void (*rom)(struct dp_device *d, const void *data, size_t size); /* before init; may be NULL */
+};
+static const struct nic_model nic_models[] = {
+    {"virtio", &dp_virtio_net_class, dp_virtio_net_wire, dp_virtio_net_port, NULL, NULL},
+    {"e1000", &dp_e1000_class, dp_e1000_wire, dp_e1000_port, dp_e1000_function, dp_e1000_rom},
+    {"rtl8139", &dp_rtl8139_class, dp_rtl8139_wire, dp_rtl8139_port, dp_rtl8139_function, dp_rtl8139_rom},
+    {"ne2k", &dp_ne2k_pci_class, dp_ne2k_pci_wire, dp_ne2k_pci_port, dp_ne2k_pci_function, dp_ne2k_pci_rom},
+};
+
+static const struct nic_model *find_nic_model(const char *name)
+{
+    for (size_t i = 0; i < DP_ARRAY_LEN(nic_models); i++)
+        if (!strcmp(nic_models[i].name, name && *name ? name : "virtio"))
+            return &nic_models[i];
+    return NULL;
+}
+
+bool dp_pc_nic_model(const char *model, bool firmware, char *names, size_t size)
+{
+    size_t at = 0;
+    for (size_t i = 0; names && i < DP_ARRAY_LEN(nic_models) && at < size; i++)
+        at += (size_t)snprintf(names + at, size - at, "%s%s", i ? ", " : "", nic_models[i].name);
+    return find_nic_model(model);
+}
+
+/* With firmware the first is where systems of that board look for it; others are at the far end, beyond the disks. */
+unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n) { return pc->chipset && !n ? SLOT_NIC : SLOT_NICS + n; }
+
+static int add_virtio_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, struct dp_device *d, unsigned n, struct dp_error *e)
+{
+    char id[32], mtu[16];
+    snprintf(id, sizeof id, "net%u-pci", n % 100);
+    snprintf(mtu, sizeof mtu, "%u", nic->mtu);
+    int rc = dp_device_set(d, "mtu", mtu, e);
+    rc = rc ? rc : dp_device_init(d, e);
+    struct dp_device *adapter = rc ? NULL : dp_virtio_pci_create(id, &pc->env, d, dp_virtio_of(d), e);
+    if (!adapter) {
+        dp_device_free(d);
+        return rc ? rc : e && e->code ? e->code : -ENOMEM;
+    }
+    if ((rc = own(pc, adapter, e)) || (nic->rom.size && (rc = dp_virtio_pci_rom(adapter, nic->rom.data, nic->rom.size, e))))
+        return rc;
+    return dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), pc_nic_slot(pc, n), e);
+}
+
+static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
+{
+    const struct dp_pc_nic *nic = &pc->config.nic[n];
+    const struct nic_model *m = find_nic_model(nic->model);
+    char id[32], names[200];
+    if (!m) {
+        dp_pc_nic_model(nic->model, pc->chipset, names, sizeof names);
+        return dp_error_set(e, -EINVAL, "there is no network card '%s': possible are %s", nic->model, names);
+    }
+    snprintf(id, sizeof id, "net%u", n % 100);
+    struct dp_device *d = dp_device_alloc(m->class, id, &pc->env);
+    if (!d)
+        return dp_error_set(e, -ENOMEM, "no memory for a network card");
+    m->wire(d, nic->mac);
+    int rc;
+    if (!m->function) {
+        rc = add_virtio_nic(pc, nic, d, n, e);
+    } else {
+        if (m->rom && nic->rom.size)
+            m->rom(d, nic->rom.data, nic->rom.size);
+        if (!(rc = own(pc, d, e)) && !(rc = dp_device_init(d, e)))
+            rc = dp_pci_plug(dp_pci_host_of(pc->pci), m->function(d), pc_nic_slot(pc, n), e);
+    }
+    return rc || !nic->port ? rc : dp_net_connect(m->port(d), nic->port, e);
+}
+
 static int add_pci(struct dp_pc *pc, struct dp_error *e)
 {
     const struct dp_pc_config *c = &pc->config;
@@ -336,6 +420,9 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
         if ((rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, i), e)))
             return rc;
     }
+    for (unsigned i = 0; i < c->nic_count; i++)
+        if ((rc = add_nic(pc, i, e)))
+            return rc;
     return 0;
 }
 
@@ -346,12 +433,12 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
         return dp_error_set(e, -ENOMEM, "no memory for a machine");
     pc->config = *c;
     pc->cpu = calloc(c->cpus, sizeof *pc->cpu);
-    pc->device_capacity = c->cpus + DP_PC_DISKS + 40;
+    pc->device_capacity = c->cpus + DP_PC_DISKS + DP_PC_NICS + 40;
     pc->device = calloc(pc->device_capacity, sizeof(struct dp_device *));
     pc->env = (struct dp_device_env){
         .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
-    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
+    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->nic_count > DP_PC_NICS || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
     if (!rc && c->firmware && !(pc->chipset = chipset_new(c->firmware->board)))

@@ -22,13 +22,23 @@ struct dp_block;
 struct dp_console;
 struct dp_pc;
 
-enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_CPUS_MAX = 255 };
+enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_NICS = 4, DP_PC_CPUS_MAX = 255 };
 #define DP_PC_LOW_RAM_MAX 0xc0000000ull
 
 /* A board with firmware, and everything old that firmware and systems without virtio look for: i440FX and PIIX3 with IDE, or Q35 and ICH9 with PCI Express'
  * configuration space and SATA. */
 enum dp_pc_board { DP_PC_I440FX, DP_PC_Q35 };
 enum { DP_PC_IDE_DRIVES = 4, DP_PC_SATA_DRIVES = 6 };
+
+struct dp_net_port;
+struct dp_pc_nic {
+    const char *model;        /* of dp_pc_nic_models; NULL or "": virtio */
+    uint8_t mac[6];
+    uint32_t mtu;             /* virtio: told to the guest; 0: not told */
+    struct dp_net_port *port; /* where its cable leads to; not owned, outlives the machine. NULL: no cable */
+    struct dp_boot_blob rom;  /* to boot from it; none: size 0 */
+};
+
 struct dp_pc_drive {
     struct dp_block *block; /* NULL: of a CD drive: no disc; else: no drive */
     bool cdrom;
@@ -69,11 +79,16 @@ struct dp_pc_config {
     struct dp_console *serial[DP_PC_SERIALS]; /* NULL: the first drops its output, others do not exist */
     bool rng, virtio_console, test_device;
     struct dp_console *virtio_console_backend;
+    struct dp_pc_nic nic[DP_PC_NICS];
+    unsigned nic_count;
     struct dp_block *disk[DP_PC_DISKS]; /* not owned */
     unsigned disk_count;
 };
 /* The most memory that fits under a processor's physical addresses beside the windows. */
 uint64_t dp_pc_memory_max(const struct x86_cpuid_model *model);
+
+/* The models of network cards: their names, in one string for people. False: there is none of that name on this board. */
+bool dp_pc_nic_model(const char *model, bool firmware, char *names, size_t size);
 
 int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_pc_destroy(struct dp_pc *pc); /* NULL is fine */

@@ -42,6 +42,7 @@ struct dp_pc {
 
 /* The PCI slot of a virtio disk. */
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
+unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n);
 /* The description of the ACPI tables, of either board. */
 void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a);
 

@@ -33,8 +33,10 @@ void dp_net_disconnect(struct dp_net_port *p)
     tell(other);
 }
 
-bool dp_net_link(const struct dp_net_port *p) { return p->peer && !p->down && !p->peer->down; }
-uint32_t dp_net_peer_accepts(const struct dp_net_port *p) { return p->peer ? p->peer->accepts : 0; }
+static bool is_down(const struct dp_net_port *p) { return __atomic_load_n(&p->down, __ATOMIC_RELAXED); }
+bool dp_net_link(const struct dp_net_port *p) { return p->peer && !is_down(p) && !is_down(p->peer); }
+uint32_t dp_net_peer_accepts(const struct dp_net_port *p) { return p->peer ? __atomic_load_n(&p->peer->accepts, __ATOMIC_RELAXED) : 0; }
+void dp_net_set_accepts(struct dp_net_port *p, uint32_t accepts) { __atomic_store_n(&p->accepts, accepts, __ATOMIC_RELAXED); }
 
 unsigned dp_net_send(struct dp_net_port *p, const struct dp_net_frame *frame, unsigned count)
 {
@@ -49,9 +51,8 @@ void dp_net_ready(struct dp_net_port *p)
 
 void dp_net_set_link(struct dp_net_port *p, bool up)
 {
-    if (p->down == !up)
+    if (__atomic_exchange_n(&p->down, !up, __ATOMIC_RELAXED) == !up)
         return;
-    p->down = !up;
     tell(p);
     if (p->peer)
         tell(p->peer);

@@ -22,6 +22,7 @@
 
 #include "block/block.h"
 #include "machine/pc.h"
+#include "net/user.h"
 
 /* A vmlinux with debugging information is larger than the memory it runs in. */
 #define KERNEL_FILE_MAX (2ull << 30)
@@ -55,6 +56,8 @@ struct dp_vm {
     struct dp_clock *clock;
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
+    struct dp_net_user *network[DP_VM_NICS];
+    struct dp_boot_blob nic_rom[DP_VM_NICS];
     struct file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
     char *boot_order, *variables, *name;
@@ -399,6 +402,8 @@ static int check_config(struct dp_vm *vm, struct dp_error *e)
         return dp_error_set(e, -EINVAL, "memory of %" PRIu64 " bytes: give a multiple of 4K", c->memory);
     if (c->disk_count > DP_VM_DISKS)
         return dp_error_set(e, -EINVAL, "%u disks: at most %u are possible", c->disk_count, DP_VM_DISKS);
+    if (c->nic_count > DP_VM_NICS)
+        return dp_error_set(e, -EINVAL, "%u network cards: at most %u are possible", c->nic_count, DP_VM_NICS);
     if (c->initrd_count > DP_VM_INITRDS)
         return dp_error_set(e, -EINVAL, "%u initrds: at most %u are possible", c->initrd_count, DP_VM_INITRDS);
     int rc = choose_model(vm, e);
@@ -525,6 +530,32 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
     return 0;
 }
 
+/* The networks, and cards for them. */
+static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
+{
+    const struct dp_vm_config *c = &vm->config;
+    for (unsigned i = 0; i < c->nic_count; i++) {
+        const struct dp_net_nic *n = &c->nic[i].net;
+        struct dp_pc_nic *card = &p->nic[p->nic_count];
+        int rc = 0;
+        if (n->kind == DP_NET_NONE)
+            continue;
+        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu};
+        if (n->has_mac)
+            memcpy(card->mac, n->mac, sizeof card->mac);
+        else
+            dp_net_default_mac(c->name, i, card->mac);
+        if ((rc = dp_net_user_create(c->loop, vm->clock, c->trace, &n->user, &vm->network[i], e)))
+            return rc;
+        card->port = dp_net_user_port(vm->network[i]);
+        if (c->nic[i].rom && (rc = read_whole("network card's ROM", c->nic[i].rom, &vm->nic_rom[i], e)))
+            return rc;
+        card->rom = vm->nic_rom[i];
+        p->nic_count++;
+    }
+    return 0;
+}
+
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e)
 {
     struct dp_error ignored;
@@ -587,6 +618,8 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         memcpy(p.serial, c->serial, sizeof p.serial);
         p.firmware = c->firmware ? &vm->firmware : NULL;
         rc = place_disks(vm, &p, e);
+        if (!rc)
+            rc = make_networks(vm, &p, e);
         if (!rc)
             rc = dp_pc_create(&p, &vm->pc, e);
         struct dp_vm_screen screen = {.present = true};
@@ -721,6 +754,10 @@ void dp_vm_destroy(struct dp_vm *vm)
     if (vm->engine_state)
         vm->engine->vm_fini(vm->engine_state);
     dp_pc_destroy(vm->pc);
+    for (unsigned i = 0; i < DP_VM_NICS; i++) {
+        dp_net_user_destroy(vm->network[i]);
+        free((void *)vm->nic_rom[i].data);
+    }
     for (unsigned i = 0; i < count; i++)
         pthread_cond_destroy(&vm->vcpu[i].wakeup);
     free(vm->vcpu);

@@ -16,6 +16,7 @@
 #include "display/display.h"
 #include "display/input.h"
 #include "engine/engine.h"
+#include "net/options.h"
 
 struct dp_console;
 struct dp_vm;
@@ -33,7 +34,12 @@ struct dp_vm_file {
     const char *name, *path, *text;
 };
 
-enum { DP_VM_FW_CFG_FILES = 32 };
+struct dp_vm_nic {
+    struct dp_net_nic net; /* without a MAC: dp_net_default_mac of the VM's name; NONE is passed over */
+    const char *rom;       /* a file with what firmware boots from it with; NULL: none */
+};
+
+enum { DP_VM_FW_CFG_FILES = 32, DP_VM_NICS = 4 };
 enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_SATA_DRIVES = 6, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
@@ -54,7 +60,7 @@ struct dp_vm_config {      /* strings are copied */
     struct dp_console *debug;   /* what firmware logs; NULL: dropped */
     struct dp_console *printer; /* what the printer prints; NULL: dropped */
     struct dp_sound speaker;    /* what the speaker plays; no function: nobody listens */
-    const char *name;           /* what firmware's tables call the machine; NULL: nothing */
+    const char *name;           /* what firmware's tables call the machine, and where cards' default addresses come from; NULL: nothing */
     uint8_t uuid[16];           /* likewise, in the order of its text; all zeros: none */
     bool vmgenid;               /* a device that tells the generation of the machine's state: */
     uint8_t generation[16];
@@ -65,6 +71,8 @@ struct dp_vm_config {      /* strings are copied */
     const char *cmdline; /* NULL: what the boot protocol has as default */
     struct dp_vm_disk disk[DP_VM_DISKS];
     unsigned disk_count;
+    struct dp_vm_nic nic[DP_VM_NICS];
+    unsigned nic_count;
     bool no_rng, virtio_console;
     bool test_device;                         /* registers and interrupt lines for test kernels */
     bool no_reboot;                           /* a guest's reset ends the VM */

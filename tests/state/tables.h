@@ -21,6 +21,9 @@
 #include "devices/intc/pic.h"
 #include "devices/pci/ich9.h"
 #include "devices/pci/piix.h"
+#include "devices/net/e1000.h"
+#include "devices/net/ne2k.h"
+#include "devices/net/rtl8139.h"
 #include "devices/timer/hpet.h"
 #include "devices/storage/ahci.h"
 #include "devices/storage/ide.h"
@@ -40,6 +43,8 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_ahci_class,        &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,    &dp_ich9_lpc_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
     &dp_coprocessor_class,
+    &dp_e1000_class,      &dp_rtl8139_class,     &dp_ne2k_isa_class,   &dp_ne2k_pci_class,
+    &dp_virtio_net_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

@@ -368,23 +368,33 @@ static bool wants_interrupt(struct dp_virtio *v, unsigned queue, uint16_t old, u
     return (uint16_t)(new - value - 1) < (uint16_t)(new - old);
 }
 
-void dp_virtio_push(struct dp_virtio *v, unsigned queue, uint16_t head, uint32_t written)
+static bool put_used(struct dp_virtio *v, struct dp_virtqueue_regs *q, unsigned size, const struct dp_virtio_used *used, unsigned count)
+{
+    struct dp_pin p;
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t at = q->used + 4 + 8 * ((uint16_t)(q->used_index + i) & (size - 1));
+        if (!pin_part(v, at, 8, 4, true, &p))
+            return false;
+        dp_st32(p.host, used[i].head);
+        dp_st32(p.host + 4, used[i].written);
+        unpin(v, &p, 8);
+    }
+    if (!pin_part(v, q->used + 2, 2, 2, true, &p))
+        return false;
+    store_shared(p.host, q->used_index + count);
+    unpin(v, &p, 2);
+    return true;
+}
+
+void dp_virtio_push_all(struct dp_virtio *v, unsigned queue, const struct dp_virtio_used *used, unsigned count)
 {
     struct dp_virtqueue_regs *q = &v->regs->queue[queue];
-    bool usable = q->enabled && !v->resetting && !(v->regs->status & DP_VIRTIO_NEEDS_RESET);
-    if (usable) {
-        unsigned size = dp_virtio_queue_size(v, queue);
-        struct dp_pin element, index;
-        uint64_t at = q->used + 4 + 8 * (q->used_index & (size - 1));
-        if (!pin_part(v, at, 8, 4, true, &element) || !pin_part(v, q->used + 2, 2, 2, true, &index)) {
+    if (count && q->enabled && !v->resetting && !(v->regs->status & DP_VIRTIO_NEEDS_RESET)) {
+        if (!put_used(v, q, dp_virtio_queue_size(v, queue), used, count)) {
             dp_virtio_broken(v, "queue %u: the used ring at 0x%llx is not in RAM", queue, (unsigned long long)q->used);
         } else {
-            dp_st32(element.host, head);
-            dp_st32(element.host + 4, written);
-            unpin(v, &element, 8);
-            uint16_t old = q->used_index++;
-            store_shared(index.host, q->used_index);
-            unpin(v, &index, 2);
+            uint16_t old = q->used_index;
+            q->used_index += count;
             /* The driver writes used_event, then reads idx; we do the opposite. */
             atomic_thread_fence(memory_order_seq_cst);
             if (wants_interrupt(v, queue, old, q->used_index)) {
@@ -393,7 +403,13 @@ void dp_virtio_push(struct dp_virtio *v, unsigned queue, uint16_t head, uint32_t
             }
         }
     }
-    landed(v, queue);
+    for (unsigned i = 0; i < count; i++)
+        landed(v, queue);
+}
+
+void dp_virtio_push(struct dp_virtio *v, unsigned queue, uint16_t head, uint32_t written)
+{
+    dp_virtio_push_all(v, queue, &(struct dp_virtio_used){ head, written }, 1);
 }
 
 /* ---- request data ---- */

@@ -1,6 +1,6 @@
 /* devices/virtio/virtio.h - virtio 1.0 devices and split virtqueues, independent of the transport.
  *
- * Model: a struct dp_virtio is embedded in a concrete device (blk, rng, console); the transport (virtio-pci) owns configuration and
+ * Model: a struct dp_virtio is embedded in a concrete device (blk, net, rng, console); the transport (virtio-pci) owns configuration and
  * notification and calls the class's functions. Queues are worked on in the thread the notification arrives in or in the loop, under the
  * device's lock; what must call out (block, console) is put off to the class's `deferred`, which dp_virtio_unlock calls with no lock held.
  * Reset by the driver: status keeps its value until the last request in flight has come back, then all is cleared and status reads 0, for
@@ -44,7 +44,7 @@ extern const struct dp_state_table dp_virtio_regs_table;
 
 struct dp_virtio;
 struct dp_virtio_class {
-    uint16_t device_id;          /* 2 block, 3 console, 4 entropy */
+    uint16_t device_id;          /* 1 network, 2 block, 3 console, 4 entropy */
     uint32_t pci_class;          /* 24 bits */
     uint16_t queue_count;
     uint16_t queue_size;
@@ -102,6 +102,9 @@ void dp_virtio_post_load(struct dp_virtio *v);
 /* 1 and a request, 0 when the queue is empty (or the device may not look), -1 when the driver broke the rules (device now NEEDS_RESET). */
 int dp_virtio_pop(struct dp_virtio *v, unsigned queue, struct dp_virtio_request *r);
 void dp_virtio_push(struct dp_virtio *v, unsigned queue, uint16_t head, uint32_t written);
+/* Several at once: the driver sees all or none of them, and one interrupt. */
+struct dp_virtio_used { uint16_t head; uint32_t written; };
+void dp_virtio_push_all(struct dp_virtio *v, unsigned queue, const struct dp_virtio_used *used, unsigned count);
 /* Puts the request popped last back: the next pop gives it again. */
 void dp_virtio_unpop(struct dp_virtio *v, unsigned queue);
 /* The queue has more than this batch: go on with it soon, from the loop. */
@@ -134,15 +137,22 @@ void dp_virtio_notify(struct dp_virtio *v, unsigned queue);
 struct dp_device *dp_virtio_pci_create(const char *id, const struct dp_device_env *env, struct dp_device *child, struct dp_virtio *v,
                                        struct dp_error *e);
 struct dp_pci_function *dp_virtio_pci_function(struct dp_device *adapter);
+/* An expansion ROM, before the function is plugged. Copied, and made to name this device, as one ROM serves several of a family. */
+int dp_virtio_pci_rom(struct dp_device *adapter, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
 struct dp_device *dp_virtio_pci_child(struct dp_device *adapter);
 /* BARs of the function: 0 and 1 hold the registers (64 bits wide), 2 the MSI-X table. Vectors: one per queue and one for configuration. */
 enum { DP_VIRTIO_PCI_BAR = 0, DP_VIRTIO_PCI_MSIX_BAR = 2 };
 
 /* Concrete devices. Properties and wires per class file. */
-extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_rng_class, dp_virtio_console_class, dp_virtio_pci_class;
+extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_rng_class, dp_virtio_console_class, dp_virtio_net_class, dp_virtio_pci_class;
 struct dp_block; struct dp_console;
 void dp_virtio_blk_attach(struct dp_device *d, struct dp_block *b);       /* before init; not owned */
 void dp_virtio_console_attach(struct dp_device *d, struct dp_console *c); /* before init; not owned; NULL: output is dropped */
+/* The card's end of its cable, which may be connected once the device is initialised; its address, before init. */
+struct dp_net_port;
+struct dp_net_port *dp_virtio_net_port(struct dp_device *d);
+void dp_virtio_net_wire(struct dp_device *d, const uint8_t mac[6]);
+void dp_virtio_net_announce(struct dp_device *d); /* the guest shall tell the network where it is: after a migration */
 struct dp_virtio *dp_virtio_of(struct dp_device *d);                      /* the dp_virtio in one of the classes above */
 /* How each concrete device starts, so that dp_virtio_of works for all. */
 struct dp_virtio_device { struct dp_device device; struct dp_virtio virtio; };

@@ -8,6 +8,8 @@
  * other way round.
  * Source: Virtio 1.0 section 4.1 (4.1.4.3 common, 4.1.4.4 notify, 4.1.4.5 ISR, 4.1.4.6 device, 4.1.4.7 PCI configuration access).
  */
+#include <stdlib.h>
+
 #include "devices/pci/pci.h"
 #include "devices/virtio/virtio.h"
 
@@ -39,6 +41,7 @@ struct dp_virtio_pci {
     struct dp_virtio *v;
     unsigned access_cap;               /* offset of the configuration access capability */
     atomic_uint line_generation;       /* counts what changes the INTx level */
+    uint8_t *rom;                      /* NULL: none */
 };
 
 static const struct dp_field adapter_fields[] = {
@@ -274,6 +277,57 @@ static bool config_access(struct dp_pci_function *f, unsigned offset, unsigned s
     return true;
 }
 
+/* ---- the expansion ROM ---- */
+
+enum { ROM_MIN = 2048, ROM_MAX = 4 << 20, ROM_UNIT = 512 };
+/* Of an image in it (PCI 3.0 section 6.3.1). */
+enum { IMAGE_SUM = 6, IMAGE_DATA = 0x18, DATA_VENDOR = 4, DATA_UNITS = 0x10, DATA_TYPE = 0x14, DATA_LAST = 0x15, DATA_SIZE = 0x18 };
+
+static uint64_t rom_read(void *opaque, uint64_t offset, unsigned size)
+{
+    uint64_t value = 0;
+    memcpy(&value, ((struct dp_virtio_pci *)opaque)->rom + offset, size);
+    return value;
+}
+
+static const struct dp_window_ops rom_ops = { .name = "virtio-pci-rom", .read = rom_read, .min_size = 1, .max_size = 8 };
+
+/* Firmware takes an image only for the device it names. Keeps the sum of an image for PCs 0. */
+static void name_device(uint8_t *rom, size_t size, uint32_t vendor_device)
+{
+    for (size_t at = 0; at + IMAGE_DATA + 2 <= size && dp_ld16(rom + at) == 0xaa55;) {
+        size_t data = at + dp_ld16(rom + at + IMAGE_DATA);
+        if (data + DATA_SIZE > size || memcmp(rom + data, "PCIR", 4))
+            return;
+        uint8_t change = 0;
+        for (unsigned i = 0; i < 4; i++) {
+            change += rom[data + DATA_VENDOR + i] - (uint8_t)(vendor_device >> 8 * i);
+            rom[data + DATA_VENDOR + i] = vendor_device >> 8 * i;
+        }
+        if (rom[data + DATA_TYPE] == 0)
+            rom[at + IMAGE_SUM] += change;
+        if ((rom[data + DATA_LAST] & 0x80) || !dp_ld16(rom + data + DATA_UNITS))
+            return;
+        at += (size_t)dp_ld16(rom + data + DATA_UNITS) * ROM_UNIT;
+    }
+}
+
+int dp_virtio_pci_rom(struct dp_device *d, const void *data, size_t size, struct dp_error *e)
+{
+    struct dp_virtio_pci *a = adapter_of(d);
+    size_t room = ROM_MIN;
+    if (size > ROM_MAX)
+        return dp_error_set(e, -EFBIG, "an expansion ROM of %zu bytes is too large: %d are possible", size, ROM_MAX);
+    while (room < size)
+        room *= 2;
+    if (!(a->rom = calloc(1, room)))
+        return dp_error_set(e, -ENOMEM, "no memory for an expansion ROM");
+    memcpy(a->rom, data, size);
+    name_device(a->rom, size, dp_ld32(a->function.initial));
+    dp_pci_add_rom(&a->function, room, &rom_ops, a);
+    return 0;
+}
+
 /* ---- life cycle ---- */
 
 static int adapter_init(struct dp_device *d, struct dp_error *e)
@@ -311,6 +365,7 @@ static void adapter_fini(struct dp_device *d)
     dp_pci_unplug(&a->function);
     a->v->interrupt = NULL;
     dp_device_free(a->child);
+    free(a->rom);
 }
 
 static void adapter_reset(struct dp_device *d)

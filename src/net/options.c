@@ -1,0 +1,214 @@
+/* net/options.c - see options.h. */
+#include "net/options.h"
+
+#include <arpa/inet.h>
+#include <stdlib.h>
+
+static int bad(struct dp_error *e, const char *text, const char *why) { return dp_error_set(e, -EINVAL, "%s: %s", text, why); }
+
+/* Copies n characters and ends them; false: no room. */
+static bool take(char *to, size_t room, const char *from, size_t n)
+{
+    if (n >= room)
+        return false;
+    memcpy(to, from, n);
+    to[n] = 0;
+    return true;
+}
+
+static bool parse_port(const char *p, size_t n, uint16_t *port)
+{
+    unsigned long v = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] < '0' || p[i] > '9' || v > UINT16_MAX)
+            return false;
+        v = v * 10 + (unsigned)(p[i] - '0');
+    }
+    *port = (uint16_t)v;
+    return n && v && v <= UINT16_MAX;
+}
+
+/* Cuts "[ADDR:]" from the front: an address in brackets, or what stands before the next colon if that is none of a port's. */
+static bool take_address(const char **p, const char *end, bool needed, char *to, size_t room)
+{
+    uint8_t binary[16];
+    if (*p < end && **p == '[') {
+        const char *close = memchr(*p, ']', (size_t)(end - *p));
+        if (!close || close + 1 >= end || close[1] != ':' || !take(to, room, *p + 1, (size_t)(close - *p - 1)) ||
+            inet_pton(AF_INET6, to, binary) != 1)
+            return false;
+        *p = close + 2;
+        return true;
+    }
+    const char *colon = memchr(*p, ':', (size_t)(end - *p));
+    if (!colon || !needed) {
+        *to = 0;
+        return !needed;
+    }
+    if (!take(to, room, *p, (size_t)(colon - *p)) || (*to && inet_pton(AF_INET, to, binary) != 1))
+        return false;
+    *p = colon + 1;
+    return true;
+}
+
+static unsigned colons(const char *p, const char *end)
+{
+    unsigned n = 0;
+    for (int depth = 0; p < end; p++) {
+        depth += *p == '[' ? 1 : *p == ']' ? -1 : 0;
+        n += !depth && *p == ':';
+    }
+    return n;
+}
+
+static struct dp_net_forward *add(struct dp_net_user_options *o, struct dp_error *e)
+{
+    if (o->forwards < DP_NET_FORWARDS)
+        return &o->forward[o->forwards];
+    dp_error_set(e, -E2BIG, "at most %d ports can be forwarded", DP_NET_FORWARDS);
+    return NULL;
+}
+
+int dp_net_parse_publish(const char *text, struct dp_net_user_options *o, struct dp_error *e)
+{
+    const char *usage = "give [ADDRESS:]HOST-PORT:GUEST-PORT[/tcp|/udp], such as 8080:80 or 127.0.0.1:5353:53/udp", *p = text,
+               *end = strrchr(text, '/');
+    struct dp_net_forward *f = add(o, e);
+    if (!f)
+        return e ? e->code : -E2BIG;
+    *f = (struct dp_net_forward){0};
+    if (end && strcmp(end, "/tcp") && strcmp(end, "/udp"))
+        return bad(e, text, usage);
+    f->udp = end && end[1] == 'u';
+    end = end ? end : text + strlen(text);
+    unsigned n = colons(p, end);
+    if (n < 1 || n > 2 || !take_address(&p, end, n == 2, f->host, sizeof f->host))
+        return bad(e, text, usage);
+    const char *colon = memchr(p, ':', (size_t)(end - p));
+    if (!colon || !parse_port(p, (size_t)(colon - p), &f->host_port) || !parse_port(colon + 1, (size_t)(end - colon - 1), &f->guest_port))
+        return bad(e, text, usage);
+    o->forwards++;
+    return 0;
+}
+
+/* "tcp:[ADDR:]PORT:[ADDR:]PORT" and QEMU's "tcp:[ADDR]:PORT-[ADDR]:PORT". */
+static int parse_hostfwd(const char *p, size_t size, struct dp_net_user_options *o, struct dp_error *e)
+{
+    char text[160];
+    struct dp_net_forward *f = add(o, e);
+    if (!f)
+        return e ? e->code : -E2BIG;
+    *f = (struct dp_net_forward){0};
+    if (!take(text, sizeof text, p, size))
+        return dp_error_set(e, -EINVAL, "hostfwd=%.40s...: too long", p);
+    const char *usage = "give hostfwd=tcp:[ADDRESS:]HOST-PORT:[ADDRESS:]GUEST-PORT (or udp:)", *at = text + 4, *end = text + size,
+               *middle = strchr(text, '-');
+    f->udp = !strncmp(text, "udp:", 4);
+    if (size < 4 || (!f->udp && strncmp(text, "tcp:", 4)))
+        return bad(e, text, usage);
+    if (middle) { /* both sides have an address, perhaps an empty one */
+        if (!take_address(&at, middle, true, f->host, sizeof f->host) || !parse_port(at, (size_t)(middle - at), &f->host_port))
+            return bad(e, text, usage);
+        at = middle + 1;
+        if (!take_address(&at, end, true, f->guest, sizeof f->guest))
+            return bad(e, text, usage);
+    } else {
+        unsigned n = colons(at, end);
+        bool guest = n == 3 || (n == 2 && memchr(at, '.', (size_t)(strchr(at, ':') - at)) == NULL && *at != '[');
+        if (n < 1 || n > 3 || !take_address(&at, end, n == 3 || (n == 2 && !guest), f->host, sizeof f->host))
+            return bad(e, text, usage);
+        const char *colon = memchr(at, ':', (size_t)(end - at));
+        if (!colon || !parse_port(at, (size_t)(colon - at), &f->host_port))
+            return bad(e, text, usage);
+        at = colon + 1;
+        if (!take_address(&at, end, guest, f->guest, sizeof f->guest))
+            return bad(e, text, usage);
+    }
+    if (!parse_port(at, (size_t)(end - at), &f->guest_port))
+        return bad(e, text, usage);
+    o->forwards++;
+    return 0;
+}
+
+static bool parse_mac(const char *p, size_t n, uint8_t mac[DP_NET_MAC])
+{
+    if (n != 17)
+        return false;
+    for (unsigned i = 0; i < DP_NET_MAC; i++) {
+        char digits[3] = {p[3 * i], p[3 * i + 1], 0}, *end;
+        mac[i] = (uint8_t)strtoul(digits, &end, 16);
+        if (end != digits + 2 || digits[0] == '+' || digits[0] == '-' || digits[0] == ' ' || (i < 5 && p[3 * i + 2] != ':'))
+            return false;
+    }
+    return !(mac[0] & 1) && memcmp(mac, (const uint8_t[DP_NET_MAC]){0}, DP_NET_MAC);
+}
+
+static bool is(const char *p, size_t n, const char *name) { return n == strlen(name) && !strncmp(p, name, n); }
+
+static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_error *e)
+{
+    const char *equals = memchr(p, '=', n), *value = equals ? equals + 1 : NULL;
+    size_t key = equals ? (size_t)(equals - p) : n, size = equals ? n - key - 1 : 0;
+    struct dp_net_user_options *u = &nic->user;
+    const struct {
+        const char *name;
+        char *to;
+        size_t room;
+    } texts[] = {{"model", nic->model, sizeof nic->model},
+                 {"hostname", u->hostname, sizeof u->hostname},
+                 {"tftp", u->tftp, sizeof u->tftp},
+                 {"bootfile", u->bootfile, sizeof u->bootfile}};
+    for (size_t i = 0; value && i < DP_ARRAY_LEN(texts); i++)
+        if (is(p, key, texts[i].name))
+            return size && take(texts[i].to, texts[i].room, value, size)
+                       ? 0
+                       : dp_error_set(e, -EINVAL, "%s=: give 1 to %zu characters", texts[i].name, texts[i].room - 1);
+    if (value && is(p, key, "mac")) {
+        nic->has_mac = true;
+        return parse_mac(value, size, nic->mac) ? 0
+                                                : dp_error_set(e, -EINVAL, "mac=%.*s: give one card's address, such as 52:54:00:12:34:56",
+                                                               (int)DP_MIN(size, (size_t)40), value);
+    }
+    if (value && is(p, key, "mtu")) {
+        uint16_t mtu;
+        if (!parse_port(value, size, &mtu) || mtu < 68)
+            return dp_error_set(e, -EINVAL, "mtu=%.*s: possible are 68 to 65535", (int)DP_MIN(size, (size_t)40), value);
+        nic->mtu = mtu;
+        return 0;
+    }
+    if (value && is(p, key, "hostfwd"))
+        return parse_hostfwd(value, size, u, e);
+    if (is(p, n, "restrict"))
+        return u->restricted = true, 0;
+    if (is(p, n, "no-host"))
+        return u->no_host = true, 0;
+    return dp_error_set(e, -EINVAL,
+                        "'%.*s' is not known: possible are model=, mac=, mtu=, hostfwd=, restrict, no-host, hostname=, tftp= and bootfile=",
+                        (int)DP_MIN(n, (size_t)40), p);
+}
+
+int dp_net_parse_nic(const char *text, struct dp_net_nic *nic, struct dp_error *e)
+{
+    size_t n = strcspn(text, ",");
+    *nic = (struct dp_net_nic){.kind = is(text, n, "user") ? DP_NET_USER : DP_NET_NONE};
+    if (nic->kind == DP_NET_NONE && !is(text, n, "none"))
+        return dp_error_set(e, -EINVAL, "'%.*s' is no network: possible are user and none (no card)", (int)DP_MIN(n, (size_t)40), text);
+    if (nic->kind == DP_NET_NONE && text[n])
+        return dp_error_set(e, -EINVAL, "none is no card, which has no '%.40s'", text + n + 1);
+    for (const char *p = text + n; *p; p += n) {
+        n = strcspn(++p, ",");
+        int rc = parse_key(p, n, nic, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+void dp_net_default_mac(const char *vm, unsigned n, uint8_t mac[DP_NET_MAC])
+{
+    uint32_t hash = 2166136261; /* FNV-1a */
+    for (const char *p = vm ? vm : ""; *p; p++)
+        hash = (hash ^ (uint8_t)*p) * 16777619;
+    hash = (hash ^ n) * 16777619;
+    memcpy(mac, (const uint8_t[DP_NET_MAC]){0x52, 0x54, 0x00, hash >> 16, hash >> 8, hash}, DP_NET_MAC);
+}

@@ -1,0 +1,44 @@
+/* net/options.h - what `--nic` and `--publish` say. Plain data: copies are whole. */
+#ifndef DP_NET_OPTIONS_H
+#define DP_NET_OPTIONS_H
+
+#include "base/base.h"
+
+enum { DP_NET_FORWARDS = 32, DP_NET_MAC = 6 };
+
+struct dp_net_forward {
+    bool udp;
+    char host[46];  /* an address of this host, IPv4 or IPv6; "": all IPv4 ones */
+    char guest[16]; /* "": the address that DHCP gives */
+    uint16_t host_port, guest_port;
+};
+
+struct dp_net_user_options {
+    bool restricted;    /* the guest reaches nothing but what is forwarded to it */
+    bool no_host;       /* the guest does not reach this host's loopback addresses by 10.0.2.2 */
+    char hostname[64];  /* told by DHCP; "": none */
+    char tftp[1024];    /* a folder; "": no TFTP */
+    char bootfile[120]; /* told by DHCP */
+    struct dp_net_forward forward[DP_NET_FORWARDS];
+    unsigned forwards;
+};
+
+enum dp_net_kind { DP_NET_NONE, DP_NET_USER };
+struct dp_net_nic {
+    enum dp_net_kind kind; /* what its cable leads to; NONE: there is no card */
+    char model[16];        /* "": the machine's choice */
+    bool has_mac;
+    uint8_t mac[DP_NET_MAC];
+    uint32_t mtu; /* 0: 1500, and not told */
+    struct dp_net_user_options user;
+};
+
+/* "user|none[,model=NAME][,mac=ADDRESS][,mtu=N][,hostfwd=tcp:[ADDR:]PORT:[ADDR:]PORT]..." */
+int dp_net_parse_nic(const char *text, struct dp_net_nic *nic, struct dp_error *e) DP_MUST_CHECK;
+/* "[ADDR:]HOST:GUEST[/tcp|/udp]" as another forward. An IPv6 address stands in brackets. */
+int dp_net_parse_publish(const char *text, struct dp_net_user_options *o, struct dp_error *e) DP_MUST_CHECK;
+/* The address of a VM's n-th card: the same each time, another for another name. */
+void dp_net_default_mac(const char *vm, unsigned n, uint8_t mac[DP_NET_MAC]);
+#define DP_NET_NIC_HELP "user|none[,model=NAME][,mac=MAC][,hostfwd=tcp:PORT:PORT]..."
+
+#endif
