@@ -58,6 +58,10 @@ static const struct dp_net_end card_end = {.receive = card_receive};
 static uint32_t sample(uint8_t *p, unsigned kind, struct input *in)
 {
     static const uint8_t dhcp[] = {1, 1, 6, 0, 1, 2, 3, 4}, cookie[] = {0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255};
+    static const char read[] = "\0\1doppel\0octet\0blksize\0"
+                               "1400\0tsize\0"
+                               "0",
+                      name[] = "\1\2\1\0\0\1\0\0\0\0\0\0\3www\0\0\1\0\1";
     uint8_t b[300] = {0};
     switch (kind % 8) {
     case 0:
@@ -74,7 +78,7 @@ static uint32_t sample(uint8_t *p, unsigned kind, struct input *in)
         b[242] = (uint8_t)take(in, 1);
         return packet_udp(p, 0, 68, 0xffffffff, 67, b, sizeof b);
     case 2:
-        return packet_udp(p, PACKET_GUEST, 4000, PACKET_HOST, 69, "\0\1doppel\0octet\0blksize\0001400\0tsize\0000\0", 40);
+        return packet_udp(p, PACKET_GUEST, 4000, PACKET_HOST, 69, read, sizeof read);
     case 3:
         return packet_udp(p, PACKET_GUEST, 4000, PACKET_HOST, 69, "\0\4\0\1", 4);
     case 4:
@@ -97,7 +101,7 @@ static uint32_t sample(uint8_t *p, unsigned kind, struct input *in)
         return 14 + 40 + 32;
     }
     case 6:
-        return packet_udp(p, PACKET_GUEST, 546, PACKET_HOST + 1, 53, "\1\2\1\0\0\1\0\0\0\0\0\0\3www\0\0\1\0\1", 21);
+        return packet_udp(p, PACKET_GUEST, 546, PACKET_HOST + 1, 53, name, sizeof name);
     default:
         return packet_tcp(p, 5000, PACKET_HOST, (unsigned)take(in, 2), (uint32_t)take(in, 4), 0, (unsigned)take(in, 1), "text", 4);
     }
