@@ -208,11 +208,14 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
 static int parse_nics(const struct run_options *o, bool uefi, struct dp_vm_config *c, struct dp_error *e)
 {
     struct dp_net_nic *published = NULL;
+    char names[200];
     int rc;
     for (; c->nic_count < o->nic.count; c->nic_count++) {
         struct dp_net_nic *n = &c->nic[c->nic_count].net;
         if ((rc = dp_net_parse_nic(o->nic.value[c->nic_count], n, e)))
             return dp_error_prefix(e, rc, "--nic %s", o->nic.value[c->nic_count]);
+        if (!dp_vm_nic_model(n->model, names, sizeof names))
+            return dp_error_set(e, -EINVAL, "--nic: there is no network card '%s': possible are %s", n->model, names);
         if (!published && n->kind == DP_NET_USER)
             published = n;
     }

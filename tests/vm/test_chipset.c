@@ -23,7 +23,7 @@ struct rig {
 static void request(void *opaque, enum dp_vm_request r, int status) { }
 static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { ((struct rig *)opaque)->smis += l == DP_LINE_SMI && value; }
 
-static void rig_new_firmware(struct rig *r, const struct dp_pc_firmware *with, uint64_t memory)
+static void rig_make(struct rig *r, const struct dp_pc_firmware *with, uint64_t memory, unsigned nics)
 {
     struct dp_error e = {0};
     uint8_t *rom = malloc(ROM);
@@ -34,6 +34,9 @@ static void rig_new_firmware(struct rig *r, const struct dp_pc_firmware *with, u
     r->firmware = *with;
     r->firmware.bios = (struct dp_boot_blob){"test", rom, ROM};
     struct dp_pc_config c = {.firmware = &r->firmware, .memory = memory, .cpus = 1, .model = &r->model, .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
+    static uint8_t nic_rom[4096] = {0x55, 0xaa};
+    for (c.nic_count = 0; c.nic_count < nics; c.nic_count++)
+        c.nic[c.nic_count] = (struct dp_pc_nic){.mac = {2, 0, 0, 0, 0, (uint8_t)c.nic_count}, .rom = {"ROM", nic_rom, sizeof nic_rom}};
     assert_ok(dp_pc_create(&c, &r->pc, &e), e);
     r->memory = dp_pc_memory(r->pc);
     r->ports = dp_pc_ports(r->pc);
@@ -42,10 +45,10 @@ static void rig_new_firmware(struct rig *r, const struct dp_pc_firmware *with, u
     dp_pc_resume(r->pc);
 }
 
-static void rig_new_with(struct rig *r, const struct dp_pc_firmware *with) { rig_new_firmware(r, with, 4u << 20); }
+static void rig_new_with(struct rig *r, const struct dp_pc_firmware *with) { rig_make(r, with, 4u << 20, 0); }
 static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory)
 {
-    rig_new_firmware(r, &(struct dp_pc_firmware){.board = board, .drive[0].cdrom = true}, memory);
+    rig_make(r, &(struct dp_pc_firmware){.board = board, .drive[0].cdrom = true}, memory, 0);
 }
 static void rig_new(struct rig *r) { rig_new_board(r, DP_PC_I440FX, 4u << 20); }
 
@@ -446,13 +449,58 @@ static void test_generation(void **state)
     assert_true(allocated == 1 && patched == 1 && told == 1);
     const uint8_t *smbios = dp_fw_cfg_file(d, "etc/smbios/smbios-anchor", &size);
     assert_true(smbios && size == 31 && !memcmp(smbios, "_SM_", 4));
+/* A file of fw_cfg's, as firmware reads it. */
+static void fw_cfg_file(struct rig *r, const char *name, char *text, size_t size)
+{
+    enum { SELECT = 0x510, DATA = 0x511, DIRECTORY = 0x19 };
+    uint8_t entry[64];
+    dp_space_store(r->ports, SELECT, DIRECTORY, 2);
+    uint32_t count = 0, length = 0;
+    for (unsigned i = 0; i < 4; i++)
+        count = count << 8 | (uint8_t)dp_space_load(r->ports, DATA, 1);
+    for (; count; count--) {
+        for (unsigned i = 0; i < sizeof entry; i++)
+            entry[i] = (uint8_t)dp_space_load(r->ports, DATA, 1);
+        if (!strcmp((char *)entry + 8, name))
+            break;
+    }
+    if (count) {
+        length = (uint32_t)entry[2] << 8 | entry[3];
+        dp_space_store(r->ports, SELECT, (uint32_t)entry[4] << 8 | entry[5], 2);
+    }
+    assert_true(length < size);
+    for (unsigned i = 0; i < length; i++)
+        text[i] = (char)dp_space_load(r->ports, DATA, 1);
+    text[length] = 0;
+}
+
+/* Cards are where the boot order says, each with its ROM; without being asked there is none. */
+static void test_cards(void **state)
+{
+    struct rig r;
+    char order[200];
+    rig_make(&r, &(struct dp_pc_firmware){.boot_order = "n"}, 4u << 20, 2);
+    fw_cfg_file(&r, "bootorder", order, sizeof order);
+    assert_string_equal(order, "/pci@i0cf8/ethernet@3/ethernet-phy@0\n/pci@i0cf8/ethernet@1d/ethernet-phy@0\nHALT");
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t card = 0x80000000 | (i ? 0x1d : 3) << 11;
+        dp_space_store(r.ports, 0xcf8, card, 4);
+        assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0x10411af4);
+        dp_space_store(r.ports, 0xcf8, card | 0x30, 4);
+        dp_space_store(r.ports, 0xcfc, 0xfffff800, 4);
+        assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0xfffff000);
+    }
+    rig_free(&r);
+    rig_new(&r);
+    dp_space_store(r.ports, 0xcf8, 0x80001800, 4);
+    assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0xffffffff);
     rig_free(&r);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_q35),
-                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing),
+                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing), cmocka_unit_test(test_cards),
                                        cmocka_unit_test(test_apm), cmocka_unit_test(test_a20),   cmocka_unit_test(test_timers), cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
