@@ -21,7 +21,7 @@ _doppel()
             mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
         --engine | -e) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp null' -- "$word") ;;
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v3 x86-64-v2 x86-64-v1' -- "$word") ;;
-        --machine) mapfile -t COMPREPLY < <(compgen -W 'pc microvm' -- "$word") ;;
+        --machine) mapfile -t COMPREPLY < <(compgen -W 'pc q35 microvm' -- "$word") ;;
         --display) mapfile -t COMPREPLY < <(compgen -W 'none text vnc' -- "$word") ;;
         --printer) mapfile -t COMPREPLY < <(compgen -W 'file:' -- "$word") ;;
         --boot) mapfile -t COMPREPLY < <(compgen -W 'floppy cd disk net menu' -- "$word") ;;
