@@ -74,6 +74,13 @@ run 2 "choose one of" -k "$dir/multiboot" --cpu i486
 run 2 "only raw is" -k "$dir/multiboot" --disk x,format=qcow2
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
+run 2 "start firmware" -k "$dir/multiboot" --machine q35
+run 2 "choose one of" "$dir/multiboot" --machine q36
+if [ -f /usr/share/seabios/bios-256k.bin ]; then
+    truncate -s 1M "$dir/blank.img"
+    run 125 "use bus=sata, or --machine pc" --machine q35 --disk "$dir/blank.img,bus=ide"
+    run 125 "use bus=ide, or --machine q35" --machine pc --disk "$dir/blank.img,bus=sata"
+fi
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
 run 2 "is no name for a VM" -k "$dir/multiboot" --name a/b
 expect 2 "NAME is missing" stats
