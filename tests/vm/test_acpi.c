@@ -8,6 +8,8 @@
 
 static unsigned test_gsi(unsigned device, unsigned pin) { return 16 + ((device + pin - 1) & 7); }
 
+static unsigned test_irq(unsigned device, unsigned pin) { return 10 + ((device + pin - 1) & 1); }
+
 static struct dp_acpi_config config(unsigned cpus)
 {
     return (struct dp_acpi_config){
@@ -150,6 +152,21 @@ static void test_board(void **state)
     dp_buffer_fini(&b);
 }
 
+/* Two sets of PCI interrupts: with and without the I/O APIC. */
+static void test_two_routings(void **state)
+{
+    struct dp_acpi_config c = config(1);
+    struct dp_acpi_image image;
+    struct dp_error e = {0};
+    c.pci_irq = test_irq;
+    assert_ok(dp_acpi_build(&c, DP_ACPI_BASE, &image, &e), e);
+    const uint8_t *dsdt = memmem(image.data.data, image.data.size, "DSDT", 4);
+    assert_non_null(dsdt);
+    assert_non_null(memmem(dsdt, dp_ld32(dsdt + 4), "_PIC", 4));
+    check_with_iasl(dsdt, "DSDT", (const char *const[]){"Method (\\_PIC, 1", "PICM = Arg0", "Name (PRTA", "Name (PRTP", "Method (_PRT, 0", "If (PICM)", NULL});
+    dp_buffer_fini(&image.data);
+}
+
 /* MADT entries of one type. */
 static unsigned count(const uint8_t *madt, uint8_t type)
 {
@@ -269,7 +286,7 @@ static void test_aml_encoding(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_board), cmocka_unit_test(test_relocation), cmocka_unit_test(test_many_processors),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tables), cmocka_unit_test(test_board), cmocka_unit_test(test_two_routings), cmocka_unit_test(test_relocation), cmocka_unit_test(test_many_processors),
                                        cmocka_unit_test(test_aml_encoding)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

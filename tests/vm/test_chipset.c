@@ -449,6 +449,9 @@ static void test_generation(void **state)
     assert_true(allocated == 1 && patched == 1 && told == 1);
     const uint8_t *smbios = dp_fw_cfg_file(d, "etc/smbios/smbios-anchor", &size);
     assert_true(smbios && size == 31 && !memcmp(smbios, "_SM_", 4));
+    rig_free(&r);
+}
+
 /* A file of fw_cfg's, as firmware reads it. */
 static void fw_cfg_file(struct rig *r, const char *name, char *text, size_t size)
 {

@@ -83,6 +83,13 @@ run 2 "8080: give" -k "$dir/multiboot" -p 8080
 run 2 "there is no network card" -k "$dir/multiboot" --nic none -p 8080:80
 run 2 "more than 4 times" -k "$dir/multiboot" --nic none --nic none --nic none --nic none --nic none
 run 125 "No such file" -k "$dir/multiboot" --nic user,tftp=/nowhere
+run 2 "start firmware" -k "$dir/multiboot" --machine q35
+run 2 "choose one of" "$dir/multiboot" --machine q36
+if [ -f /usr/share/seabios/bios-256k.bin ]; then
+    truncate -s 1M "$dir/blank.img"
+    run 125 "use bus=sata, or --machine pc" --machine q35 --disk "$dir/blank.img,bus=ide"
+    run 125 "use bus=ide, or --machine q35" --machine pc --disk "$dir/blank.img,bus=sata"
+fi
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
 expect 2 "are for --machine pc" run -k "$dir/multiboot" --uuid 01234567-89ab-cdef-0123-456789abcdef
 expect 2 "give one like" run --machine pc --uuid 0123
