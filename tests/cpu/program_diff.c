@@ -143,7 +143,7 @@ static void run_engine(struct run *u, const struct program *p, const struct prog
     watched.guest = u->guest, watched.ticks = 0;
     snprintf(watched.text, sizeof watched.text, "prog-diff: HANG, does not react to kick(): --seed %llu --mode %s --index %llu\n",
              (unsigned long long)p->seed, p->mode == X86_MODE64 ? "64" : "32", (unsigned long long)p->index);
-    alarm(10);
+    alarm(60); /* in pieces some take seconds of a processor, and the host may be busy */
     atomic_store(&kicker.stop, false);
     atomic_store(&kicker.on, how->stop);
     struct prog_how late = *how; /* a kick may come late, in the next run */
