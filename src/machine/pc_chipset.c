@@ -238,13 +238,18 @@ static int add_variables(struct dp_pc *pc, struct dp_error *e)
 int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
-    if ((rc = add_variables(pc, e)) || (rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
+    if ((rc = add_variables(pc, e)) || (rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (!pc->config.no_vga && (rc = add_vga(pc, e))) || (rc = add_i8042(pc, e)) ||
         (rc = add_floppies(pc, e)) || (rc = add_ide(pc, e)))
         return rc;
     return add_printer(pc, e);
 }
 
-struct dp_display_source chipset_display(struct dp_pc *pc) { return dp_vga_source(pc->chipset->vga); }
+bool chipset_display(struct dp_pc *pc, struct dp_display_source *out)
+{
+    if (pc->chipset->vga)
+        *out = dp_vga_source(pc->chipset->vga);
+    return pc->chipset->vga;
+}
 struct dp_input_sink chipset_input(struct dp_pc *pc) { return dp_i8042_sink(pc->chipset->i8042); }
 
 /* ---- what firmware is told ---- */
@@ -278,7 +283,8 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     pc_acpi_config(pc, &a);
     a.ecam_base = 0;
     a.pci_gsi = chipset_pci_irq;
-    a.vga = a.i8042 = a.floppy = a.printer = true;
+    a.vga = pc->chipset->vga;
+    a.i8042 = a.floppy = a.printer = true;
     a.level_irqs = 1u << 5 | 1u << 9 | 1u << 10 | 1u << 11;
     a.mmio32_first = DP_MAX(pc->low, 0x80000000ull); /* where firmware puts BARs */
     a.mmio32_last = MMIO32_END - 1;

@@ -25,6 +25,8 @@
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
 #include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_gpu.h"
+#include "devices/virtio/virtio_input.h"
 #include "isa/x86/state.h"
 #include "machine/pvclock.h"
 #include "tests/state/sample.h"
@@ -36,6 +38,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
     &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
+    &dp_virtio_gpu_class,  &dp_virtio_input_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
