@@ -180,6 +180,7 @@ static void vga_fini(struct dp_device *d)
 {
     struct vga *v = vga_of(d);
     dp_pci_unplug(&v->function);
+    vga_direct_update(v, true);
     dp_ram_destroy(v->ram);
     free(v->rom);
 }
@@ -190,10 +191,15 @@ static void vga_reset(struct dp_device *d)
     pthread_mutex_lock(&d->lock);
     v->regs.s.dispi[DISPI_ID] = DISPI_ID5;
     pthread_mutex_unlock(&d->lock);
+    vga_direct_update(v, true);
     dp_pci_function_reset(&v->function);
 }
 
-static void vga_post_load(struct dp_device *d) { dp_pci_function_post_load(&vga_of(d)->function); }
+static void vga_post_load(struct dp_device *d)
+{
+    vga_direct_update(vga_of(d), true);
+    dp_pci_function_post_load(&vga_of(d)->function);
+}
 
 static const struct dp_window_spec vga_windows[] = {
     [DP_VGA_WINDOW_MEMORY] = {"memory", 0x20000, &vga_memory_ops, false},

@@ -152,8 +152,11 @@ static void dispi_write(void *opaque, uint64_t offset, uint64_t value, unsigned 
         v->regs.dispi_low = (uint8_t)value;
     else if (offset == DATA_HIGH)
         t = vga_dispi_write(v, v->regs.dispi_index, (uint16_t)(size == 2 ? value : v->regs.dispi_low | value << 8));
+    bool stale = vga_direct_is_stale(v);
     pthread_mutex_unlock(&v->device.lock);
     vga_report(v, t);
+    if (stale)
+        vga_direct_update(v, true);
 }
 
 /* ---- the register BAR ---- */
@@ -186,9 +189,12 @@ static void mmio_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
     else if (offset >= MMIO_DISPI && offset < MMIO_DISPI + DISPI_COUNT * 2 && size >= 2)
         for (unsigned i = 0; i < size; i += 2)
             t[i / 2] = vga_dispi_write(v, (unsigned)(offset - MMIO_DISPI + i) / 2, (uint16_t)(value >> i * 8));
+    bool stale = vga_direct_is_stale(v);
     pthread_mutex_unlock(&v->device.lock);
     vga_report(v, t[0]);
     vga_report(v, t[1]);
+    if (stale)
+        vga_direct_update(v, true);
 }
 
 /* ---- the VGA BIOS ---- */
