@@ -38,11 +38,11 @@ static const struct cli_option options[] = {
     {"initrd", 'i', "FILE", CLI_LIST, FIELD(initrd), .max = DP_VM_INITRDS,
      .help = "initial RAM disk; again: concatenated (Linux) or further modules"},
     {"append", 'a', "STRING", CLI_STRING, FIELD(append), .help = "kernel command line (Linux, PVH: \"console=ttyS0\" if not given)"},
-    {"machine", 0, "MODEL", CLI_STRING, FIELD(machine), .choices = "pc|microvm",
-     .help = "pc: with firmware, IDE, VGA and the like; microvm: without (microvm with --kernel, else pc)"},
+    {"machine", 0, "MODEL", CLI_STRING, FIELD(machine), .choices = "pc|q35|microvm",
+     .help = "pc: with firmware, IDE, VGA and the like; q35: the same with PCI Express and SATA; microvm: without (microvm with --kernel, else pc)"},
     {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
-    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive"},
+    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA)"},
     {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
@@ -55,7 +55,7 @@ static const struct cli_option options[] = {
     {"printer", 0, "file:PATH", CLI_STRING, FIELD(printer), .help = "where a pc's parallel port prints to (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
-    {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
+    {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide|sata]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
     {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v3|x86-64-v2|x86-64-v1",
@@ -130,7 +130,7 @@ static void trace_line(void *opaque, const char *line)
 
 /* ---- values with parts ---- */
 
-/* "FILE[,format=raw][,ro][,bus=ide]" into d; what d->path points to is the caller's to free. */
+/* "FILE[,format=raw][,ro][,bus=ide|sata]" into d; what d->path points to is the caller's to free. */
 static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d, struct dp_error *e)
 {
     char *path = strdup(text), *to = path;
@@ -151,6 +151,8 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
             d->format = "raw";
         else if (bus == DP_VM_VIRTIO && n == 7 && !strncmp(p, "bus=ide", n))
             d->bus = DP_VM_IDE;
+        else if (bus == DP_VM_VIRTIO && n == 8 && !strncmp(p, "bus=sata", n))
+            d->bus = DP_VM_SATA;
         else if (bus == DP_VM_VIRTIO && n == 10 && !strncmp(p, "bus=virtio", n))
             d->bus = DP_VM_VIRTIO;
         else if (n > 7 && !strncmp(p, "format=", 7))
@@ -158,7 +160,7 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
                                 p + 7);
         else
             return dp_error_set(
-                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, bus=virtio, bus=ide and ro (a comma in a file's name is written twice)",
+                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, bus=virtio, bus=ide, bus=sata and ro (a comma in a file's name is written twice)",
                 text, (int)DP_MIN(n, (size_t)40), p);
         p += n;
     }
@@ -182,7 +184,7 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
         c->disk[c->disk_count++] = (struct dp_vm_disk){.path = path};
         if ((rc = cli_media_kind(o->file, &kind, e)))
             return rc;
-        c->disk[0].bus = buses[kind];
+        c->disk[0].bus = kind == CLI_MEDIA_DISK && c->q35 ? DP_VM_SATA : buses[kind];
         c->disk[0].readonly = kind == CLI_MEDIA_CDROM;
     }
     for (size_t k = 0; k < DP_ARRAY_LEN(lists); k++)
@@ -249,11 +251,12 @@ static int parse_video(const struct run_options *o, struct dp_vm_config *c, stru
 /* Which board, and what is in its ROM. */
 static int choose_machine(const struct run_options *o, struct dp_vm_config *c, char *boot_order, size_t size, struct dp_error *e)
 {
-    bool pc = o->machine ? !strcmp(o->machine, "pc") : !o->kernel;
+    c->q35 = o->machine && !strcmp(o->machine, "q35");
+    bool pc = o->machine ? c->q35 || !strcmp(o->machine, "pc") : !o->kernel;
     if (pc && o->kernel)
-        return dp_error_set(e, -EINVAL, "--machine pc starts firmware, which boots from disks: --kernel is for --machine microvm");
+        return dp_error_set(e, -EINVAL, "--machine pc and q35 start firmware, which boots from disks: --kernel is for --machine microvm");
     if (!pc && (o->firmware || o->boot || o->firmware_log || o->printer || o->nvram))
-        return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot and --printer are for --machine pc");
+        return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot and --printer are for --machine pc and q35");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
     if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)

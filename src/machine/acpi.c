@@ -108,6 +108,23 @@ static void pci_osc(struct dp_aml *a)
     dp_aml_close(a);
 }
 
+/* Every pin of every slot, wired to a fixed GSI (6.2.13): no link devices. */
+static void routing(struct dp_aml *a, const char *name, unsigned (*gsi)(unsigned device, unsigned pin))
+{
+    dp_aml_name(a, name);
+    dp_aml_package(a, 31 * 4);
+    for (unsigned slot = 1; slot < 32; slot++)
+        for (unsigned pin = 0; pin < 4; pin++) {
+            dp_aml_package(a, 4);
+            dp_aml_integer(a, (uint64_t)slot << 16 | 0xffff);
+            dp_aml_integer(a, pin);
+            dp_aml_integer(a, 0);
+            dp_aml_integer(a, gsi(slot, pin + 1));
+            dp_aml_close(a);
+        }
+    dp_aml_close(a);
+}
+
 static void pci_root(struct dp_aml *a, const struct dp_acpi_config *c)
 {
     struct dp_buffer r = {0};
@@ -129,19 +146,21 @@ static void pci_root(struct dp_aml *a, const struct dp_acpi_config *c)
     if (c->mmio64_first < c->mmio64_last)
         dp_aml_res_memory_range64(&r, c->mmio64_first, c->mmio64_last);
     dp_aml_resources(a, &r);
-    /* Every pin of every slot, wired to a fixed GSI (6.2.13): no link devices. */
-    dp_aml_name(a, "_PRT");
-    dp_aml_package(a, 31 * 4);
-    for (unsigned slot = 1; slot < 32; slot++)
-        for (unsigned pin = 0; pin < 4; pin++) {
-            dp_aml_package(a, 4);
-            dp_aml_integer(a, (uint64_t)slot << 16 | 0xffff);
-            dp_aml_integer(a, pin);
-            dp_aml_integer(a, 0);
-            dp_aml_integer(a, c->pci_gsi(slot, pin + 1));
-            dp_aml_close(a);
-        }
-    dp_aml_close(a);
+    if (!c->pci_irq) {
+        routing(a, "_PRT", c->pci_gsi);
+    } else {
+        /* If (PICM) is A0 ..., Return (NAME) is A4, NAME. */
+        static const uint8_t picm[] = {'P', 'I', 'C', 'M'}, apic[] = {0xa4, 'P', 'R', 'T', 'A'}, pic[] = {0xa4, 'P', 'R', 'T', 'P'};
+        routing(a, "PRTA", c->pci_gsi);
+        routing(a, "PRTP", c->pci_irq);
+        dp_aml_method(a, "_PRT", 0, false);
+        dp_aml_if(a);
+        dp_aml_bytes(a, picm, sizeof picm);
+        dp_aml_bytes(a, apic, sizeof apic);
+        dp_aml_close(a);
+        dp_aml_bytes(a, pic, sizeof pic);
+        dp_aml_close(a);
+    }
     dp_aml_close(a);
 }
 
@@ -236,6 +255,14 @@ static bool dsdt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
     dp_aml_integer(&a, 0);
     dp_aml_close(&a);
 
+    if (c->pci_irq) { /* which interrupt controllers the system has chosen (5.8.1): Store (Arg0, PICM) is 70, 68, PICM */
+        static const uint8_t store[] = {0x70, 0x68, 'P', 'I', 'C', 'M'};
+        dp_aml_name(&a, "\\PICM");
+        dp_aml_integer(&a, 0);
+        dp_aml_method(&a, "\\_PIC", 1, false);
+        dp_aml_bytes(&a, store, sizeof store);
+        dp_aml_close(&a);
+    }
     dp_aml_scope(&a, "\\_SB_");
     for (unsigned i = 0; i < c->cpus; i++) {
         char name[8];

@@ -24,6 +24,7 @@ struct dp_acpi_config {
     uint64_t mmio32_first, mmio32_last; /* windows for BARs; first > last: none */
     uint64_t mmio64_first, mmio64_last;
     unsigned (*pci_gsi)(unsigned device, unsigned pin); /* pin 1 = INTA */
+    unsigned (*pci_irq)(unsigned device, unsigned pin); /* the same for systems that use the 8259s; NULL: they can use the above */
     uint16_t level_irqs; /* ISA interrupts below 16, but for the SCI, that are level-triggered and active high */
     uint64_t hpet_base;  /* 0: none */
     bool vga, i8042, floppy, printer;

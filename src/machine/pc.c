@@ -58,7 +58,7 @@ static int map_memory(struct dp_pc *pc, struct dp_error *e)
 {
     struct dp_space *m = pc->env.memory;
     uint32_t id;
-    pc->low = DP_MIN(pc->config.memory, DP_PC_LOW_RAM_MAX);
+    pc->low = pc->chipset ? chipset_low_memory(pc) : DP_MIN(pc->config.memory, DP_PC_LOW_RAM_MAX);
     pc->high = pc->config.memory - pc->low;
     pc->mmio64_start = DP_ALIGN_UP(HIGH_RAM_START + pc->high, GiB);
     pc->mmio64_end = pc->mmio64_start + MMIO64_SIZE;
@@ -297,9 +297,9 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
     if (!(pc->pci = pc_add(pc, &dp_pci_host_class, "pci", e)))
         return -ENOMEM;
     for (unsigned i = 0; i < GSI_PCI_COUNT; i++)
-        gsi[i] = pc->chipset ? chipset_pirq(pc, i & 3) : dp_gsi_irq(&pc->router, GSI_PCI + i);
+        gsi[i] = dp_gsi_irq(&pc->router, GSI_PCI + i);
     if (pc->chipset)
-        dp_pci_host_wire_pirqs(pc->pci, gsi);
+        chipset_wire_pci(pc);
     else
         dp_pci_host_wire(pc->pci, gsi);
     unsigned slot = pc->chipset ? SLOT_CHIPSET_END : 0; /* of the virtio devices: after what firmware and systems want at their places */
@@ -348,7 +348,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
-    if (!rc && c->firmware && !(pc->chipset = chipset_new()))
+    if (!rc && c->firmware && !(pc->chipset = chipset_new(c->firmware->board)))
         rc = dp_error_set(e, -ENOMEM, "no memory for a machine");
     if (!rc && !(rc = dp_space_create("memory", UINT64_C(1) << 52, c->trace, &pc->env.memory, e)))
         rc = dp_space_create("ports", 65536, c->trace, &pc->env.ports, e);

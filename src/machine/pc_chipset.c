@@ -1,4 +1,4 @@
-/* machine/pc_chipset.c - the board of a PC with firmware: i440FX and PIIX3 with ROMs and everything old that firmware and systems know.
+/* machine/pc_chipset.c - a PC with firmware: ROMs and everything old that firmware and systems know, on either board (chipset.h).
  *
  * Model: made on top of what every PC has (pc.c). Firmware finds everything by itself, as on a real board, and by fw_cfg, which says what cannot be
  * found: sizes of memory, ACPI tables (with a script that has it relocate them), the order to boot from.
@@ -14,31 +14,30 @@
 #include "devices/firmware/pm.h"
 #include "devices/input/i8042.h"
 #include "devices/intc/dma8237.h"
-#include "devices/pci/piix.h"
 #include "devices/storage/fdc.h"
-#include "devices/storage/ide.h"
 #include "devices/timer/rtc.h"
-#include "machine/i440fx.h"
-#include "machine/pc_internal.h"
+#include "machine/chipset.h"
+#include "machine/mch.h"
 
-enum { SLOT_PIIX = 1, FUNCTION_ISA = 0, FUNCTION_IDE = 1, FUNCTION_PM = 3, SLOT_VGA = 2 };
-enum { PIRQS = 4 };
-enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, IRQ_IDE = 14, DMA_FLOPPY = 2 };
+enum { SLOT_VGA = 2 };
+enum { IRQ_KEYBOARD = 1, IRQ_FLOPPY = 6, IRQ_PRINTER = 7, IRQ_MOUSE = 12, DMA_FLOPPY = 2 };
 enum {
     PORT_DMA = 0x00, PORT_I8042_DATA = 0x60, PORT_I8042_COMMAND = 0x64, PORT_DMA_PAGES = 0x80, PORT_FAST_A20 = 0x92, PORT_DMA_SECOND = 0xc0,
-    PORT_IDE_SECONDARY = 0x170, PORT_IDE_PRIMARY = 0x1f0, PORT_IDE_SECONDARY_CONTROL = 0x376, PORT_PRINTER = 0x378, PORT_FDC = 0x3f0,
-    PORT_IDE_PRIMARY_CONTROL = 0x3f6, PORT_FDC_DIR = 0x3f7
+    PORT_PRINTER = 0x378, PORT_FDC = 0x3f0, PORT_FDC_DIR = 0x3f7
 };
-static const uint8_t pirq_irq[PIRQS] = {10, 10, 11, 11}; /* where SeaBIOS and OVMF route PIRQA-D */
 #define MMIO32_END 0xfec00000ull
 
-struct chipset {
-    struct i440fx north;
-    struct dp_ram *bios;
-    struct dp_device *isa, *pm, *fw_cfg, *vga, *i8042, *ide, *fdc;
-};
+struct chipset *chipset_new(enum dp_pc_board board)
+{
+    struct chipset *s = calloc(1, sizeof *s);
+    if (s)
+        s->board = board == DP_PC_Q35 ? &board_q35 : &board_i440fx;
+    return s;
+}
 
-struct chipset *chipset_new(void) { return calloc(1, sizeof(struct chipset)); }
+uint64_t chipset_low_memory(const struct dp_pc *pc) { return pc->config.memory < pc->chipset->board->low_split ? pc->config.memory : pc->chipset->board->low_max; }
+
+void chipset_wire_pci(struct dp_pc *pc) { pc->chipset->board->wire_pci(pc); }
 
 int chipset_map(struct dp_pc *pc, struct dp_error *e)
 {
@@ -53,57 +52,23 @@ int chipset_map(struct dp_pc *pc, struct dp_error *e)
     memcpy(s->bios->host, b->data, b->size);
     if ((rc = dp_space_map_ram(pc->env.memory, (1ull << 32) - b->size, s->bios, 0, b->size, true, 0, &id, e)))
         return rc;
-    return i440fx_init(&s->north, pc->env.memory, pc->ram, s->bios, e);
+    return pam_init(&s->pam, pc->env.memory, pc->ram, s->bios, e);
 }
 
 void chipset_destroy(struct dp_pc *pc)
 {
     if (!pc->chipset)
         return;
-    i440fx_fini(&pc->chipset->north);
+    if (pc->chipset->mch)
+        mch_fini(pc->chipset->mch);
+    free(pc->chipset->mch);
+    pam_fini(&pc->chipset->pam);
     if (pc->chipset->bios)
         dp_ram_destroy(pc->chipset->bios);
     free(pc->chipset);
 }
 
-/* ---- interrupts ---- */
-
-unsigned chipset_pci_irq(unsigned device, unsigned pin) { return pirq_irq[dp_pci_pirq(device, pin)]; }
-
-static void pirq_set(void *opaque, unsigned n, bool level)
-{
-    struct dp_pc *pc = opaque;
-    if (!pc->chipset->isa)
-        return;
-    struct dp_irq pirq = dp_piix_isa_pirq(pc->chipset->isa, n);
-    dp_irq_set(&pirq, level);
-}
-
-struct dp_irq chipset_pirq(struct dp_pc *pc, unsigned n) { return (struct dp_irq){pirq_set, pc, n}; }
-
 /* ---- devices ---- */
-
-static int add_piix(struct dp_pc *pc, struct dp_error *e)
-{
-    struct chipset *s = pc->chipset;
-    struct dp_pci_host *host = dp_pci_host_of(pc->pci);
-    struct dp_irq irq[16];
-    int rc;
-    i440fx_attach(&s->north, dp_pci_host_bridge(pc->pci));
-    struct dp_device *isa = pc_add(pc, &dp_piix_isa_class, "piix-isa", e), *pm = pc_add(pc, &dp_piix_pm_class, "piix-pm", e);
-    if (!isa || !pm)
-        return -ENOMEM;
-    for (unsigned i = 0; i < DP_ARRAY_LEN(irq); i++)
-        irq[i] = dp_gsi_irq(&pc->router, i);
-    dp_piix_isa_wire(isa, irq);
-    dp_piix_pm_wire(pm, pc->pm);
-    if ((rc = dp_device_init(isa, e)) || (rc = dp_device_init(pm, e)))
-        return rc;
-    s->isa = isa;
-    s->pm = pm;
-    rc = dp_pci_plug_function(host, dp_piix_isa_function(isa), SLOT_PIIX, FUNCTION_ISA, e);
-    return rc ? rc : dp_pci_plug_function(host, dp_piix_pm_function(pm), SLOT_PIIX, FUNCTION_PM, e);
-}
 
 static int add_fw_cfg(struct dp_pc *pc, struct dp_error *e)
 {
@@ -126,24 +91,17 @@ static int add_debugcon(struct dp_pc *pc, struct dp_error *e)
     return rc ? rc : dp_device_map(d, DP_DEBUGCON_WINDOW, DP_DEBUGCON_PORT, e);
 }
 
-/* Windows of a device and where they go. */
-struct place {
-    unsigned window;
-    uint64_t base;
-};
-static int map_all(struct dp_device *d, const struct place *places, unsigned count, struct dp_error *e)
+int chipset_start(struct dp_device *d, const struct chipset_place *places, unsigned count, struct dp_error *e)
 {
-    int rc = 0;
+    int rc = dp_device_init(d, e);
     for (unsigned i = 0; !rc && i < count; i++)
         rc = dp_device_map(d, places[i].window, places[i].base, e);
     return rc;
 }
-/* Makes a device's windows appear after its init. */
-#define START(d, places, e) (dp_device_init(d, e) ?: map_all(d, places, DP_ARRAY_LEN(places), e))
 
 static int add_vga(struct dp_pc *pc, struct dp_error *e)
 {
-    static const struct place places[] = {{DP_VGA_WINDOW_MEMORY, DP_VGA_MEMORY_BASE},
+    static const struct chipset_place places[] = {{DP_VGA_WINDOW_MEMORY, DP_VGA_MEMORY_BASE},
                                           {DP_VGA_WINDOW_MONO, DP_VGA_PORT_MONO},
                                           {DP_VGA_WINDOW_PORTS, DP_VGA_PORT_VGA},
                                           {DP_VGA_WINDOW_DISPI, DP_VGA_PORT_DISPI}};
@@ -152,36 +110,36 @@ static int add_vga(struct dp_pc *pc, struct dp_error *e)
     if (!d)
         return -ENOMEM;
     dp_vga_wire(d, rom->data, rom->size);
-    int rc = START(d, places, e);
+    int rc = CHIPSET_START(d, places, e);
     return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_vga_function(d), SLOT_VGA, e);
 }
 
 /* The level of address bit 20's gate is not followed: memory is as with the gate open, which all that runs today wants. */
 static int add_i8042(struct dp_pc *pc, struct dp_error *e)
 {
-    static const struct place places[] = {{DP_I8042_WINDOW_DATA, PORT_I8042_DATA},
+    static const struct chipset_place places[] = {{DP_I8042_WINDOW_DATA, PORT_I8042_DATA},
                                           {DP_I8042_WINDOW_COMMAND, PORT_I8042_COMMAND},
                                           {DP_I8042_WINDOW_PORT92, PORT_FAST_A20}};
     struct dp_device *d = pc->chipset->i8042 = pc_add(pc, &dp_i8042_class, "i8042", e);
     if (!d)
         return -ENOMEM;
     dp_i8042_wire(d, dp_gsi_irq(&pc->router, IRQ_KEYBOARD), dp_gsi_irq(&pc->router, IRQ_MOUSE), (struct dp_irq){0});
-    return START(d, places, e);
+    return CHIPSET_START(d, places, e);
 }
 
 static int add_floppies(struct dp_pc *pc, struct dp_error *e)
 {
-    static const struct place dma_places[] = {
+    static const struct chipset_place dma_places[] = {
         {DP_DMA_WINDOW_FIRST, PORT_DMA}, {DP_DMA_WINDOW_SECOND, PORT_DMA_SECOND}, {DP_DMA_WINDOW_PAGES, PORT_DMA_PAGES}};
-    static const struct place fdc_places[] = {{DP_FDC_WINDOW, PORT_FDC}, {DP_FDC_WINDOW_DIR, PORT_FDC_DIR}};
+    static const struct chipset_place fdc_places[] = {{DP_FDC_WINDOW, PORT_FDC}, {DP_FDC_WINDOW_DIR, PORT_FDC_DIR}};
     struct dp_device *dma = pc_add(pc, &dp_dma_class, "dma", e), *fdc = pc->chipset->fdc = pc_add(pc, &dp_fdc_class, "fdc", e);
     if (!dma || !fdc)
         return -ENOMEM;
     dp_fdc_wire(fdc, dp_gsi_irq(&pc->router, IRQ_FLOPPY), dma, DMA_FLOPPY);
     for (unsigned i = 0; i < DP_FDC_DRIVES; i++)
         dp_fdc_attach(fdc, i, pc->config.firmware->floppy[i]);
-    int rc = START(dma, dma_places, e);
-    if (rc || (rc = START(fdc, fdc_places, e)))
+    int rc = CHIPSET_START(dma, dma_places, e);
+    if (rc || (rc = CHIPSET_START(fdc, fdc_places, e)))
         return rc;
     /* CMOS: types of the drives; equipment: how many, a coprocessor, a mouse port. */
     unsigned first = dp_fdc_drive_type(fdc, 0), second = dp_fdc_drive_type(fdc, 1), drives = !!first + !!second;
@@ -190,35 +148,14 @@ static int add_floppies(struct dp_pc *pc, struct dp_error *e)
     return 0;
 }
 
-static int add_ide(struct dp_pc *pc, struct dp_error *e)
-{
-    static const struct place places[] = {{DP_IDE_WINDOW_PRIMARY, PORT_IDE_PRIMARY},
-                                          {DP_IDE_WINDOW_PRIMARY_CONTROL, PORT_IDE_PRIMARY_CONTROL},
-                                          {DP_IDE_WINDOW_SECONDARY, PORT_IDE_SECONDARY},
-                                          {DP_IDE_WINDOW_SECONDARY_CONTROL, PORT_IDE_SECONDARY_CONTROL}};
-    struct dp_device *d = pc->chipset->ide = pc_add(pc, &dp_ide_class, "ide", e);
-    if (!d)
-        return -ENOMEM;
-    dp_ide_wire(d, (const struct dp_irq[]){dp_gsi_irq(&pc->router, IRQ_IDE), dp_gsi_irq(&pc->router, IRQ_IDE + 1)});
-    for (unsigned i = 0; i < DP_IDE_DRIVES; i++) {
-        const struct dp_pc_drive *drive = &pc->config.firmware->ide[i];
-        if (drive->cdrom)
-            dp_ide_attach_cdrom(d, i, drive->block);
-        else if (drive->block)
-            dp_ide_attach_disk(d, i, drive->block, NULL);
-    }
-    int rc = START(d, places, e);
-    return rc ? rc : dp_pci_plug_function(dp_pci_host_of(pc->pci), dp_ide_function(d), SLOT_PIIX, FUNCTION_IDE, e);
-}
-
 static int add_printer(struct dp_pc *pc, struct dp_error *e)
 {
-    static const struct place places[] = {{DP_PARALLEL_WINDOW, PORT_PRINTER}};
+    static const struct chipset_place places[] = {{DP_PARALLEL_WINDOW, PORT_PRINTER}};
     struct dp_device *d = pc_add(pc, &dp_parallel_class, "parallel", e);
     if (!d)
         return -ENOMEM;
     dp_parallel_wire(d, dp_gsi_irq(&pc->router, IRQ_PRINTER), pc->config.firmware->printer);
-    return START(d, places, e);
+    return CHIPSET_START(d, places, e);
 }
 
 /* Where UEFI firmware keeps its variables: OVMF looks for flash right below its code. */
@@ -238,8 +175,8 @@ static int add_variables(struct dp_pc *pc, struct dp_error *e)
 int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
-    if ((rc = add_variables(pc, e)) || (rc = add_piix(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (!pc->config.no_vga && (rc = add_vga(pc, e))) || (rc = add_i8042(pc, e)) ||
-        (rc = add_floppies(pc, e)) || (rc = add_ide(pc, e)))
+    if ((rc = add_variables(pc, e)) || (rc = pc->chipset->board->add_bridges(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (!pc->config.no_vga && (rc = add_vga(pc, e))) || (rc = add_i8042(pc, e)) ||
+        (rc = add_floppies(pc, e)) || (rc = pc->chipset->board->add_drives(pc, e)))
         return rc;
     return add_printer(pc, e);
 }
@@ -281,12 +218,10 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     struct dp_acpi_image image;
     struct loader l = {0};
     pc_acpi_config(pc, &a);
-    a.ecam_base = 0;
-    a.pci_gsi = chipset_pci_irq;
+    pc->chipset->board->describe(pc, &a);
     a.vga = pc->chipset->vga;
     a.i8042 = a.floppy = a.printer = true;
     a.level_irqs = 1u << 5 | 1u << 9 | 1u << 10 | 1u << 11;
-    a.mmio32_first = DP_MAX(pc->low, 0x80000000ull); /* where firmware puts BARs */
     a.mmio32_last = MMIO32_END - 1;
     int rc = dp_acpi_build(&a, 0, &image, e);
     if (rc)
@@ -317,14 +252,14 @@ static int add_boot_order(struct dp_pc *pc, struct dp_error *e)
     const struct dp_pc_firmware *f = pc->config.firmware;
     struct dp_buffer order = {0};
     for (const char *kind = f->boot_order ? f->boot_order : ""; *kind; kind++) {
-        for (unsigned i = 0; i < DP_IDE_DRIVES && (*kind == 'c' || *kind == 'd'); i++)
-            if (f->ide[i].cdrom ? *kind == 'd' : *kind == 'c' && f->ide[i].block)
-                dp_buffer_printf(&order, "/pci@i0cf8/ide@%u,%u/drive@%u/disk@%u\n", SLOT_PIIX, FUNCTION_IDE, i / 2, i % 2);
+        for (unsigned i = 0; i < pc->chipset->board->drives && (*kind == 'c' || *kind == 'd'); i++)
+            if (f->drive[i].cdrom ? *kind == 'd' : *kind == 'c' && f->drive[i].block)
+                pc->chipset->board->drive_path(&order, i);
         for (unsigned i = 0; i < pc->config.disk_count && *kind == 'c'; i++)
             dp_buffer_printf(&order, "/pci@i0cf8/scsi@%x/disk@0,0\n", pc_disk_slot(pc, i));
         for (unsigned i = 0; i < DP_FDC_DRIVES && *kind == 'a'; i++)
             if (f->floppy[i])
-                dp_buffer_printf(&order, "/pci@i0cf8/isa@%u/fdc@%04x/floppy@%u\n", SLOT_PIIX, PORT_FDC, i);
+                dp_buffer_printf(&order, "/pci@i0cf8/isa@%x/fdc@%04x/floppy@%u\n", pc->chipset->board->isa_slot, PORT_FDC, i);
     }
     if (order.size)
         dp_buffer_append(&order, "HALT", 5); /* nothing else; with its NUL */

@@ -1,4 +1,4 @@
-/* machine/pc_internal.h - what the files of the PC share: pc.c (what every PC has), pc_chipset.c (the i440FX's board with firmware). */
+/* machine/pc_internal.h - what the files of the PC share: pc.c (what every PC has), pc_chipset.c (boards with firmware). */
 #ifndef DP_MACHINE_PC_INTERNAL_H
 #define DP_MACHINE_PC_INTERNAL_H
 
@@ -34,7 +34,7 @@ struct dp_pc {
     struct dp_pc_config config;
     struct dp_device_env env;
     struct dp_ram *ram;
-    uint64_t low, high;                /* bytes of RAM below 3 GiB and from 4 GiB up */
+    uint64_t low, high;                /* bytes of RAM below and from 4 GiB up */
     uint64_t mmio64_start, mmio64_end; /* equal: none */
     struct dp_apic_bus apic_bus;
     struct dp_gsi_router router;
@@ -65,7 +65,11 @@ int pc_screen_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK; /* aft
 
 /* ---- pc_chipset.c ---- */
 
-struct chipset *chipset_new(void);
+struct chipset *chipset_new(enum dp_pc_board board);
+/* Bytes of memory below 4 GiB. */
+uint64_t chipset_low_memory(const struct dp_pc *pc);
+/* Interrupt lines of the PCI bus, before pc->pci is initialised. They lead somewhere once the chipset is made. */
+void chipset_wire_pci(struct dp_pc *pc);
 bool chipset_display(struct dp_pc *pc, struct dp_display_source *out); /* false: there is no VGA */
 struct dp_input_sink chipset_input(struct dp_pc *pc);
 /* Memory below 1 MiB and ROMs; then the board's devices, after the interrupt controllers and pc->pci. */
@@ -74,9 +78,5 @@ int chipset_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;
 void chipset_destroy(struct dp_pc *pc);
 /* What firmware asks for, made anew with each reset. */
 int chipset_boot(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;
-/* The ISA interrupt that a pin leads to, as firmware programs the routing. */
-unsigned chipset_pci_irq(unsigned device, unsigned pin);
-/* The wires of the PCI bus' four interrupt lines; they lead somewhere once the chipset is made. */
-struct dp_irq chipset_pirq(struct dp_pc *pc, unsigned n);
 
 #endif

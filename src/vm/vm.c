@@ -449,6 +449,7 @@ static int read_whole(const char *what, const char *path, struct dp_boot_blob *o
 static int read_firmware(struct dp_vm *vm, struct dp_error *e)
 {
     const struct dp_vm_config *c = &vm->config;
+    vm->firmware.board = c->q35 ? DP_PC_Q35 : DP_PC_I440FX;
     vm->firmware.debug = c->debug;
     vm->firmware.printer = c->printer;
     vm->firmware.boot_menu = c->boot_menu;
@@ -465,22 +466,26 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
 /* Each disk to its bus. */
 static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
 {
-    unsigned ide = 0, floppies = 0;
+    bool q35 = vm->config.q35;
+    unsigned drives = 0, floppies = 0, most = q35 ? DP_VM_SATA_DRIVES : DP_VM_IDE_DRIVES;
     for (unsigned i = 0; i < vm->config.disk_count; i++) {
         enum dp_vm_bus bus = vm->config.disk[i].bus;
         if (bus == DP_VM_VIRTIO) {
             p->disk[p->disk_count++] = vm->disk[i];
         } else if (!vm->config.firmware) {
-            return dp_error_set(e, -EINVAL, "%s: IDE disks, CDs and floppies need --machine pc", vm->config.disk[i].path);
+            return dp_error_set(e, -EINVAL, "%s: IDE and SATA disks, CDs and floppies need --machine pc or q35", vm->config.disk[i].path);
         } else if (bus == DP_VM_FLOPPY) {
             if (floppies == DP_VM_FLOPPIES)
                 return dp_error_set(e, -EINVAL, "%s: there are %d floppy drives", vm->config.disk[i].path, DP_VM_FLOPPIES);
             vm->firmware.floppy[floppies++] = vm->disk[i];
         } else {
-            if (ide == DP_VM_IDE_DRIVES)
-                return dp_error_set(e, -EINVAL, "%s: there are %d IDE drives, CDs included; make it a virtio disk", vm->config.disk[i].path,
-                                    DP_VM_IDE_DRIVES);
-            vm->firmware.ide[ide++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM};
+            if (bus == (q35 ? DP_VM_IDE : DP_VM_SATA))
+                return dp_error_set(e, -EINVAL, "%s: there is no %s on this board: use bus=%s, or --machine %s", vm->config.disk[i].path,
+                                    q35 ? "IDE" : "SATA", q35 ? "sata" : "ide", q35 ? "pc" : "q35");
+            if (drives == most)
+                return dp_error_set(e, -EINVAL, "%s: there are %u %s drives, CDs included; make it a virtio disk", vm->config.disk[i].path, most,
+                                    q35 ? "SATA" : "IDE");
+            vm->firmware.drive[drives++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM};
         }
     }
     return 0;

@@ -549,6 +549,60 @@ static void test_ipi_storm(void **state) /* every interrupt from another thread 
     assert_int_equal(b->traps, 200);
 }
 
+/* Interrupts at any place of code that works on the stack they are delivered on: an instruction that is done again after its interrupt (or half done before it) finds what
+ * their frames left there. Rounds begin on either alignment; RAX counts what is not as it was left. */
+BARE_ASM(stack_storm, "mov %rsp, %r15\n xor %eax, %eax\n mov $0x1111111111111111, %r14\n sti\n"
+                      "1: mov %r15, %rsp\n mov %rsi, %rcx\n and $1, %ecx\n lea (%rsp,%rcx,8), %rsp\n mov %rsp, %r13\n inc %rsi\n"
+                      " mov %r14, %rbp\n call 2f\n cmp %r14, %rbp\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n"
+                      " cmp %r13, %rsp\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n"
+                      " lea 3f(%rip), %rbx\n mov %rbx, (%rdi)\n push $5\n call *%rbx\n cmp %rsi, %rdx\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n"
+                      " push $7\n call *(%rdi)\n cmp %r13, %rsp\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n"
+                      " enter $24, $0\n mov %rsi, -8(%rbp)\n mov -8(%rbp), %rdx\n leave\n cmp %rsi, %rdx\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n"
+                      " cmp %r14, %rbp\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n"
+                      " cmpq $0, 0x2f000\n je 1b\n cli\n mov %r15, %rsp\n jmp 9f\n"
+                      "2: push %rbp\n mov %rsp, %rbp\n push %rbx\n push %r12\n push %rsi\n pushf\n mov %rsi, %r12\n lea 77(%rsi), %rbx\n push %rbx\n xchg %r12, (%rsp)\n"
+                      " pop %rdx\n cmp %rsi, %rdx\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n push 8(%rbp)\n pop %rdx\n cmp 8(%rbp), %rdx\n setne %cl\n"
+                      " movzbl %cl, %ecx\n add %rcx, %rax\n popf\n pop %rdx\n cmp %rsi, %rdx\n setne %cl\n movzbl %cl, %ecx\n add %rcx, %rax\n pop %r12\n pop %rbx\n leave\n ret\n"
+                      "3: mov %rsi, %rdx\n ret $8\n"
+                      ".globl stack_storm_irq\nstack_storm_irq: push %rdx\n xor %edx, %edx\n incq 8(%rdi)\n pop %rdx\n iretq\n"
+                      "9: nop");
+MARK(stack_storm, irq);
+static void test_stack_storm(void **state)
+{
+    struct bare *b = *state;
+    const uint64_t handler = AT(stack_storm, irq);
+    bare_put(b, BARE_CODE, stack_storm, stack_storm_end);
+    dp_st64(b->mem + BARE_IDT + 0x40 * 16, (handler & 0xffff) | (handler >> 16) << 48 | (uint64_t)BARE_CS64 << 16 | 0x8eull << 40);
+    struct x86_state s = bare_long(b, 0, BARE_CODE);
+    s.r[X86_RSI] = 0;
+    memset(b->mem + 0x2f000, 0, 8);
+    memset(b->mem + D, 0, 16);
+    b->engine->push(b->cpu[0].cpu, &s);
+    b->traps = 0;
+    b->mem[BARE_MAILBOX + BARE_TR + 8] = 0;
+    pthread_t t;
+    pthread_create(&t, NULL, bare_run_cpu, &b->cpu[0]);
+    unsigned seed = 1;
+    struct timespec now, end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += 1;
+    do {
+        if (!hot_is_shaken(bare_engine)) /* which does the same to the stack, and is slow */
+            bare_irq(b, 0, 0x40);
+        while (atomic_load(&b->cpu[0].irr[1]))
+            sched_yield();
+        seed = seed * 1103515245 + 12345;
+        for (unsigned i = 0; i < (seed >> 16) % 512; i++) /* somewhere else each time */
+            __asm__ volatile("pause");
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
+    __atomic_store_n((uint64_t *)(b->mem + 0x2f000), 1, __ATOMIC_SEQ_CST);
+    pthread_join(t, NULL);
+    bare_assert_done(b, stack_storm, 0);
+    assert_int_equal(b->cpu[0].out.r[X86_RAX], 0);
+    assert_true(dp_ld64(b->mem + D + 8) > 0 || hot_is_shaken(bare_engine));
+}
+
 int main(int argc, char **argv)
 {
     system_arguments(argc, argv);
@@ -557,6 +611,6 @@ int main(int argc, char **argv)
         T(test_irq_order), T(test_nmi_block), T(test_hlt_nmi), T(test_tf), T(test_tf_rep), T(test_tf_ss), T(test_tf_hlt), T(test_tf_int),
         T(test_tf_fault), T(test_tf_syscall), T(test_bp_code), T(test_bp_rep), T(test_bp_ss), T(test_bp_write), T(test_bp_access),
         T(test_bp_mov_ss), T(test_bp_mov_ss_int1), T(test_bp_io), T(test_gd), T(test_sipi), T(test_sipi_saved), T(test_event_pending),
-        T(test_triple), T(test_count), T(test_budget), T(test_kick), T(test_endless_rep), T(test_ipi_storm) };
+        T(test_triple), T(test_count), T(test_budget), T(test_kick), T(test_endless_rep), T(test_ipi_storm), T(test_stack_storm) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

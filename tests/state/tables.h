@@ -18,8 +18,10 @@
 #include "devices/intc/ioapic.h"
 #include "devices/intc/lapic.h"
 #include "devices/intc/pic.h"
+#include "devices/pci/ich9.h"
 #include "devices/pci/piix.h"
 #include "devices/timer/hpet.h"
+#include "devices/storage/ahci.h"
 #include "devices/storage/ide.h"
 #include "devices/storage/fdc.h"
 #include "devices/timer/pit.h"
@@ -36,7 +38,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
     &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
-    &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,
+    &dp_ahci_class,        &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,    &dp_ich9_lpc_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
     &dp_virtio_gpu_class,  &dp_virtio_input_class,
 };

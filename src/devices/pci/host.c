@@ -3,7 +3,7 @@
  * Model: one bus of 32 devices of up to 8 functions; device 0 function 0 is the bridge itself. Mechanism #1: a dword at port 0xcf8 selects, 0xcfc-0xcff
  * access the selected dword by 1, 2 or 4 bytes. Narrow accesses to 0xcf8 are no configuration accesses; 0xcf9 is the chipset's reset
  * control register, which is in this window because a dword at 0xcf8 must come through whole. ECAM: 4 KiB of memory per function.
- * Each interrupt line (GSIs 16-23, or four PIRQs) is the OR of the pins routed to it.
+ * Each interrupt line (GSIs 16-23, or a chipset's PIRQs) is the OR of the pins routed to it.
  * Source: PCI Local Bus 3.0 section 3.2.2.3.2; PCI Express Base 3.0 section 7.2.2; Intel ICH9 datasheet 13.7.5 (RST_CNT).
  */
 #include "devices/pci/pci.h"
@@ -26,7 +26,7 @@ struct dp_pci_host {
     struct dp_pci_function bridge;
     struct dp_pci_function *function[DEVICES][DP_PCI_FUNCTIONS];
     struct dp_irq line[LINES];
-    bool pirqs;                        /* four lines, see dp_pci_pirq; else dp_pci_gsi */
+    unsigned (*route)(unsigned device, unsigned pin); /* which line */
     uint8_t asserted[LINES][DEVICES];  /* bit per function; follows from the functions' state */
     uint32_t generation[LINES];
 };
@@ -102,22 +102,22 @@ static void ports_write(void *opaque, uint64_t offset, uint64_t value, unsigned 
 
 static uint64_t ecam_read(void *opaque, uint64_t offset, unsigned size)
 {
-    struct dp_pci_function *f = find(opaque, offset >> 15 & 31, offset >> 12 & 7);
+    struct dp_pci_function *f = offset < ECAM_SIZE ? find(opaque, offset >> 15 & 31, offset >> 12 & 7) : NULL;
     return f ? dp_pci_config_read(f, offset & 0xfff, size) : dp_mask_bytes(size);
 }
 
 static void ecam_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
 {
-    struct dp_pci_function *f = find(opaque, offset >> 15 & 31, offset >> 12 & 7);
+    struct dp_pci_function *f = offset < ECAM_SIZE ? find(opaque, offset >> 15 & 31, offset >> 12 & 7) : NULL;
     if (f)
         dp_pci_config_write(f, offset & 0xfff, value, size);
 }
 
 static const struct dp_window_ops ports_ops = { "pci-config", ports_read, ports_write, 1, 4 };
-static const struct dp_window_ops ecam_ops = { "pci-ecam", ecam_read, ecam_write, 1, 4 };
+const struct dp_window_ops dp_pci_ecam_ops = { "pci-ecam", ecam_read, ecam_write, 1, 4 };
 static const struct dp_window_spec host_windows[] = {
     [DP_PCI_WINDOW_PORTS] = { "config", 8, &ports_ops, true },
-    [DP_PCI_WINDOW_ECAM] = { "ecam", ECAM_SIZE, &ecam_ops, false },
+    [DP_PCI_WINDOW_ECAM] = { "ecam", ECAM_SIZE, &dp_pci_ecam_ops, false },
 };
 
 /* ---- interrupts ---- */
@@ -136,7 +136,7 @@ static bool any(const struct dp_pci_host *h, unsigned n)
 
 void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function, unsigned pin, bool level)
 {
-    unsigned n = h->pirqs ? dp_pci_pirq(device, pin) : dp_pci_gsi(device, pin) - 16;
+    unsigned n = h->route(device, pin) % LINES;
     pthread_mutex_lock(&h->device.lock);
     h->asserted[n][device] = (uint8_t)((h->asserted[n][device] & ~(1u << function)) | (unsigned)level << function);
     h->generation[n]++;
@@ -156,16 +156,23 @@ void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function,
 
 struct dp_pci_host *dp_pci_host_of(struct dp_device *host) { return DP_CONTAINER_OF(host, struct dp_pci_host, device); }
 
+static unsigned direct(unsigned device, unsigned pin) { return dp_pci_gsi(device, pin) - 16; }
+
+void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count, unsigned (*route)(unsigned device, unsigned pin))
+{
+    struct dp_pci_host *h = dp_pci_host_of(host);
+    memcpy(h->line, line, count * sizeof(*line));
+    h->route = route;
+}
+
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8])
 {
-    memcpy(dp_pci_host_of(host)->line, gsi, 8 * sizeof(*gsi));
+    dp_pci_host_wire_lines(host, gsi, LINES, direct);
 }
 
 void dp_pci_host_wire_pirqs(struct dp_device *host, const struct dp_irq pirq[4])
 {
-    struct dp_pci_host *h = dp_pci_host_of(host);
-    memcpy(h->line, pirq, 4 * sizeof(*pirq));
-    h->pirqs = true;
+    dp_pci_host_wire_lines(host, pirq, 4, dp_pci_pirq);
 }
 
 struct dp_pci_function *dp_pci_host_bridge(struct dp_device *host) { return &dp_pci_host_of(host)->bridge; }
@@ -218,6 +225,8 @@ static int host_init(struct dp_device *d, struct dp_error *e)
     static const struct dp_pci_id id = { .vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000 };
     dp_pci_function_init(&h->bridge, &h->regs.pci, &id, d->env, &d->lock);
     h->bridge.host = h;
+    if (!h->route)
+        h->route = direct;
     h->function[0][0] = &h->bridge;
     return 0;
 }

@@ -1,17 +1,18 @@
-/* devices/pci/pci.c - a PCI function: configuration space, BAR decoding, MSI-X, INTx.
+/* devices/pci/pci.c - a PCI function: configuration space, BAR decoding, MSI, MSI-X, INTx.
  *
  * Model: bytes with a write mask; what the bytes mean is worked out after each write. Nothing calls out while the owner's lock is held:
  * BARs are mapped by one thread at a time (mapping_busy), which starts over when another changed a BAR meanwhile; the INTx level is
  * computed again when it may have changed since it was driven (intx_generation).
  * A vector is sent at once, or its pending bit is set while it is masked, the function is masked, or the function may not master the bus
  * (a message is a write to memory); it goes out when the obstacle does.
- * Source: PCI Local Bus 3.0 ch. 6.1-6.2 (header, BARs), 6.7 (capabilities), 6.8.2 (MSI-X).
+ * Source: PCI Local Bus 3.0 ch. 6.1-6.2 (header, BARs), 6.7 (capabilities), 6.8.1 (MSI), 6.8.2 (MSI-X).
  */
 #include "devices/pci/pci.h"
 
 enum { STATUS_INTX = 1 << 3, STATUS_CAPABILITIES = 1 << 4 };
 enum { BAR_IO = 1, BAR_64 = 4, BAR_PREFETCHABLE = 8, ROM_ENABLE = 1 };
 enum { CAP_MSIX = 0x11, MSIX_CONTROL = 2, MSIX_ENABLE = 0x8000, MSIX_FUNCTION_MASK = 0x4000 };
+enum { CAP_MSI = 0x05, MSI_SIZE = 14, MSI_CONTROL = 2, MSI_ADDRESS = 4, MSI_DATA = 12, MSI_ENABLE = 1, MSI_64 = 0x80 };
 enum { MSIX_BAR_SIZE = 4096, MSIX_PBA = 2048 };
 _Static_assert(DP_PCI_MSIX_MAX * 16 <= MSIX_PBA && DP_PCI_MSIX_MAX <= 64, "table and pending bits must fit");
 
@@ -100,6 +101,8 @@ static unsigned msix_control(const struct dp_pci_function *f)
     return f->msix_cap ? dp_ld16(f->regs->config + f->msix_cap + MSIX_CONTROL) : 0;
 }
 
+static bool msi_enabled(const struct dp_pci_function *f) { return f->msi_cap && (f->regs->config[f->msi_cap + MSI_CONTROL] & MSI_ENABLE); }
+
 /* Where BAR n decodes now; false when nowhere. Address 0 and addresses that wrap (sizing writes ones) mean nowhere. */
 static bool bar_decodes(const struct dp_pci_function *f, unsigned n, uint64_t *at)
 {
@@ -166,7 +169,7 @@ static void drive_intx(struct dp_pci_function *f)
     while (stale) {
         pthread_mutex_lock(f->lock);
         uint32_t generation = f->intx_generation;
-        bool level = f->regs->intx && !(command(f) & DP_PCI_COMMAND_INTX_DISABLE);
+        bool level = f->regs->intx && !(command(f) & DP_PCI_COMMAND_INTX_DISABLE) && !msi_enabled(f);
         struct dp_pci_host *host = f->host;
         unsigned pin = f->initial[DP_PCI_INTERRUPT_PIN];
         pthread_mutex_unlock(f->lock);
@@ -224,20 +227,21 @@ void dp_pci_config_write(struct dp_pci_function *f, unsigned offset, uint32_t va
     bool is_command = touches(offset, size, DP_PCI_COMMAND, 2);
     bool is_bar = touches(offset, size, DP_PCI_BAR0, DP_PCI_BARS * 4) || touches(offset, size, DP_PCI_ROM_ADDRESS, 4);
     bool is_msix = f->msix_cap && touches(offset, size, f->msix_cap + MSIX_CONTROL, 2);
+    bool is_msi = f->msi_cap && touches(offset, size, f->msi_cap + MSI_CONTROL, 2);
     pthread_mutex_lock(f->lock);
     for (unsigned i = 0; i < size; i++) {
         uint8_t mask = f->write_mask[offset + i];
         f->regs->config[offset + i] = (f->regs->config[offset + i] & ~mask) | ((value >> i * 8) & mask);
     }
-    if (is_command)
+    if (is_command || is_msi)
         f->intx_generation++;
     pthread_mutex_unlock(f->lock);
     if (is_command || is_bar)
         map_bars(f);
-    if (is_command)
+    if (is_command || is_msi)
         drive_intx(f);
     bool is_watched = f->watch_first && touches(offset, size, f->watch_first, f->watch_last - f->watch_first + 1u);
-    if ((is_command || is_msix || is_watched) && f->config_changed)
+    if ((is_command || is_msi || is_msix || is_watched) && f->config_changed)
         f->config_changed(f);
     if (is_command || is_msix)
         send_pending(f);
@@ -262,6 +266,39 @@ void dp_pci_intx(struct dp_pci_function *f, bool level)
     pthread_mutex_unlock(f->lock);
     if (changed)
         drive_intx(f);
+}
+
+void dp_pci_add_msi(struct dp_pci_function *f)
+{
+    unsigned cap = dp_pci_add_capability(f, CAP_MSI, MSI_SIZE);
+    if (!cap)
+        return;
+    f->msi_cap = cap;
+    dp_pci_set_config(f, cap + MSI_CONTROL, MSI_64, 2);
+    f->write_mask[cap + MSI_CONTROL] = MSI_ENABLE;
+    dp_st32(f->write_mask + cap + MSI_ADDRESS, ~3u);
+    dp_st32(f->write_mask + cap + MSI_ADDRESS + 4, ~0u);
+    dp_st16(f->write_mask + cap + MSI_DATA, 0xffff);
+}
+
+bool dp_pci_msi_enabled(const struct dp_pci_function *f)
+{
+    pthread_mutex_lock(f->lock);
+    bool on = msi_enabled(f);
+    pthread_mutex_unlock(f->lock);
+    return on;
+}
+
+void dp_pci_msi_send(struct dp_pci_function *f)
+{
+    pthread_mutex_lock(f->lock);
+    bool go = msi_enabled(f) && (command(f) & DP_PCI_COMMAND_MASTER);
+    const uint8_t *cap = f->regs->config + f->msi_cap;
+    uint64_t address = dp_ld64(cap + MSI_ADDRESS);
+    uint32_t data = dp_ld16(cap + MSI_DATA);
+    pthread_mutex_unlock(f->lock);
+    if (go && f->env->msi.send)
+        f->env->msi.send(f->env->msi.opaque, address, data);
 }
 
 bool dp_pci_msix_enabled(const struct dp_pci_function *f)

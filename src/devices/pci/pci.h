@@ -1,8 +1,8 @@
-/* devices/pci/pci.h - PCI functions, their configuration space, BARs and MSI-X; the host bridge.
+/* devices/pci/pci.h - PCI functions, their configuration space, BARs, MSI and MSI-X; the host bridge.
  *
  * Model: a function is a struct embedded in an adapter device (virtio-pci). Its 256 (4096 with ECAM) bytes of configuration space are plain
  * state with a write mask. BARs point at windows; the host bridge maps and unmaps them as the guest programs them. Interrupts: INTx by four
- * lines per bus, or MSI-X. A BAR may also be RAM (a frame buffer), which processors then reach without any call here; the expansion ROM's
+ * lines per bus, MSI with one message, or MSI-X. A BAR may also be RAM (a frame buffer), which processors then reach without any call here; the expansion ROM's
  * base register is a seventh BAR with an enable bit of its own.
  * Source: PCI Local Bus 3.0 ch. 6 (6.2.5.2 expansion ROM); PCI Express Base 3.0 ch. 7 (ECAM).
  * Invariants: no BAR decode that wraps or exceeds the space; MSI-X table accesses are checked against its size. Nothing here trusts the
@@ -53,7 +53,7 @@ struct dp_pci_function {
     uint8_t write_mask[DP_PCI_CONFIG_SIZE];
     struct dp_pci_bar bar[DP_PCI_BARS + 1]; /* the last is the expansion ROM */
     uint8_t device, function;          /* on bus 0 */
-    uint8_t msix_cap;                  /* offset, 0 when none */
+    uint8_t msix_cap, msi_cap;         /* offsets, 0 when none */
     uint8_t last_cap;                  /* offset of the last capability, 0 when none */
     uint16_t cap_end;                  /* where the next one goes */
     unsigned msix_vectors;
@@ -62,7 +62,7 @@ struct dp_pci_function {
     const struct dp_device_env *env;
     bool mapping_busy, mapping_again;  /* one thread at a time maps BARs, with no lock held */
     uint32_t intx_generation;          /* counts what changes the INTx level */
-    /* Called without lock after a configuration write changed something (bus master, MSI-X enable, or a byte from watch_first to
+    /* Called without lock after a configuration write changed something (bus master, MSI or MSI-X enable, or a byte from watch_first to
      * watch_last); may be NULL. opaque is the owner's. */
     void (*config_changed)(struct dp_pci_function *f);
     uint16_t watch_first, watch_last; /* 0: none */
@@ -97,6 +97,11 @@ bool dp_pci_msix_enabled(const struct dp_pci_function *f);
 /* Any thread, no lock held. Sends, or sets pending while masked. */
 void dp_pci_msix_send(struct dp_pci_function *f, unsigned vector);
 void dp_pci_intx(struct dp_pci_function *f, bool level);
+/* MSI with one vector and a 64-bit address. While it is enabled INTx is silent. */
+void dp_pci_add_msi(struct dp_pci_function *f);
+bool dp_pci_msi_enabled(const struct dp_pci_function *f);
+/* Any thread, no lock held. Nothing happens while MSI is not enabled or the function may not master the bus. */
+void dp_pci_msi_send(struct dp_pci_function *f);
 bool dp_pci_bus_master(const struct dp_pci_function *f);
 /* After load: remap BARs, re-drive INTx. Does not call config_changed. */
 void dp_pci_function_post_load(struct dp_pci_function *f);
@@ -120,11 +125,15 @@ void dp_pci_unplug(struct dp_pci_function *f); /* not plugged is fine */
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8]);
 /* Or four lines, as the i440FX's boards have them: PIRQA-D. */
 void dp_pci_host_wire_pirqs(struct dp_device *host, const struct dp_irq pirq[4]);
+/* Or up to eight lines, and which of them a pin (1 = INTA) pulls. */
+void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count, unsigned (*route)(unsigned device, unsigned pin));
 /* GSI of a device's pin (1 = INTA): what the DSDT's _PRT says. Number of its PIRQ (0 = PIRQA). */
 unsigned dp_pci_gsi(unsigned device, unsigned pin);
 unsigned dp_pci_pirq(unsigned device, unsigned pin);
 /* pci.c to host.c: the level of one function's INTx pin. Idempotent; any thread, no lock held. */
 void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function, unsigned pin, bool level);
 enum { DP_PCI_WINDOW_PORTS, DP_PCI_WINDOW_ECAM }; /* windows of dp_pci_host_class */
+/* The ECAM window's functions, for bridges that place it themselves and for more than bus 0, beyond which there is nothing. opaque: the struct dp_pci_host. */
+extern const struct dp_window_ops dp_pci_ecam_ops;
 
 #endif

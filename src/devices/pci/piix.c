@@ -1,10 +1,9 @@
 /* devices/pci/piix.c - see piix.h. */
 #include "devices/pci/piix.h"
 
-#include "devices/firmware/pm.h"
+#include "devices/pci/south.h"
 
-enum { PIRQS = 4, IRQS = 16, PIRQRC = 0x60, PIRQRC_DISABLED = 0x80, HEADER_TYPE = 0x0e, MULTIFUNCTION = 0x80 };
-#define ROUTABLE 0xdef8u /* interrupts that a PIRQ may go to: 3-7, 9-12, 14, 15 */
+enum { PIRQS = 4, IRQS = DP_SOUTH_IRQS, PIRQRC = 0x60, HEADER_TYPE = 0x0e, MULTIFUNCTION = 0x80 };
 enum { DEVACTB = 0x58, APMC_EN = 1 << 25, PMBASE = 0x40, PMREGMISC = 0x80, PMIOSE = 1, SMBUS_BASE = 0x90 };
 
 /* ---- ISA bridge ---- */
@@ -14,10 +13,7 @@ struct isa {
     struct dp_device device;
     struct isa_regs regs;
     struct dp_pci_function function;
-    struct dp_irq irq[IRQS];
-    uint8_t level;      /* bit per PIRQ; follows from the functions' state */
-    uint16_t driven;    /* ISA lines as last driven */
-    bool driving, again;
+    struct dp_south_pirqs pirqs;
 };
 
 static const struct dp_field isa_fields[] = {DP_FIELD_STRUCT(struct isa_regs, pci, 1, &dp_pci_regs_table)};
@@ -25,53 +21,11 @@ static const struct dp_state_table isa_table = DP_STATE_TABLE(struct isa_regs, "
 
 static struct isa *isa_of(struct dp_device *d) { return (struct isa *)d; }
 
-/* ISA lines that a PIRQ pulls now; lock held. */
-static uint16_t wanted(const struct isa *p)
-{
-    uint16_t lines = 0;
-    for (unsigned n = 0; n < PIRQS; n++) {
-        uint8_t to = p->regs.pci.config[PIRQRC + n];
-        if ((p->level >> n & 1) && !(to & PIRQRC_DISABLED) && (ROUTABLE >> (to & 15) & 1))
-            lines |= (uint16_t)(1u << (to & 15));
-    }
-    return lines;
-}
-
-/* One thread drives, and looks again for those who found it at it. */
-static void drive(struct isa *p)
-{
-    pthread_mutex_lock(&p->device.lock);
-    p->again = true;
-    if (!p->driving) {
-        p->driving = true;
-        while (p->again) {
-            p->again = false;
-            uint16_t lines = wanted(p), changed = lines ^ p->driven;
-            p->driven = lines;
-            pthread_mutex_unlock(&p->device.lock);
-            for (unsigned n = 0; n < IRQS; n++)
-                if (changed >> n & 1)
-                    dp_irq_set(&p->irq[n], lines >> n & 1);
-            pthread_mutex_lock(&p->device.lock);
-        }
-        p->driving = false;
-    }
-    pthread_mutex_unlock(&p->device.lock);
-}
-
-static void pirq_set(void *opaque, unsigned n, bool level)
-{
-    struct isa *p = opaque;
-    pthread_mutex_lock(&p->device.lock);
-    p->level = (uint8_t)((p->level & ~(1u << n)) | (unsigned)level << n);
-    pthread_mutex_unlock(&p->device.lock);
-    drive(p);
-}
-
-static void isa_changed(struct dp_pci_function *f) { drive(f->opaque); }
+static void pirq_set(void *opaque, unsigned n, bool level) { dp_south_pirq_set(&((struct isa *)opaque)->pirqs, n, level); }
+static void isa_changed(struct dp_pci_function *f) { dp_south_pirqs_changed(&((struct isa *)f->opaque)->pirqs); }
 
 struct dp_pci_function *dp_piix_isa_function(struct dp_device *d) { return &isa_of(d)->function; }
-void dp_piix_isa_wire(struct dp_device *d, const struct dp_irq irq[IRQS]) { memcpy(isa_of(d)->irq, irq, IRQS * sizeof(*irq)); }
+void dp_piix_isa_wire(struct dp_device *d, const struct dp_irq irq[IRQS]) { memcpy(isa_of(d)->pirqs.irq, irq, IRQS * sizeof(*irq)); }
 struct dp_irq dp_piix_isa_pirq(struct dp_device *d, unsigned n) { return (struct dp_irq){pirq_set, d, n}; }
 
 static int isa_init(struct dp_device *d, struct dp_error *e)
@@ -79,6 +33,11 @@ static int isa_init(struct dp_device *d, struct dp_error *e)
     static const struct dp_pci_id id = {.vendor = 0x8086, .device = 0x7000, .class_code = 0x060100};
     struct isa *p = isa_of(d);
     struct dp_pci_function *f = &p->function;
+    p->pirqs.owner = d;
+    p->pirqs.config = p->regs.pci.config;
+    p->pirqs.count = PIRQS;
+    for (unsigned n = 0; n < PIRQS; n++)
+        p->pirqs.route[n] = (uint8_t)(PIRQRC + n);
     dp_pci_function_init(f, &p->regs.pci, &id, d->env, &d->lock);
     dp_pci_set_config(f, HEADER_TYPE, MULTIFUNCTION, 1);
     dp_pci_set_config(f, DP_PCI_COMMAND, DP_PCI_COMMAND_IO | DP_PCI_COMMAND_MEMORY | DP_PCI_COMMAND_MASTER, 2);
@@ -99,7 +58,7 @@ static void isa_fini(struct dp_device *d) { dp_pci_unplug(dp_piix_isa_function(d
 static void isa_post_load(struct dp_device *d)
 {
     dp_pci_function_post_load(dp_piix_isa_function(d));
-    drive(isa_of(d));
+    dp_south_pirqs_changed(&isa_of(d)->pirqs);
 }
 
 const struct dp_device_class dp_piix_isa_class = {
@@ -121,10 +80,7 @@ struct pm {
     struct dp_device device;
     struct pm_regs regs;
     struct dp_pci_function function;
-    struct dp_device *registers;
-    uint32_t mapping;
-    uint16_t mapped_at; /* 0: nowhere */
-    bool busy, again;
+    struct dp_south_pm decode;
 };
 
 static const struct dp_field pm_fields[] = {DP_FIELD_STRUCT(struct pm_regs, pci, 1, &dp_pci_regs_table)};
@@ -132,46 +88,20 @@ static const struct dp_state_table pm_table = DP_STATE_TABLE(struct pm_regs, "pi
 
 static struct pm *pm_of(struct dp_device *d) { return (struct pm *)d; }
 
-/* Maps the ACPI registers where configuration space says; one thread at a time. */
-static void map(struct pm *p)
-{
-    struct dp_space *ports = p->device.env->ports;
-    pthread_mutex_lock(&p->device.lock);
-    p->again = true;
-    while (p->again && !p->busy) {
-        const uint8_t *config = p->regs.pci.config;
-        uint16_t at = config[PMREGMISC] & PMIOSE ? dp_ld16(config + PMBASE) & 0xffc0 : 0;
-        at = at == DP_ACPI_PM_BASE ? 0 : at; /* there already */
-        p->again = false;
-        if (at == p->mapped_at)
-            break;
-        p->busy = true;
-        pthread_mutex_unlock(&p->device.lock);
-        const struct dp_window_spec *w = &p->registers->class->windows[DP_ACPI_PM_WINDOW];
-        struct dp_error e = {0};
-        if (p->mapped_at)
-            dp_space_unmap(ports, p->mapping);
-        if (at && dp_space_map_window(ports, at, w->size, w->ops, p->registers, DP_PCI_BAR_PRIORITY, &p->mapping, &e)) {
-            dp_trace_guest(p->device.env->trace, "piix-pm: the ACPI registers cannot be at 0x%x: %s", at, e.text);
-            at = 0;
-        }
-        pthread_mutex_lock(&p->device.lock);
-        p->mapped_at = at;
-        p->busy = false;
-    }
-    pthread_mutex_unlock(&p->device.lock);
-}
-
-static void pm_changed(struct dp_pci_function *f) { map(f->opaque); }
+static uint16_t where(const uint8_t *config) { return config[PMREGMISC] & PMIOSE ? dp_ld16(config + PMBASE) & 0xffc0 : 0; }
+static void pm_changed(struct dp_pci_function *f) { dp_south_pm_changed(&((struct pm *)f->opaque)->decode); }
 
 struct dp_pci_function *dp_piix_pm_function(struct dp_device *d) { return &pm_of(d)->function; }
-void dp_piix_pm_wire(struct dp_device *d, struct dp_device *registers) { pm_of(d)->registers = registers; }
+void dp_piix_pm_wire(struct dp_device *d, struct dp_device *registers) { pm_of(d)->decode.registers = registers; }
 
 static int pm_init(struct dp_device *d, struct dp_error *e)
 {
     static const struct dp_pci_id id = {.vendor = 0x8086, .device = 0x7113, .revision = 3, .class_code = 0x068000, .interrupt_pin = 1};
     struct pm *p = pm_of(d);
     struct dp_pci_function *f = &p->function;
+    p->decode.owner = d;
+    p->decode.config = p->regs.pci.config;
+    p->decode.where = where;
     dp_pci_function_init(f, &p->regs.pci, &id, d->env, &d->lock);
     dp_pci_set_config(f, PMBASE, 1, 4);
     dp_pci_set_config(f, SMBUS_BASE, 1, 4);
@@ -193,13 +123,12 @@ static void pm_reset(struct dp_device *d) { dp_pci_function_reset(dp_piix_pm_fun
 static void pm_fini(struct dp_device *d)
 {
     dp_pci_unplug(dp_piix_pm_function(d));
-    if (pm_of(d)->mapped_at)
-        dp_space_unmap(d->env->ports, pm_of(d)->mapping);
+    dp_south_pm_fini(&pm_of(d)->decode);
 }
 static void pm_post_load(struct dp_device *d)
 {
     dp_pci_function_post_load(dp_piix_pm_function(d));
-    map(pm_of(d));
+    dp_south_pm_changed(&pm_of(d)->decode);
 }
 
 const struct dp_device_class dp_piix_pm_class = {

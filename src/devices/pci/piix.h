@@ -2,9 +2,7 @@
  * power management function, which says where the ACPI registers are.
  *
  * Model: functions 0 and 3 of one PCI device (1 is the IDE controller, devices/storage/ide.h). PIRQA-D go to the ISA interrupt that PIRQRC[A:D]
- * names, several to one if it says so. The ACPI registers themselves are another device (devices/firmware/pm.h). The machine has them at 0x600,
- * where its tables say; while PMREGMISC enables it they are at PMBASE, too, where firmware wants them (OVMF: 0xb000).
- * Invariants: an ISA line is driven by the OR of the PIRQs that lead to it now; it falls when the last one goes elsewhere.
+ * names; the ACPI registers are at PMBASE while PMREGMISC enables it. Both are south.h's.
  * Source: Intel 82371SB (PIIX3) datasheet 2.2 (ISA bridge: PIRQRC 2.2.10), Intel 82371AB (PIIX4) datasheet 7.1 (PMBASE 7.1.11, PMREGMISC 7.1.26, DEVACTB).
  */
 #ifndef DP_PCI_PIIX_H

@@ -8,7 +8,7 @@
  * registers.
  * Source: ATA/ATAPI-6 8.23, 9.8, 9.9 (protocol), SFF-8020i 2.6 ch. 10, MMC-3 (T10 1363D) ch. 6, SPC-2 (sense data).
  */
-#include "devices/storage/ide_internal.h"
+#include "devices/storage/drive.h"
 
 enum { NOP = 0x00, PACKET = 0xa0, IDENTIFY_PACKET = 0xa1, READ_SECTORS = 0x20, STANDBY_IMMEDIATE = 0xe0, IDLE_IMMEDIATE = 0xe1,
        CHECK_POWER = 0xe5, SLEEP = 0xe6, FLUSH_CACHE = 0xe7, IDENTIFY = 0xec, SET_FEATURES = 0xef };
@@ -38,21 +38,21 @@ static void put32(uint8_t *p, uint32_t v)
     put16(p + 2, v);
 }
 
-static bool has_medium(struct ide_drive *d) { return ide_capacity(d) && !ide_regs_of(d)->tray_open; }
-static uint32_t disc_sectors(struct ide_drive *d) { return (uint32_t)DP_MIN(ide_capacity(d), (uint64_t)UINT32_MAX); }
+static bool has_medium(struct ata_drive *d) { return drive_capacity(d) && !d->regs->tray_open; }
+static uint32_t disc_sectors(struct ata_drive *d) { return (uint32_t)DP_MIN(drive_capacity(d), (uint64_t)UINT32_MAX); }
 
 /* ---- endings ---- */
 
-void ide_atapi_complete(struct ide_drive *d)
+void atapi_complete(struct ata_drive *d)
 {
-    ide_regs_of(d)->count[0] = REASON_IO | REASON_CD;
-    ide_complete(d);
+    d->regs->count[0] = REASON_IO | REASON_CD;
+    drive_complete(d);
 }
 
-void ide_atapi_sense(struct ide_drive *d, uint8_t key, uint8_t asc, uint8_t ascq)
+void atapi_sense(struct ata_drive *d, uint8_t key, uint8_t asc, uint8_t ascq)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
-    ide_atapi_complete(d);
+    struct ata_drive_regs *r = d->regs;
+    atapi_complete(d);
     r->sense_key = key;
     r->asc = asc;
     r->ascq = ascq;
@@ -60,32 +60,32 @@ void ide_atapi_sense(struct ide_drive *d, uint8_t key, uint8_t asc, uint8_t ascq
     r->status |= ERR;
 }
 
-static void no_medium(struct ide_drive *d) { ide_atapi_sense(d, KEY_NOT_READY, ASC_NO_MEDIUM, ide_regs_of(d)->tray_open ? 2 : 1); }
-static void bad_field(struct ide_drive *d) { ide_atapi_sense(d, KEY_ILLEGAL, ASC_FIELD, 0); }
+static void no_medium(struct ata_drive *d) { atapi_sense(d, KEY_NOT_READY, ASC_NO_MEDIUM, d->regs->tray_open ? 2 : 1); }
+static void bad_field(struct ata_drive *d) { atapi_sense(d, KEY_ILLEGAL, ASC_FIELD, 0); }
 
-void ide_atapi_io_error(struct ide_drive *d)
+void atapi_io_error(struct ata_drive *d)
 {
     if (!has_medium(d))
         no_medium(d);
-    else if (ide_regs_of(d)->lba >= ide_capacity(d))
-        ide_atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
+    else if (d->regs->lba >= drive_capacity(d))
+        atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
     else
-        ide_atapi_sense(d, KEY_MEDIUM, ASC_UNRECOVERED, 0);
+        atapi_sense(d, KEY_MEDIUM, ASC_UNRECOVERED, 0);
 }
 
-void ide_atapi_medium_changed(struct ide_drive *d)
+void atapi_medium_changed(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     bool was = r->phase == PHASE_READ || r->phase == PHASE_DMA_READ;
     r->tray_open = false;
     r->locked &= d->block != NULL;
     r->attention = d->block != NULL;
-    r->event = d->block ? IDE_EVENT_NEW : IDE_EVENT_REMOVED;
+    r->event = d->block ? DRIVE_EVENT_NEW : DRIVE_EVENT_REMOVED;
     if (!was)
         return;
     if (d->block) {
         r->attention = false;
-        ide_atapi_sense(d, KEY_ATTENTION, ASC_CHANGED, 0);
+        atapi_sense(d, KEY_ATTENTION, ASC_CHANGED, 0);
     } else {
         no_medium(d);
     }
@@ -93,78 +93,78 @@ void ide_atapi_medium_changed(struct ide_drive *d)
 
 /* ---- data ---- */
 
-static void show_block(struct ide_drive *d, enum ide_phase phase, uint32_t bytes, uint8_t reason)
+static void show_block(struct ata_drive *d, enum drive_phase phase, uint32_t bytes, uint8_t reason)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     r->stop = r->at + bytes;
     r->mid[0] = (uint8_t)bytes;
     r->high[0] = (uint8_t)(bytes >> 8);
     r->count[0] = reason;
     r->phase = phase;
     r->status = DRDY | DSC | DRQ;
-    ide_raise(d);
+    drive_raise(d);
 }
 
 /* A block that is not the last must be even; whole sectors where the limit allows them. */
-static void offer(struct ide_drive *d)
+static void offer(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint32_t left = r->length - r->at, n = DP_MIN(DP_MAX(r->unit & ~1u, 2u), left);
-    if (n < left && n > IDE_CD_SECTOR)
-        n -= n % IDE_CD_SECTOR;
+    if (n < left && n > DRIVE_CD_SECTOR)
+        n -= n % DRIVE_CD_SECTOR;
     show_block(d, PHASE_IN, n, REASON_IO);
 }
 
-void ide_atapi_advance(struct ide_drive *d)
+void atapi_advance(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
-    uint32_t fill = r->careful ? IDE_CD_SECTOR : IDE_BUFFER;
+    struct ata_drive_regs *r = d->regs;
+    uint32_t fill = r->careful ? DRIVE_CD_SECTOR : DRIVE_BUFFER;
     if (r->phase != PHASE_READ) {
-        ide_atapi_complete(d);
+        atapi_complete(d);
         return;
     }
-    if (r->sectors && r->length + IDE_CD_SECTOR <= fill)
-        ide_busy(d, PHASE_READ);
+    if (r->sectors && r->length + DRIVE_CD_SECTOR <= fill)
+        drive_busy(d, PHASE_READ);
     else
         offer(d);
 }
 
-void ide_atapi_block_done(struct ide_drive *d)
+void atapi_block_done(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     if (r->phase == PHASE_IN && r->at < r->length) {
         offer(d);
     } else if (r->phase == PHASE_IN && r->sectors) {
         r->at = r->stop = r->length = 0;
-        ide_busy(d, PHASE_READ);
+        drive_busy(d, PHASE_READ);
     } else if (r->command != PACKET) { /* IDENTIFY: a PIO data-in command, with nothing more to tell */
         r->phase = PHASE_IDLE;
         r->status = DRDY | DSC;
     } else { /* what a MODE SELECT sends changes nothing here */
-        ide_atapi_complete(d);
+        atapi_complete(d);
     }
 }
 
 /* The buffer's first bytes are the answer. */
-static void reply(struct ide_drive *d, uint32_t bytes, uint32_t allocated)
+static void reply(struct ata_drive *d, uint32_t bytes, uint32_t allocated)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     r->at = r->stop = 0;
     r->length = DP_MIN(bytes, allocated);
     if (!r->length)
-        ide_atapi_complete(d);
+        atapi_complete(d);
     else if (r->feature[0] & FEATURE_DMA)
-        ide_dma(d, PHASE_DMA_BUFFER);
+        drive_dma(d, PHASE_DMA_BUFFER);
     else
         offer(d);
 }
 
-static void receive(struct ide_drive *d, uint32_t bytes)
+static void receive(struct ata_drive *d, uint32_t bytes)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     if (!bytes) {
-        ide_atapi_complete(d);
-    } else if ((r->feature[0] & FEATURE_DMA) || bytes > IDE_BUFFER || bytes > r->unit) {
+        atapi_complete(d);
+    } else if ((r->feature[0] & FEATURE_DMA) || bytes > DRIVE_BUFFER || bytes > r->unit) {
         bad_field(d);
     } else {
         r->at = 0;
@@ -173,32 +173,32 @@ static void receive(struct ide_drive *d, uint32_t bytes)
     }
 }
 
-static void read_sectors(struct ide_drive *d, uint32_t lba, uint32_t n)
+static void read_sectors(struct ata_drive *d, uint32_t lba, uint32_t n)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint32_t sectors = disc_sectors(d);
     if (lba > sectors || n > sectors - lba) {
-        ide_atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
+        atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
         return;
     }
     if (!n) {
-        ide_atapi_complete(d);
+        atapi_complete(d);
         return;
     }
     r->lba = lba;
     r->sectors = n;
     r->at = r->stop = r->length = 0;
     if (r->feature[0] & FEATURE_DMA)
-        ide_dma(d, PHASE_DMA_READ);
+        drive_dma(d, PHASE_DMA_READ);
     else
-        ide_busy(d, PHASE_READ);
+        drive_busy(d, PHASE_READ);
 }
 
 /* ---- answers ---- */
 
-static void request_sense(struct ide_drive *d)
+static void request_sense(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     if (!r->sense_key && r->attention) {
         r->sense_key = KEY_ATTENTION;
@@ -215,9 +215,9 @@ static void request_sense(struct ide_drive *d)
     reply(d, 18, r->packet[4]);
 }
 
-static void inquiry(struct ide_drive *d)
+static void inquiry(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     if (r->packet[1] & 1) { /* vital product data */
         bad_field(d);
@@ -232,14 +232,14 @@ static void inquiry(struct ide_drive *d)
     reply(d, 36, r->packet[4]);
 }
 
-static unsigned page_capabilities(struct ide_drive *d, uint8_t *b)
+static unsigned page_capabilities(struct ata_drive *d, uint8_t *b)
 {
     memset(b, 0, 22);
     b[0] = 0x2a;
     b[1] = 20;
     b[2] = 0x0b;  /* reads CD-R, CD-RW, DVD-ROM */
     b[4] = 0x10;  /* mode 2 form 1 */
-    b[6] = 0x29 | (ide_regs_of(d)->locked ? 2 : 0); /* tray, can eject, can lock */
+    b[6] = 0x29 | (d->regs->locked ? 2 : 0); /* tray, can eject, can lock */
     put16(b + 8, 706); /* kB/s */
     put16(b + 10, 2);
     put16(b + 12, 512);
@@ -247,7 +247,7 @@ static unsigned page_capabilities(struct ide_drive *d, uint8_t *b)
     return 22;
 }
 
-static unsigned mode_page(struct ide_drive *d, unsigned page, uint8_t *b)
+static unsigned mode_page(struct ata_drive *d, unsigned page, uint8_t *b)
 {
     switch (page) {
     case 0x01: /* error recovery */
@@ -270,14 +270,14 @@ static unsigned mode_page(struct ide_drive *d, unsigned page, uint8_t *b)
     }
 }
 
-static void mode_sense(struct ide_drive *d, unsigned header, uint32_t allocated)
+static void mode_sense(struct ata_drive *d, unsigned header, uint32_t allocated)
 {
     static const uint8_t all[] = { 0x01, 0x0e, 0x2a };
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     unsigned page = r->packet[2] & 0x3f, control = r->packet[2] >> 6, size = header;
     if (control == 3) {
-        ide_atapi_sense(d, KEY_ILLEGAL, ASC_NO_SAVING, 0);
+        atapi_sense(d, KEY_ILLEGAL, ASC_NO_SAVING, 0);
         return;
     }
     for (unsigned i = 0; i < DP_ARRAY_LEN(all); i++) {
@@ -338,9 +338,9 @@ static uint8_t *toc_raw(uint8_t *b, uint8_t point, uint8_t m, uint8_t s, uint8_t
     return b + 11;
 }
 
-static void read_toc(struct ide_drive *d)
+static void read_toc(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer, *end = b + 4, lead_out[4];
     bool msf = r->packet[1] & 2;
     unsigned format = r->packet[2] & 15 ? r->packet[2] & 15 : r->packet[9] >> 6, track = r->packet[6]; /* SFF-8020i has the format there */
@@ -369,9 +369,9 @@ static void read_toc(struct ide_drive *d)
     reply(d, (uint32_t)(end - b), be16(r->packet + 7));
 }
 
-static void read_sub_channel(struct ide_drive *d)
+static void read_sub_channel(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     unsigned format = r->packet[3], data = 0;
     memset(b, 0, 24);
@@ -393,14 +393,14 @@ static void read_sub_channel(struct ide_drive *d)
     reply(d, 4 + data, be16(r->packet + 7));
 }
 
-static unsigned profile(struct ide_drive *d)
+static unsigned profile(struct ata_drive *d)
 {
-    return !has_medium(d) ? 0 : ide_capacity(d) > CD_SECTORS_MAX ? PROFILE_DVD : PROFILE_CD;
+    return !has_medium(d) ? 0 : drive_capacity(d) > CD_SECTORS_MAX ? PROFILE_DVD : PROFILE_CD;
 }
 
-static void get_configuration(struct ide_drive *d)
+static void get_configuration(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     unsigned now = profile(d), first = be16(r->packet + 2), which = r->packet[1] & 3, size = 8;
     const struct { uint16_t code; uint8_t version; bool persistent, current; uint8_t bytes, data[8]; } features[] = {
         { 0x0000, 0, true, true, 8, { 0, PROFILE_CD, now == PROFILE_CD, 0, 0, PROFILE_DVD, now == PROFILE_DVD, 0 } },
@@ -432,10 +432,10 @@ static void get_configuration(struct ide_drive *d)
     reply(d, size, be16(r->packet + 7));
 }
 
-static void get_event(struct ide_drive *d)
+static void get_event(struct ata_drive *d)
 {
     enum { POLLED = 1, CLASS_MEDIA = 4, NONE = 0x80 };
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     if (!(r->packet[1] & POLLED)) { /* no queueing here */
         bad_field(d);
@@ -451,14 +451,14 @@ static void get_event(struct ide_drive *d)
         b[4] = r->event;
         b[5] = (r->tray_open ? 1 : 0) | (has_medium(d) ? 2 : 0);
         if (be16(r->packet + 7) > 4)
-            r->event = IDE_EVENT_NONE;
+            r->event = DRIVE_EVENT_NONE;
     }
     reply(d, size, be16(r->packet + 7));
 }
 
-static void read_disc_information(struct ide_drive *d)
+static void read_disc_information(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     memset(b, 0, 34);
     put16(b, 32);
@@ -469,9 +469,9 @@ static void read_disc_information(struct ide_drive *d)
 }
 
 /* By address or by number; there is one track, and the lead-out has none. */
-static void read_track_information(struct ide_drive *d)
+static void read_track_information(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     uint32_t what = be32(r->packet + 2);
     unsigned by = r->packet[1] & 3;
@@ -488,12 +488,12 @@ static void read_track_information(struct ide_drive *d)
     reply(d, 36, be16(r->packet + 7));
 }
 
-static void read_header(struct ide_drive *d)
+static void read_header(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint32_t lba = be32(r->packet + 2);
     if (lba >= disc_sectors(d)) {
-        ide_atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
+        atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
         return;
     }
     memset(r->buffer, 0, 8);
@@ -502,45 +502,45 @@ static void read_header(struct ide_drive *d)
     reply(d, 8, be16(r->packet + 7));
 }
 
-static void start_stop(struct ide_drive *d)
+static void start_stop(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     bool start = r->packet[4] & 1, load_eject = r->packet[4] & 2;
     if (load_eject && !(r->packet[4] >> 4)) {
         if (!start && r->locked && !r->tray_open) {
-            ide_atapi_sense(d, KEY_ILLEGAL, ASC_PREVENTED, 2);
+            atapi_sense(d, KEY_ILLEGAL, ASC_PREVENTED, 2);
             return;
         }
         if (start && r->tray_open) {
             r->tray_open = false;
             r->attention = d->block != NULL;
-            r->event = d->block ? IDE_EVENT_NEW : IDE_EVENT_NONE;
+            r->event = d->block ? DRIVE_EVENT_NEW : DRIVE_EVENT_NONE;
         } else if (!start && !r->tray_open) {
             r->tray_open = true;
             r->attention = false;
-            r->event = IDE_EVENT_REMOVED;
+            r->event = DRIVE_EVENT_REMOVED;
         }
     }
-    ide_atapi_complete(d);
+    atapi_complete(d);
 }
 
-static void read_cd(struct ide_drive *d, uint32_t lba, uint32_t n)
+static void read_cd(struct ata_drive *d, uint32_t lba, uint32_t n)
 {
-    const uint8_t *p = ide_regs_of(d)->packet;
+    const uint8_t *p = d->regs->packet;
     unsigned type = p[1] >> 2 & 7, what = p[9] & 0xf8;
     if (type != 0 && type != 2)
-        ide_atapi_sense(d, KEY_ILLEGAL, ASC_TRACK_MODE, 0);
+        atapi_sense(d, KEY_ILLEGAL, ASC_TRACK_MODE, 0);
     else if (what == 0x10 && !(p[9] & 6) && !(p[10] & 7)) /* user data, no error flags, no sub-channels */
         read_sectors(d, lba, n);
     else if (what || (p[9] & 6) || (p[10] & 7))
         bad_field(d);
     else
-        ide_atapi_complete(d);
+        atapi_complete(d);
 }
 
-static void read_cd_msf(struct ide_drive *d)
+static void read_cd_msf(struct ata_drive *d)
 {
-    const uint8_t *p = ide_regs_of(d)->packet;
+    const uint8_t *p = d->regs->packet;
     uint32_t from = (p[3] * 60u + p[4]) * 75 + p[5], to = (p[6] * 60u + p[7]) * 75 + p[8];
     if (from < MSF_OFFSET || to < from)
         bad_field(d);
@@ -565,34 +565,34 @@ static bool needs_medium(uint8_t command)
     }
 }
 
-static void read_capacity(struct ide_drive *d)
+static void read_capacity(struct ata_drive *d)
 {
-    uint8_t *b = ide_regs_of(d)->buffer;
+    uint8_t *b = d->regs->buffer;
     put32(b, disc_sectors(d) - 1);
-    put32(b + 4, IDE_CD_SECTOR);
+    put32(b + 4, DRIVE_CD_SECTOR);
     reply(d, 8, 8);
 }
 
-static void mechanism_status(struct ide_drive *d)
+static void mechanism_status(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     memset(r->buffer, 0, 8);
     r->buffer[1] = r->tray_open ? 0x10 : 0;
     r->buffer[5] = 1; /* slot */
     reply(d, 8, be16(r->packet + 8));
 }
 
-void ide_atapi_packet(struct ide_drive *d)
+void atapi_packet(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     const uint8_t *p = r->packet;
-    memcpy(r->packet, r->buffer, IDE_PACKET);
+    memcpy(r->packet, r->buffer, DRIVE_PACKET);
     r->at = r->stop = r->length = 0;
-    DP_TRACE(d->ide->device.env->trace, DP_TRACE_BLOCK, "%s: drive %u: packet %02x %02x%02x%02x%02x %02x%02x%02x%02x",
-             d->ide->device.id, d->n, p[0], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9]);
+    DP_TRACE(d->owner->env->trace, DP_TRACE_BLOCK, "%s: drive %u: packet %02x %02x%02x%02x%02x %02x%02x%02x%02x",
+             d->owner->id, d->n, p[0], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9]);
     if (r->attention && !tolerates_attention(p[0])) {
         r->attention = false;
-        ide_atapi_sense(d, KEY_ATTENTION, ASC_CHANGED, 0);
+        atapi_sense(d, KEY_ATTENTION, ASC_CHANGED, 0);
         return;
     }
     if (p[0] != REQUEST_SENSE)
@@ -602,7 +602,7 @@ void ide_atapi_packet(struct ide_drive *d)
         return;
     }
     switch (p[0]) {
-    case TEST_UNIT_READY: case STOP_PLAY: case SET_SPEED: ide_atapi_complete(d); break;
+    case TEST_UNIT_READY: case STOP_PLAY: case SET_SPEED: atapi_complete(d); break;
     case REQUEST_SENSE: request_sense(d); break;
     case INQUIRY: inquiry(d); break;
     case MODE_SELECT_6: receive(d, p[4]); break;
@@ -612,7 +612,7 @@ void ide_atapi_packet(struct ide_drive *d)
     case START_STOP: start_stop(d); break;
     case PREVENT_ALLOW:
         r->locked = p[4] & 1;
-        ide_atapi_complete(d);
+        atapi_complete(d);
         break;
     case READ_CAPACITY: read_capacity(d); break;
     case READ_10: read_sectors(d, be32(p + 2), be16(p + 7)); break;
@@ -621,9 +621,9 @@ void ide_atapi_packet(struct ide_drive *d)
     case READ_CD_MSF: read_cd_msf(d); break;
     case SEEK_10:
         if (be32(p + 2) < disc_sectors(d))
-            ide_atapi_complete(d);
+            atapi_complete(d);
         else
-            ide_atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
+            atapi_sense(d, KEY_ILLEGAL, ASC_RANGE, 0);
         break;
     case READ_SUB_CHANNEL: read_sub_channel(d); break;
     case READ_TOC: read_toc(d); break;
@@ -634,80 +634,80 @@ void ide_atapi_packet(struct ide_drive *d)
     case READ_TRACK_INFORMATION: read_track_information(d); break;
     case MECHANISM_STATUS: mechanism_status(d); break;
     default:
-        DP_TRACE(d->ide->device.env->trace, DP_TRACE_BLOCK, "%s: drive %u: unknown packet 0x%02x", d->ide->device.id, d->n, p[0]);
-        ide_atapi_sense(d, KEY_ILLEGAL, ASC_COMMAND, 0);
+        DP_TRACE(d->owner->env->trace, DP_TRACE_BLOCK, "%s: drive %u: unknown packet 0x%02x", d->owner->id, d->n, p[0]);
+        atapi_sense(d, KEY_ILLEGAL, ASC_COMMAND, 0);
         break;
     }
 }
 
 /* ---- commands ---- */
 
-static void identify_packet(struct ide_drive *d)
+static void identify_packet(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint8_t *b = r->buffer;
     char serial[21];
-    memset(b, 0, IDE_SECTOR);
+    memset(b, 0, DRIVE_SECTOR);
     dp_st16(b + 2 * 0, 0x85c0); /* ATAPI CD-ROM, removable, ready for a packet within 50 us without an interrupt, packets of 12 bytes */
     snprintf(serial, sizeof(serial), "DPL%05u", d->n + 1);
-    ide_string(b + 2 * 10, serial, 20);
+    drive_string(b + 2 * 10, serial, 20);
     dp_st16(b + 2 * 20, 3);
-    dp_st16(b + 2 * 21, IDE_BUFFER / IDE_SECTOR);
-    ide_string(b + 2 * 23, "1.0", 8);
-    ide_string(b + 2 * 27, "DOPPEL CD-ROM", 40);
-    ide_identify_modes(d, b);
+    dp_st16(b + 2 * 21, DRIVE_BUFFER / DRIVE_SECTOR);
+    drive_string(b + 2 * 23, "1.0", 8);
+    drive_string(b + 2 * 27, "DOPPEL CD-ROM", 40);
+    drive_identify_modes(d, b);
     dp_st16(b + 2 * 82, 0x0210); /* packets, DEVICE RESET */
     dp_st16(b + 2 * 83, 0x4000);
     dp_st16(b + 2 * 84, 0x4000);
     dp_st16(b + 2 * 85, 0x0210);
     dp_st16(b + 2 * 87, 0x4000);
-    ide_integrity(b);
+    drive_integrity(b);
     r->at = 0;
-    r->length = IDE_SECTOR;
-    r->unit = IDE_SECTOR;
-    r->stop = IDE_SECTOR;
+    r->length = DRIVE_SECTOR;
+    r->unit = DRIVE_SECTOR;
+    r->stop = DRIVE_SECTOR;
     r->phase = PHASE_IN;
     r->status = DRDY | DSC | DRQ;
-    ide_raise(d);
+    drive_raise(d);
 }
 
-static void packet(struct ide_drive *d)
+static void packet(struct ata_drive *d)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     uint32_t limit = r->mid[0] | (uint32_t)r->high[0] << 8;
     if (r->feature[0] & FEATURE_OVERLAP) {
-        ide_ata_fail(d, ABRT);
+        ata_fail(d, ABRT);
         return;
     }
     r->unit = !limit || limit == 0xffff ? 0xfffe : limit;
     r->at = 0;
-    r->stop = r->length = IDE_PACKET;
+    r->stop = r->length = DRIVE_PACKET;
     r->count[0] = REASON_CD;
     r->phase = PHASE_PACKET;
     r->status = DRDY | DSC | DRQ;
 }
 
-void ide_atapi_command(struct ide_drive *d, uint8_t command)
+void atapi_command(struct ata_drive *d, uint8_t command)
 {
-    struct ide_drive_regs *r = ide_regs_of(d);
+    struct ata_drive_regs *r = d->regs;
     switch (command) {
     case PACKET: packet(d); break;
     case IDENTIFY_PACKET: identify_packet(d); break;
     case IDENTIFY: case READ_SECTORS: /* how software finds out that this is a packet device */
-        ide_signature(d);
-        ide_ata_fail(d, ABRT);
+        drive_signature(d);
+        ata_fail(d, ABRT);
         break;
     case SET_FEATURES:
         if (r->feature[0] == FEATURE_TRANSFER_MODE)
-            ide_feature_transfer_mode(d, r->count[0]);
+            drive_feature_transfer_mode(d, r->count[0]);
         else if (r->feature[0] == FEATURE_NO_REVERT || r->feature[0] == FEATURE_REVERT)
-            ide_complete(d);
+            drive_complete(d);
         else
-            ide_ata_fail(d, ABRT);
+            ata_fail(d, ABRT);
         break;
-    case CHECK_POWER: r->count[0] = 0xff; ide_complete(d); break;
-    case STANDBY_IMMEDIATE: case IDLE_IMMEDIATE: case SLEEP: case FLUSH_CACHE: ide_complete(d); break;
+    case CHECK_POWER: r->count[0] = 0xff; drive_complete(d); break;
+    case STANDBY_IMMEDIATE: case IDLE_IMMEDIATE: case SLEEP: case FLUSH_CACHE: drive_complete(d); break;
     case NOP:
-    default: ide_ata_fail(d, ABRT); break;
+    default: ata_fail(d, ABRT); break;
     }
 }

@@ -335,11 +335,15 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t page, uint64_t ri
     x->rip = rip;
     x->go = code;
     x->t = t;
+    if (DP_UNLIKELY(t->v->shaken))
+        shake_plant(t, code);
     atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
     if (DP_LIKELY(!(atomic_load(&t->c->attention) | atomic_load(&t->wish))))
         ((void (*)(void))(uintptr_t)t->stub_enter)();
     else
         x->reason = LEAVE_KICK;
+    if (DP_UNLIKELY(t->v->shaken))
+        shake_clear(t);
     x->t = NULL;
     atomic_store_explicit(&t->inside, 0, memory_order_release);
 }
@@ -646,6 +650,8 @@ out:
     store_context(x, c);
     c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
     interp_set_arith(c, arith_flags(x));
+    if (DP_UNLIKELY(t->v->shaken) && x->reason == LEAVE_KICK)
+        shake_stack(c);
     return go_on;
 }
 
@@ -725,6 +731,12 @@ void translate_set_direct(struct dp_engine_state *s, enum translate_direct when)
 {
     struct tvm *v = s->accel_data;
     v->direct = when;
+}
+
+void translate_set_shaken(struct dp_engine_state *s)
+{
+    struct tvm *v = s->accel_data;
+    v->shaken = true;
 }
 
 static void tcpu_free(struct tcpu *t)

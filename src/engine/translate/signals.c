@@ -84,6 +84,11 @@ static void handler(int number, siginfo_t *info, void *context)
             kick(x, r);
         return;
     }
+    if (number == SIGTRAP && x->t && shake_hit(x->t, (uint64_t)r[REG_RIP])) {
+        r[REG_RIP]--;
+        kick(x, r);
+        return;
+    }
     uint64_t pc = (uint64_t)r[REG_RIP];
     struct tblock *b = x->t && in_cache(x->t, pc) ? cache_block_at(x->t, pc) : NULL;
     if (number == SIGTRAP && x->t && (b || in_cache(x->t, pc) || r[REG_EFL] & HOST_TF)) {

@@ -706,6 +706,7 @@ static void leave_frame(struct writer *w, const struct insn_info *n)
 {
     struct mem at = {RBP, (uint8_t)delta_register(w, n->stack.group), 0, 0, 0};
     load_word(w, R14, at);
+    commit_here(w); /* an interrupt's frame below the new RSP would be where RBP was */
     lea_word(w, RSP, (struct mem){RBP, NO_REG, 0, 0, w->path.word});
     emit_mov(&w->e, RBP, R14);
 }

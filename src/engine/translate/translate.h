@@ -11,5 +11,7 @@ void translate_set_warm(struct dp_engine_state *s, unsigned times);
 /* When user programs get a process of their own (direct.h): never, when they run long, or (for tests) at once. */
 enum translate_direct { TRANSLATE_DIRECT_AUTO, TRANSLATE_DIRECT_NEVER, TRANSLATE_DIRECT_ALWAYS };
 void translate_set_direct(struct dp_engine_state *s, enum translate_direct when);
+/* For tests: kicks come at all places of translated code (shake.c). */
+void translate_set_shaken(struct dp_engine_state *s);
 
 #endif

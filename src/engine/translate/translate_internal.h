@@ -219,6 +219,7 @@ struct tvm {
     void (*code_written)(void *opaque, struct dp_ram *ram, uint64_t page);
     unsigned warm;              /* times a place is interpreted before it is translated */
     int direct;                 /* enum translate_direct */
+    bool shaken;                /* translate_set_shaken */
     pthread_mutex_t lock;
     struct talias alias[8];
     unsigned aliases;
@@ -281,6 +282,8 @@ struct tcpu {
     timer_t sampler;
     pid_t sampler_thread;       /* whom it signals; 0: there is none */
     unsigned direct_failures;
+    uint32_t planted, shake_seed; /* shake.c: place of a breakpoint in the cache, 0: none */
+    uint8_t planted_over;
     bool lost;                  /* a runner died while it had the guest's registers */
 };
 
@@ -351,6 +354,13 @@ bool alias_direct_write(struct talias *a, uint64_t page);
 bool alias_direct_revoked(struct tvm *v, struct dp_ram *ram, uint64_t page);
 /* In the read-only view? The same. */
 bool alias_readonly(const struct tvm *v, uint64_t host);
+
+/* shake.c. Plants a breakpoint in the block at a place of the cache, instead of the last one; takes it away; did the host meet it, and is behind it? */
+void shake_plant(struct tcpu *t, uint64_t code);
+void shake_clear(struct tcpu *t);
+bool shake_hit(struct tcpu *t, uint64_t pc);
+/* The state is complete: overwrites what an interrupt would. */
+void shake_stack(struct icpu *c);
 
 /* cache.c */
 int cache_init(struct tcpu *t, struct dp_error *e);
