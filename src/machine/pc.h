@@ -63,7 +63,7 @@ struct dp_pc_config {
     bool no_vga;       /* with firmware: no VGA */
     bool virtio_gpu;   /* a virtio-gpu; without firmware with virtio_input */
     bool virtio_input; /* virtio's keyboard and tablet */
-    unsigned screen_width, screen_height; /* what virtio-gpu offers; 0: its own idea */
+    unsigned screen_width, screen_height; /* what the monitor prefers; 0: VGA's tells nothing, virtio-gpu's its own idea */
     struct dp_console *virtio_console_backend;
     struct dp_block *disk[DP_PC_DISKS]; /* not owned */
     unsigned disk_count;

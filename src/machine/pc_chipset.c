@@ -110,7 +110,9 @@ static int add_vga(struct dp_pc *pc, struct dp_error *e)
     if (!d)
         return -ENOMEM;
     dp_vga_wire(d, rom->data, rom->size);
-    int rc = CHIPSET_START(d, places, e);
+    int rc = pc_screen_size(pc, d, e);
+    if (!rc)
+        rc = CHIPSET_START(d, places, e);
     return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_vga_function(d), SLOT_VGA, e);
 }
 

@@ -61,6 +61,7 @@ int pc_own_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, str
 
 void pc_screen_init(struct dp_pc *pc);
 void pc_screen_fini(struct dp_pc *pc); /* after the devices, before the spaces */
+int pc_screen_size(struct dp_pc *pc, struct dp_device *d, struct dp_error *e) DP_MUST_CHECK; /* of a graphics device, before its init */
 int pc_screen_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK; /* after the chipset and PCI */
 
 /* ---- pc_chipset.c ---- */

@@ -24,18 +24,21 @@ static int add_function(struct dp_pc *pc, struct dp_device *d, const char *id, s
     return dp_pci_plug_function(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), SLOT_SCREEN, s->functions++, e);
 }
 
+int pc_screen_size(struct dp_pc *pc, struct dp_device *d, struct dp_error *e)
+{
+    char number[16];
+    if (!pc->config.screen_width)
+        return 0;
+    snprintf(number, sizeof number, "%u", pc->config.screen_width);
+    int rc = dp_device_set(d, "xres", number, e);
+    snprintf(number, sizeof number, "%u", pc->config.screen_height);
+    return rc ? rc : dp_device_set(d, "yres", number, e);
+}
+
 static int add_gpu(struct dp_pc *pc, struct dp_error *e)
 {
-    const struct dp_pc_config *c = &pc->config;
     struct dp_device *d = dp_device_alloc(&dp_virtio_gpu_class, "gpu0", &pc->env);
-    char number[16];
-    int rc = d ? 0 : dp_error_set(e, -ENOMEM, "no memory for a device");
-    if (!rc && c->screen_width) {
-        snprintf(number, sizeof number, "%u", c->screen_width);
-        rc = dp_device_set(d, "xres", number, e);
-        snprintf(number, sizeof number, "%u", c->screen_height);
-        rc = rc ? rc : dp_device_set(d, "yres", number, e);
-    }
+    int rc = d ? pc_screen_size(pc, d, e) : dp_error_set(e, -ENOMEM, "no memory for a device");
     if (rc) {
         dp_device_free(d);
         return rc;

@@ -1,4 +1,5 @@
 /* test_vga.c - the VGA adapter as a VGA BIOS, DOS programs and frame buffer drivers use it: modes, planes, pictures, DISPI, PCI. */
+#include "display/edid.h"
 #include "tests/device/vga_modes.h"
 #include "tests/device/virtio_driver.h"
 
@@ -758,6 +759,31 @@ static void direct(void **state)
     screen_fini(&s); /* and leaves nothing behind */
 }
 
+/* QEMU's place for it, where bochs-drm looks. */
+static void edid(void **state)
+{
+    struct conformance_world w;
+    struct dp_error e = {0};
+    struct screen s;
+    uint8_t expected[DP_EDID_SIZE], got[DP_EDID_SIZE];
+    screen_init(&s);
+    assert_int_equal(dp_space_load(s.memory, MMIO, 4), 0); /* a monitor that tells nothing */
+    screen_fini(&s);
+    conformance_world_init(&w);
+    struct dp_device *d = dp_device_alloc(&dp_vga_class, "vga", &w.env);
+    assert_ok(dp_device_set(d, "xres", "1600", &e), e);
+    assert_ok(dp_device_set(d, "yres", "900", &e), e);
+    assert_ok(dp_device_init(d, &e), e);
+    const struct dp_pci_bar *bar = &dp_vga_function(d)->bar[2];
+    for (unsigned i = 0; i < DP_EDID_SIZE; i++)
+        got[i] = (uint8_t)bar->ops->read(bar->opaque, i, 1);
+    dp_display_edid(expected, "doppel", 1600, 900);
+    assert_memory_equal(got, expected, sizeof got);
+    assert_int_equal(bar->ops->read(bar->opaque, 4, 4), 0x00ffffff);
+    dp_device_free(d);
+    conformance_world_fini(&w);
+}
+
 static void conformance(void **state)
 {
     const struct conformance c = {.make = make, .poke = see, .rounds = 15};
@@ -769,7 +795,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_mode), cmocka_unit_test(mono_text), cmocka_unit_test(planar),     cmocka_unit_test(low_resolution),
         cmocka_unit_test(mode_13h_and_x), cmocka_unit_test(registers), cmocka_unit_test(dispi), cmocka_unit_test(pci),
-        cmocka_unit_test(generation), cmocka_unit_test(dirty), cmocka_unit_test(direct), cmocka_unit_test(conformance),
+        cmocka_unit_test(generation), cmocka_unit_test(dirty), cmocka_unit_test(direct), cmocka_unit_test(edid), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("vga", tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@
  * window at 0xa0000 use is worked out from the registers anew each time (vga_dispi_mode), because a loaded state may hold anything.
  * The data register at port 0x1cf has an odd address, so that a word there arrives as two bytes: the first is kept until the second
  * comes.
- * The register BAR: 0x400 VGA ports from 0x3c0, 0x500 DISPI registers as words, 0x600 QEMU's extensions: size and byte order (little,
+ * The register BAR: 0 the monitor's EDID (zeros: none), 0x400 VGA ports from 0x3c0, 0x500 DISPI registers as words, 0x600 QEMU's extensions: size and byte order (little,
  * fixed).
  * Source: Bochs vbe_display_api.txt; QEMU docs/specs/standard-vga.rst.
  */
@@ -165,6 +165,10 @@ static uint64_t mmio_read(void *opaque, uint64_t offset, unsigned size)
 {
     struct vga *v = opaque;
     uint64_t value = 0;
+    if (offset + size <= sizeof(v->edid)) {
+        memcpy(&value, v->edid + offset, size);
+        return value;
+    }
     pthread_mutex_lock(&v->device.lock);
     if (offset >= MMIO_PORTS && offset < MMIO_PORTS + 0x20)
         for (unsigned i = 0; i < size; i++)

@@ -3,6 +3,7 @@
 #define DP_VGA_INTERNAL_H
 
 #include "devices/display/vga.h"
+#include "display/edid.h"
 
 /* Register indices and bits, by the names of IBM's reference. */
 enum { SEQ_RESET, SEQ_CLOCKING, SEQ_MAP_MASK, SEQ_CHARACTER_MAP, SEQ_MEMORY_MODE, SEQ_COUNT };
@@ -72,6 +73,8 @@ struct vga {
     uint64_t rom_size;
     uint64_t generation, seen;  /* see vga_source.c */
     struct vga_direct direct;
+    uint64_t xres, yres;        /* properties; 0: there is no EDID */
+    uint8_t edid[DP_EDID_SIZE];
 };
 
 /* Bytes of video memory that an access changed; to be reported to the RAM when the lock is released. */
