@@ -23,7 +23,7 @@ _doppel()
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v3 x86-64-v2 x86-64-v1' -- "$word") ;;
         --machine) mapfile -t COMPREPLY < <(compgen -W 'pc microvm' -- "$word") ;;
         --display) mapfile -t COMPREPLY < <(compgen -W 'none text vnc' -- "$word") ;;
-        --video) mapfile -t COMPREPLY < <(compgen -W 'vga virtio none' -- "$word") ;;
+        --video) mapfile -t COMPREPLY < <(compgen -W 'vga virtio virtio-only none' -- "$word") ;;
         --input) mapfile -t COMPREPLY < <(compgen -W 'ps2 virtio' -- "$word") ;;
         --printer) mapfile -t COMPREPLY < <(compgen -W 'file:' -- "$word") ;;
         --boot) mapfile -t COMPREPLY < <(compgen -W 'floppy cd disk net menu' -- "$word") ;;

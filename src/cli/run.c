@@ -48,8 +48,8 @@ static const struct cli_option options[] = {
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
      .help = "the screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
-    {"video", 0, "vga|virtio|none[,WIDTHxHEIGHT]", CLI_STRING, FIELD(video),
-     .help = "graphics: vga, or virtio (a pc keeps its VGA until the guest's driver is there), and the size the monitor prefers (a pc: vga, else none)"},
+    {"video", 0, "vga|virtio|virtio-only|none[,WIDTHxHEIGHT]", CLI_STRING, FIELD(video),
+     .help = "graphics: vga, or virtio (a pc shows its VGA, unless virtio-only, until the guest's driver is there), and the size the monitor prefers (a pc: vga, else none)"},
     {"input", 0, "ps2|virtio", CLI_STRING, FIELD(input), .choices = "ps2|virtio",
      .help = "keyboard and pointer: virtio ones are used when the guest has drivers (a pc: ps2, else virtio if there is a screen)"},
     {"printer", 0, "file:PATH", CLI_STRING, FIELD(printer), .help = "where a pc's parallel port prints to (none)"},
@@ -227,24 +227,24 @@ static int parse_video(const struct run_options *o, struct dp_vm_config *c, stru
 {
     const char *video = o->video ? o->video : "", *size = strchr(video, ',');
     size_t n = strcspn(video, ",");
-    bool virtio = n == 6 && !strncmp(video, "virtio", n), vga = n == 3 && !strncmp(video, "vga", n), none = n == 4 && !strncmp(video, "none", n);
+    bool only = n == 11 && !strncmp(video, "virtio-only", n), virtio = only || (n == 6 && !strncmp(video, "virtio", n)), vga = n == 3 && !strncmp(video, "vga", n), none = n == 4 && !strncmp(video, "none", n);
     int end = 0;
     if (o->video && !virtio && !vga && !none)
-        return dp_error_set(e, -EINVAL, "--video %s: possible are vga, virtio (both with a size: virtio,1280x800) and none", video);
+        return dp_error_set(e, -EINVAL, "--video %s: possible are vga, virtio, virtio-only (all with a size: virtio,1280x800) and none", video);
     if (vga && !c->firmware)
         return dp_error_set(e, -EINVAL, "--video vga is for --machine pc: a microvm has virtio or none");
     if (size && (none || sscanf(size, ",%4ux%4u%n", &c->screen_width, &c->screen_height, &end) != 2 || size[end] || c->screen_width < 64 ||
                  c->screen_width > 4080 || c->screen_height < 64 || c->screen_height > 4080))
         return dp_error_set(e, -EINVAL, "--video %s: a size is from 64x64 to 4080x4080: virtio,1920x1080", video);
     c->virtio_gpu = virtio;
-    c->no_vga = none;
+    c->no_vga = none || only;
     c->virtio_input = o->input && !strcmp(o->input, "virtio");
     if (o->input && !c->virtio_input && !c->firmware)
         return dp_error_set(e, -EINVAL, "--input ps2 is for --machine pc");
     if (o->display && !virtio && (none || !c->firmware) && strcmp(o->display, "none"))
         return dp_error_set(e, -EINVAL, "--display %s: there is no screen without %s", o->display, none ? "--video vga or virtio" : "--video virtio");
-    if (o->display && !c->firmware && !strncmp(o->display, "text", 4))
-        return dp_error_set(e, -EINVAL, "--display text is for --machine pc: virtio's screen is a picture, use --display vnc");
+    if (o->display && (!c->firmware || only) && !strncmp(o->display, "text", 4))
+        return dp_error_set(e, -EINVAL, "--display text is for --video vga: virtio's screen is a picture, use --display vnc");
     return 0;
 }
 
