@@ -27,6 +27,7 @@
 
 struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer, *nvram;
+    const char *video, *input;
     struct cli_list initrd, disk, serial, cdrom, floppy, nic, publish;
     struct cli_board board;
     uint64_t memory, cpus, timeout_ms, json_fd;
@@ -48,7 +49,11 @@ static const struct cli_option options[] = {
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
-     .help = "a pc's screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
+     .help = "the screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
+    {"video", 0, "vga|virtio|virtio-only|none[,WIDTHxHEIGHT]", CLI_STRING, FIELD(video),
+     .help = "graphics: vga, or virtio (a pc shows its VGA, unless virtio-only, until the guest's driver is there), and the size the monitor prefers (a pc: vga, else none)"},
+    {"input", 0, "ps2|virtio", CLI_STRING, FIELD(input), .choices = "ps2|virtio",
+     .help = "keyboard and pointer: virtio ones are used when the guest has drivers (a pc: ps2, else virtio if there is a screen)"},
     {"printer", 0, "file:PATH", CLI_STRING, FIELD(printer), .help = "where a pc's parallel port prints to (none)"},
     {"uuid", 0, "UUID", CLI_STRING, FIELD(board.uuid), .help = "a pc's UUID, which SMBIOS tells (none)"},
     {"vmgenid", 0, "UUID|auto", CLI_STRING, FIELD(board.vmgenid), .help = "a pc's generation id, for guests that must notice to be copies (none)"},
@@ -260,6 +265,32 @@ static int parse_boot(const char *text, char *letters, size_t size, bool *menu, 
     return 0;
 }
 
+/* "virtio,1920x1080". After choose_machine. */
+static int parse_video(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
+{
+    const char *video = o->video ? o->video : "", *size = strchr(video, ',');
+    size_t n = strcspn(video, ",");
+    bool only = n == 11 && !strncmp(video, "virtio-only", n), virtio = only || (n == 6 && !strncmp(video, "virtio", n)), vga = n == 3 && !strncmp(video, "vga", n), none = n == 4 && !strncmp(video, "none", n);
+    int end = 0;
+    if (o->video && !virtio && !vga && !none)
+        return dp_error_set(e, -EINVAL, "--video %s: possible are vga, virtio, virtio-only (all with a size: virtio,1280x800) and none", video);
+    if (vga && !c->firmware)
+        return dp_error_set(e, -EINVAL, "--video vga is for --machine pc: a microvm has virtio or none");
+    if (size && (none || sscanf(size, ",%4ux%4u%n", &c->screen_width, &c->screen_height, &end) != 2 || size[end] || c->screen_width < 64 ||
+                 c->screen_width > 4080 || c->screen_height < 64 || c->screen_height > 4080))
+        return dp_error_set(e, -EINVAL, "--video %s: a size is from 64x64 to 4080x4080: virtio,1920x1080", video);
+    c->virtio_gpu = virtio;
+    c->no_vga = none || only;
+    c->virtio_input = o->input && !strcmp(o->input, "virtio");
+    if (o->input && !c->virtio_input && !c->firmware)
+        return dp_error_set(e, -EINVAL, "--input ps2 is for --machine pc");
+    if (o->display && !virtio && (none || !c->firmware) && strcmp(o->display, "none"))
+        return dp_error_set(e, -EINVAL, "--display %s: there is no screen without %s", o->display, none ? "--video vga or virtio" : "--video virtio");
+    if (o->display && (!c->firmware || only) && !strncmp(o->display, "text", 4))
+        return dp_error_set(e, -EINVAL, "--display text is for --video vga: virtio's screen is a picture, use --display vnc");
+    return 0;
+}
+
 /* Which board, and what is in its ROM. */
 static int choose_machine(const struct run_options *o, struct dp_vm_config *c, char *boot_order, size_t size, struct dp_error *e)
 {
@@ -267,8 +298,8 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
     bool pc = o->machine ? c->q35 || !strcmp(o->machine, "pc") : !o->kernel;
     if (pc && o->kernel)
         return dp_error_set(e, -EINVAL, "--machine pc and q35 start firmware, which boots from disks: --kernel is for --machine microvm");
-    if (!pc && (o->firmware || o->boot || o->firmware_log || o->display || o->printer || o->nvram))
-        return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot, --display and --printer are for --machine pc and q35");
+    if (!pc && (o->firmware || o->boot || o->firmware_log || o->printer || o->nvram))
+        return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot and --printer are for --machine pc and q35");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
     if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count && !(o->nic.count && o->boot))
@@ -465,6 +496,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
     *usage = true;
     memcpy(c.initrd, o->initrd.value, sizeof *c.initrd * o->initrd.count);
     int rc = choose_machine(o, &c, boot_order, sizeof boot_order, e);
+    if (!rc)
+        rc = parse_video(o, &c, e);
     if (!rc)
         rc = parse_disks(o, &c, e);
     if (!rc)

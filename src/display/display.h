@@ -37,6 +37,8 @@ struct dp_display_source {
     int (*picture)(void *opaque, struct dp_display_picture *out, struct dp_error *e); /* 0 or negative errno */
     bool (*text)(void *opaque, struct dp_display_text *out); /* false: not in a text mode. May be NULL */
     void *opaque;
+    /* A viewer would like the screen to have this size: the guest is told, and may follow, later. False: that cannot be. May be NULL */
+    bool (*resize)(void *opaque, uint32_t width, uint32_t height);
 };
 
 /* The UTF-8 of a code page 437 character, NUL-terminated. */

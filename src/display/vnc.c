@@ -28,7 +28,10 @@ enum {
 };
 enum { CLOSE = -1 }; /* what the functions that take a message return: bytes taken, 0: more are needed, or this */
 
-enum { ENCODING_RAW = 0, ENCODING_ZRLE = 16, ENCODING_DESKTOP_SIZE = -223, ENCODING_QEMU_KEY = -258 };
+enum { ENCODING_RAW = 0, ENCODING_ZRLE = 16, ENCODING_DESKTOP_SIZE = -223, ENCODING_QEMU_KEY = -258, ENCODING_EXTENDED_DESKTOP_SIZE = -308 };
+/* ExtendedDesktopSize: why it is told, and what became of a client's wish. */
+enum { SIZE_BY_SERVER = 0, SIZE_BY_CLIENT = 1 };
+enum { SIZE_OK = 0, SIZE_PROHIBITED = 1, SIZE_INVALID = 3, SIZE_FORWARDED = 4 /* it may come, later */ };
 enum { SECURITY_NONE = 1, SECURITY_VNC = 2 };
 
 struct client {
@@ -49,6 +52,9 @@ struct client {
 
     struct dp_vnc_format format;
     bool zrle, resizes, qemu_keys, qemu_told, zlib_made;
+    bool extended, extended_told; /* it understands ExtendedDesktopSize; knows that we do */
+    bool size_wished;             /* it asked for a size and has no answer yet, which is */
+    uint8_t size_status;
     z_stream z;
     uint16_t width, height; /* of the screen, as it knows it */
     bool requested, full;
@@ -210,7 +216,7 @@ static void pointer(struct client *k, uint8_t buttons, unsigned x, unsigned y)
     int wheel = !!(pressed & 8) - !!(pressed & 16);
     x = DP_MIN(x, (unsigned)k->width - 1);
     y = DP_MIN(y, (unsigned)k->height - 1);
-    if (sink->position)
+    if (sink->position && (!sink->absolute || sink->absolute(sink->opaque)))
         sink->position(sink->opaque, k->width > 1 ? x * 32767 / (k->width - 1u) : 0, k->height > 1 ? y * 32767 / (k->height - 1u) : 0,
                        wheel, sink_buttons(buttons));
     else if (sink->motion)
@@ -241,15 +247,28 @@ static bool put_rect(struct client *k, struct dp_vnc_rect r)
     return true;
 }
 
+/* One screen, all of it. */
+static void put_extended_size(struct client *k, unsigned reason, unsigned status)
+{
+    put_rect_head(k, (struct dp_vnc_rect){.x = (uint16_t)reason, .y = (uint16_t)status, .width = k->width, .height = k->height},
+                  ENCODING_EXTENDED_DESKTOP_SIZE);
+    put32(&k->out, 1u << 24); /* number of screens, padding */
+    put32(&k->out, 0);        /* id, place, size, flags */
+    put32(&k->out, 0);
+    put16(&k->out, k->width);
+    put16(&k->out, k->height);
+    put32(&k->out, 0);
+}
+
 static bool is_owed(const struct client *k, unsigned row, unsigned column) { return k->full || k->vnc->tile[row][column] > k->seen; }
 
 /* Answers the client's request, if it has one open, what it was sent before has left, and there is news. False: no memory. */
 static bool update(struct client *k)
 {
     struct dp_vnc *v = k->vnc;
-    bool resize = k->resizes && (k->width != v->now.width || k->height != v->now.height);
-    bool tell_keys = k->qemu_keys && !k->qemu_told;
-    if (k->state != READY || !k->requested || k->out.size || (!k->full && k->seen == v->serial && !resize && !tell_keys))
+    bool resize = (k->resizes || k->extended) && (k->width != v->now.width || k->height != v->now.height);
+    bool tell_keys = k->qemu_keys && !k->qemu_told, tell_size = k->extended && ((!k->extended_told && !resize) || k->size_wished);
+    if (k->state != READY || !k->requested || k->out.size || (!k->full && k->seen == v->serial && !resize && !tell_keys && !tell_size))
         return true;
     size_t start = k->out.size;
     unsigned rects = 0;
@@ -259,10 +278,21 @@ static bool update(struct client *k)
         k->qemu_told = true;
         rects++;
     }
+    if (tell_size) {
+        put_extended_size(k, k->size_wished ? SIZE_BY_CLIENT : SIZE_BY_SERVER, k->size_wished ? k->size_status : SIZE_OK);
+        k->extended_told = true;
+        k->size_wished = false;
+        rects++;
+    }
     if (resize) { /* alone, or last: what follows would be cut to the old size by some clients. They ask anew */
         k->width = (uint16_t)v->now.width;
         k->height = (uint16_t)v->now.height;
-        put_rect_head(k, (struct dp_vnc_rect){.width = k->width, .height = k->height}, ENCODING_DESKTOP_SIZE);
+        if (k->extended) {
+            put_extended_size(k, SIZE_BY_SERVER, SIZE_OK);
+            k->extended_told = true;
+        } else {
+            put_rect_head(k, (struct dp_vnc_rect){.width = k->width, .height = k->height}, ENCODING_DESKTOP_SIZE);
+        }
         k->full = true;
         rects++;
     } else {
@@ -425,13 +455,27 @@ static void take_encoding(struct client *k, int32_t encoding)
         k->zrle = encoding == ENCODING_ZRLE;
         break;
     case ENCODING_DESKTOP_SIZE: k->resizes = true; break;
+    case ENCODING_EXTENDED_DESKTOP_SIZE: k->extended = true; break;
     case ENCODING_QEMU_KEY: k->qemu_keys = true; break;
     }
 }
 
+/* SetDesktopSize. The guest decides; a new size comes as any other. */
+static void wish_size(struct client *k, unsigned width, unsigned height)
+{
+    const struct dp_display_source *s = &k->vnc->source;
+    k->size_wished = true;
+    if (!width || !height)
+        k->size_status = SIZE_INVALID;
+    else if (width == k->width && height == k->height)
+        k->size_status = SIZE_OK;
+    else
+        k->size_status = s->resize && s->resize(s->opaque, width, height) ? SIZE_FORWARDED : SIZE_PROHIBITED;
+}
+
 static int on_message(struct client *k, const uint8_t *m, size_t n)
 {
-    static const uint8_t size[256] = {[0] = 20, [2] = 4, [3] = 10, [4] = 8, [5] = 6, [6] = 8, [255] = 12};
+    static const uint8_t size[256] = {[0] = 20, [2] = 4, [3] = 10, [4] = 8, [5] = 6, [6] = 8, [251] = 8, [255] = 12};
     if (!n || n < size[*m])
         return 0;
     switch (*m) {
@@ -442,7 +486,7 @@ static int on_message(struct client *k, const uint8_t *m, size_t n)
         break;
     case 2: /* SetEncodings */
         k->encodings_left = get16(m + 2);
-        k->encoding_chosen = k->zrle = k->resizes = k->qemu_keys = false;
+        k->encoding_chosen = k->zrle = k->resizes = k->extended = k->qemu_keys = false;
         break;
     case 3: /* FramebufferUpdateRequest: where is of no interest, changes are few and sent whole */
         k->requested = true;
@@ -457,6 +501,10 @@ static int on_message(struct client *k, const uint8_t *m, size_t n)
         break;
     case 6: /* ClientCutText */
         k->skip = get32(m + 4);
+        break;
+    case 251: /* SetDesktopSize; how the client would arrange several screens is of no interest */
+        wish_size(k, get16(m + 2), get16(m + 4));
+        k->skip = (uint64_t)m[6] * 16;
         break;
     case 255: /* QEMU: only the extended key event is known */
         if (m[1])

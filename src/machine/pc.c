@@ -283,8 +283,7 @@ static int add_test_device(struct dp_pc *pc, struct dp_error *e)
     return dp_device_map(d, DP_TEST_DEVICE_MEMORY, TEST_MEMORY_BASE, e);
 }
 
-/* child is made but not initialised; on success the machine owns the adapter that owns it. */
-static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, unsigned slot, struct dp_error *e)
+int pc_own_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, struct dp_device **out, struct dp_error *e)
 {
     int rc = dp_device_init(child, e);
     struct dp_device *adapter = rc ? NULL : dp_virtio_pci_create(id, &pc->env, child, dp_virtio_of(child), e);
@@ -292,9 +291,15 @@ static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id,
         dp_device_free(child);
         return rc ? rc : e && e->code ? e->code : -ENOMEM;
     }
-    if ((rc = own(pc, adapter, e)))
-        return rc;
-    return dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), slot, e);
+    *out = adapter;
+    return own(pc, adapter, e);
+}
+
+static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, unsigned slot, struct dp_error *e)
+{
+    struct dp_device *adapter;
+    int rc = pc_own_virtio(pc, child, id, &adapter, e);
+    return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), slot, e);
 }
 
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n) { return (pc->chipset ? SLOT_CHIPSET_END : 0) + SLOT_DISK + n; }
@@ -432,6 +437,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     if (!pc)
         return dp_error_set(e, -ENOMEM, "no memory for a machine");
     pc->config = *c;
+    pc_screen_init(pc);
     pc->cpu = calloc(c->cpus, sizeof *pc->cpu);
     pc->device_capacity = c->cpus + DP_PC_DISKS + DP_PC_NICS + 40;
     pc->device = calloc(pc->device_capacity, sizeof(struct dp_device *));
@@ -452,6 +458,8 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
         dp_space_begin(pc->env.ports);
         if (!(rc = map_memory(pc, e)) && !(rc = add_interrupt_controllers(pc, e)) && !(rc = add_legacy(pc, e)))
             rc = add_pci(pc, e);
+        if (!rc)
+            rc = pc_screen_create(pc, e);
         if (!rc && pc->config.test_device)
             rc = add_test_device(pc, e);
         dp_space_commit(pc->env.ports);
@@ -471,6 +479,7 @@ void dp_pc_destroy(struct dp_pc *pc)
         return;
     while (pc->device_count)
         dp_device_free(pc->device[--pc->device_count]);
+    pc_screen_fini(pc);
     if (pc->env.ports)
         dp_space_destroy(pc->env.ports);
     if (pc->smm_memory)
@@ -515,15 +524,6 @@ void dp_pc_resume(struct dp_pc *pc)
 {
     for (unsigned i = 0; i < pc->device_count; i++)
         dp_device_resume(pc->device[i]);
-}
-
-bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys)
-{
-    if (!pc->chipset)
-        return false;
-    *screen = chipset_display(pc);
-    *keys = chipset_input(pc);
-    return true;
 }
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
@@ -585,8 +585,9 @@ static int assign_pci(struct dp_pc *pc, struct dp_error *e)
 {
     struct dp_space *m = pc->env.memory;
     struct bar_cursor cursor = {PCI_IO_START, MMIO32_START, pc->mmio64_start};
-    for (unsigned slot = 1; slot < 32; slot++) {
-        uint64_t config = ECAM_BASE + ((uint64_t)slot << 15);
+    for (unsigned place = DP_PCI_FUNCTIONS; place < 32 * DP_PCI_FUNCTIONS; place++) {
+        uint64_t config = ECAM_BASE + ((uint64_t)place << 12);
+        unsigned slot = place / DP_PCI_FUNCTIONS;
         if (dp_space_load(m, config, 2) == 0xffff)
             continue;
         for (unsigned bar = 0; bar < DP_PCI_BARS;) {

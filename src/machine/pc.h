@@ -78,6 +78,10 @@ struct dp_pc_config {
     void *opaque;
     struct dp_console *serial[DP_PC_SERIALS]; /* NULL: the first drops its output, others do not exist */
     bool rng, virtio_console, test_device;
+    bool no_vga;       /* with firmware: no VGA */
+    bool virtio_gpu;   /* a virtio-gpu; without firmware with virtio_input */
+    bool virtio_input; /* virtio's keyboard and tablet */
+    unsigned screen_width, screen_height; /* what the monitor prefers; 0: VGA's tells nothing, virtio-gpu's its own idea */
     struct dp_console *virtio_console_backend;
     struct dp_pc_nic nic[DP_PC_NICS];
     unsigned nic_count;
@@ -113,7 +117,7 @@ struct dp_space *dp_pc_ports(struct dp_pc *pc);
 struct dp_space *dp_pc_smm_memory(struct dp_pc *pc); /* in system management mode; NULL: as always */
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 
-/* The screen and the keyboard of a machine with firmware; both live as long as it. False: it has none. */
+/* The screen and the keyboard; both live as long as the machine. False: it has no screen. */
 bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys);
 
 /* All devices, in the order of making: state conformance tests, snapshots. */

@@ -113,7 +113,9 @@ static int add_vga(struct dp_pc *pc, struct dp_error *e)
     if (!d)
         return -ENOMEM;
     dp_vga_wire(d, rom->data, rom->size);
-    int rc = CHIPSET_START(d, places, e);
+    int rc = pc_screen_size(pc, d, e);
+    if (!rc)
+        rc = CHIPSET_START(d, places, e);
     return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_vga_function(d), SLOT_VGA, e);
 }
 
@@ -210,13 +212,19 @@ static int add_variables(struct dp_pc *pc, struct dp_error *e)
 int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
-    if ((rc = add_variables(pc, e)) || (rc = pc->chipset->board->add_bridges(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
-        (rc = add_floppies(pc, e)) || (rc = pc->chipset->board->add_drives(pc, e)) || (rc = add_hpet(pc, e)) || (rc = add_coprocessor(pc, e)))
+    if ((rc = add_variables(pc, e)) || (rc = pc->chipset->board->add_bridges(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) ||
+        (!pc->config.no_vga && (rc = add_vga(pc, e))) || (rc = add_i8042(pc, e)) || (rc = add_floppies(pc, e)) || (rc = pc->chipset->board->add_drives(pc, e)) ||
+        (rc = add_hpet(pc, e)) || (rc = add_coprocessor(pc, e)))
         return rc;
     return add_printer(pc, e);
 }
 
-struct dp_display_source chipset_display(struct dp_pc *pc) { return dp_vga_source(pc->chipset->vga); }
+bool chipset_display(struct dp_pc *pc, struct dp_display_source *out)
+{
+    if (pc->chipset->vga)
+        *out = dp_vga_source(pc->chipset->vga);
+    return pc->chipset->vga;
+}
 struct dp_input_sink chipset_input(struct dp_pc *pc) { return dp_i8042_sink(pc->chipset->i8042); }
 
 /* ---- what firmware is told ---- */
@@ -252,7 +260,8 @@ static int add_acpi(struct dp_pc *pc, struct dp_error *e)
     a.hpet_base = DP_HPET_BASE;
     a.fw_cfg = true;
     a.vmgenid = pc->config.firmware->vmgenid;
-    a.vga = a.i8042 = a.floppy = a.printer = true;
+    a.vga = pc->chipset->vga;
+    a.i8042 = a.floppy = a.printer = true;
     a.level_irqs = 1u << 5 | 1u << 9 | 1u << 10 | 1u << 11;
     a.mmio32_last = MMIO32_END - 1;
     int rc = dp_acpi_build(&a, 0, &image, e);

@@ -4,6 +4,8 @@
 
 #include "devices/intc/gsi.h"
 #include "devices/intc/lapic.h"
+#include "display/input_router.h"
+#include "display/mux.h"
 #include "machine/acpi.h"
 #include "machine/pc.h"
 #include "machine/pc_timers.h"
@@ -22,6 +24,13 @@ struct pc_cpu {
     _Atomic int64_t tsc_offset; /* of the guest's TSC from the VM's */
 };
 
+/* What people see and type into; pc_screen.c. */
+struct pc_screen {
+    struct dp_display_mux mux;      /* VGA, virtio-gpu */
+    struct dp_input_router router;  /* PS/2, then what drivers may come for */
+    unsigned functions;             /* of the virtio devices' slot */
+};
+
 struct dp_pc {
     struct dp_pc_config config;
     struct dp_device_env env;
@@ -38,6 +47,7 @@ struct dp_pc {
     struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
     unsigned serial_count;
+    struct pc_screen screen;
 };
 
 /* The PCI slot of a virtio disk. */
@@ -48,6 +58,15 @@ void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a);
 
 /* Makes a device and takes it into the machine's list; the caller wires and initialises it. NULL: no memory, e says so. */
 struct dp_device *pc_add(struct dp_pc *pc, const struct dp_device_class *c, const char *id, struct dp_error *e);
+/* child is made but not initialised; on success the machine owns the adapter that owns it, which is to be plugged. */
+int pc_own_virtio(struct dp_pc *pc, struct dp_device *child, const char *id, struct dp_device **adapter, struct dp_error *e) DP_MUST_CHECK;
+
+/* ---- pc_screen.c ---- */
+
+void pc_screen_init(struct dp_pc *pc);
+void pc_screen_fini(struct dp_pc *pc); /* after the devices, before the spaces */
+int pc_screen_size(struct dp_pc *pc, struct dp_device *d, struct dp_error *e) DP_MUST_CHECK; /* of a graphics device, before its init */
+int pc_screen_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK; /* after the chipset and PCI */
 
 /* ---- pc_chipset.c ---- */
 
@@ -56,7 +75,7 @@ struct chipset *chipset_new(enum dp_pc_board board);
 uint64_t chipset_low_memory(const struct dp_pc *pc);
 /* Interrupt lines of the PCI bus, before pc->pci is initialised. They lead somewhere once the chipset is made. */
 void chipset_wire_pci(struct dp_pc *pc);
-struct dp_display_source chipset_display(struct dp_pc *pc);
+bool chipset_display(struct dp_pc *pc, struct dp_display_source *out); /* false: there is no VGA */
 struct dp_input_sink chipset_input(struct dp_pc *pc);
 /* Memory below 1 MiB and ROMs; then the board's devices, after the interrupt controllers and pc->pci. */
 int chipset_map(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;

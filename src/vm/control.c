@@ -107,7 +107,7 @@ static const struct dp_vm_screen *need_screen(struct dp_control *c, struct dp_er
 {
     const struct dp_vm_screen *screen = dp_vm_screen(c->vm);
     if (!screen->present)
-        dp_error_set(e, -ENODEV, "this VM has no screen (start it with --machine pc)");
+        dp_error_set(e, -ENODEV, "this VM has no screen (start it with --machine pc, or --video virtio)");
     return screen->present ? screen : NULL;
 }
 

@@ -615,6 +615,11 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .rng = !c->no_rng,
             .virtio_console = c->virtio_console,
             .test_device = c->test_device,
+            .no_vga = c->no_vga,
+            .virtio_gpu = c->virtio_gpu,
+            .virtio_input = c->virtio_input,
+            .screen_width = c->screen_width,
+            .screen_height = c->screen_height,
             .virtio_console_backend = c->virtio_console_backend,
         };
         memcpy(p.serial, c->serial, sizeof p.serial);

@@ -74,6 +74,8 @@ struct dp_vm_config {      /* strings are copied */
     struct dp_vm_nic nic[DP_VM_NICS];
     unsigned nic_count;
     bool no_rng, virtio_console;
+    bool no_vga, virtio_gpu, virtio_input;    /* see struct dp_pc_config */
+    unsigned screen_width, screen_height;     /* see struct dp_pc_config */
     bool test_device;                         /* registers and interrupt lines for test kernels */
     bool no_reboot;                           /* a guest's reset ends the VM */
     bool perf_map;                            /* see struct dp_engine_vm */

@@ -1,4 +1,5 @@
 /* test_vga.c - the VGA adapter as a VGA BIOS, DOS programs and frame buffer drivers use it: modes, planes, pictures, DISPI, PCI. */
+#include "display/edid.h"
 #include "tests/device/vga_modes.h"
 #include "tests/device/virtio_driver.h"
 
@@ -38,9 +39,9 @@ static void screen_init(struct screen *s)
     s->ports = s->b.w.env.ports;
     s->vga = make(&s->b.w.env, NULL);
     s->source = dp_vga_source(s->vga);
-    /* The legacy window lies over the test machine's RAM. */
+    /* The legacy window lies over the test machine's RAM, being the later one. */
     const struct dp_window_ops *window = dp_vga_class.windows[DP_VGA_WINDOW_MEMORY].ops;
-    assert_ok(dp_space_map_window(s->memory, DP_VGA_MEMORY_BASE, 0x20000, window, s->vga, 1, NULL, &e), e);
+    assert_ok(dp_space_map_window(s->memory, DP_VGA_MEMORY_BASE, 0x20000, window, s->vga, 0, NULL, &e), e);
     assert_ok(dp_device_map(s->vga, DP_VGA_WINDOW_MONO, DP_VGA_PORT_MONO, &e), e);
     assert_ok(dp_device_map(s->vga, DP_VGA_WINDOW_PORTS, DP_VGA_PORT_VGA, &e), e);
     assert_ok(dp_device_map(s->vga, DP_VGA_WINDOW_DISPI, DP_VGA_PORT_DISPI, &e), e);
@@ -675,6 +676,114 @@ static uint64_t see(struct dp_device *d, struct dp_random *r)
     return sum;
 }
 
+/* Where the window is RAM now: the bytes of video memory it shows, or -1. */
+static int64_t shown_at(struct screen *s, uint64_t at)
+{
+    struct dp_range r;
+    if (!dp_space_find(s->memory, at, &r) || r.ram != dp_vga_ram(s->vga))
+        return -1;
+    return (int64_t)(r.ram_offset + (at - r.base));
+}
+static void heat(struct screen *s, uint64_t at)
+{
+    for (unsigned i = 0; i < 600; i++)
+        peek(s, at + i);
+}
+
+/* The window is mapped as RAM while registers make it so, and only then. */
+static void direct(void **state)
+{
+    struct screen s;
+    screen_init(&s);
+    assert_true(vga_bios_set(s.ports, 3));
+    heat(&s, TEXT);
+    assert_int_equal(shown_at(&s, TEXT), -1);
+    assert_true(vga_bios_set(s.ports, 0x13));
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW), 0);
+    assert_int_equal(shown_at(&s, WINDOW + 0xffff), 0xffff);
+    assert_int_equal(shown_at(&s, WINDOW + 0x10000), -1);
+    poke(&s, WINDOW + 319, 77);
+    look(&s, 640, 400);
+    assert_int_equal(pixel(&s, 639, 0), dac(77));
+    vga_out(s.ports, 0x3c8, 1); /* what does not matter changes nothing */
+    vga_out(s.ports, 0x3c9, 1);
+    gc(&s, 8, 0x0f);
+    crtc(&s, 0x0c, 1);
+    assert_int_equal(shown_at(&s, WINDOW), 0);
+    seq(&s, 2, 3); /* the map mask does */
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    for (unsigned i = 0; i < 4; i++)
+        poke(&s, WINDOW + i, 9);
+    assert_int_equal(dp_space_load(s.memory, LFB, 4), 0x00000909);
+    seq(&s, 2, 15);
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW), 0);
+    gc(&s, 6, 0x01); /* 128 KiB */
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW + 0x1ffff), 0x1ffff);
+    vga_out(s.ports, 0x3c2, 0x61); /* no memory at all */
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    vga_out(s.ports, 0x3c2, 0x63);
+    gc(&s, 6, 0x05);
+
+    dispi_set(&s, 640, 480, 8, 0); /* banks */
+    for (unsigned bank = 0; bank < 256; bank += 51) {
+        vga_dispi(s.ports, 5, bank);
+        assert_int_equal(shown_at(&s, WINDOW), -1);
+        heat(&s, WINDOW);
+        assert_int_equal(shown_at(&s, WINDOW + 5), bank * 0x10000 + 5);
+    }
+    gc(&s, 6, 0x01); /* 128 KiB of the last bank are not there */
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    gc(&s, 6, 0x05);
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW), 255 * 0x10000);
+    dp_space_store(s.memory, MMIO + 0x500 + 5 * 2, 3, 2); /* by the register BAR */
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    heat(&s, WINDOW);
+    struct dp_buffer image = {0};
+    dp_device_save(s.vga, &image);
+    dp_device_reset(s.vga);
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    conformance_load(s.vga, &image);
+    assert_int_equal(shown_at(&s, WINDOW), -1);
+    heat(&s, WINDOW);
+    assert_int_equal(shown_at(&s, WINDOW), 3 * 0x10000);
+    dp_buffer_fini(&image);
+    screen_fini(&s); /* and leaves nothing behind */
+}
+
+/* QEMU's place for it, where bochs-drm looks. */
+static void edid(void **state)
+{
+    struct conformance_world w;
+    struct dp_error e = {0};
+    struct screen s;
+    uint8_t expected[DP_EDID_SIZE], got[DP_EDID_SIZE];
+    screen_init(&s);
+    assert_int_equal(dp_space_load(s.memory, MMIO, 4), 0); /* a monitor that tells nothing */
+    screen_fini(&s);
+    conformance_world_init(&w);
+    struct dp_device *d = dp_device_alloc(&dp_vga_class, "vga", &w.env);
+    assert_ok(dp_device_set(d, "xres", "1600", &e), e);
+    assert_ok(dp_device_set(d, "yres", "900", &e), e);
+    assert_ok(dp_device_init(d, &e), e);
+    const struct dp_pci_bar *bar = &dp_vga_function(d)->bar[2];
+    for (unsigned i = 0; i < DP_EDID_SIZE; i++)
+        got[i] = (uint8_t)bar->ops->read(bar->opaque, i, 1);
+    dp_display_edid(expected, "doppel", 1600, 900);
+    assert_memory_equal(got, expected, sizeof got);
+    assert_int_equal(bar->ops->read(bar->opaque, 4, 4), 0x00ffffff);
+    dp_device_free(d);
+    conformance_world_fini(&w);
+}
+
 static void conformance(void **state)
 {
     const struct conformance c = {.make = make, .poke = see, .rounds = 15};
@@ -686,7 +795,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_mode), cmocka_unit_test(mono_text), cmocka_unit_test(planar),     cmocka_unit_test(low_resolution),
         cmocka_unit_test(mode_13h_and_x), cmocka_unit_test(registers), cmocka_unit_test(dispi), cmocka_unit_test(pci),
-        cmocka_unit_test(generation), cmocka_unit_test(dirty), cmocka_unit_test(conformance),
+        cmocka_unit_test(generation), cmocka_unit_test(dirty), cmocka_unit_test(direct), cmocka_unit_test(edid), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("vga", tests, NULL, NULL);
 }

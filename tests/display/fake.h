@@ -14,6 +14,8 @@ struct fake {
     int fails; /* errno */
     uint64_t generation;
     unsigned pictures; /* asked for */
+    bool fixed; /* its size */
+    unsigned wished_width, wished_height;
     char events[65536]; /* "+30 -30 p100,200,0,1 m-3,4,1,0 " */
     size_t size;
 };
@@ -40,6 +42,14 @@ static inline bool fake_text(void *opaque, struct dp_display_text *out)
     return f->in_text_mode;
 }
 
+static inline bool fake_resize(void *opaque, uint32_t width, uint32_t height)
+{
+    struct fake *f = opaque;
+    f->wished_width = width;
+    f->wished_height = height;
+    return !f->fixed;
+}
+
 static inline void __attribute__((format(printf, 2, 3))) fake_note(struct fake *f, const char *format, ...)
 {
     va_list ap;
@@ -53,7 +63,7 @@ static inline void fake_key(void *opaque, unsigned code, bool down) { fake_note(
 static inline void fake_motion(void *opaque, int dx, int dy, int wheel, unsigned buttons) { fake_note(opaque, "m%d,%d,%d,%u ", dx, dy, wheel, buttons); }
 static inline void fake_position(void *opaque, unsigned x, unsigned y, int wheel, unsigned buttons) { fake_note(opaque, "p%u,%u,%d,%u ", x, y, wheel, buttons); }
 
-static inline struct dp_display_source fake_source(struct fake *f) { return (struct dp_display_source){fake_generation, fake_picture, fake_text, f}; }
+static inline struct dp_display_source fake_source(struct fake *f) { return (struct dp_display_source){fake_generation, fake_picture, fake_text, f, fake_resize}; }
 static inline struct dp_input_sink fake_sink(struct fake *f, bool absolute)
 {
     return (struct dp_input_sink){fake_key, fake_motion, absolute ? fake_position : NULL, f};

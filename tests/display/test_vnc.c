@@ -32,7 +32,7 @@ struct client {
     struct dp_display_picture screen; /* decoded back to 8:8:8, as far as the format has it */
     z_stream z;
     bool qemu_keys;
-    unsigned resizes;
+    unsigned resizes, told, reason, status; /* told: ExtendedDesktopSize, the last one's */
     size_t pixels; /* received in all */
 };
 
@@ -256,6 +256,24 @@ static void get_update(struct client *c)
         case 0: get_raw(c, x, y, width, height); break;
         case 16: get_zrle(c, x, y, width, height); break;
         case -223:
+            c->width = width;
+            c->height = height;
+            c->resizes++;
+            assert_int_equal(dp_display_picture_resize(&c->screen, width, height, NULL), 0);
+            memset(c->screen.pixels, 0x55, (size_t)width * height * 4);
+            break;
+        case -308:
+            assert_int_equal(get32(c), 1u << 24); /* one screen */
+            get32(c); /* its name */
+            assert_int_equal(get32(c), 0);
+            assert_int_equal(get16(c), width);
+            assert_int_equal(get16(c), height);
+            assert_int_equal(get32(c), 0);
+            c->told++;
+            c->reason = x;
+            c->status = y;
+            if (c->width == width && c->height == height)
+                break;
             c->width = width;
             c->height = height;
             c->resizes++;
@@ -540,6 +558,49 @@ static void sizes(void **state)
 
 /* ---- keys and pointer ---- */
 
+/* SetDesktopSize: told once that it can be, answered each time, and what comes of it comes as any new size. */
+static void wishes(void **state)
+{
+    struct world *w = world(640, 480, 5, false);
+    struct client c;
+    join(&c, w);
+    ENCODINGS(&c, 16, -308);
+    request(&c, false);
+    get_update(&c);
+    assert_int_equal(c.told, 1);
+    assert_int_equal(c.reason, 0);
+    assert_int_equal(c.status, 0);
+    expect_screen(&c);
+    static const struct { unsigned width, height, screens, status; bool fixed; } wish[] = {
+        {800, 600, 1, 4, false}, {640, 480, 0, 0, false}, {0, 600, 1, 3, false}, {1024, 768, 3, 1, true}};
+    for (unsigned i = 0; i < DP_ARRAY_LEN(wish); i++) {
+        w->f.fixed = wish[i].fixed;
+        w->f.wished_width = w->f.wished_height = 0;
+        PUT(&c, 251, 0, (uint8_t)(wish[i].width >> 8), (uint8_t)wish[i].width, (uint8_t)(wish[i].height >> 8), (uint8_t)wish[i].height, (uint8_t)wish[i].screens, 0);
+        for (unsigned k = 0; k < wish[i].screens; k++)
+            PUT(&c, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0);
+        request(&c, true);
+        get_update(&c);
+        assert_int_equal(c.told, i + 2);
+        assert_int_equal(c.reason, 1);
+        assert_int_equal(c.status, wish[i].status);
+        bool asked = wish[i].status == 4 || wish[i].status == 1;
+        assert_int_equal(w->f.wished_width, asked ? wish[i].width : 0);
+        assert_int_equal(w->f.wished_height, asked ? wish[i].height : 0);
+    }
+    request(&c, true);
+    expect_silence(&c);
+    fake_draw(&w->f, 800, 600, 5, &w->r); /* the guest follows */
+    get_update(&c);
+    assert_int_equal(c.resizes, 1);
+    assert_int_equal(c.reason, 0);
+    request(&c, true);
+    get_update(&c);
+    expect_screen(&c);
+    leave(&c);
+    end(w);
+}
+
 static void keysym(struct client *c, uint32_t sym, bool down)
 {
     PUT(c, 4, down, 0, 0, (uint8_t)(sym >> 24), (uint8_t)(sym >> 16), (uint8_t)(sym >> 8), (uint8_t)sym);
@@ -656,7 +717,7 @@ static void rubbish(void **state)
         put(&c, formats[i], 16);
         expect_end(&c);
     }
-    static const uint8_t messages[] = {1, 7, 8, 100, 150, 248, 251};
+    static const uint8_t messages[] = {1, 7, 8, 100, 150, 248, 252};
     for (unsigned i = 0; i < sizeof messages; i++) {
         join(&c, w);
         PUT(&c, messages[i], 0, 0, 0);
@@ -766,7 +827,7 @@ static void addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(versions), cmocka_unit_test(password), cmocka_unit_test(frames), cmocka_unit_test(increments), cmocka_unit_test(sizes),
+        cmocka_unit_test(versions), cmocka_unit_test(password), cmocka_unit_test(frames), cmocka_unit_test(increments), cmocka_unit_test(sizes), cmocka_unit_test(wishes),
         cmocka_unit_test(keys),     cmocka_unit_test(pointers), cmocka_unit_test(rubbish), cmocka_unit_test(many),      cmocka_unit_test(addresses),
     };
     return cmocka_run_group_tests_name("vnc", tests, NULL, NULL);

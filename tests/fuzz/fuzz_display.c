@@ -51,11 +51,17 @@ static int picture(void *opaque, struct dp_display_picture *out, struct dp_error
     return rc;
 }
 
+static bool resize(void *opaque, uint32_t width, uint32_t height)
+{
+    must(width && height && width < 65536 && height < 65536);
+    return width % 2;
+}
+
 static void vnc(const uint8_t *data, size_t size, bool handshake)
 {
     static struct dp_loop *loop;
     struct world w = {0};
-    const struct dp_display_source source = {.generation = generation, .picture = picture, .opaque = &w};
+    const struct dp_display_source source = {.generation = generation, .picture = picture, .resize = resize, .opaque = &w};
     const struct dp_input_sink sink = {.key = key, .motion = motion, .opaque = &w};
     struct dp_vnc *v;
     int end[2];

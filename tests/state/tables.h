@@ -31,6 +31,8 @@
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
 #include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_gpu.h"
+#include "devices/virtio/virtio_input.h"
 #include "isa/x86/state.h"
 #include "machine/pvclock.h"
 #include "tests/state/sample.h"
@@ -45,6 +47,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_coprocessor_class,
     &dp_e1000_class,      &dp_rtl8139_class,     &dp_ne2k_isa_class,   &dp_ne2k_pci_class,
     &dp_virtio_net_class,
+    &dp_virtio_gpu_class,  &dp_virtio_input_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

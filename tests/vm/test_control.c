@@ -191,7 +191,7 @@ static void rubbish(void **state)
         {"{\"command\":\"quit\\u0000x\"}", "is no command"},
         {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, screenshot, type, key, quit"},
         {"{\"command\":\"\"}", "is no command"},
-        {"{\"command\":\"screenshot\",\"file\":\"/tmp/x\"}", "this VM has no screen (start it with --machine pc)"},
+        {"{\"command\":\"screenshot\",\"file\":\"/tmp/x\"}", "this VM has no screen (start it with --machine pc, or --video virtio)"},
         {"{\"command\":\"type\",\"text\":\"x\"}", "this VM has no screen"},
         {"{\"command\":\"key\",\"keys\":\"x\"}", "this VM has no screen"},
         {"{\"command\":\"key\"}", "key needs \\\"keys\\\", a string"},

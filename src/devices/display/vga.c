@@ -160,6 +160,8 @@ static int vga_init(struct dp_device *d, struct dp_error *e)
         .vendor = 0x1234, .device = 0x1111, .subsystem_vendor = 0x1af4, .subsystem = 0x1100, .revision = 2, .class_code = 0x030000,
     };
     int rc = load_rom(v, e);
+    if (v->xres && v->yres)
+        dp_display_edid(v->edid, "doppel", (uint32_t)v->xres, (uint32_t)v->yres);
     if (!rc)
         rc = dp_ram_create("vga", DP_VGA_MEMORY_SIZE, &v->ram, e);
     if (rc) {
@@ -180,6 +182,7 @@ static void vga_fini(struct dp_device *d)
 {
     struct vga *v = vga_of(d);
     dp_pci_unplug(&v->function);
+    vga_direct_update(v, true);
     dp_ram_destroy(v->ram);
     free(v->rom);
 }
@@ -190,10 +193,20 @@ static void vga_reset(struct dp_device *d)
     pthread_mutex_lock(&d->lock);
     v->regs.s.dispi[DISPI_ID] = DISPI_ID5;
     pthread_mutex_unlock(&d->lock);
+    vga_direct_update(v, true);
     dp_pci_function_reset(&v->function);
 }
 
-static void vga_post_load(struct dp_device *d) { dp_pci_function_post_load(&vga_of(d)->function); }
+static void vga_post_load(struct dp_device *d)
+{
+    vga_direct_update(vga_of(d), true);
+    dp_pci_function_post_load(&vga_of(d)->function);
+}
+
+static const struct dp_property vga_properties[] = {
+    {"xres", "width that the monitor prefers; 0: it tells nothing", DP_PROP_UINT, offsetof(struct vga, xres), 0, 0, MAX_DIMENSION - 1},
+    {"yres", "its height", DP_PROP_UINT, offsetof(struct vga, yres), 0, 0, MAX_DIMENSION - 1},
+};
 
 static const struct dp_window_spec vga_windows[] = {
     [DP_VGA_WINDOW_MEMORY] = {"memory", 0x20000, &vga_memory_ops, false},
@@ -208,6 +221,8 @@ const struct dp_device_class dp_vga_class = {
     .size = sizeof(struct vga),
     .regs_offset = offsetof(struct vga, regs),
     .state = &vga_state,
+    .properties = vga_properties,
+    .property_count = DP_ARRAY_LEN(vga_properties),
     .windows = vga_windows,
     .window_count = DP_ARRAY_LEN(vga_windows),
     .init = vga_init,

@@ -22,7 +22,7 @@
 
 #define DP_VGA_MEMORY_SIZE (16u << 20)
 
-extern const struct dp_device_class dp_vga_class; /* "vga" */
+extern const struct dp_device_class dp_vga_class; /* "vga"; properties xres, yres */
 enum {
     DP_VGA_WINDOW_MEMORY,    /* 0xa0000, 128 KiB of memory */
     DP_VGA_WINDOW_MONO,      /* ports 0x3b0-0x3bb (0x3bc is a printer's) */

@@ -6,7 +6,7 @@
  * window at 0xa0000 use is worked out from the registers anew each time (vga_dispi_mode), because a loaded state may hold anything.
  * The data register at port 0x1cf has an odd address, so that a word there arrives as two bytes: the first is kept until the second
  * comes.
- * The register BAR: 0x400 VGA ports from 0x3c0, 0x500 DISPI registers as words, 0x600 QEMU's extensions: size and byte order (little,
+ * The register BAR: 0 the monitor's EDID (zeros: none), 0x400 VGA ports from 0x3c0, 0x500 DISPI registers as words, 0x600 QEMU's extensions: size and byte order (little,
  * fixed).
  * Source: Bochs vbe_display_api.txt; QEMU docs/specs/standard-vga.rst.
  */
@@ -152,8 +152,11 @@ static void dispi_write(void *opaque, uint64_t offset, uint64_t value, unsigned 
         v->regs.dispi_low = (uint8_t)value;
     else if (offset == DATA_HIGH)
         t = vga_dispi_write(v, v->regs.dispi_index, (uint16_t)(size == 2 ? value : v->regs.dispi_low | value << 8));
+    bool stale = vga_direct_is_stale(v);
     pthread_mutex_unlock(&v->device.lock);
     vga_report(v, t);
+    if (stale)
+        vga_direct_update(v, true);
 }
 
 /* ---- the register BAR ---- */
@@ -162,6 +165,10 @@ static uint64_t mmio_read(void *opaque, uint64_t offset, unsigned size)
 {
     struct vga *v = opaque;
     uint64_t value = 0;
+    if (offset + size <= sizeof(v->edid)) {
+        memcpy(&value, v->edid + offset, size);
+        return value;
+    }
     pthread_mutex_lock(&v->device.lock);
     if (offset >= MMIO_PORTS && offset < MMIO_PORTS + 0x20)
         for (unsigned i = 0; i < size; i++)
@@ -186,9 +193,12 @@ static void mmio_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
     else if (offset >= MMIO_DISPI && offset < MMIO_DISPI + DISPI_COUNT * 2 && size >= 2)
         for (unsigned i = 0; i < size; i += 2)
             t[i / 2] = vga_dispi_write(v, (unsigned)(offset - MMIO_DISPI + i) / 2, (uint16_t)(value >> i * 8));
+    bool stale = vga_direct_is_stale(v);
     pthread_mutex_unlock(&v->device.lock);
     vga_report(v, t[0]);
     vga_report(v, t[1]);
+    if (stale)
+        vga_direct_update(v, true);
 }
 
 /* ---- the VGA BIOS ---- */

@@ -3,6 +3,7 @@
 #define DP_VGA_INTERNAL_H
 
 #include "devices/display/vga.h"
+#include "display/edid.h"
 
 /* Register indices and bits, by the names of IBM's reference. */
 enum { SEQ_RESET, SEQ_CLOCKING, SEQ_MAP_MASK, SEQ_CHARACTER_MAP, SEQ_MEMORY_MODE, SEQ_COUNT };
@@ -52,6 +53,15 @@ struct vga_regs {
     uint8_t dispi_low;          /* first byte of a value written by bytes */
 };
 
+/* Video memory that the window at 0xa0000 shows: from `start` there, so many bytes from `at` on; size 0: nothing. */
+struct vga_place { uint32_t start, size, at; };
+struct vga_direct {             /* vga_direct.c; follows from what was accessed, no state */
+    struct vga_place now;       /* mapped */
+    uint32_t mapping;
+    unsigned accesses;
+    bool hot, busy, again;
+};
+
 struct vga {
     struct dp_device device;
     struct vga_regs regs;
@@ -62,6 +72,9 @@ struct vga {
     uint8_t *rom;
     uint64_t rom_size;
     uint64_t generation, seen;  /* see vga_source.c */
+    struct vga_direct direct;
+    uint64_t xres, yres;        /* properties; 0: there is no EDID */
+    uint8_t edid[DP_EDID_SIZE];
 };
 
 /* Bytes of video memory that an access changed; to be reported to the RAM when the lock is released. */
@@ -79,6 +92,14 @@ extern const struct dp_window_ops vga_mono_ops, vga_ports_ops;
 
 /* vga_memory.c: the legacy window at 0xa0000. */
 extern const struct dp_window_ops vga_memory_ops;
+struct vga_place vga_window(const struct vga_screen_regs *s);
+bool vga_is_linear(const struct vga_screen_regs *s); /* bytes in their order, as far as the map mask lets them through */
+
+/* vga_direct.c. Lock held: an access by the window's functions; registers were written. True: call update once the lock is released. */
+bool vga_direct_counts(struct vga *v);
+bool vga_direct_is_stale(const struct vga *v);
+/* No lock held. cool: nothing is to be mapped now. */
+void vga_direct_update(struct vga *v, bool cool);
 
 /* vga_dispi.c */
 struct vga_mode { uint32_t width, height, bpp, pitch, start; }; /* pitch and start in bytes of video memory; bpp 4, 8, 15, 16, 24, 32 */

@@ -3,10 +3,10 @@
  * Model: the graphics controller says where the window shows memory (64 KiB or 128 KiB at 0xa0000, 32 KiB at 0xb0000 or 0xb8000).
  * Chain-4 and DISPI modes of 8 bits and more: a byte is a byte, if the map mask lets it through. Odd/even: the lowest address bit
  * chooses planes. Else each address is a byte in all planes, and goes through rotation, set/reset, logic unit and bit mask on the four
- * at once, which here is arithmetic on 32 bits. Reads fill the latches.
+ * at once, which here is arithmetic on 32 bits. Reads fill the latches there.
  * An access of several bytes is done under one lock. In chain-4 with all planes let through, and in DISPI modes but for 4 bits, the
- * window is bytes of video memory in their order (is_linear, locate): it could be mapped as RAM then. Text could not: a character and its
- * attribute are two bytes of every four.
+ * window is bytes of video memory in their order (vga_is_linear, locate): it is mapped as RAM then (vga_direct.c). Text could not be: a
+ * character and its attribute are two bytes of every four.
  * Source: IBM PS/2 Video Subsystems, section 2: graphics controller (write modes 0-3, read modes 0-1), sequencer memory mode.
  */
 #include "devices/display/vga_internal.h"
@@ -21,20 +21,26 @@ static uint32_t spread(unsigned planes)
     return bytes[planes & 15];
 }
 
+struct vga_place vga_window(const struct vga_screen_regs *s)
+{
+    static const struct vga_place maps[4] = {{0, 0x20000, 0}, {0, 0x10000, 0}, {0x10000, 0x8000, 0}, {0x18000, 0x8000, 0}};
+    struct vga_place p = maps[s->gc[GC_MISC] >> 2 & 3];
+    if (!(s->misc & MISC_RAM))
+        p.size = 0;
+    if (s->dispi[DISPI_ENABLE] & DISPI_ENABLED)
+        p.at = (uint32_t)s->dispi[DISPI_BANK] * BANK_SIZE;
+    return p;
+}
+
 /* What the window shows at an offset from 0xa0000; false: nothing. */
 static bool locate(const struct vga_screen_regs *s, uint32_t offset, uint32_t *at)
 {
-    static const struct { uint32_t start, size; } maps[4] = {{0, 0x20000}, {0, 0x10000}, {0x10000, 0x8000}, {0x18000, 0x8000}};
-    unsigned map = s->gc[GC_MISC] >> 2 & 3;
-    if (!(s->misc & MISC_RAM) || offset - maps[map].start >= maps[map].size)
-        return false;
-    *at = offset - maps[map].start;
-    if (s->dispi[DISPI_ENABLE] & DISPI_ENABLED)
-        *at += (uint32_t)s->dispi[DISPI_BANK] * BANK_SIZE;
-    return true;
+    const struct vga_place p = vga_window(s);
+    *at = p.at + (offset - p.start);
+    return offset - p.start < p.size;
 }
 
-static bool is_linear(const struct vga_screen_regs *s)
+bool vga_is_linear(const struct vga_screen_regs *s)
 {
     if (s->dispi[DISPI_ENABLE] & DISPI_ENABLED)
         return s->dispi[DISPI_BPP] != 4;
@@ -114,9 +120,12 @@ static void memory_write(void *opaque, uint64_t offset, uint64_t value, unsigned
     uint32_t at;
     pthread_mutex_lock(&v->device.lock);
     if (locate(&v->regs.s, (uint32_t)offset, &at))
-        t = is_linear(&v->regs.s) ? linear_write(v, at, value, size) : planar_write(v, at, value, size);
+        t = vga_is_linear(&v->regs.s) ? linear_write(v, at, value, size) : planar_write(v, at, value, size);
+    bool hot = vga_direct_counts(v);
     pthread_mutex_unlock(&v->device.lock);
     vga_report(v, t);
+    if (hot)
+        vga_direct_update(v, false);
 }
 
 /* ---- reading; lock held ---- */
@@ -144,15 +153,17 @@ static uint64_t memory_read(void *opaque, uint64_t offset, unsigned size)
     pthread_mutex_lock(&v->device.lock);
     if (!locate(&v->regs.s, (uint32_t)offset, &at)) {
         value = ~0ull;
-    } else if (is_linear(&v->regs.s)) {
+    } else if (vga_is_linear(&v->regs.s)) { /* the latches are of no use there, and not filled: see vga_direct.c */
         at &= MASK & ~(size - 1);
         memcpy(&value, v->ram->host + at, size);
-        v->regs.latch = dp_ld32(v->ram->host + ((at + size - 1) & ~3u));
     } else {
         for (unsigned i = 0; i < size; i++)
             value |= (uint64_t)planar_read(v, at + i) << i * 8;
     }
+    bool hot = vga_direct_counts(v);
     pthread_mutex_unlock(&v->device.lock);
+    if (hot)
+        vga_direct_update(v, false);
     return value;
 }
 

@@ -190,7 +190,10 @@ static void ports_write(struct vga *v, unsigned port, uint64_t value, unsigned s
     pthread_mutex_lock(&v->device.lock);
     for (unsigned i = 0; i < size; i++)
         vga_port_write(v, port + i, (uint8_t)(value >> i * 8));
+    bool stale = vga_direct_is_stale(v);
     pthread_mutex_unlock(&v->device.lock);
+    if (stale)
+        vga_direct_update(v, true);
 }
 
 static uint64_t mono_read(void *opaque, uint64_t offset, unsigned size)
