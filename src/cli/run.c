@@ -26,7 +26,7 @@
 
 struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer, *nvram;
-    struct cli_list initrd, disk, serial, cdrom, floppy;
+    struct cli_list initrd, disk, serial, cdrom, floppy, usb;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
 };
@@ -43,7 +43,7 @@ static const struct cli_option options[] = {
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
     {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive"},
     {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
-    {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
+    {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, usb, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
      .help = "a pc's screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
@@ -52,6 +52,8 @@ static const struct cli_option options[] = {
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
     {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
+    {"usb", 0, "tablet|keyboard|mouse|storage=FILE[,ro]", CLI_LIST, FIELD(usb), .max = DP_VM_USB_DEVICES,
+     .help = "a USB device (with a controller, xHCI): a pointer that follows the viewer's, a keyboard, a mouse, a disk"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
     {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v3|x86-64-v2|x86-64-v1",
      .help = "processor the guest sees: x86-64-v3, x86-64-v2 or x86-64-v1 (the highest that this host can run)"},
@@ -160,6 +162,28 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
     return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
 }
 
+static int parse_usb(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
+{
+    static const char storage[] = "storage=";
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < o->usb.count; i++) {
+        const char *what = o->usb.value[i];
+        if (!strcmp(what, "tablet"))
+            c->usb_tablets++;
+        else if (!strcmp(what, "keyboard"))
+            c->usb_keyboards++;
+        else if (!strcmp(what, "mouse"))
+            c->usb_mice++;
+        else if (strncmp(what, storage, sizeof storage - 1))
+            rc = dp_error_set(e, -EINVAL, "--usb %s: possible are tablet, keyboard, mouse and storage=FILE", what);
+        else if (c->disk_count == DP_VM_DISKS)
+            rc = dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
+        else
+            rc = parse_disk(what + sizeof storage - 1, DP_VM_USB, &c->disk[c->disk_count++], e);
+    }
+    return rc;
+}
+
 /* All disks, in the order of their drives: the operand first. */
 static int parse_disks(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
 {
@@ -186,7 +210,7 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
                 return dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
             rc = parse_disk(lists[k].list->value[i], lists[k].bus, &c->disk[c->disk_count++], e);
         }
-    return rc;
+    return rc ? rc : parse_usb(o, c, e);
 }
 
 /* "cd,disk" into letters of struct dp_pc_firmware. */
@@ -195,14 +219,14 @@ static int parse_boot(const char *text, char *letters, size_t size, bool *menu, 
     static const struct {
         const char *name;
         char letter;
-    } kinds[] = {{"floppy", 'a'}, {"disk", 'c'}, {"cd", 'd'}, {"net", 'n'}, {"menu", 0}};
+    } kinds[] = {{"floppy", 'a'}, {"disk", 'c'}, {"cd", 'd'}, {"net", 'n'}, {"usb", 'u'}, {"menu", 0}};
     size_t count = 0;
     for (const char *p = text;; p++) {
         size_t n = strcspn(p, ","), k = 0;
         while (k < DP_ARRAY_LEN(kinds) && (strlen(kinds[k].name) != n || strncmp(kinds[k].name, p, n)))
             k++;
         if (k == DP_ARRAY_LEN(kinds) || count + 1 >= size)
-            return dp_error_set(e, -EINVAL, "--boot %s: '%.*s' is not known: possible are floppy, cd, disk, net and menu", text, (int)DP_MIN(n, (size_t)40), p);
+            return dp_error_set(e, -EINVAL, "--boot %s: '%.*s' is not known: possible are floppy, cd, disk, usb, net and menu", text, (int)DP_MIN(n, (size_t)40), p);
         if (kinds[k].letter)
             letters[count++] = kinds[k].letter;
         else
@@ -225,7 +249,7 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
         return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot, --display and --printer are for --machine pc");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
-    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count)
+    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count && !o->usb.count)
         return dp_error_set(e, -EINVAL, "nothing to boot: give a disk, CD or floppy image, or --kernel FILE");
     c->firmware = cli_firmware(o->firmware ? o->firmware : "bios", &c->variables, e);
     c->vga_bios = cli_vga_bios();

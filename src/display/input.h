@@ -15,6 +15,7 @@ struct dp_input_sink {
     void (*motion)(void *opaque, int dx, int dy, int wheel, unsigned buttons);       /* relative; may be NULL */
     void (*position)(void *opaque, unsigned x, unsigned y, int wheel, unsigned buttons); /* absolute, 0-32767 both; may be NULL */
     void *opaque;
+    bool (*absolute)(void *opaque); /* does `position` reach anybody now? NULL: always, if there is one */
 };
 
 /* Keys by name, as people type them: "a", "ret", "ctrl", "alt", "delete", "f1", "kp_enter"... 0: no such key. */

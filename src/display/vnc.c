@@ -210,7 +210,7 @@ static void pointer(struct client *k, uint8_t buttons, unsigned x, unsigned y)
     int wheel = !!(pressed & 8) - !!(pressed & 16);
     x = DP_MIN(x, (unsigned)k->width - 1);
     y = DP_MIN(y, (unsigned)k->height - 1);
-    if (sink->position)
+    if (sink->position && (!sink->absolute || sink->absolute(sink->opaque)))
         sink->position(sink->opaque, k->width > 1 ? x * 32767 / (k->width - 1u) : 0, k->height > 1 ? y * 32767 / (k->height - 1u) : 0,
                        wheel, sink_buttons(buttons));
     else if (sink->motion)

@@ -283,6 +283,21 @@ static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id,
 
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n) { return (pc->chipset ? SLOT_CHIPSET_END : 0) + SLOT_DISK + n; }
 
+static int add_usb(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *d = pc->xhci = pc_add(pc, &dp_xhci_class, "usb", e);
+    if (!d)
+        return -ENOMEM;
+    for (unsigned i = 0; i < pc->config.usb_count; i++) {
+        int port = dp_xhci_attach(d, pc->config.usb[i].kind, pc->config.usb[i].block, e);
+        if (port < 0)
+            return port;
+        pc->usb_port[i] = (uint8_t)port;
+    }
+    int rc = dp_device_init(d, e);
+    return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_xhci_function(d), SLOT_USB, e);
+}
+
 static int add_pci(struct dp_pc *pc, struct dp_error *e)
 {
     const struct dp_pc_config *c = &pc->config;
@@ -324,7 +339,7 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
         if ((rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, i), e)))
             return rc;
     }
-    return 0;
+    return c->usb_count ? add_usb(pc, e) : 0;
 }
 
 int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_error *e)
@@ -339,7 +354,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     pc->env = (struct dp_device_env){
         .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
-    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->memory <= EXTENDED_START))
+    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->usb_count > DP_PC_USB || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
     if (!rc && c->firmware && !(pc->chipset = chipset_new()))
@@ -414,12 +429,40 @@ void dp_pc_resume(struct dp_pc *pc)
         dp_device_resume(pc->device[i]);
 }
 
+/* ---- input: USB first, if the guest listens there ---- */
+
+static void key(void *opaque, unsigned code, bool down)
+{
+    struct dp_pc *pc = opaque;
+    /* A key that went down on one keyboard comes up on both, whoever the guest has come to listen to since; for one it was up already. */
+    if (!dp_xhci_key(pc->xhci, code, down) || !down)
+        pc->ps2.key(pc->ps2.opaque, code, down);
+}
+
+static void motion(void *opaque, int dx, int dy, int wheel, unsigned buttons)
+{
+    struct dp_pc *pc = opaque;
+    if (!dp_xhci_motion(pc->xhci, dx, dy, wheel, buttons) && pc->ps2.motion)
+        pc->ps2.motion(pc->ps2.opaque, dx, dy, wheel, buttons);
+}
+
+static void position(void *opaque, unsigned x, unsigned y, int wheel, unsigned buttons)
+{
+    dp_xhci_position(((struct dp_pc *)opaque)->xhci, x, y, wheel, buttons);
+}
+
+static bool absolute(void *opaque) { return dp_xhci_listens(((struct dp_pc *)opaque)->xhci, DP_USB_TABLET); }
+
 bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys)
 {
     if (!pc->chipset)
         return false;
     *screen = chipset_display(pc);
     *keys = chipset_input(pc);
+    if (pc->xhci) {
+        pc->ps2 = *keys;
+        *keys = (struct dp_input_sink){.key = key, .motion = motion, .position = position, .absolute = absolute, .opaque = pc};
+    }
     return true;
 }
 

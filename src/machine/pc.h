@@ -12,6 +12,7 @@
 #define DP_MACHINE_PC_H
 
 #include "devices/device.h"
+#include "devices/usb/xhci.h"
 #include "display/display.h"
 #include "display/input.h"
 #include "engine/engine.h"
@@ -21,7 +22,7 @@ struct dp_block;
 struct dp_console;
 struct dp_pc;
 
-enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_CPUS_MAX = 255 };
+enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_CPUS_MAX = 255, DP_PC_USB = DP_XHCI_PORTS };
 #define DP_PC_LOW_RAM_MAX 0xc0000000ull
 
 /* A board with firmware: i440FX and PIIX3, and everything old that firmware and systems without virtio look for. */
@@ -59,6 +60,11 @@ struct dp_pc_config {
     struct dp_console *virtio_console_backend;
     struct dp_block *disk[DP_PC_DISKS]; /* not owned */
     unsigned disk_count;
+    struct {
+        enum dp_usb_kind kind;
+        struct dp_block *block; /* of storage; not owned */
+    } usb[DP_PC_USB];           /* with any of them there is a controller */
+    unsigned usb_count;
 };
 /* The most memory that fits under a processor's physical addresses beside the windows. */
 uint64_t dp_pc_memory_max(const struct x86_cpuid_model *model);
@@ -85,7 +91,8 @@ struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 
-/* The screen and the keyboard of a machine with firmware; both live as long as it. False: it has none. */
+/* The screen of a machine with firmware, and its keyboard and pointer: of USB where the guest has configured such, else of PS/2. All live as long as
+ * the machine. False: it has none. */
 bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys);
 
 /* All devices, in the order of making: state conformance tests, snapshots. */

@@ -316,6 +316,9 @@ static int add_boot_order(struct dp_pc *pc, struct dp_error *e)
                 dp_buffer_printf(&order, "/pci@i0cf8/ide@%u,%u/drive@%u/disk@%u\n", SLOT_PIIX, FUNCTION_IDE, i / 2, i % 2);
         for (unsigned i = 0; i < pc->config.disk_count && *kind == 'c'; i++)
             dp_buffer_printf(&order, "/pci@i0cf8/scsi@%x/disk@0,0\n", pc_disk_slot(pc, i));
+        for (unsigned i = 0; i < pc->config.usb_count && *kind == 'u'; i++)
+            if (pc->config.usb[i].kind == DP_USB_STORAGE)
+                dp_buffer_printf(&order, "/pci@i0cf8/usb@%x/storage@%x/channel@0/disk@0,0\n", SLOT_USB, pc->usb_port[i]);
         for (unsigned i = 0; i < DP_FDC_DRIVES && *kind == 'a'; i++)
             if (f->floppy[i])
                 dp_buffer_printf(&order, "/pci@i0cf8/isa@%u/fdc@%04x/floppy@%u\n", SLOT_PIIX, PORT_FDC, i);

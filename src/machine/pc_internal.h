@@ -32,11 +32,14 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc;
+    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *xhci /* NULL: no USB */;
+    uint8_t usb_port[DP_PC_USB]; /* as firmware counts them */
+    struct dp_input_sink ps2;    /* where what USB does not take goes */
     struct chipset *chipset;           /* NULL: no firmware */
     unsigned serial_count;
 };
 
+enum { SLOT_USB = 31 };
 /* The PCI slot of a virtio disk. */
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
 /* The description of the ACPI tables, of either board. */

@@ -19,15 +19,15 @@
 struct dp_console;
 struct dp_vm;
 
-/* Where a disk is. All but virtio need firmware's board. */
-enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_CDROM, DP_VM_FLOPPY };
+/* Where a disk is. All but virtio and USB need firmware's board. */
+enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB };
 struct dp_vm_disk {
     const char *path, *format;
     bool readonly;
     enum dp_vm_bus bus;
 };
 
-enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
+enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_FLOPPIES = 2, DP_VM_USB_DEVICES = 8, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
 
@@ -50,6 +50,7 @@ struct dp_vm_config {      /* strings are copied */
     const char *cmdline; /* NULL: what the boot protocol has as default */
     struct dp_vm_disk disk[DP_VM_DISKS];
     unsigned disk_count;
+    unsigned usb_tablets, usb_keyboards, usb_mice;
     bool no_rng, virtio_console;
     bool test_device;                         /* registers and interrupt lines for test kernels */
     bool no_reboot;                           /* a guest's reset ends the VM */

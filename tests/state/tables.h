@@ -24,6 +24,7 @@
 #include "devices/storage/fdc.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
+#include "devices/usb/xhci.h"
 #include "devices/virtio/virtio.h"
 #include "isa/x86/state.h"
 #include "machine/pvclock.h"
@@ -36,6 +37,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
     &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,
+    &dp_xhci_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {
