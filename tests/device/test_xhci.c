@@ -22,10 +22,10 @@ static void test_registers(void **state)
     assert_int_equal(drv_in(&r, at) >> 16, 0x100); /* the system has it, firmware has not */
     at += (drv_in(&r, at) >> 8 & 0xff) * 4;
     assert_int_equal(drv_in(&r, at) & 0xff0000ff, 0x02000002);
-    assert_int_equal(drv_in(&r, at + 8) & 0xffff, 0x0401);
+    assert_int_equal(drv_in(&r, at + 8) & 0xffff, 0x0405);
     at += (drv_in(&r, at) >> 8 & 0xff) * 4;
     assert_int_equal(drv_in(&r, at) & 0xff00ffff, 0x03000002);
-    assert_int_equal(drv_in(&r, at + 8) & 0xffff, 0x0405);
+    assert_int_equal(drv_in(&r, at + 8) & 0xffff, 0x0401);
     /* state */
     assert_int_equal(drv_in(&r, OP + 4), 1);
     drv_out64(&r, OP + 0x30, 0x123456789abcdef0);
@@ -62,8 +62,8 @@ static void test_ports(void **state)
     struct drv r;
     struct drv_event e = {0};
     drv_init(&r, "ts");
-    assert_int_equal(drv_in(&r, PORTSC1), 1u | 7 << 5 | 1 << 9 | 3 << 10 | 1 << 17);       /* connected, polling, high speed */
-    assert_int_equal(drv_in(&r, PORTSC1 + 0x40), 3u | 0 << 5 | 1 << 9 | 4 << 10 | 1 << 17); /* SuperSpeed enables itself */
+    assert_int_equal(drv_in(&r, PORTSC5), 1u | 7 << 5 | 1 << 9 | 3 << 10 | 1 << 17);       /* connected, polling, high speed */
+    assert_int_equal(drv_in(&r, PORTSC1), 3u | 0 << 5 | 1 << 9 | 4 << 10 | 1 << 17); /* SuperSpeed enables itself */
     assert_int_equal(drv_in(&r, PORTSC1 + 0x10), 5u << 5 | 1 << 9);
     drv_start(&r);
     for (unsigned i = 0; i < 2; i++) { /* what changed before is told */
@@ -73,30 +73,30 @@ static void test_ports(void **state)
     }
     assert_false(drv_event(&r, &e));
     assert_int_equal(drv_in(&r, OP + 4) & 0x18, 0x18);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 17);
-    assert_int_equal(drv_in(&r, PORTSC1) >> 17, 0);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 4);
-    assert_int_equal(drv_in(&r, PORTSC1), 3u | 1 << 9 | 3 << 10 | 1 << 21);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 17);
+    assert_int_equal(drv_in(&r, PORTSC5) >> 17, 0);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 4);
+    assert_int_equal(drv_in(&r, PORTSC5), 3u | 1 << 9 | 3 << 10 | 1 << 21);
     assert_true(drv_event(&r, &e));
-    assert_int_equal(e.parameter >> 24, 1);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 21);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 16 | 3 << 5); /* suspend, and resume by way of Resume */
-    assert_int_equal(drv_in(&r, PORTSC1) >> 5 & 15, 3);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 16 | 15 << 5);
-    assert_int_equal(drv_in(&r, PORTSC1) >> 5 & 15, 15);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 16);
-    assert_int_equal(drv_in(&r, PORTSC1), 3u | 1 << 9 | 3 << 10 | 1 << 22);
-    drv_out(&r, PORTSC1 + 0x40, 1 << 9 | 1u << 31); /* warm reset */
-    assert_int_equal(drv_in(&r, PORTSC1 + 0x40) & (1 << 19 | 1 << 21), 1 << 19 | 1 << 21);
-    drv_out(&r, PORTSC1, 1 << 9 | 2); /* off */
-    assert_int_equal(drv_in(&r, PORTSC1) & 2, 0);
+    assert_int_equal(e.parameter >> 24, 5);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 21);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 16 | 3 << 5); /* suspend, and resume by way of Resume */
+    assert_int_equal(drv_in(&r, PORTSC5) >> 5 & 15, 3);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 16 | 15 << 5);
+    assert_int_equal(drv_in(&r, PORTSC5) >> 5 & 15, 15);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 16);
+    assert_int_equal(drv_in(&r, PORTSC5), 3u | 1 << 9 | 3 << 10 | 1 << 22);
+    drv_out(&r, PORTSC1, 1 << 9 | 1u << 31); /* warm reset */
+    assert_int_equal(drv_in(&r, PORTSC1) & (1 << 19 | 1 << 21), 1 << 19 | 1 << 21);
+    drv_out(&r, PORTSC5, 1 << 9 | 2); /* off */
+    assert_int_equal(drv_in(&r, PORTSC5) & 2, 0);
     drv_fini(&r);
 }
 
 static void test_commands(void **state)
 {
     struct drv r;
-    unsigned slot, port = 1;
+    unsigned slot, port = 5;
     drv_init(&r, "t");
     drv_start(&r);
     assert_int_equal(drv_command(&r, 0, TYPE(C_NO_OP), NULL), OK);
@@ -114,7 +114,7 @@ static void test_commands(void **state)
     drv_context(&r, 1, 1u << 27 | 3 << 20, port << 16, 0);
     drv_context(&r, 2, 0, 4 << 3 | 64 << 16, drv_new_ring(&r, 1, 1)->base | 1);
     assert_int_equal(drv_command(&r, INPUT, TYPE(C_ADDRESS) | 1 << 24, NULL), TRANSACTION);
-    drv_out(&r, PORTSC1, 1 << 9 | 1 << 4);
+    drv_out(&r, PORTSC5, 1 << 9 | 1 << 4);
     drv_context(&r, 0, 0, 1, 0);
     assert_int_equal(drv_command(&r, INPUT, TYPE(C_ADDRESS) | 1 << 24, NULL), PARAMETER);
     drv_context(&r, 0, 0, 3, 0);
@@ -167,7 +167,7 @@ static void test_descriptors(void **state)
     drv_init(&r, "tkms");
     drv_start(&r);
     for (unsigned i = 0; i < 4; i++) {
-        unsigned slot = drv_address(&r, i < 3 ? i + 1 : 5), size = 18, total;
+        unsigned slot = drv_address(&r, i < 3 ? i + 5 : 1), size = 18, total;
         assert_int_equal(slot, i + 1);
         uint8_t *b = drv_ram(&r, DATA);
         assert_int_equal(drv_control(&r, slot, 0x80, 6, 0x0100, 0, &size), OK);
@@ -221,7 +221,7 @@ static void test_tablet(void **state)
     drv_init(&r, "t");
     assert_false(dp_xhci_position(r.d, 1, 2, 0, 0)); /* nobody is there */
     drv_start(&r);
-    unsigned slot = hid(&r, 1, 8);
+    unsigned slot = hid(&r, 5, 8);
     assert_int_equal(slot, 1);
     assert_true(dp_xhci_listens(r.d, DP_USB_TABLET));
     assert_false(dp_xhci_listens(r.d, DP_USB_KEYBOARD));
@@ -280,7 +280,7 @@ static void test_keyboard(void **state)
     unsigned none = 0, size;
     drv_init(&r, "k");
     drv_start(&r);
-    unsigned slot = hid(&r, 1, 8);
+    unsigned slot = hid(&r, 5, 8);
     uint8_t *b = drv_ram(&r, DATA);
     assert_int_equal(drv_control(&r, slot, 0x21, 11, 0, 0, &none), OK); /* boot protocol */
     assert_true(dp_xhci_key(r.d, 42, true));                           /* shift, a, a up, shift up */
@@ -333,7 +333,7 @@ static void test_mouse(void **state)
     struct drv_event e = {0};
     drv_init(&r, "m");
     drv_start(&r);
-    unsigned slot = hid(&r, 1, 4);
+    unsigned slot = hid(&r, 5, 4);
     dp_xhci_motion(r.d, 100, -100, 0, 0);
     dp_xhci_motion(r.d, 100, -100, 1, 0);
     dp_xhci_motion(r.d, 0, 0, 0, 4);
@@ -350,7 +350,7 @@ static void test_mouse(void **state)
 
 static unsigned storage(struct drv *r)
 {
-    unsigned slot = drv_address(r, 5);
+    unsigned slot = drv_address(r, 1);
     return slot && drv_configure(r, slot, 1, 2, false, 1024) ? slot : 0;
 }
 
@@ -567,7 +567,7 @@ static void test_storage_interrupted(void **state)
             assert_true(drv_wait(&r, &e) && drv_wait(&r, &e));
             assert_true(fake_block_one(&r.block));
         } else {
-            drv_out(&r, PORTSC1 + 0x40, 1 << 9 | 1 << 4);
+            drv_out(&r, PORTSC1, 1 << 9 | 1 << 4);
             dp_block_drain(&r.block);
             assert_true(drv_wait(&r, &e)); /* nobody answers to the address any more */
             assert_int_equal(e.status >> 24, TRANSACTION);
@@ -594,7 +594,7 @@ static void test_event_data(void **state)
     struct drv_event e = {0};
     drv_init(&r, "t");
     drv_start(&r);
-    unsigned slot = drv_address(&r, 1);
+    unsigned slot = drv_address(&r, 5);
     struct drv_ring *ring = &r.ep[slot][1];
     /* data stage in two TRBs and an event data TRB, as Windows has it */
     drv_put(&r, ring, 0x0040000001000680, 8, TYPE(T_SETUP) | IDT | 3 << 16);
@@ -630,7 +630,7 @@ static void test_bad_rings(void **state)
     for (unsigned way = 0; way < 6; way++) {
         drv_init(&r, "t");
         drv_start(&r);
-        unsigned slot = hid(&r, 1, 8);
+        unsigned slot = hid(&r, 5, 8);
         struct drv_ring *ring = &r.ep[slot][3];
         uint8_t *b = drv_ram(&r, ring->base);
         dp_xhci_position(r.d, 1, 1, 0, 0);
@@ -671,7 +671,7 @@ static void test_bad_rings(void **state)
     drv_out(&r, DB, 0);
     assert_int_equal(drv_in(&r, OP + 4) & 5, 5);
     drv_start(&r);
-    unsigned slot = drv_address(&r, 1);
+    unsigned slot = drv_address(&r, 5);
     uint8_t *b = drv_ram(&r, r.ep[slot][1].base);
     for (unsigned i = 0; i < RING_TRBS - 1; i++)
         dp_st32(b + 16 * i + 12, TYPE(T_NO_OP) | CYCLE);
@@ -690,7 +690,7 @@ static void test_event_room(void **state)
     struct drv_event e = {0};
     drv_init(&r, "t");
     drv_start(&r);
-    unsigned slot = drv_address(&r, 1), seen = 0;
+    unsigned slot = drv_address(&r, 5), seen = 0;
     struct drv_ring *ring = &r.ep[slot][1];
     uint64_t first = 0, at = 0;
     for (unsigned i = 0; i < 50; i++) {

@@ -10,7 +10,7 @@
 #include "tests/device/conformance.h"
 #include "tests/device/fake_block.h"
 
-enum { DRV_BAR = 0x40000000, OP = 0x40, PORTSC1 = 0x440, RT = 0x1000, IR0 = 0x1020, DB = 0x2000 };
+enum { DRV_BAR = 0x40000000, OP = 0x40, PORTSC1 = 0x440, PORTSC5 = 0x480, RT = 0x1000, IR0 = 0x1020, DB = 0x2000 };
 enum { DCBAA = 0x1000, ERST = 0x1800, COMMANDS = 0x2000, EVENTS = 0x3000, EVENTS2 = 0x3800, INPUT = 0x4000, CONTEXTS = 0x10000 /* 0x1000 a slot */,
        RINGS = 0x100000 /* 0x1000 a ring, 0x20000 a slot */, DATA = 0x800000 };
 enum { RING_TRBS = 64, EVENT_TRBS = 32 };

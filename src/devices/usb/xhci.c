@@ -351,8 +351,8 @@ static uint32_t read_extended(struct xhci *x, unsigned offset)
     case EXTENDED_USB2: return 2 | (EXTENDED_USB3 - EXTENDED_USB2) / 4 << 8 | 0x0200 << 16;
     case EXTENDED_USB3: return 2 | 0x0300 << 16;
     case EXTENDED_USB2 + 4: case EXTENDED_USB3 + 4: return 0x20425355; /* "USB " */
-    case EXTENDED_USB2 + 8: return 1 | XHCI_USB2_PORTS << 8;
-    case EXTENDED_USB3 + 8: return (XHCI_USB2_PORTS + 1) | (DP_XHCI_PORTS - XHCI_USB2_PORTS) << 8;
+    case EXTENDED_USB2 + 8: return (XHCI_USB3_PORTS + 1) | (DP_XHCI_PORTS - XHCI_USB3_PORTS) << 8;
+    case EXTENDED_USB3 + 8: return 1 | XHCI_USB3_PORTS << 8;
     default: return 0;
     }
 }
@@ -608,7 +608,7 @@ static void config_changed(struct dp_pci_function *f)
 int dp_xhci_attach(struct dp_device *device, enum dp_usb_kind kind, struct dp_block *block, struct dp_error *e)
 {
     struct xhci *x = xhci_of(device);
-    unsigned first = kind == DP_USB_STORAGE ? XHCI_USB2_PORTS : 0, last = kind == DP_USB_STORAGE ? DP_XHCI_PORTS : XHCI_USB2_PORTS, n = first;
+    unsigned first = kind == DP_USB_STORAGE ? 0 : XHCI_USB3_PORTS, last = kind == DP_USB_STORAGE ? XHCI_USB3_PORTS : DP_XHCI_PORTS, n = first;
     while (n < last && x->dev[n].usb.kind != DP_USB_NONE)
         n++;
     if (n == last)

@@ -1,7 +1,8 @@
 /* devices/usb/xhci.h - a USB 3 host controller (xHCI) with what is plugged into it: tablet, keyboard, mouse, storage.
  *
- * Model: a PCI function with four high-speed ports (1-4) and four SuperSpeed ports (5-8), 16 slots, MSI-X with 8 vectors or INTx. Keyboards and pointers
- * are high-speed devices, storage is SuperSpeed. There are no hubs, no streams, no isochronous endpoints, no scratchpad buffers. Transfers take
+ * Model: a PCI function with four SuperSpeed ports (1-4) and four high-speed ports (5-8), 16 slots, MSI-X with 8 vectors or INTx. Keyboards and pointers
+ * are high-speed devices, storage is SuperSpeed. Disks have the lower ports because OVMF, when told to boot from
+ * USB, does not come to a disk behind a keyboard. There are no hubs, no streams, no isochronous endpoints, no scratchpad buffers. Transfers take
  * no time of their own: an endpoint does its TDs when its doorbell is rung, when its device has something to say, or when the block layer is done.
  * The frame number follows the VM's clock.
  * Source: Intel, eXtensible Host Controller Interface for Universal Serial Bus, revision 1.2 (2019), with section numbers in the code.

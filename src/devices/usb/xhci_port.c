@@ -6,7 +6,7 @@
  */
 #include "devices/usb/xhci_internal.h"
 
-static bool usb3(unsigned n) { return n >= XHCI_USB2_PORTS; }
+static bool usb3(unsigned n) { return n < XHCI_USB3_PORTS; }
 
 static void set_link(struct xhci_port_regs *p, unsigned state) { p->portsc = (p->portsc & ~PORTSC_PLS) | state << 5; }
 static unsigned link_of(const struct xhci_port_regs *p) { return (p->portsc & PORTSC_PLS) >> 5; }
