@@ -354,7 +354,8 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     pc->env = (struct dp_device_env){
         .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
-    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->usb_count > DP_PC_USB || c->memory <= EXTENDED_START))
+    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS ||
+                c->usb_count > DP_PC_USB || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
     if (!rc && c->firmware && !(pc->chipset = chipset_new()))

@@ -91,8 +91,8 @@ struct dp_space *dp_pc_memory(struct dp_pc *pc);
 struct dp_space *dp_pc_ports(struct dp_pc *pc);
 void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 
-/* The screen of a machine with firmware, and its keyboard and pointer: of USB where the guest has configured such, else of PS/2. All live as long as
- * the machine. False: it has none. */
+/* The screen of a machine with firmware, and its keyboard and pointer: of USB where the guest has configured such, else of PS/2. All live
+ * as long as the machine. False: it has none. */
 bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys);
 
 /* All devices, in the order of making: state conformance tests, snapshots. */

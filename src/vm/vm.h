@@ -27,7 +27,8 @@ struct dp_vm_disk {
     enum dp_vm_bus bus;
 };
 
-enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_FLOPPIES = 2, DP_VM_USB_DEVICES = 8, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
+enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_FLOPPIES = 2, DP_VM_USB_DEVICES = 8,
+       DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
 

@@ -1,5 +1,6 @@
-/* test_xhci.c - the USB controller and its devices by their driver (xhci_driver.h): registers, ports, enumeration, commands, control and interrupt
- * transfers, storage with good and bad images, rings that cannot be, pauses and saves in the middle, and what every device must do.
+/* test_xhci.c - the USB controller and its devices by their driver (xhci_driver.h): registers, ports, enumeration, commands, control and
+ * interrupt transfers, storage with good and bad images, rings that cannot be, pauses and saves in the middle, and what every device must
+ * do.
  */
 #include "tests/device/xhci_driver.h"
 
@@ -195,7 +196,8 @@ static void test_descriptors(void **state)
             if (s == 4) {
                 assert_int_equal(drv_command(&r, 0, TYPE(C_RESET_EP) | slot << 24 | 1 << 16, NULL), OK);
                 struct drv_ring *ring = &r.ep[slot][1];
-                assert_int_equal(drv_command(&r, (ring->base + 16 * ring->at) | ring->cycle, TYPE(C_SET_DEQUEUE) | slot << 24 | 1 << 16, NULL), OK);
+                assert_int_equal(
+                    drv_command(&r, (ring->base + 16 * ring->at) | ring->cycle, TYPE(C_SET_DEQUEUE) | slot << 24 | 1 << 16, NULL), OK);
                 break;
             }
             assert_int_equal(b[0], size);
@@ -508,7 +510,8 @@ static void test_storage_recovery(void **state)
         assert_int_equal(drv_control(&r, slot, 2, 1, 0, dci == 3 ? 0x81 : 2, &none), OK);
         assert_int_equal(drv_command(&r, 0, TYPE(C_RESET_EP) | slot << 24 | dci << 16, NULL), OK);
         struct drv_ring *ring = &r.ep[slot][dci];
-        assert_int_equal(drv_command(&r, (ring->base + 16 * ring->at) | ring->cycle, TYPE(C_SET_DEQUEUE) | slot << 24 | dci << 16, NULL), OK);
+        assert_int_equal(drv_command(&r, (ring->base + 16 * ring->at) | ring->cycle, TYPE(C_SET_DEQUEUE) | slot << 24 | dci << 16, NULL),
+                         OK);
     }
     assert_int_equal(drv_scsi(&r, slot, (uint8_t[6]){0}, 6, false, 0, 0, NULL), 0);
     drv_fini(&r);

@@ -1,6 +1,7 @@
 /* xhci_driver.h - a driver of the xHCI as Linux has one: rings, contexts, commands, transfers, in the memory of a conformance world.
  *
- * Use: drv_init, drv_start, then drv_enumerate for each port; transfers are queued by drv_queue and looked for by drv_event. Fakes hold the images.
+ * Use: drv_init, drv_start, then drv_enumerate for each port; transfers are queued by drv_queue and looked for by drv_event. Fakes hold
+ * the images.
  */
 #ifndef DP_TESTS_XHCI_DRIVER_H
 #define DP_TESTS_XHCI_DRIVER_H
@@ -11,15 +12,17 @@
 #include "tests/device/fake_block.h"
 
 enum { DRV_BAR = 0x40000000, OP = 0x40, PORTSC1 = 0x440, PORTSC5 = 0x480, RT = 0x1000, IR0 = 0x1020, DB = 0x2000 };
-enum { DCBAA = 0x1000, ERST = 0x1800, COMMANDS = 0x2000, EVENTS = 0x3000, EVENTS2 = 0x3800, INPUT = 0x4000, CONTEXTS = 0x10000 /* 0x1000 a slot */,
+enum { DCBAA = 0x1000, ERST = 0x1800, COMMANDS = 0x2000, EVENTS = 0x3000, EVENTS2 = 0x3800, INPUT = 0x4000,
+       CONTEXTS = 0x10000 /* 0x1000 a slot */,
        RINGS = 0x100000 /* 0x1000 a ring, 0x20000 a slot */, DATA = 0x800000 };
 enum { RING_TRBS = 64, EVENT_TRBS = 32 };
 enum { CYCLE = 1, TOGGLE = 2, ISP = 4, CHAIN = 0x10, IOC = 0x20, IDT = 0x40 };
 #define TYPE(t) ((uint32_t)(t) << 10)
-enum { T_NORMAL = 1, T_SETUP, T_DATA, T_STATUS, T_ISOCH, T_LINK, T_EVENT_DATA, T_NO_OP, C_ENABLE = 9, C_DISABLE, C_ADDRESS, C_CONFIGURE, C_EVALUATE,
-       C_RESET_EP, C_STOP_EP, C_SET_DEQUEUE, C_RESET_DEVICE, C_FORCE_HEADER = 22, C_NO_OP = 23, E_TRANSFER = 32, E_COMMAND, E_PORT };
-enum { OK = 1, BABBLE = 3, TRANSACTION = 4, TRB_ERROR = 5, STALL = 6, NO_SLOTS = 9, SLOT_OFF = 11, EP_OFF = 12, SHORT_PACKET = 13, PARAMETER = 17, CONTEXT_STATE = 19,
-       RING_STOPPED = 24, STOPPED = 26 };
+enum { T_NORMAL = 1, T_SETUP, T_DATA, T_STATUS, T_ISOCH, T_LINK, T_EVENT_DATA, T_NO_OP, C_ENABLE = 9, C_DISABLE, C_ADDRESS, C_CONFIGURE,
+       C_EVALUATE, C_RESET_EP, C_STOP_EP, C_SET_DEQUEUE, C_RESET_DEVICE, C_FORCE_HEADER = 22, C_NO_OP = 23, E_TRANSFER = 32, E_COMMAND,
+       E_PORT };
+enum { OK = 1, BABBLE = 3, TRANSACTION = 4, TRB_ERROR = 5, STALL = 6, NO_SLOTS = 9, SLOT_OFF = 11, EP_OFF = 12, SHORT_PACKET = 13,
+       PARAMETER = 17, CONTEXT_STATE = 19, RING_STOPPED = 24, STOPPED = 26 };
 
 struct drv_event { uint64_t parameter; uint32_t status, control; };
 struct drv_ring { uint64_t base; unsigned at; bool cycle; };
@@ -45,7 +48,10 @@ static inline struct dp_device *drv_make(struct drv *r, const char *kinds, const
     struct dp_error e = {0};
     struct dp_device *d = dp_device_alloc(&dp_xhci_class, "usb", env);
     for (; *kinds; kinds++) {
-        enum dp_usb_kind k = *kinds == 't' ? DP_USB_TABLET : *kinds == 'k' ? DP_USB_KEYBOARD : *kinds == 'm' ? DP_USB_MOUSE : DP_USB_STORAGE;
+        enum dp_usb_kind k = *kinds == 't'   ? DP_USB_TABLET
+                             : *kinds == 'k' ? DP_USB_KEYBOARD
+                             : *kinds == 'm' ? DP_USB_MOUSE
+                                             : DP_USB_STORAGE;
         if (dp_xhci_attach(d, k, k == DP_USB_STORAGE ? &r->block : NULL, &e) < 1)
             abort();
     }
@@ -201,7 +207,8 @@ static inline unsigned drv_address(struct drv *r, unsigned port)
 static inline void drv_doorbell(struct drv *r, unsigned slot, unsigned dci) { drv_out(r, DB + 4 * slot, dci); }
 
 /* A control transfer as Linux makes it; its completion code; *size: in: wLength; out: what was moved. Data are at DATA. */
-static inline unsigned drv_control(struct drv *r, unsigned slot, unsigned type, unsigned request, unsigned value, unsigned index, unsigned *size)
+static inline unsigned drv_control(struct drv *r, unsigned slot, unsigned type, unsigned request, unsigned value, unsigned index,
+                                   unsigned *size)
 {
     struct drv_ring *ring = &r->ep[slot][1];
     struct drv_event e = {0};
@@ -231,7 +238,8 @@ static inline bool drv_configure(struct drv *r, unsigned slot, unsigned in, unsi
     for (unsigned dci = 2; dci <= last; dci++)
         drv_context(r, dci + 1, 0, 0, 0);
     if (in)
-        drv_context(r, in_dci + 1, interrupt ? 3 << 16 : 0, (interrupt ? 7 : 6) << 3 | packet << 16 | 3 << 1, drv_new_ring(r, slot, in_dci)->base | 1);
+        drv_context(r, in_dci + 1, interrupt ? 3 << 16 : 0, (interrupt ? 7 : 6) << 3 | packet << 16 | 3 << 1,
+                    drv_new_ring(r, slot, in_dci)->base | 1);
     if (out)
         drv_context(r, out_dci + 1, 0, 2 << 3 | packet << 16 | 3 << 1, drv_new_ring(r, slot, out_dci)->base | 1);
     return drv_command(r, INPUT, TYPE(C_CONFIGURE) | slot << 24, NULL) == OK && drv_control(r, slot, 0, 9, 1, 0, &none) == OK;
@@ -246,7 +254,8 @@ static inline uint64_t drv_queue(struct drv *r, unsigned slot, unsigned dci, uin
 }
 
 /* A storage command: wrapper, data, status, as usb-storage has them one after the other. Returns the CSW's status, or -completion code. */
-static inline int drv_scsi(struct drv *r, unsigned slot, const uint8_t *cdb, unsigned cdb_size, bool in, uint32_t size, uint64_t data, uint32_t *residue)
+static inline int drv_scsi(struct drv *r, unsigned slot, const uint8_t *cdb, unsigned cdb_size, bool in, uint32_t size, uint64_t data,
+                           uint32_t *residue)
 {
     static const uint8_t zero[16];
     struct drv_event e = {0};

@@ -1,9 +1,9 @@
-/* fuzz_xhci.c - the USB controller hammered: registers, commands with contexts from the input, TRBs anywhere on rings, whole transfers and storage
- * commands, keys and movements, images that fail, pauses, resets, and saved states that come back damaged.
+/* fuzz_xhci.c - the USB controller hammered: registers, commands with contexts from the input, TRBs anywhere on rings, whole transfers
+ * and storage commands, keys and movements, images that fail, pauses, resets, and saved states that come back damaged.
  *
- * Input: the first byte chooses whether a driver has made the devices ready; then a byte per operation and its operands (see `operation`). The
- * image is a fake in memory that completes when the input says so; it aborts when the device asks for what it does not have. After each
- * operation what must hold of the registers is checked, and a state that comes back undamaged must be taken.
+ * Input: the first byte chooses whether a driver has made the devices ready; then a byte per operation and its operands (see
+ * `operation`). The image is a fake in memory that completes when the input says so; it aborts when the device asks for what it does not
+ * have. After each operation what must hold of the registers is checked, and a state that comes back undamaged must be taken.
  */
 #include "tests/device/xhci_driver.h"
 
@@ -30,7 +30,8 @@ static uint64_t take(struct input *in, unsigned n)
 /* Mostly places of the driver's. */
 static uint64_t address(struct input *in)
 {
-    static const uint32_t places[] = {DCBAA, ERST, COMMANDS, EVENTS, INPUT, CONTEXTS + 0x1000, RINGS + 0x21000, RINGS + 0x23000, RINGS + 0x24000, DATA, DRV_BAR};
+    static const uint32_t places[] = {DCBAA,           ERST, COMMANDS, EVENTS, INPUT, CONTEXTS + 0x1000, RINGS + 0x21000, RINGS + 0x23000,
+                                      RINGS + 0x24000, DATA, DRV_BAR};
     unsigned n = (unsigned)take(in, 1);
     return n < 200 ? places[n % DP_ARRAY_LEN(places)] + (n / 16) * 16 : n < 240 ? take(in, 3) : take(in, 8);
 }
@@ -98,7 +99,8 @@ static void operation(struct drv *r, struct input *in)
         break;
     }
     case 1: { /* registers that do something */
-        static const uint16_t regs[] = {OP, OP + 4, OP + 0x18, OP + 0x1c, OP + 0x38, PORTSC1, PORTSC1 + 0x10, PORTSC5, IR0, IR0 + 8, IR0 + 0x10, IR0 + 0x14, IR0 + 0x18};
+        static const uint16_t regs[] = {OP,      OP + 4, OP + 0x18, OP + 0x1c,  OP + 0x38,  PORTSC1,   PORTSC1 + 0x10,
+                                        PORTSC5, IR0,    IR0 + 8,   IR0 + 0x10, IR0 + 0x14, IR0 + 0x18};
         drv_out(r, regs[take(in, 1) % DP_ARRAY_LEN(regs)], (uint32_t)take(in, 4));
         break;
     }

@@ -74,6 +74,10 @@ run 2 "choose one of" -k "$dir/multiboot" --cpu i486
 run 2 "only raw is" -k "$dir/multiboot" --disk x,format=qcow2
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
+run 2 "possible are tablet" -k "$dir/multiboot" --usb trackball
+run 2 "name is missing" -k "$dir/multiboot" --usb storage=
+run 125 "ports for 4" -k "$dir/multiboot" --usb tablet --usb tablet --usb tablet --usb tablet --usb mouse
+run 125 "does not exist" -k "$dir/multiboot" --usb "storage=$dir/missing"
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
 run 2 "is no name for a VM" -k "$dir/multiboot" --name a/b
 expect 2 "NAME is missing" stats

@@ -2,16 +2,16 @@
  *
  * Model: a command is looked at when its wrapper comes. Short answers go into the buffer; reads and writes name a part of the medium, which
  * the transport moves; all that must reach the host's disk sets `flush`. Sense data of a command that failed stay until the next command.
- * Source: SPC-4 (INQUIRY, MODE SENSE, REQUEST SENSE, REPORT LUNS, 4.5 sense data), SBC-3 (READ, WRITE, READ CAPACITY, SYNCHRONIZE CACHE, VERIFY,
- * 6.5 pages); MMC-3 (READ FORMAT CAPACITIES, which Windows sends to all USB storage).
+ * Source: SPC-4 (INQUIRY, MODE SENSE, REQUEST SENSE, REPORT LUNS, 4.5 sense data), SBC-3 (READ, WRITE, READ CAPACITY, SYNCHRONIZE CACHE,
+ * VERIFY, 6.5 pages); MMC-3 (READ FORMAT CAPACITIES, which Windows sends to all USB storage).
  */
 #include "devices/usb/usb.h"
 
 enum { TEST_UNIT_READY = 0x00, REQUEST_SENSE = 0x03, READ_6 = 0x08, WRITE_6 = 0x0a, INQUIRY = 0x12, MODE_SELECT_6 = 0x15,
-       MODE_SENSE_6 = 0x1a, START_STOP = 0x1b, SEND_DIAGNOSTIC = 0x1d, PREVENT_ALLOW = 0x1e, READ_FORMAT_CAPACITIES = 0x23, READ_CAPACITY_10 = 0x25,
-       READ_10 = 0x28, WRITE_10 = 0x2a, SEEK_10 = 0x2b, WRITE_VERIFY_10 = 0x2e, VERIFY_10 = 0x2f, SYNCHRONIZE_10 = 0x35, MODE_SELECT_10 = 0x55,
-       MODE_SENSE_10 = 0x5a, READ_16 = 0x88, WRITE_16 = 0x8a, VERIFY_16 = 0x8f, SYNCHRONIZE_16 = 0x91, SERVICE_IN_16 = 0x9e, REPORT_LUNS = 0xa0,
-       READ_12 = 0xa8, WRITE_12 = 0xaa, VERIFY_12 = 0xaf };
+       MODE_SENSE_6 = 0x1a, START_STOP = 0x1b, SEND_DIAGNOSTIC = 0x1d, PREVENT_ALLOW = 0x1e, READ_FORMAT_CAPACITIES = 0x23,
+       READ_CAPACITY_10 = 0x25, READ_10 = 0x28, WRITE_10 = 0x2a, SEEK_10 = 0x2b, WRITE_VERIFY_10 = 0x2e, VERIFY_10 = 0x2f,
+       SYNCHRONIZE_10 = 0x35, MODE_SELECT_10 = 0x55, MODE_SENSE_10 = 0x5a, READ_16 = 0x88, WRITE_16 = 0x8a, VERIFY_16 = 0x8f,
+       SYNCHRONIZE_16 = 0x91, SERVICE_IN_16 = 0x9e, REPORT_LUNS = 0xa0, READ_12 = 0xa8, WRITE_12 = 0xaa, VERIFY_12 = 0xaf };
 enum { SERVICE_READ_CAPACITY_16 = 0x10 };
 enum { KEY_MEDIUM = 3, KEY_ILLEGAL = 5, KEY_PROTECT = 7 };
 enum { ASC_WRITE_ERROR = 0x0c, ASC_READ_ERROR = 0x11, ASC_COMMAND = 0x20, ASC_RANGE = 0x21, ASC_FIELD = 0x24, ASC_PROTECTED = 0x27 };

@@ -56,8 +56,8 @@ int usb_regs_check(const struct usb_regs *r, struct dp_error *e)
         return dp_error_set(e, -EINVAL, "usb: %u reports, more than the queue holds", r->hid.count);
     if (s->phase >= USB_STORAGE_PHASES || s->source >= USB_STORAGE_SOURCES || s->length > s->host_length || s->done > s->host_length ||
         (s->source == USB_STORAGE_BUFFER && s->length > sizeof(s->buffer)) || s->offset % SCSI_SECTOR)
-        return dp_error_set(e, -EINVAL, "usb: storage at %u of %u of %u bytes, phase %u, source %u", s->done, s->length, s->host_length, s->phase,
-                            s->source);
+        return dp_error_set(e, -EINVAL, "usb: storage at %u of %u of %u bytes, phase %u, source %u", s->done, s->length, s->host_length,
+                            s->phase, s->source);
     return 0;
 }
 
@@ -186,8 +186,9 @@ static enum usb_result feature(struct usb_device *d, const struct usb_setup *s, 
     uint32_t bit, *halted;
     switch (s->type & USB_RECIPIENT_MASK) {
     case USB_RECIPIENT_DEVICE:
-        return s->value == FEATURE_REMOTE_WAKEUP || (s->value >= FEATURE_U1 && s->value <= FEATURE_LTM && d->speed == USB_SPEED_SUPER) ? USB_DONE
-                                                                                                                                   : USB_STALL;
+        return s->value == FEATURE_REMOTE_WAKEUP || (s->value >= FEATURE_U1 && s->value <= FEATURE_LTM && d->speed == USB_SPEED_SUPER)
+                   ? USB_DONE
+                   : USB_STALL;
     case USB_RECIPIENT_INTERFACE: return s->value == 0 && d->speed == USB_SPEED_SUPER ? USB_DONE : USB_STALL; /* function suspend */
     case USB_RECIPIENT_ENDPOINT:
         if (s->value != FEATURE_ENDPOINT_HALT)

@@ -1,11 +1,11 @@
 /* devices/usb/usb.h - USB devices as their host controller sees them: descriptors, standard requests, endpoints.
  *
- * Model: a device is a struct usb_device inside its controller, which lends it the lock, the registers (a part of the controller's state table)
- * and, for storage, the way to the block layer. A transfer is one TD: whole, with its buffers behind usb_transfer_put/get. A device answers at
- * once: done, NAK (nothing to say yet: the controller asks again when input came), stall, or busy: then
- * it has filled `io`, which the controller submits once the lock is released, and goes on in usb_storage_io_done.
- * Invariants: a device's registers change only when a transfer is over, so a transfer that was cut off (pause, reset, Stop Endpoint) can be done
- * again from its beginning. At most one request per device is in the block layer.
+ * Model: a device is a struct usb_device inside its controller, which lends it the lock, the registers (a part of the controller's state
+ * table) and, for storage, the way to the block layer. A transfer is one TD: whole, with its buffers behind usb_transfer_put/get. A
+ * device answers at once: done, NAK (nothing to say yet: the controller asks again when input came), stall, or busy: then it has filled
+ * `io`, which the controller submits once the lock is released, and goes on in usb_storage_io_done.
+ * Invariants: a device's registers change only when a transfer is over, so a transfer that was cut off (pause, reset, Stop Endpoint) can
+ * be done again from its beginning. At most one request per device is in the block layer.
  * Locks: the controller's is held in every function here.
  * Source: USB 2.0 ch. 8.5, 9.4, 9.6; USB 3.2 9.6.2 (BOS), 9.6.7 (SuperSpeed endpoint companion).
  */
@@ -20,10 +20,12 @@ enum usb_speed { USB_SPEED_FULL = 1, USB_SPEED_LOW, USB_SPEED_HIGH, USB_SPEED_SU
 
 enum { USB_DIR_IN = 0x80, USB_TYPE_MASK = 0x60, USB_TYPE_STANDARD = 0x00, USB_TYPE_CLASS = 0x20, USB_RECIPIENT_MASK = 0x1f,
        USB_RECIPIENT_DEVICE = 0, USB_RECIPIENT_INTERFACE = 1, USB_RECIPIENT_ENDPOINT = 2 };
-enum { USB_GET_STATUS = 0, USB_CLEAR_FEATURE = 1, USB_SET_FEATURE = 3, USB_SET_ADDRESS = 5, USB_GET_DESCRIPTOR = 6, USB_GET_CONFIGURATION = 8,
-       USB_SET_CONFIGURATION = 9, USB_GET_INTERFACE = 10, USB_SET_INTERFACE = 11, USB_SET_SEL = 48, USB_SET_ISOCH_DELAY = 49 };
+enum { USB_GET_STATUS = 0, USB_CLEAR_FEATURE = 1, USB_SET_FEATURE = 3, USB_SET_ADDRESS = 5, USB_GET_DESCRIPTOR = 6,
+       USB_GET_CONFIGURATION = 8, USB_SET_CONFIGURATION = 9, USB_GET_INTERFACE = 10, USB_SET_INTERFACE = 11, USB_SET_SEL = 48,
+       USB_SET_ISOCH_DELAY = 49 };
 enum { USB_DT_DEVICE = 1, USB_DT_CONFIG = 2, USB_DT_STRING = 3, USB_DT_INTERFACE = 4, USB_DT_ENDPOINT = 5, USB_DT_QUALIFIER = 6,
-       USB_DT_OTHER_SPEED = 7, USB_DT_BOS = 15, USB_DT_CAPABILITY = 16, USB_DT_HID = 0x21, USB_DT_REPORT = 0x22, USB_DT_COMPANION = 48 };
+       USB_DT_OTHER_SPEED = 7, USB_DT_BOS = 15, USB_DT_CAPABILITY = 16, USB_DT_HID = 0x21, USB_DT_REPORT = 0x22,
+       USB_DT_COMPANION = 48 };
 
 #define USB_CONTROL_MAX 4096u /* bytes of a control transfer's data that are looked at */
 
@@ -125,7 +127,10 @@ void usb_device_reset(struct usb_device *d); /* bus reset, or power */
 /* One control transfer, its data of USB_CONTROL_MAX bytes at most. */
 enum usb_result usb_control(struct usb_device *d, const struct usb_setup *s, uint8_t *data, uint32_t *size);
 enum usb_result usb_transfer(struct usb_device *d, struct usb_transfer *t);
-static inline bool usb_put(struct usb_transfer *t, uint32_t at, const void *data, uint32_t n) { return t->move(t, at, (void *)data, n, true); }
+static inline bool usb_put(struct usb_transfer *t, uint32_t at, const void *data, uint32_t n)
+{
+    return t->move(t, at, (void *)data, n, true);
+}
 static inline bool usb_get(struct usb_transfer *t, uint32_t at, void *data, uint32_t n) { return t->move(t, at, data, n, false); }
 
 /* HID: true when there is something new to say. dx, dy: of a mouse. */

@@ -1,10 +1,10 @@
 /* usb_hid.c - a tablet (absolute pointer), a keyboard and a mouse, as human interface devices.
  *
  * Model: every change makes a finished report of up to 8 bytes, which waits in a queue until the guest's interrupt endpoint takes it; one
- * report goes out per TD. A report is the whole state (keys, buttons, place), so when the queue is full the oldest is dropped and nothing is
- * ever half pressed; a mouse's movement is the exception and is added to the newest. Reports in the queue that differ only in place are merged. With
- * an idle rate (SET_IDLE) the last report is repeated, by which firmware repeats keys. Keyboard and mouse have boot protocol reports in either
- * protocol (a mouse has its wheel as fourth byte, which boot hosts ignore), so the protocol changes nothing.
+ * report goes out per TD. A report is the whole state (keys, buttons, place), so when the queue is full the oldest is dropped and nothing
+ * is ever half pressed; a mouse's movement is the exception and is added to the newest. Reports in the queue that differ only in place
+ * are merged. With an idle rate (SET_IDLE) the last report is repeated, by which firmware repeats keys. Keyboard and mouse have boot
+ * protocol reports in either protocol (a mouse has its wheel as fourth byte, which boot hosts ignore), so the protocol changes nothing.
  * Source: USB HID 1.11 (6.2.1, 7.2, appendix B and C: boot reports, F: keyboard); HID Usage Tables 1.12 ch. 10 (key usages).
  */
 #include <linux/input-event-codes.h>
@@ -22,12 +22,12 @@ enum { USAGE_ROLLOVER = 1, USAGE_MODIFIERS = 0xe0 };
 #define DEVICE_DESCRIPTOR(product) \
     { 18, USB_DT_DEVICE, 0x00, 0x02, 0, 0, 0, 64, 0x09, 0x12 /* pid.codes */, (product) & 0xff, (product) >> 8, 0x00, 0x01, 1, 2, 3, 1 }
 /* One interface of class HID with one interrupt IN endpoint, polled each millisecond (2^(4-1) microframes). */
-#define CONFIG_DESCRIPTOR(subclass, protocol, report_size, packet)                                                                            \
-    {                                                                                                                                         \
-        9, USB_DT_CONFIG, 34, 0, 1, 1, 0, 0x80, 50, /* bus-powered, 100 mA */                                                          \
-        9, USB_DT_INTERFACE, 0, 0, 1, 3, subclass, protocol, 0,                                                                               \
-        9, USB_DT_HID, 0x11, 0x01, 0, 1, USB_DT_REPORT, (report_size) & 0xff, (report_size) >> 8,                                             \
-        7, USB_DT_ENDPOINT, 0x81, 3, packet, 0, 4                                                                                             \
+#define CONFIG_DESCRIPTOR(subclass, protocol, report_size, packet) \
+    { \
+        9, USB_DT_CONFIG, 34, 0, 1, 1, 0, 0x80, 50, /* bus-powered, 100 mA */ \
+        9, USB_DT_INTERFACE, 0, 0, 1, 3, subclass, protocol, 0, \
+        9, USB_DT_HID, 0x11, 0x01, 0, 1, USB_DT_REPORT, (report_size) & 0xff, (report_size) >> 8, \
+        7, USB_DT_ENDPOINT, 0x81, 3, packet, 0, 4 \
     }
 
 static const uint8_t tablet_report[] = {
@@ -35,7 +35,8 @@ static const uint8_t tablet_report[] = {
     0x09, 0x01, 0xa1, 0x00,                               /* pointer: physical */
     0x05, 0x09, 0x19, 0x01, 0x29, 0x03, 0x15, 0x00, 0x25, 0x01, 0x95, 0x03, 0x75, 0x01, 0x81, 0x02, /* buttons 1-3 */
     0x95, 0x01, 0x75, 0x05, 0x81, 0x01,                   /* padding */
-    0x05, 0x01, 0x09, 0x30, 0x09, 0x31, 0x15, 0x00, 0x26, 0xff, 0x7f, 0x35, 0x00, 0x46, 0xff, 0x7f, 0x75, 0x10, 0x95, 0x02, 0x81, 0x02, /* X, Y */
+    0x05, 0x01, 0x09, 0x30, 0x09, 0x31, 0x15, 0x00, 0x26, 0xff, 0x7f, 0x35, 0x00, 0x46, 0xff, 0x7f, 0x75, 0x10,
+    0x95, 0x02, 0x81, 0x02, /* X, Y */
     0x09, 0x38, 0x15, 0x81, 0x25, 0x7f, 0x35, 0x00, 0x45, 0x00, 0x75, 0x08, 0x95, 0x01, 0x81, 0x06, /* wheel, relative */
     0xc0, 0xc0,
 };
@@ -285,10 +286,10 @@ static enum usb_result hid_control(struct usb_device *d, const struct usb_setup 
     }
 }
 
-#define HID_CLASS(name)                                                                                                                       \
-    {                                                                                                                                         \
-        .device = name##_device, .config = name##_config, .strings = name##_strings, .string_count = DP_ARRAY_LEN(name##_strings),            \
-        .control = hid_control, .transfer = hid_transfer                                                                                      \
+#define HID_CLASS(name) \
+    { \
+        .device = name##_device, .config = name##_config, .strings = name##_strings, .string_count = DP_ARRAY_LEN(name##_strings), \
+        .control = hid_control, .transfer = hid_transfer \
     }
 const struct usb_class usb_tablet_class = HID_CLASS(tablet);
 const struct usb_class usb_keyboard_class = HID_CLASS(keyboard);

@@ -1,11 +1,11 @@
 /* usb_storage.c - a disk on USB: the Bulk-Only Transport under SCSI commands (scsi_disk.c), on an image.
  *
- * Model: a command wrapper (CBW) comes in by bulk OUT, then data either way, then a status wrapper (CSW) goes out by bulk IN. Whatever waits
- * for the image (data, a flush) does so within the TD that it belongs to; data move in chunks through a bounce buffer of whole sectors,
- * since TDs may begin and end anywhere. A command that gives less than the host asks for ends the data phase by a short packet, if necessary
- * an empty one, never by a stall, which drivers need not know how to clear. A wrong CBW stalls both pipes until Bulk-Only Mass Storage Reset.
- * An image that fails is a MEDIUM ERROR. Written data are in the image when the CSW says so; they are on the host's disk after
- * SYNCHRONIZE CACHE or a write with FUA.
+ * Model: a command wrapper (CBW) comes in by bulk OUT, then data either way, then a status wrapper (CSW) goes out by bulk IN. Whatever
+ * waits for the image (data, a flush) does so within the TD that it belongs to; data move in chunks through a bounce buffer of whole
+ * sectors, since TDs may begin and end anywhere. A command that gives less than the host asks for ends the data phase by a short packet,
+ * if necessary an empty one, never by a stall, which drivers need not know how to clear. A wrong CBW stalls both pipes until Bulk-Only
+ * Mass Storage Reset. An image that fails is a MEDIUM ERROR. Written data are in the image when the CSW says so; they are on the host's
+ * disk after SYNCHRONIZE CACHE or a write with FUA.
  * Invariants: registers change when a TD is over, not before, so a TD may be done again. done <= host_length, length <= host_length.
  * Source: USB Mass Storage Class Bulk-Only Transport 1.0 (5: wrappers, 6.6: errors, 6.7: the thirteen cases).
  */
@@ -18,7 +18,8 @@ enum { CSW_GOOD = 0, CSW_FAILED = 1, CSW_PHASE_ERROR = 2 };
 #define CSW_SIGNATURE 0x53425355u
 enum { ENDPOINT_IN = 1, ENDPOINT_OUT = 2 };
 
-static const uint8_t storage_device[] = {18, USB_DT_DEVICE, 0x00, 0x03, 0, 0, 0, 9 /* 512 */, 0x09, 0x12, 0x04, 0xd0, 0x00, 0x01, 1, 2, 3, 1};
+static const uint8_t storage_device[] = {
+    18, USB_DT_DEVICE, 0x00, 0x03, 0, 0, 0, 9 /* 512 */, 0x09, 0x12, 0x04, 0xd0, 0x00, 0x01, 1, 2, 3, 1};
 static const uint8_t storage_config[] = {
     9, USB_DT_CONFIG, 44, 0, 1, 1, 0, 0xc0, 2,            /* self-powered */
     9, USB_DT_INTERFACE, 0, 0, 2, 8, 6, 0x50, 0,          /* mass storage, SCSI transparent, bulk-only */
@@ -68,9 +69,9 @@ static enum usb_result command(struct usb_device *d, struct usb_transfer *t)
         r->length = 0;
     }
     r->length = DP_MIN(r->length, r->host_length);
-    DP_TRACE(d->env->trace, DP_TRACE_BLOCK, "%s: command %02x %02x%02x%02x%02x %02x%02x%02x, host %s %u, device %u, status %u", d->id, cbw[CBW_CDB],
-             cbw[CBW_CDB + 2], cbw[CBW_CDB + 3], cbw[CBW_CDB + 4], cbw[CBW_CDB + 5], cbw[CBW_CDB + 6], cbw[CBW_CDB + 7], cbw[CBW_CDB + 8],
-             r->in ? "reads" : "writes", r->host_length, r->length, r->status);
+    DP_TRACE(d->env->trace, DP_TRACE_BLOCK, "%s: command %02x %02x%02x%02x%02x %02x%02x%02x, host %s %u, device %u, status %u", d->id,
+             cbw[CBW_CDB], cbw[CBW_CDB + 2], cbw[CBW_CDB + 3], cbw[CBW_CDB + 4], cbw[CBW_CDB + 5], cbw[CBW_CDB + 6], cbw[CBW_CDB + 7],
+             cbw[CBW_CDB + 8], r->in ? "reads" : "writes", r->host_length, r->length, r->status);
     finish(r);
     return USB_DONE;
 }
@@ -80,7 +81,8 @@ static enum usb_result command(struct usb_device *d, struct usb_transfer *t)
 /* A request for the sectors that hold [at, at + n) of the command's data, the buffer beginning with the first of them. */
 static enum usb_result start(struct usb_device *d, enum dp_block_op op, uint64_t offset, uint32_t size)
 {
-    d->request = (struct dp_block_request){.op = op, .offset = offset, .size = size, .iov = &d->iov, .iov_count = op == DP_BLOCK_FLUSH ? 0 : 1};
+    d->request =
+        (struct dp_block_request){.op = op, .offset = offset, .size = size, .iov = &d->iov, .iov_count = op == DP_BLOCK_FLUSH ? 0 : 1};
     d->iov = (struct iovec){d->bounce, size};
     d->io = USB_IO_DUE;
     return USB_BUSY;
@@ -274,6 +276,12 @@ static void storage_cleared(struct usb_device *d, unsigned endpoint, bool in)
 }
 
 const struct usb_class usb_storage_class = {
-    .device = storage_device, .config = storage_config, .bos = storage_bos, .strings = storage_strings, .string_count = DP_ARRAY_LEN(storage_strings),
-    .control = storage_control, .transfer = storage_transfer, .endpoint_cleared = storage_cleared,
+    .device = storage_device,
+    .config = storage_config,
+    .bos = storage_bos,
+    .strings = storage_strings,
+    .string_count = DP_ARRAY_LEN(storage_strings),
+    .control = storage_control,
+    .transfer = storage_transfer,
+    .endpoint_cleared = storage_cleared,
 };

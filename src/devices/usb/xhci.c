@@ -1,9 +1,9 @@
 /* xhci.c - registers, interrupts and the life of the controller; model and source in xhci.h, what the files share in xhci_internal.h.
  *
- * Locks and calls out: registers change under the device's lock; xhci_settle(), called at the end of every entry without it, submits what storage
- * waits for, sends messages and drives the interrupt pin, one thread at a time (irq_busy, as in uart.c).
- * Invariants: an interrupter's IP is set together with its EHB, and not again before software cleared EHB; then the ring is looked at once more,
- * so no event is left untold. With MSI-X a message takes IP with it (4.17.5). Interrupt moderation is kept, and not followed.
+ * Locks and calls out: registers change under the device's lock; xhci_settle(), called at the end of every entry without it, submits what
+ * storage waits for, sends messages and drives the interrupt pin, one thread at a time (irq_busy, as in uart.c).
+ * Invariants: an interrupter's IP is set together with its EHB, and not again before software cleared EHB; then the ring is looked at
+ * once more, so no event is left untold. With MSI-X a message takes IP with it (4.17.5). Interrupt moderation is kept, and not followed.
  * Frame number: microframes of VM time since the controller runs.
  */
 #include "devices/usb/xhci_internal.h"
@@ -11,9 +11,10 @@
 #include <sched.h>
 #include <stdlib.h>
 
-enum { WINDOW_SIZE = 0x4000, CAPLENGTH = 0x40, PORTS = 0x440, PORT_SIZE = 0x10, EXTENDED = 0x800, RUNTIME = 0x1000, INTERRUPTERS = RUNTIME + 0x20,
-       INTERRUPTER_SIZE = 0x20, DOORBELLS = 0x2000 };
-enum { REG_USBCMD = 0x00, REG_USBSTS = 0x04, REG_PAGESIZE = 0x08, REG_DNCTRL = 0x14, REG_CRCR = 0x18, REG_DCBAAP = 0x30, REG_CONFIG = 0x38 };
+enum { WINDOW_SIZE = 0x4000, CAPLENGTH = 0x40, PORTS = 0x440, PORT_SIZE = 0x10, EXTENDED = 0x800, RUNTIME = 0x1000,
+       INTERRUPTERS = RUNTIME + 0x20, INTERRUPTER_SIZE = 0x20, DOORBELLS = 0x2000 };
+enum { REG_USBCMD = 0x00, REG_USBSTS = 0x04, REG_PAGESIZE = 0x08, REG_DNCTRL = 0x14, REG_CRCR = 0x18, REG_DCBAAP = 0x30,
+       REG_CONFIG = 0x38 };
 enum { REG_IMAN = 0x00, REG_IMOD = 0x04, REG_ERSTSZ = 0x08, REG_ERSTBA = 0x10, REG_ERDP = 0x18 };
 enum { EXTENDED_LEGACY = EXTENDED, EXTENDED_USB2 = EXTENDED + 0x10, EXTENDED_USB3 = EXTENDED + 0x20, MSIX_BAR = 2 };
 enum { MICROFRAME_NS = 125000, FRAME_MASK = 0x3fff, LATER_NS = 50000 };
@@ -129,13 +130,15 @@ static void xhci_clamp(void *regs)
         usb_regs_clamp(&r->usb[i]);
 }
 
-static const struct dp_state_table xhci_table = DP_STATE_TABLE(struct xhci_regs, "xhci", xhci_fields, .check = xhci_check, .clamp = xhci_clamp);
+static const struct dp_state_table xhci_table =
+    DP_STATE_TABLE(struct xhci_regs, "xhci", xhci_fields, .check = xhci_check, .clamp = xhci_clamp);
 
 /* ---- memory ---- */
 
 bool xhci_operates(const struct xhci *x)
 {
-    return x->running && !(x->regs.usbsts & (USBSTS_HCH | USBSTS_HSE)) && (dp_ld16(x->regs.pci.config + DP_PCI_COMMAND) & DP_PCI_COMMAND_MASTER);
+    return x->running && !(x->regs.usbsts & (USBSTS_HCH | USBSTS_HSE)) &&
+           (dp_ld16(x->regs.pci.config + DP_PCI_COMMAND) & DP_PCI_COMMAND_MASTER);
 }
 
 static bool access(struct xhci *x, uint64_t address, uint8_t *data, uint32_t size, bool write)
@@ -163,7 +166,10 @@ static bool access(struct xhci *x, uint64_t address, uint8_t *data, uint32_t siz
 }
 
 bool xhci_read(struct xhci *x, uint64_t address, void *data, uint32_t size) { return access(x, address, data, size, false); }
-bool xhci_write(struct xhci *x, uint64_t address, const void *data, uint32_t size) { return access(x, address, (uint8_t *)data, size, true); }
+bool xhci_write(struct xhci *x, uint64_t address, const void *data, uint32_t size)
+{
+    return access(x, address, (uint8_t *)data, size, true);
+}
 
 static uint64_t now(struct xhci *x) { return dp_clock_now(x->device.env->clock); }
 void xhci_later(struct xhci *x) { dp_timer_arm(&x->more, now(x) + LATER_NS); }
@@ -275,7 +281,8 @@ static void halt(struct xhci *x)
 
 void xhci_dead(struct xhci *x, const char *why, uint64_t address)
 {
-    dp_trace_guest(x->device.env->trace, "%s: stopped: %s at 0x%llx is no RAM or goes in circles", x->device.id, why, (unsigned long long)address);
+    dp_trace_guest(x->device.env->trace, "%s: stopped: %s at 0x%llx is no RAM or goes in circles", x->device.id, why,
+                   (unsigned long long)address);
     halt(x);
     x->regs.usbsts |= USBSTS_HSE;
 }
@@ -401,7 +408,10 @@ static uint64_t xhci_window_read(void *opaque, uint64_t at, unsigned size)
     else if (offset < PORTS)
         v = read_operational(x, offset - CAPLENGTH);
     else if (offset < EXTENDED)
-        v = port >= DP_XHCI_PORTS ? 0 : offset % PORT_SIZE == 0 ? x->regs.port[port].portsc : offset % PORT_SIZE == 4 ? x->regs.port[port].portpmsc : 0;
+        v = port >= DP_XHCI_PORTS     ? 0
+            : offset % PORT_SIZE == 0 ? x->regs.port[port].portsc
+            : offset % PORT_SIZE == 4 ? x->regs.port[port].portpmsc
+                                      : 0;
     else if (offset < RUNTIME)
         v = read_extended(x, offset);
     else if (offset < DOORBELLS)
@@ -521,7 +531,8 @@ static void xhci_window_write(void *opaque, uint64_t at, uint64_t value, unsigne
     xhci_settle(x);
 }
 
-static const struct dp_window_ops xhci_ops = {.name = "xhci", .read = xhci_window_read, .write = xhci_window_write, .min_size = 4, .max_size = 4};
+static const struct dp_window_ops xhci_ops = {
+    .name = "xhci", .read = xhci_window_read, .write = xhci_window_write, .min_size = 4, .max_size = 4};
 static const struct dp_window_spec xhci_windows[] = {[DP_XHCI_WINDOW] = {"registers", WINDOW_SIZE, &xhci_ops, false}};
 
 /* ---- input ---- */
@@ -531,8 +542,8 @@ static struct xhci_device *listener(struct xhci *x, enum dp_usb_kind kind)
 {
     for (unsigned i = 0; i < DP_XHCI_PORTS; i++) {
         const struct usb_device *d = &x->dev[i].usb;
-        if (d->kind == kind && d->regs->configuration && !(x->regs.usbsts & (USBSTS_HCH | USBSTS_HSE)) && (x->regs.port[i].portsc & PORTSC_PED) &&
-            d->regs->hid.count < USB_HID_QUEUE)
+        if (d->kind == kind && d->regs->configuration && !(x->regs.usbsts & (USBSTS_HCH | USBSTS_HSE)) &&
+            (x->regs.port[i].portsc & PORTSC_PED) && d->regs->hid.count < USB_HID_QUEUE)
             return &x->dev[i];
     }
     return NULL;
@@ -568,7 +579,10 @@ static bool pointer(struct dp_device *device, enum dp_usb_kind kind, int a, int 
     return dev;
 }
 
-bool dp_xhci_motion(struct dp_device *d, int dx, int dy, int wheel, unsigned buttons) { return pointer(d, DP_USB_MOUSE, dx, dy, wheel, buttons); }
+bool dp_xhci_motion(struct dp_device *d, int dx, int dy, int wheel, unsigned buttons)
+{
+    return pointer(d, DP_USB_MOUSE, dx, dy, wheel, buttons);
+}
 
 bool dp_xhci_position(struct dp_device *d, unsigned x, unsigned y, int wheel, unsigned buttons)
 {
@@ -608,11 +622,13 @@ static void config_changed(struct dp_pci_function *f)
 int dp_xhci_attach(struct dp_device *device, enum dp_usb_kind kind, struct dp_block *block, struct dp_error *e)
 {
     struct xhci *x = xhci_of(device);
-    unsigned first = kind == DP_USB_STORAGE ? 0 : XHCI_USB3_PORTS, last = kind == DP_USB_STORAGE ? XHCI_USB3_PORTS : DP_XHCI_PORTS, n = first;
+    unsigned first = kind == DP_USB_STORAGE ? 0 : XHCI_USB3_PORTS, last = kind == DP_USB_STORAGE ? XHCI_USB3_PORTS : DP_XHCI_PORTS,
+             n = first;
     while (n < last && x->dev[n].usb.kind != DP_USB_NONE)
         n++;
     if (n == last)
-        return dp_error_set(e, -ENOSPC, "USB has ports for %u %s", last - first, kind == DP_USB_STORAGE ? "disks" : "keyboards and pointers");
+        return dp_error_set(e, -ENOSPC, "USB has ports for %u %s", last - first,
+                            kind == DP_USB_STORAGE ? "disks" : "keyboards and pointers");
     x->dev[n].usb.kind = kind;
     x->dev[n].usb.block = block;
     return (int)(n - first + 1);
@@ -620,8 +636,13 @@ int dp_xhci_attach(struct dp_device *device, enum dp_usb_kind kind, struct dp_bl
 
 static int xhci_init(struct dp_device *device, struct dp_error *e)
 {
-    static const struct dp_pci_id id = {.vendor = 0x1b36, .device = 0x000d, .class_code = 0x0c0330, .revision = 1, .subsystem_vendor = 0x1af4,
-                                        .subsystem = 0x1100, .interrupt_pin = 1};
+    static const struct dp_pci_id id = {.vendor = 0x1b36,
+                                        .device = 0x000d,
+                                        .class_code = 0x0c0330,
+                                        .revision = 1,
+                                        .subsystem_vendor = 0x1af4,
+                                        .subsystem = 0x1100,
+                                        .interrupt_pin = 1};
     struct xhci *x = xhci_of(device);
     int code = 0;
     x->irq_driven = -1;

@@ -1,10 +1,10 @@
 /* devices/usb/xhci.h - a USB 3 host controller (xHCI) with what is plugged into it: tablet, keyboard, mouse, storage.
  *
- * Model: a PCI function with four SuperSpeed ports (1-4) and four high-speed ports (5-8), 16 slots, MSI-X with 8 vectors or INTx. Keyboards and pointers
- * are high-speed devices, storage is SuperSpeed. Disks have the lower ports because OVMF, when told to boot from
- * USB, does not come to a disk behind a keyboard. There are no hubs, no streams, no isochronous endpoints, no scratchpad buffers. Transfers take
- * no time of their own: an endpoint does its TDs when its doorbell is rung, when its device has something to say, or when the block layer is done.
- * The frame number follows the VM's clock.
+ * Model: a PCI function with four SuperSpeed ports (1-4) and four high-speed ports (5-8), 16 slots, MSI-X with 8 vectors or INTx.
+ * Keyboards and pointers are high-speed devices, storage is SuperSpeed. Disks have the lower ports because OVMF, when told to boot from
+ * USB, does not come to a disk behind a keyboard. There are no hubs, no streams, no isochronous endpoints, no scratchpad buffers.
+ * Transfers take no time of their own: an endpoint does its TDs when its doorbell is rung, when its device has something to say, or when
+ * the block layer is done. The frame number follows the VM's clock.
  * Source: Intel, eXtensible Host Controller Interface for Universal Serial Bus, revision 1.2 (2019), with section numbers in the code.
  */
 #ifndef DP_XHCI_H
@@ -21,8 +21,8 @@ enum dp_usb_kind { DP_USB_NONE, DP_USB_TABLET, DP_USB_KEYBOARD, DP_USB_MOUSE, DP
 extern const struct dp_device_class dp_xhci_class; /* "xhci" */
 enum { DP_XHCI_WINDOW }; /* what BAR 0 maps; not for the machine to map */
 
-/* Before dp_device_init: plugs a device into the next port of its speed. block: of storage only, not owned, outlives the controller. Returns the
- * port, as firmware counts it (1-4, of the ports of that speed), or -errno. */
+/* Before dp_device_init: plugs a device into the next port of its speed. block: of storage only, not owned, outlives the controller.
+ * Returns the port, as firmware counts it (1-4, of the ports of that speed), or -errno. */
 int dp_xhci_attach(struct dp_device *d, enum dp_usb_kind kind, struct dp_block *block, struct dp_error *e) DP_MUST_CHECK;
 
 /* The function, for the machine to plug after init. */

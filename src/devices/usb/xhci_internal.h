@@ -1,10 +1,10 @@
-/* xhci_internal.h - what the files of the controller share: xhci.c (registers, interrupts, life), xhci_port.c (ports), xhci_command.c (the command
- * ring), xhci_ring.c (the event ring, transfer rings, transfers).
+/* xhci_internal.h - what the files of the controller share: xhci.c (registers, interrupts, life), xhci_port.c (ports), xhci_command.c
+ * (the command ring), xhci_ring.c (the event ring, transfer rings, transfers).
  *
- * Locks: all functions here are called with the device's lock; xhci_settle without. Guest memory is reached by pins only, so no access can come
- * back to the controller. What must not be done under the lock (requests, messages, the interrupt pin) is left in the registers or the devices
- * for xhci_settle, which every entry point calls at its end.
- * Names of registers, fields and codes are those of xHCI 1.2: 5 (registers), 6 (contexts, TRBs).
+ * Locks: all functions here are called with the device's lock; xhci_settle without. Guest memory is reached by pins only, so no access
+ * can come back to the controller. What must not be done under the lock (requests, messages, the interrupt pin) is left in the registers
+ * or the devices for xhci_settle, which every entry point calls at its end. Names of registers, fields and codes are those of xHCI 1.2: 5
+ * (registers), 6 (contexts, TRBs).
  */
 #ifndef DP_XHCI_INTERNAL_H
 #define DP_XHCI_INTERNAL_H
@@ -15,7 +15,8 @@ enum { XHCI_SLOTS = 16, XHCI_INTERRUPTERS = 8, XHCI_ENDPOINTS = 31, XHCI_SEGMENT
 
 enum { USBCMD_RS = 1, USBCMD_HCRST = 2, USBCMD_INTE = 4, USBCMD_HSEE = 8, USBCMD_CSS = 0x100, USBCMD_CRS = 0x200, USBCMD_EWE = 0x400,
        USBCMD_KEPT = USBCMD_RS | USBCMD_INTE | USBCMD_HSEE | USBCMD_EWE };
-enum { USBSTS_HCH = 1, USBSTS_HSE = 4, USBSTS_EINT = 8, USBSTS_PCD = 0x10, USBSTS_SRE = 0x400, USBSTS_RW1C = USBSTS_HSE | USBSTS_EINT | USBSTS_PCD | USBSTS_SRE };
+enum { USBSTS_HCH = 1, USBSTS_HSE = 4, USBSTS_EINT = 8, USBSTS_PCD = 0x10, USBSTS_SRE = 0x400,
+       USBSTS_RW1C = USBSTS_HSE | USBSTS_EINT | USBSTS_PCD | USBSTS_SRE };
 enum { CRCR_RCS = 1, CRCR_CS = 2, CRCR_CA = 4, CRCR_CRR = 8 };
 enum { IMAN_IP = 1, IMAN_IE = 2, ERDP_DESI = 7, ERDP_EHB = 8 };
 enum { LEGSUP_BIOS = 1 << 16, LEGSUP_OS = 1 << 24 };
@@ -38,17 +39,20 @@ enum { PLS_U0 = 0, PLS_U3 = 3, PLS_DISABLED = 4, PLS_RXDETECT = 5, PLS_POLLING =
 #define PORTSC_WAKE (7u << 25)
 #define PORTSC_WPR (1u << 31)
 
-enum { TRB_NORMAL = 1, TRB_SETUP, TRB_DATA, TRB_STATUS, TRB_ISOCH, TRB_LINK, TRB_EVENT_DATA, TRB_NO_OP, TRB_ENABLE_SLOT, TRB_DISABLE_SLOT,
-       TRB_ADDRESS_DEVICE, TRB_CONFIGURE_ENDPOINT, TRB_EVALUATE_CONTEXT, TRB_RESET_ENDPOINT, TRB_STOP_ENDPOINT, TRB_SET_TR_DEQUEUE, TRB_RESET_DEVICE,
-       TRB_NO_OP_COMMAND = 23, TRB_TRANSFER_EVENT = 32, TRB_COMMAND_COMPLETION = 33, TRB_PORT_STATUS_CHANGE = 34 };
-enum { TRB_C = 1, TRB_TC = 2, TRB_ISP = 4, TRB_CH = 0x10, TRB_IOC = 0x20, TRB_IDT = 0x40, TRB_BSR = 0x200, TRB_DC = 0x200, TRB_TYPE_SHIFT = 10,
-       TRB_DIR = 1 << 16, TRB_ED = 4, TRB_SIZE = 16 };
-enum { CC_SUCCESS = 1, CC_BABBLE = 3, CC_TRANSACTION = 4, CC_TRB = 5, CC_STALL = 6, CC_RESOURCE = 7, CC_NO_SLOTS = 9, CC_SLOT_DISABLED = 11,
-       CC_ENDPOINT_DISABLED = 12, CC_SHORT = 13, CC_PARAMETER = 17, CC_CONTEXT_STATE = 19, CC_RING_STOPPED = 24, CC_STOPPED = 26 };
+enum { TRB_NORMAL = 1, TRB_SETUP, TRB_DATA, TRB_STATUS, TRB_ISOCH, TRB_LINK, TRB_EVENT_DATA, TRB_NO_OP, TRB_ENABLE_SLOT,
+       TRB_DISABLE_SLOT, TRB_ADDRESS_DEVICE, TRB_CONFIGURE_ENDPOINT, TRB_EVALUATE_CONTEXT, TRB_RESET_ENDPOINT, TRB_STOP_ENDPOINT,
+       TRB_SET_TR_DEQUEUE, TRB_RESET_DEVICE, TRB_NO_OP_COMMAND = 23, TRB_TRANSFER_EVENT = 32, TRB_COMMAND_COMPLETION = 33,
+       TRB_PORT_STATUS_CHANGE = 34 };
+enum { TRB_C = 1, TRB_TC = 2, TRB_ISP = 4, TRB_CH = 0x10, TRB_IOC = 0x20, TRB_IDT = 0x40, TRB_BSR = 0x200, TRB_DC = 0x200,
+       TRB_TYPE_SHIFT = 10, TRB_DIR = 1 << 16, TRB_ED = 4, TRB_SIZE = 16 };
+enum { CC_SUCCESS = 1, CC_BABBLE = 3, CC_TRANSACTION = 4, CC_TRB = 5, CC_STALL = 6, CC_RESOURCE = 7, CC_NO_SLOTS = 9,
+       CC_SLOT_DISABLED = 11, CC_ENDPOINT_DISABLED = 12, CC_SHORT = 13, CC_PARAMETER = 17, CC_CONTEXT_STATE = 19, CC_RING_STOPPED = 24,
+       CC_STOPPED = 26 };
 
 enum { SLOT_ENABLED, SLOT_DEFAULT, SLOT_ADDRESSED, SLOT_CONFIGURED };
 enum { EP_DISABLED, EP_RUNNING, EP_HALTED, EP_STOPPED, EP_ERROR, EP_STATES };
-enum { EP_TYPE_ISOCH_OUT = 1, EP_TYPE_BULK_OUT, EP_TYPE_INTERRUPT_OUT, EP_TYPE_CONTROL, EP_TYPE_ISOCH_IN, EP_TYPE_BULK_IN, EP_TYPE_INTERRUPT_IN };
+enum { EP_TYPE_ISOCH_OUT = 1, EP_TYPE_BULK_OUT, EP_TYPE_INTERRUPT_OUT, EP_TYPE_CONTROL, EP_TYPE_ISOCH_IN, EP_TYPE_BULK_IN,
+       EP_TYPE_INTERRUPT_IN };
 enum { CONTEXT_SIZE = 32 };
 
 struct xhci_endpoint_regs {

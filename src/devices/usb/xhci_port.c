@@ -1,8 +1,8 @@
 /* xhci_port.c - the root hub's ports: connection, reset, link states; xHCI 1.2 4.15, 4.19, 5.4.8.
  *
- * Model: what is plugged in stays so. A high-speed port waits in Polling for its reset, a SuperSpeed port has trained by itself and is enabled.
- * Resets and link changes take no time. A change bit that becomes set is told by a Port Status Change event while the controller runs; changes
- * from before are told when it starts.
+ * Model: what is plugged in stays so. A high-speed port waits in Polling for its reset, a SuperSpeed port has trained by itself and is
+ * enabled. Resets and link changes take no time. A change bit that becomes set is told by a Port Status Change event while the controller
+ * runs; changes from before are told when it starts.
  */
 #include "devices/usb/xhci_internal.h"
 

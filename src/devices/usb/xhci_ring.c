@@ -1,10 +1,11 @@
-/* xhci_ring.c - event rings, transfer rings and the transfers themselves; xHCI 1.2 4.9 (rings), 4.10 (completion, short packets), 4.11 (TRBs).
+/* xhci_ring.c - event rings, transfer rings and the transfers themselves; xHCI 1.2 4.9 (rings), 4.10 (completion, short packets), 4.11
+ * (TRBs).
  *
- * Model: an endpoint does one TD at a time, whole: its TRBs are copied (xhci_td) and followed through links to the TD's end, the device is asked,
- * buffers are moved, events are written, and only then the dequeue pointer moves. A TD whose end is not there yet waits; so does one for whose
- * events there is no room. A control transfer is one TD here: setup, data and status stages.
- * Bounds: one call does BUDGET_TDS TDs of an endpoint at most, ROUNDS times, and goes on later (xhci_later); a TD has XHCI_TD_TRBS TRBs at most; LINKS_MAX links in a row, or
- * a TD that is longer, are a TRB error.
+ * Model: an endpoint does one TD at a time, whole: its TRBs are copied (xhci_td) and followed through links to the TD's end, the device
+ * is asked, buffers are moved, events are written, and only then the dequeue pointer moves. A TD whose end is not there yet waits; so
+ * does one for whose events there is no room. A control transfer is one TD here: setup, data and status stages.
+ * Bounds: one call does BUDGET_TDS TDs of an endpoint at most, ROUNDS times, and goes on later (xhci_later); a TD has XHCI_TD_TRBS TRBs
+ * at most; LINKS_MAX links in a row, or a TD that is longer, are a TRB error.
  */
 #include "devices/usb/xhci_internal.h"
 
@@ -120,7 +121,10 @@ int xhci_fetch(struct xhci *x, uint64_t *dequeue, bool *cycle, struct xhci_trb *
     return -1;
 }
 
-static struct xhci_endpoint_regs *endpoint_of(struct xhci *x, unsigned slot, unsigned dci) { return &x->regs.slot[slot - 1].endpoint[dci - 1]; }
+static struct xhci_endpoint_regs *endpoint_of(struct xhci *x, unsigned slot, unsigned dci)
+{
+    return &x->regs.slot[slot - 1].endpoint[dci - 1];
+}
 
 static bool moves_data(const struct xhci_trb *t)
 {
@@ -181,7 +185,8 @@ static bool move(struct usb_transfer *transfer, uint32_t offset, void *data, uin
             uint8_t immediate[8];
             dp_st64(immediate, t->parameter);
             memcpy(data, immediate + offset, n);
-        } else if (!(to_guest ? xhci_write(td->xhci, t->parameter + offset, data, n) : xhci_read(td->xhci, t->parameter + offset, data, n))) {
+        } else if (!(to_guest ? xhci_write(td->xhci, t->parameter + offset, data, n)
+                              : xhci_read(td->xhci, t->parameter + offset, data, n))) {
             return false;
         }
         data = (char *)data + n;
@@ -200,7 +205,8 @@ static void transfer_event(struct xhci *x, const struct xhci_td *td, unsigned i,
     const struct xhci_trb *t = &td->trb[i].trb;
     bool data = trb_type(t) == TRB_EVENT_DATA;
     xhci_event(x, interrupter_of(t), data ? t->parameter : td->trb[i].address, code << 24 | ((data ? moved : residue) & 0xffffff),
-               (uint32_t)TRB_TRANSFER_EVENT << TRB_TYPE_SHIFT | (uint32_t)td->slot << 24 | (uint32_t)td->endpoint << 16 | (data ? TRB_ED : 0));
+               (uint32_t)TRB_TRANSFER_EVENT << TRB_TYPE_SHIFT | (uint32_t)td->slot << 24 | (uint32_t)td->endpoint << 16 |
+                   (data ? TRB_ED : 0));
 }
 
 /* What the TD may write of events, at most. */
@@ -315,7 +321,8 @@ static enum usb_result control(struct xhci *x, struct usb_device *d, struct xhci
 {
     const struct xhci_trb *t = &td->trb[0].trb;
     uint8_t b[8];
-    if (trb_type(t) != TRB_SETUP || !(t->control & TRB_IDT) || (t->status & LENGTH_MASK) != 8 || trb_type(&td->trb[td->count - 1].trb) == TRB_SETUP)
+    if (trb_type(t) != TRB_SETUP || !(t->control & TRB_IDT) || (t->status & LENGTH_MASK) != 8 ||
+        trb_type(&td->trb[td->count - 1].trb) == TRB_SETUP)
         return USB_FAULT;
     dp_st64(b, t->parameter);
     struct usb_setup s = {b[0], b[1], dp_ld16(b + 2), dp_ld16(b + 4), dp_ld16(b + 6)};
@@ -329,8 +336,8 @@ static enum usb_result control(struct xhci *x, struct usb_device *d, struct xhci
     if (!in && !move(&td->transfer, 0, x->control, size, false))
         return USB_FAULT;
     enum usb_result r = usb_control(d, &s, x->control, &size);
-    DP_TRACE(x->device.env->trace, DP_TRACE_IO, "%s: slot %u: request %02x %02x %04x %04x %04x: %s, %u bytes", x->device.id, td->slot, s.type, s.request,
-             s.value, s.index, s.length, r == USB_DONE ? "done" : "refused", size);
+    DP_TRACE(x->device.env->trace, DP_TRACE_IO, "%s: slot %u: request %02x %02x %04x %04x %04x: %s, %u bytes", x->device.id, td->slot,
+             s.type, s.request, s.value, s.index, s.length, r == USB_DONE ? "done" : "refused", size);
     if (r != USB_DONE)
         return r;
     if (in && !move(&td->transfer, 0, x->control, size, true))
