@@ -394,7 +394,7 @@ static void test_storage(void **state)
     assert_int_equal(residue, 0);
     assert_memory_equal(b + 8, "DOPPEL  USB STORAGE", 19);
     assert_int_equal(drv_scsi(&r, slot, (uint8_t[6]){0x12, 1, 0x80, 0, 255}, 6, true, 255, DATA, &residue), 0); /* short */
-    assert_int_equal(residue, 255 - 4 - 11);
+    assert_int_equal(residue, 255 - 4 - 12);
     assert_int_equal(drv_scsi(&r, slot, (uint8_t[6]){0}, 6, false, 0, 0, NULL), 0);
     assert_int_equal(drv_scsi(&r, slot, (uint8_t[10]){0x25}, 10, true, 8, DATA, NULL), 0);
     assert_memory_equal(b, ((uint8_t[]){0, 0, 7, 0xff, 0, 0, 2, 0}), 8);

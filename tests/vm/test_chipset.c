@@ -20,7 +20,7 @@ struct rig {
 static void request(void *opaque, enum dp_vm_request r, int status) { }
 static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { }
 
-static void rig_new(struct rig *r)
+static void rig_new_with(struct rig *r, bool usb)
 {
     struct dp_error e = {0};
     uint8_t *rom = malloc(ROM);
@@ -30,6 +30,11 @@ static void rig_new(struct rig *r)
     assert_ok(dp_clock_create_manual(&r->clock, &e), e);
     r->firmware.bios = (struct dp_boot_blob){"test", rom, ROM};
     struct dp_pc_config c = {.firmware = &r->firmware, .memory = 4u << 20, .cpus = 1, .model = &r->model, .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
+    if (usb) {
+        c.usb[0].kind = DP_USB_TABLET;
+        c.usb[1].kind = DP_USB_KEYBOARD;
+        c.usb_count = 2;
+    }
     assert_ok(dp_pc_create(&c, &r->pc, &e), e);
     r->memory = dp_pc_memory(r->pc);
     r->ports = dp_pc_ports(r->pc);
@@ -37,6 +42,8 @@ static void rig_new(struct rig *r)
     assert_ok(dp_pc_boot(r->pc, NULL, NULL, NULL, &e), e);
     dp_pc_resume(r->pc);
 }
+
+static void rig_new(struct rig *r) { rig_new_with(r, false); }
 
 static void rig_free(struct rig *r)
 {
@@ -119,8 +126,29 @@ static void test_pirq(void **state)
     rig_free(&r);
 }
 
+/* A controller in the last slot; while the guest does not use it, keys and movements are PS/2's. */
+static void test_usb(void **state)
+{
+    struct rig r;
+    struct dp_display_source screen;
+    struct dp_input_sink sink;
+    rig_new_with(&r, true);
+    dp_space_store(r.ports, 0xcf8, 0x8000f800, 4);
+    assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0x000d1b36);
+    dp_space_store(r.ports, 0xcf8, 0x8000f808, 4);
+    assert_int_equal(dp_space_load(r.ports, 0xcfc, 4) >> 8, 0x0c0330);
+    assert_true(dp_pc_screen(r.pc, &screen, &sink));
+    assert_false(sink.absolute(sink.opaque));
+    sink.position(sink.opaque, 1, 1, 0, 0);
+    assert_int_equal(dp_space_load(r.ports, 0x64, 1) & 1, 0);
+    sink.key(sink.opaque, 30, true);
+    dp_clock_advance(r.clock, 10000000);
+    assert_int_equal(dp_space_load(r.ports, 0x64, 1) & 1, 1);
+    rig_free(&r);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_usb)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,7 +91,7 @@ struct usb_device {
     struct usb_regs *regs;
     const struct dp_device_env *env;
     const char *id;                /* of the controller, for what is said */
-    char serial[21];
+    char serial[21];               /* hexadecimal digits, 12 or more: Bulk-Only Transport 4.1.1 */
     /* storage */
     struct dp_block *block;
     uint8_t *bounce;               /* USB_STORAGE_CHUNK bytes */

@@ -651,7 +651,7 @@ static int xhci_init(struct dp_device *device, struct dp_error *e)
         dev->xhci = x;
         if (dev->usb.kind == DP_USB_NONE)
             continue;
-        snprintf(dev->usb.serial, sizeof(dev->usb.serial), "DPU%08u", i + 1);
+        snprintf(dev->usb.serial, sizeof(dev->usb.serial), "D0E1%08X", i + 1);
         code = usb_device_init(&dev->usb, dev->usb.kind, &x->regs.usb[i], device->env, device->id, e);
         if (!code && dev->usb.kind == DP_USB_STORAGE && !(dev->busy = calloc(1, sizeof(*dev->busy))))
             code = dp_error_set(e, -ENOMEM, "out of memory");
