@@ -4,7 +4,7 @@ _doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
-    local run='--machine --firmware --nvram --cdrom --floppy --boot --firmware-log --display --video --input --printer --uuid --vmgenid --fw-cfg --speaker --kernel --initrd --append --memory --cpus --disk --nic --publish --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
+    local run='--machine --firmware --nvram --cdrom --floppy --usb --boot --firmware-log --display --video --input --printer --uuid --vmgenid --fw-cfg --speaker --kernel --initrd --append --memory --cpus --disk --nic --publish --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
         --name --trace --perf-map --dump-blocks --json --json-fd --help'
     local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
         --all-flags --single --once --quiet --help'
@@ -28,7 +28,8 @@ _doppel()
         --vmgenid) mapfile -t COMPREPLY < <(compgen -W 'auto' -- "$word") ;;
         --video) mapfile -t COMPREPLY < <(compgen -W 'vga virtio virtio-only none' -- "$word") ;;
         --input) mapfile -t COMPREPLY < <(compgen -W 'ps2 virtio' -- "$word") ;;
-        --boot) mapfile -t COMPREPLY < <(compgen -W 'floppy cd disk net menu' -- "$word") ;;
+        --boot) mapfile -t COMPREPLY < <(compgen -W 'floppy cd disk usb net menu' -- "$word") ;;
+        --usb) mapfile -t COMPREPLY < <(compgen -W 'tablet keyboard mouse storage=' -- "$word") ;;
         --serial | -s | --firmware-log) mapfile -t COMPREPLY < <(compgen -W 'stdio none file:' -- "$word") ;;
         --memory | -m) mapfile -t COMPREPLY < <(compgen -W '256M 512M 1G 2G 4G' -- "$word") ;;
         --trace) mapfile -t COMPREPLY < <(compgen -W 'all cpu mmu exception irq timer memory io pci virtio block console boot vm translate exits

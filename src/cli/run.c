@@ -28,7 +28,7 @@
 struct run_options {
     const char *kernel, *append, *engine, *cpu, *name, *trace, *dump_blocks, *virtio_console, *file, *machine, *firmware, *boot, *firmware_log, *display, *printer, *nvram;
     const char *video, *input;
-    struct cli_list initrd, disk, serial, cdrom, floppy, nic, publish;
+    struct cli_list initrd, disk, serial, cdrom, floppy, usb, nic, publish;
     struct cli_board board;
     uint64_t memory, cpus, timeout_ms, json_fd;
     bool no_reboot, json, no_rng, test_device, perf_map;
@@ -46,7 +46,7 @@ static const struct cli_option options[] = {
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
     {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA)"},
     {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
-    {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
+    {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, usb, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
      .help = "the screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
@@ -68,6 +68,8 @@ static const struct cli_option options[] = {
      .help = "a network card (virtio) on a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, bootfile= (none)"},
     {"publish", 'p', "[ADDR:]PORT:PORT[/udp]", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
      .help = "a port of this host leads to one of the guest; makes a network card if there is none"},
+    {"usb", 0, "tablet|keyboard|mouse|storage=FILE[,ro]", CLI_LIST, FIELD(usb), .max = DP_VM_USB_DEVICES,
+     .help = "a USB device (with a controller, xHCI): a pointer that follows the viewer's, a keyboard, a mouse, a disk"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
     {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v3|x86-64-v2|x86-64-v1",
      .help = "processor the guest sees: x86-64-v3, x86-64-v2 or x86-64-v1 (the highest that this host can run)"},
@@ -180,6 +182,28 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
     return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
 }
 
+static int parse_usb(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
+{
+    static const char storage[] = "storage=";
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < o->usb.count; i++) {
+        const char *what = o->usb.value[i];
+        if (!strcmp(what, "tablet"))
+            c->usb_tablets++;
+        else if (!strcmp(what, "keyboard"))
+            c->usb_keyboards++;
+        else if (!strcmp(what, "mouse"))
+            c->usb_mice++;
+        else if (strncmp(what, storage, sizeof storage - 1))
+            rc = dp_error_set(e, -EINVAL, "--usb %s: possible are tablet, keyboard, mouse and storage=FILE", what);
+        else if (c->disk_count == DP_VM_DISKS)
+            rc = dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
+        else
+            rc = parse_disk(what + sizeof storage - 1, DP_VM_USB, &c->disk[c->disk_count++], e);
+    }
+    return rc;
+}
+
 /* All disks, in the order of their drives: the operand first. */
 static int parse_disks(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
 {
@@ -206,7 +230,7 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
                 return dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
             rc = parse_disk(lists[k].list->value[i], lists[k].bus, &c->disk[c->disk_count++], e);
         }
-    return rc;
+    return rc ? rc : parse_usb(o, c, e);
 }
 
 /* The cards. Published ports are the first one's that has a network. */
@@ -245,14 +269,14 @@ static int parse_boot(const char *text, char *letters, size_t size, bool *menu, 
     static const struct {
         const char *name;
         char letter;
-    } kinds[] = {{"floppy", 'a'}, {"disk", 'c'}, {"cd", 'd'}, {"net", 'n'}, {"menu", 0}};
+    } kinds[] = {{"floppy", 'a'}, {"disk", 'c'}, {"cd", 'd'}, {"net", 'n'}, {"usb", 'u'}, {"menu", 0}};
     size_t count = 0;
     for (const char *p = text;; p++) {
         size_t n = strcspn(p, ","), k = 0;
         while (k < DP_ARRAY_LEN(kinds) && (strlen(kinds[k].name) != n || strncmp(kinds[k].name, p, n)))
             k++;
         if (k == DP_ARRAY_LEN(kinds) || count + 1 >= size)
-            return dp_error_set(e, -EINVAL, "--boot %s: '%.*s' is not known: possible are floppy, cd, disk, net and menu", text, (int)DP_MIN(n, (size_t)40), p);
+            return dp_error_set(e, -EINVAL, "--boot %s: '%.*s' is not known: possible are floppy, cd, disk, usb, net and menu", text, (int)DP_MIN(n, (size_t)40), p);
         if (kinds[k].letter)
             letters[count++] = kinds[k].letter;
         else
@@ -302,7 +326,7 @@ static int choose_machine(const struct run_options *o, struct dp_vm_config *c, c
         return dp_error_set(e, -EINVAL, "--firmware, --nvram, --firmware-log, --boot and --printer are for --machine pc and q35");
     if (!pc)
         return o->kernel ? 0 : dp_error_set(e, -EINVAL, "nothing to boot: give --kernel FILE");
-    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count && !(o->nic.count && o->boot))
+    if (!o->machine && !o->firmware && !o->file && !o->disk.count && !o->cdrom.count && !o->floppy.count && !o->usb.count && !(o->nic.count && o->boot))
         return dp_error_set(e, -EINVAL, "nothing to boot: give a disk, CD or floppy image, or --kernel FILE");
     c->firmware = cli_firmware(o->firmware ? o->firmware : "bios", &c->variables, e);
     c->vga_bios = cli_vga_bios();

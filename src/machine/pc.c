@@ -31,7 +31,7 @@
 #define TEST_MEMORY_BASE 0xff000000u
 
 enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
-enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3, SLOT_CHIPSET_END = 3 /* 1: PIIX3, 2: VGA, 3: network */, SLOT_NIC = 3, SLOT_NICS = 28 };
+enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3, SLOT_CHIPSET_END = 3 /* 1: PIIX3, 2: VGA, 3: network */, SLOT_NIC = 3, SLOT_NICS = 25 };
 enum {
     PORT_PIC_MASTER = 0x20,
     PORT_PIT = 0x40,
@@ -384,6 +384,23 @@ static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
     return rc || !nic->port ? rc : dp_net_connect(m->port(d), nic->port, e);
 }
 
+/* ---- USB ---- */
+
+static int add_usb(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *d = pc->xhci = pc_add(pc, &dp_xhci_class, "usb", e);
+    if (!d)
+        return -ENOMEM;
+    for (unsigned i = 0; i < pc->config.usb_count; i++) {
+        int port = dp_xhci_attach(d, pc->config.usb[i].kind, pc->config.usb[i].block, e);
+        if (port < 0)
+            return port;
+        pc->usb_port[i] = (uint8_t)port;
+    }
+    int rc = dp_device_init(d, e);
+    return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_xhci_function(d), SLOT_USB, e);
+}
+
 static int add_pci(struct dp_pc *pc, struct dp_error *e)
 {
     const struct dp_pc_config *c = &pc->config;
@@ -428,7 +445,7 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
     for (unsigned i = 0; i < c->nic_count; i++)
         if ((rc = add_nic(pc, i, e)))
             return rc;
-    return 0;
+    return c->usb_count ? add_usb(pc, e) : 0;
 }
 
 int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_error *e)
@@ -444,7 +461,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     pc->env = (struct dp_device_env){
         .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
-    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->nic_count > DP_PC_NICS || c->memory <= EXTENDED_START))
+    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->nic_count > DP_PC_NICS || c->usb_count > DP_PC_USB || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
     if (!rc && c->firmware && !(pc->chipset = chipset_new(c->firmware->board)))

@@ -13,6 +13,7 @@
 
 #include "console/wav.h"
 #include "devices/device.h"
+#include "devices/usb/xhci.h"
 #include "display/display.h"
 #include "display/input.h"
 #include "engine/engine.h"
@@ -22,7 +23,7 @@ struct dp_block;
 struct dp_console;
 struct dp_pc;
 
-enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_NICS = 4, DP_PC_CPUS_MAX = 255 };
+enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_NICS = 4, DP_PC_USB = DP_XHCI_PORTS, DP_PC_CPUS_MAX = 255 };
 #define DP_PC_LOW_RAM_MAX 0xc0000000ull
 
 /* A board with firmware, and everything old that firmware and systems without virtio look for: i440FX and PIIX3 with IDE, or Q35 and ICH9 with PCI Express'
@@ -87,6 +88,11 @@ struct dp_pc_config {
     unsigned nic_count;
     struct dp_block *disk[DP_PC_DISKS]; /* not owned */
     unsigned disk_count;
+    struct {
+        enum dp_usb_kind kind;
+        struct dp_block *block; /* of storage; not owned */
+    } usb[DP_PC_USB];           /* with any of them there is a controller */
+    unsigned usb_count;
 };
 /* The most memory that fits under a processor's physical addresses beside the windows. */
 uint64_t dp_pc_memory_max(const struct x86_cpuid_model *model);

@@ -305,6 +305,9 @@ static int add_boot_order(struct dp_pc *pc, struct dp_error *e)
             dp_buffer_printf(&order, "/pci@i0cf8/scsi@%x/disk@0,0\n", pc_disk_slot(pc, i));
         for (unsigned i = 0; i < pc->config.nic_count && *kind == 'n'; i++)
             dp_buffer_printf(&order, "/pci@i0cf8/ethernet@%x/ethernet-phy@0\n", pc_nic_slot(pc, i));
+        for (unsigned i = 0; i < pc->config.usb_count && *kind == 'u'; i++)
+            if (pc->config.usb[i].kind == DP_USB_STORAGE)
+                dp_buffer_printf(&order, "/pci@i0cf8/usb@%x/storage@%x/channel@0/disk@0,0\n", SLOT_USB, pc->usb_port[i]);
         for (unsigned i = 0; i < DP_FDC_DRIVES && *kind == 'a'; i++)
             if (f->floppy[i])
                 dp_buffer_printf(&order, "/pci@i0cf8/isa@%x/fdc@%04x/floppy@%u\n", pc->chipset->board->isa_slot, PORT_FDC, i);

@@ -43,13 +43,15 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */;
+    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */;
+    uint8_t usb_port[DP_PC_USB];       /* as firmware counts them */
     struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
     unsigned serial_count;
     struct pc_screen screen;
 };
 
+enum { SLOT_USB = 29 /* 30: pc_screen.c; 31: the ICH9 */ };
 /* The PCI slot of a virtio disk. */
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
 unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n);

@@ -1,5 +1,5 @@
-/* machine/pc_screen.c - what people see of a PC and type into it: its VGA and its virtio-gpu behind one screen, PS/2 and virtio input devices
- * behind one keyboard and pointer.
+/* machine/pc_screen.c - what people see of a PC and type into it: its VGA and its virtio-gpu behind one screen, PS/2, USB and virtio input
+ * devices behind one keyboard and pointer.
  *
  * Model: the virtio devices are functions of one slot, which is nobody else's on either board. A PC without firmware has no PS/2: with a screen it
  * gets virtio's keyboard and tablet in any case.
@@ -66,6 +66,28 @@ static int add_input(struct dp_pc *pc, const char *kind, struct dp_error *e)
     return dp_input_router_add(&pc->screen.router, &route) ? 0 : dp_error_set(e, -ENOSPC, "too many input devices");
 }
 
+/* ---- what is behind USB, once the guest has configured it ---- */
+
+static void usb_key(void *opaque, unsigned code, bool down) { dp_xhci_key(opaque, code, down); }
+static void usb_motion(void *opaque, int dx, int dy, int wheel, unsigned buttons) { dp_xhci_motion(opaque, dx, dy, wheel, buttons); }
+static void usb_position(void *opaque, unsigned x, unsigned y, int wheel, unsigned buttons) { dp_xhci_position(opaque, x, y, wheel, buttons); }
+static bool usb_keyboard(void *opaque) { return dp_xhci_listens(opaque, DP_USB_KEYBOARD); }
+static bool usb_mouse(void *opaque) { return dp_xhci_listens(opaque, DP_USB_MOUSE); }
+static bool usb_tablet(void *opaque) { return dp_xhci_listens(opaque, DP_USB_TABLET); }
+
+static int add_usb_input(struct dp_pc *pc, struct dp_error *e)
+{
+    const struct dp_input_route routes[] = {
+        {{.key = usb_key, .opaque = pc->xhci}, usb_keyboard, pc->xhci},
+        {{.motion = usb_motion, .opaque = pc->xhci}, usb_mouse, pc->xhci},
+        {{.position = usb_position, .opaque = pc->xhci}, usb_tablet, pc->xhci},
+    };
+    for (unsigned i = 0; i < DP_ARRAY_LEN(routes); i++)
+        if (!dp_input_router_add(&pc->screen.router, &routes[i]))
+            return dp_error_set(e, -ENOSPC, "too many input devices");
+    return 0;
+}
+
 void pc_screen_init(struct dp_pc *pc)
 {
     dp_display_mux_init(&pc->screen.mux);
@@ -90,6 +112,8 @@ int pc_screen_create(struct dp_pc *pc, struct dp_error *e)
         if (!dp_input_router_add(&pc->screen.router, &ps2))
             rc = dp_error_set(e, -ENOSPC, "too many input devices");
     }
+    if (!rc && pc->xhci)
+        rc = add_usb_input(pc, e);
     if (!rc && c->virtio_gpu)
         rc = add_gpu(pc, e);
     if (!rc && (c->virtio_input || (c->virtio_gpu && !pc->chipset)) && !(rc = add_input(pc, "keyboard", e)))

@@ -502,6 +502,28 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
     return rc || !c->vga_bios ? rc : read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
 }
 
+static int add_usb(struct dp_pc_config *p, enum dp_usb_kind kind, struct dp_block *block, struct dp_error *e)
+{
+    if (p->usb_count == DP_PC_USB)
+        return dp_error_set(e, -EINVAL, "there are %d USB ports: four for disks, four for keyboards and pointers", DP_PC_USB);
+    p->usb[p->usb_count].kind = kind;
+    p->usb[p->usb_count++].block = block;
+    return 0;
+}
+
+static int place_usb(const struct dp_vm_config *c, struct dp_pc_config *p, struct dp_error *e)
+{
+    const struct {
+        enum dp_usb_kind kind;
+        unsigned count;
+    } kinds[] = {{DP_USB_TABLET, c->usb_tablets}, {DP_USB_KEYBOARD, c->usb_keyboards}, {DP_USB_MOUSE, c->usb_mice}};
+    int rc = 0;
+    for (unsigned k = 0; k < DP_ARRAY_LEN(kinds); k++)
+        for (unsigned i = 0; !rc && i < kinds[k].count; i++)
+            rc = add_usb(p, kinds[k].kind, NULL, e);
+    return rc;
+}
+
 /* Each disk to its bus. */
 static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
 {
@@ -511,6 +533,9 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
         enum dp_vm_bus bus = vm->config.disk[i].bus;
         if (bus == DP_VM_VIRTIO) {
             p->disk[p->disk_count++] = vm->disk[i];
+        } else if (bus == DP_VM_USB) {
+            if (add_usb(p, DP_USB_STORAGE, vm->disk[i], e))
+                return e->code;
         } else if (!vm->config.firmware) {
             return dp_error_set(e, -EINVAL, "%s: IDE and SATA disks, CDs and floppies need --machine pc or q35", vm->config.disk[i].path);
         } else if (bus == DP_VM_FLOPPY) {
@@ -627,6 +652,8 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         rc = place_disks(vm, &p, e);
         if (!rc)
             rc = make_networks(vm, &p, e);
+        if (!rc)
+            rc = place_usb(c, &p, e);
         if (!rc)
             rc = dp_pc_create(&p, &vm->pc, e);
         struct dp_vm_screen screen = {.present = true};

@@ -21,8 +21,8 @@
 struct dp_console;
 struct dp_vm;
 
-/* Where a disk is. All but virtio need firmware's board; IDE is the i440FX's, SATA the Q35's, and CDs are on what there is. */
-enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY };
+/* Where a disk is. All but virtio and USB need firmware's board; IDE is the i440FX's, SATA the Q35's, and CDs are on what there is. */
+enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB };
 struct dp_vm_disk {
     const char *path, *format;
     bool readonly;
@@ -39,7 +39,7 @@ struct dp_vm_nic {
     const char *rom;       /* a file with what firmware boots from it with; NULL: none */
 };
 
-enum { DP_VM_FW_CFG_FILES = 32, DP_VM_NICS = 4 };
+enum { DP_VM_FW_CFG_FILES = 32, DP_VM_NICS = 4, DP_VM_USB_DEVICES = 8 };
 enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_SATA_DRIVES = 6, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16, DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
 #define DP_VM_MEMORY_MIN (2ull << 20)
@@ -73,6 +73,7 @@ struct dp_vm_config {      /* strings are copied */
     unsigned disk_count;
     struct dp_vm_nic nic[DP_VM_NICS];
     unsigned nic_count;
+    unsigned usb_tablets, usb_keyboards, usb_mice;
     bool no_rng, virtio_console;
     bool no_vga, virtio_gpu, virtio_input;    /* see struct dp_pc_config */
     unsigned screen_width, screen_height;     /* see struct dp_pc_config */

@@ -30,6 +30,7 @@
 #include "devices/storage/fdc.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
+#include "devices/usb/xhci.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_gpu.h"
 #include "devices/virtio/virtio_input.h"
@@ -48,6 +49,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_e1000_class,      &dp_rtl8139_class,     &dp_ne2k_isa_class,   &dp_ne2k_pci_class,
     &dp_virtio_net_class,
     &dp_virtio_gpu_class,  &dp_virtio_input_class,
+    &dp_xhci_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

@@ -23,7 +23,7 @@ struct rig {
 static void request(void *opaque, enum dp_vm_request r, int status) { }
 static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { ((struct rig *)opaque)->smis += l == DP_LINE_SMI && value; }
 
-static void rig_make(struct rig *r, const struct dp_pc_firmware *with, uint64_t memory, unsigned nics)
+static void rig_make(struct rig *r, const struct dp_pc_firmware *with, uint64_t memory, unsigned nics, unsigned usb)
 {
     struct dp_error e = {0};
     uint8_t *rom = malloc(ROM);
@@ -35,6 +35,8 @@ static void rig_make(struct rig *r, const struct dp_pc_firmware *with, uint64_t 
     r->firmware.bios = (struct dp_boot_blob){"test", rom, ROM};
     struct dp_pc_config c = {.firmware = &r->firmware, .memory = memory, .cpus = 1, .model = &r->model, .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
     static uint8_t nic_rom[4096] = {0x55, 0xaa};
+    for (c.usb_count = 0; c.usb_count < usb; c.usb_count++)
+        c.usb[c.usb_count].kind = c.usb_count ? DP_USB_KEYBOARD : DP_USB_TABLET;
     for (c.nic_count = 0; c.nic_count < nics; c.nic_count++)
         c.nic[c.nic_count] = (struct dp_pc_nic){.mac = {2, 0, 0, 0, 0, (uint8_t)c.nic_count}, .rom = {"ROM", nic_rom, sizeof nic_rom}};
     assert_ok(dp_pc_create(&c, &r->pc, &e), e);
@@ -45,10 +47,10 @@ static void rig_make(struct rig *r, const struct dp_pc_firmware *with, uint64_t 
     dp_pc_resume(r->pc);
 }
 
-static void rig_new_with(struct rig *r, const struct dp_pc_firmware *with) { rig_make(r, with, 4u << 20, 0); }
+static void rig_new_with(struct rig *r, const struct dp_pc_firmware *with) { rig_make(r, with, 4u << 20, 0, 0); }
 static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory)
 {
-    rig_make(r, &(struct dp_pc_firmware){.board = board, .drive[0].cdrom = true}, memory, 0);
+    rig_make(r, &(struct dp_pc_firmware){.board = board, .drive[0].cdrom = true}, memory, 0, 0);
 }
 static void rig_new(struct rig *r) { rig_new_board(r, DP_PC_I440FX, 4u << 20); }
 
@@ -482,11 +484,11 @@ static void test_cards(void **state)
 {
     struct rig r;
     char order[200];
-    rig_make(&r, &(struct dp_pc_firmware){.boot_order = "n"}, 4u << 20, 2);
+    rig_make(&r, &(struct dp_pc_firmware){.boot_order = "n"}, 4u << 20, 2, 0);
     fw_cfg_file(&r, "bootorder", order, sizeof order);
-    assert_string_equal(order, "/pci@i0cf8/ethernet@3/ethernet-phy@0\n/pci@i0cf8/ethernet@1d/ethernet-phy@0\nHALT");
+    assert_string_equal(order, "/pci@i0cf8/ethernet@3/ethernet-phy@0\n/pci@i0cf8/ethernet@1a/ethernet-phy@0\nHALT");
     for (unsigned i = 0; i < 2; i++) {
-        uint32_t card = 0x80000000 | (i ? 0x1d : 3) << 11;
+        uint32_t card = 0x80000000 | (i ? 0x1a : 3) << 11;
         dp_space_store(r.ports, 0xcf8, card, 4);
         assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0x10411af4);
         dp_space_store(r.ports, 0xcf8, card | 0x30, 4);
@@ -500,10 +502,31 @@ static void test_cards(void **state)
     rig_free(&r);
 }
 
+/* A controller in its slot; while the guest does not use it, keys and movements are PS/2's. */
+static void test_usb(void **state)
+{
+    struct rig r;
+    struct dp_display_source screen;
+    struct dp_input_sink sink;
+    rig_make(&r, &(struct dp_pc_firmware){0}, 4u << 20, 0, 2);
+    dp_space_store(r.ports, 0xcf8, 0x80000000 | 29 << 11, 4);
+    assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0x000d1b36);
+    dp_space_store(r.ports, 0xcf8, 0x80000000 | 29 << 11 | 8, 4);
+    assert_int_equal(dp_space_load(r.ports, 0xcfc, 4) >> 8, 0x0c0330);
+    assert_true(dp_pc_screen(r.pc, &screen, &sink));
+    assert_false(sink.absolute(sink.opaque));
+    sink.position(sink.opaque, 1, 1, 0, 0);
+    assert_int_equal(dp_space_load(r.ports, 0x64, 1) & 1, 0);
+    sink.key(sink.opaque, 30, true);
+    dp_clock_advance(r.clock, 10000000);
+    assert_int_equal(dp_space_load(r.ports, 0x64, 1) & 1, 1);
+    rig_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_q35),
-                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing), cmocka_unit_test(test_cards),
+                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing), cmocka_unit_test(test_cards), cmocka_unit_test(test_usb),
                                        cmocka_unit_test(test_apm), cmocka_unit_test(test_a20),   cmocka_unit_test(test_timers), cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,6 +90,10 @@ if [ -f /usr/share/seabios/bios-256k.bin ]; then
     run 125 "use bus=sata, or --machine pc" --machine q35 --disk "$dir/blank.img,bus=ide"
     run 125 "use bus=ide, or --machine q35" --machine pc --disk "$dir/blank.img,bus=sata"
 fi
+run 2 "possible are tablet" -k "$dir/multiboot" --usb trackball
+run 2 "name is missing" -k "$dir/multiboot" --usb storage=
+run 125 "ports for 4" -k "$dir/multiboot" --usb tablet --usb tablet --usb tablet --usb tablet --usb mouse
+run 125 "does not exist" -k "$dir/multiboot" --usb "storage=$dir/missing"
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
 expect 2 "are for --machine pc" run -k "$dir/multiboot" --uuid 01234567-89ab-cdef-0123-456789abcdef
 expect 2 "give one like" run --machine pc --uuid 0123
