@@ -1,8 +1,12 @@
-/* machine/pam.h - who answers between 0xA0000 and 0xFFFFF, RAM or the PCI bus: the part of the north bridge that the i440FX and the Q35's MCH share.
+/* machine/pam.h - who answers between 0xA0000 and 0xFFFFF, RAM or the PCI bus: the part of the north bridge that the i440FX and the Q35's
+ * MCH share.
  *
- * Model: the function at 00:00.0 is the PCI host's own, made a certain chipset's by its board. Its PAM registers give each of 13 segments (twelve of 16 KiB
- * from 0xC0000, one of 64 KiB at 0xF0000) two bits: reads come from RAM or from PCI, where the BIOS ROM is; writes go to RAM or to PCI. SMRAM's D_OPEN
- * shows the RAM under the VGA hole; D_LCK keeps SMRAM (and what follows it up to last_locked) as it is until a reset. Mappings follow the registers.
+ * Model: the function at 00:00.0 is the PCI host's own, made a certain chipset's by its board. Its PAM registers give each of 13 segments
+ * (twelve of 16 KiB
+ * from 0xC0000, one of 64 KiB at 0xF0000) two bits: reads come from RAM or from PCI, where the BIOS ROM is; writes go to RAM or to PCI.
+ * SMRAM's D_OPEN
+ * shows the RAM under the VGA hole; D_LCK keeps SMRAM (and what follows it up to last_locked) as it is until a reset. Mappings follow the
+ * registers.
  * Reads from ROM and writes to RAM together (a BIOS that copies itself in place) go through a register window.
  * Source: Intel 82441FX datasheet 3.2.16 (PAM), 3.2.18 (SMRAM); Intel 3 Series chipset datasheet (316966) 5.1.18-5.1.26.
  */
@@ -31,7 +35,8 @@ struct pam {
 
 /* Maps as after a reset; before there is a bridge. */
 int pam_init(struct pam *n, struct dp_space *memory, struct dp_ram *ram, struct dp_ram *rom, struct dp_error *e) DP_MUST_CHECK;
-/* Where the registers are in the bridge. It is the caller who calls pam_changed (as config_changed, watching them) and pam_locked (from config_access). */
+/* Where the registers are in the bridge. It is the caller who calls pam_changed (as config_changed, watching them) and pam_locked (from
+ * config_access). */
 void pam_attach(struct pam *n, struct dp_pci_function *bridge, uint8_t pam0, uint8_t smram, uint8_t last_locked);
 void pam_changed(struct pam *n);
 /* Is this a write to registers that D_LCK keeps? */

@@ -1,6 +1,7 @@
 /* machine/pc_chipset.c - a PC with firmware: ROMs and everything old that firmware and systems know, on either board (chipset.h).
  *
- * Model: made on top of what every PC has (pc.c). Firmware finds everything by itself, as on a real board, and by fw_cfg, which says what cannot be
+ * Model: made on top of what every PC has (pc.c). Firmware finds everything by itself, as on a real board, and by fw_cfg, which says what
+ * cannot be
  * found: sizes of memory, ACPI tables (with a script that has it relocate them), the order to boot from.
  * Source: as in the devices' headers; SeaBIOS and OVMF for the names of fw_cfg files.
  */
@@ -35,7 +36,11 @@ struct chipset *chipset_new(enum dp_pc_board board)
     return s;
 }
 
-uint64_t chipset_low_memory(const struct dp_pc *pc) { return pc->config.memory < pc->chipset->board->low_split ? pc->config.memory : pc->chipset->board->low_max; }
+uint64_t chipset_low_memory(const struct dp_pc *pc)
+{
+    const struct board *b = pc->chipset->board;
+    return pc->config.memory < b->low_split ? pc->config.memory : b->low_max;
+}
 
 void chipset_wire_pci(struct dp_pc *pc) { pc->chipset->board->wire_pci(pc); }
 
@@ -175,7 +180,8 @@ static int add_variables(struct dp_pc *pc, struct dp_error *e)
 int chipset_create(struct dp_pc *pc, struct dp_error *e)
 {
     int rc;
-    if ((rc = add_variables(pc, e)) || (rc = pc->chipset->board->add_bridges(pc, e)) || (rc = add_fw_cfg(pc, e)) || (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
+    if ((rc = add_variables(pc, e)) || (rc = pc->chipset->board->add_bridges(pc, e)) || (rc = add_fw_cfg(pc, e)) || 
+        (rc = add_debugcon(pc, e)) || (rc = add_vga(pc, e)) || (rc = add_i8042(pc, e)) ||
         (rc = add_floppies(pc, e)) || (rc = pc->chipset->board->add_drives(pc, e)))
         return rc;
     return add_printer(pc, e);

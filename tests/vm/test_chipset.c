@@ -1,4 +1,5 @@
-/* test_chipset.c - the boards with firmware, without processors: PAM and SMRAM, PIRQ routing, PMBASE; of the Q35 also PCIEXBAR, RCBA and the SATA
+/* test_chipset.c - the boards with firmware, without processors: PAM and SMRAM, PIRQ routing, PMBASE; of the Q35 also PCIEXBAR, RCBA and
+ * the SATA
  * controller's place. Guests that boot on them are tests/guest/media.
  */
 #include <stdlib.h>
@@ -31,7 +32,8 @@ static void rig_new_board(struct rig *r, enum dp_pc_board board, uint64_t memory
     r->firmware.board = board;
     r->firmware.drive[0].cdrom = true;
     r->firmware.bios = (struct dp_boot_blob){"test", rom, ROM};
-    struct dp_pc_config c = {.firmware = &r->firmware, .memory = memory, .cpus = 1, .model = &r->model, .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
+    struct dp_pc_config c = {.firmware = &r->firmware, .memory = memory, .cpus = 1, .model = &r->model,
+                             .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
     assert_ok(dp_pc_create(&c, &r->pc, &e), e);
     r->memory = dp_pc_memory(r->pc);
     r->ports = dp_pc_ports(r->pc);
@@ -236,7 +238,8 @@ static void test_q35_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_q35),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq),
+                                       cmocka_unit_test(test_q35),
                                        cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
