@@ -1,7 +1,9 @@
 /* machine/acpi.h - the ACPI tables of a PC, made from its wiring.
  *
- * Model: dp_acpi_build turns one description into one image that belongs at `base`: RSDP, FACS, DSDT, FADT, MADT, MCFG, RSDT, XSDT. Without firmware
- * that is in 0xE0000-0xFFFFF, where systems look for the RSDP. With firmware, which chooses the place, base is 0 and the image tells where its
+ * Model: dp_acpi_build turns one description into one image that belongs at `base`: RSDP, FACS, DSDT, FADT, MADT, MCFG, RSDT, XSDT.
+ * Without firmware
+ * that is in 0xE0000-0xFFFFF, where systems look for the RSDP. With firmware, which chooses the place, base is 0 and the image tells where
+ * its
  * pointers and checksums are. Source: ACPI 6.4 ch. 5 (tables), 6 (device identification, _CRS, _PRT), 7.4 (_S5); PCI
  * Firmware 3.0 section 4.1 (MCFG).
  */

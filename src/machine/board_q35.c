@@ -1,6 +1,7 @@
 /* machine/board_q35.c - the board with a Q35 and an ICH9: configuration space in memory, eight PIRQs, SATA. See chipset.h.
  *
- * PCI interrupts: slots up to 24 pull PIRQE-H in turn, the others PIRQA-D by pin, as SeaBIOS assumes. Systems with an I/O APIC find PIRQA-H at
+ * PCI interrupts: slots up to 24 pull PIRQE-H in turn, the others PIRQA-D by pin, as SeaBIOS assumes. Systems with an I/O APIC find
+ * PIRQA-H at
  * its pins 16-23.
  * Source: Intel 3 Series chipset and ICH9 datasheets; SeaBIOS (fw/pciinit.c) and OVMF (PlatformInitLib) for what firmware expects.
  */

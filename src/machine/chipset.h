@@ -1,6 +1,8 @@
-/* machine/chipset.h - a PC's board with firmware: what pc_chipset.c (all that both boards have) and the boards (board_i440fx.c, board_q35.c) share.
+/* machine/chipset.h - a PC's board with firmware: what pc_chipset.c (all that both boards have) and the boards (board_i440fx.c,
+ * board_q35.c) share.
  *
- * Model: a board is a constant table: its bridges, how PCI interrupts are wired, its drives' controller, what ACPI and the boot order say of it.
+ * Model: a board is a constant table: its bridges, how PCI interrupts are wired, its drives' controller, what ACPI and the boot order say
+ * of it.
  */
 #ifndef DP_MACHINE_CHIPSET_H
 #define DP_MACHINE_CHIPSET_H

@@ -1,7 +1,9 @@
 /* machine/mch.h - the Q35's north bridge (MCH): PAM and SMRAM as in pam.h, and PCIEXBAR, which places configuration space in memory.
  *
- * Model: the function at 00:00.0 is the PCI host's own, made an MCH here. PCIEXBAR maps 256, 128 or 64 MiB, one for each bus, below RAM and whatever
- * else the machine has there; buses but the first are empty. TOLUD, GGC and the like are kept as written. TSEG is no memory of its own: ESMRAMC is kept,
+ * Model: the function at 00:00.0 is the PCI host's own, made an MCH here. PCIEXBAR maps 256, 128 or 64 MiB, one for each bus, below RAM
+ * and whatever
+ * else the machine has there; buses but the first are empty. TOLUD, GGC and the like are kept as written. TSEG is no memory of its own:
+ * ESMRAMC is kept,
  * and locked by D_LCK, but hides nothing.
  * Source: Intel 3 Series chipset datasheet (316966) 5.1 (5.1.16 PCIEXBAR, 5.1.26 SMRAM, 5.1.27 ESMRAMC).
  */

@@ -1,4 +1,5 @@
-/* machine/pam.h - who answers between 0xA0000 and 0xFFFFF, RAM or the PCI bus: the part of the north bridge that the i440FX and the Q35's MCH share.
+/* machine/pam.h - who answers between 0xA0000 and 0xFFFFF, RAM or the PCI bus: the part of the north bridge that the i440FX and the Q35's
+ * MCH share.
  *
  * Model: the function at 00:00.0 is the PCI host's own, made a certain chipset's by its board. Its PAM registers give each of 13 segments (twelve of 16 KiB
  * from 0xC0000, one of 64 KiB at 0xF0000) two bits: reads come from RAM or from PCI, where the BIOS ROM is; writes go to RAM or to PCI. SMRAM's D_OPEN

@@ -2,9 +2,11 @@
  * engine's.
  *
  * Model: dp_pc_create makes RAM, spaces and devices from tables in pc.c. Without firmware dp_pc_boot does its work (BIOS data area,
- * PCI addresses, ACPI tables) and loads a kernel. With firmware the board is an i440FX's or a Q35's (chipset.h), processors start at the reset vector, and
+ * PCI addresses, ACPI tables) and loads a kernel. With firmware the board is an i440FX's or a Q35's (chipset.h), processors start at the
+ * reset vector, and
  * dp_pc_boot only prepares what firmware asks for. The machine reaches processors by one callback, processors reach it by struct dp_x86_bus
- * and the spaces. Memory map: RAM below 3 GiB (a Q35 with more than 2816 MiB: 2 GiB) and from 4 GiB up, with the hole 0xA0000-0xBFFFF; PCI windows 0xC0000000-0xDFFFFFFF and above
+ * and the spaces. Memory map: RAM below 3 GiB (a Q35 with more than 2816 MiB: 2 GiB) and from 4 GiB up, with the hole 0xA0000-0xBFFFF; PCI
+ * windows 0xC0000000-0xDFFFFFFF and above
  * RAM; configuration space by memory 0xE0000000; I/O APIC 0xFEC00000; local APICs 0xFEE00000 (inside the engine). Source: Intel 82371
  * (PIIX) for the port layout that PCs kept; ACPI 6.4 section 15 for the memory map.
  */
@@ -26,7 +28,8 @@ struct dp_pc;
 enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_NICS = 4, DP_PC_USB = DP_XHCI_PORTS, DP_PC_CPUS_MAX = 255 };
 #define DP_PC_LOW_RAM_MAX 0xc0000000ull
 
-/* A board with firmware, and everything old that firmware and systems without virtio look for: i440FX and PIIX3 with IDE, or Q35 and ICH9 with PCI Express'
+/* A board with firmware, and everything old that firmware and systems without virtio look for: i440FX and PIIX3 with IDE, or Q35 and ICH9
+ * with PCI Express'
  * configuration space and SATA. */
 enum dp_pc_board { DP_PC_I440FX, DP_PC_Q35 };
 enum { DP_PC_IDE_DRIVES = 4, DP_PC_SATA_DRIVES = 6 };

@@ -1,6 +1,7 @@
 /* machine/pc_chipset.c - a PC with firmware: ROMs and everything old that firmware and systems know, on either board (chipset.h).
  *
- * Model: made on top of what every PC has (pc.c). Firmware finds everything by itself, as on a real board, and by fw_cfg, which says what cannot be
+ * Model: made on top of what every PC has (pc.c). Firmware finds everything by itself, as on a real board, and by fw_cfg, which says what
+ * cannot be
  * found: sizes of memory, ACPI tables (with a script that has it relocate them), the order to boot from.
  * Source: as in the devices' headers; SeaBIOS and OVMF for the names of fw_cfg files.
  */
@@ -38,7 +39,11 @@ struct chipset *chipset_new(enum dp_pc_board board)
     return s;
 }
 
-uint64_t chipset_low_memory(const struct dp_pc *pc) { return pc->config.memory < pc->chipset->board->low_split ? pc->config.memory : pc->chipset->board->low_max; }
+uint64_t chipset_low_memory(const struct dp_pc *pc)
+{
+    const struct board *b = pc->chipset->board;
+    return pc->config.memory < b->low_split ? pc->config.memory : b->low_max;
+}
 
 void chipset_wire_pci(struct dp_pc *pc) { pc->chipset->board->wire_pci(pc); }
 

@@ -547,8 +547,8 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
                 return dp_error_set(e, -EINVAL, "%s: there is no %s on this board: use bus=%s, or --machine %s", vm->config.disk[i].path,
                                     q35 ? "IDE" : "SATA", q35 ? "sata" : "ide", q35 ? "pc" : "q35");
             if (drives == most)
-                return dp_error_set(e, -EINVAL, "%s: there are %u %s drives, CDs included; make it a virtio disk", vm->config.disk[i].path, most,
-                                    q35 ? "SATA" : "IDE");
+                return dp_error_set(e, -EINVAL, "%s: there are %u %s drives, CDs included; make it a virtio disk",
+                                    vm->config.disk[i].path, most, q35 ? "SATA" : "IDE");
             vm->firmware.drive[drives++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM};
         }
     }

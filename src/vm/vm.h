@@ -50,7 +50,7 @@ struct dp_vm_config {      /* strings are copied */
     const char *cpu_model; /* NULL: the highest of x86-64-v3, -v2 and -v1 that the host can run */
     const char *engine;    /* NULL: auto */
     const char *kernel;    /* NULL: nothing is loaded, processor 0 starts at the reset vector */
-    const char *firmware;  /* a file: the board is an i440FX's (see q35), and this is in its ROM. NULL: a PC without firmware. Not with a kernel */
+    const char *firmware;  /* a file: this is in the board's ROM (see q35). NULL: a PC without firmware. Not with a kernel */
     bool q35;              /* with firmware: the board is a Q35's, with PCI Express configuration space and SATA */
     const char *vga_bios;  /* with firmware; NULL: none */
     const char *variables; /* a file with UEFI variables; NULL: none */

@@ -1,4 +1,5 @@
-/* test_ahci.c - the AHCI controller by its drivers: how firmware and Linux start it, identify, DMA and PIO both ways, queued commands, errors and how
+/* test_ahci.c - the AHCI controller by its drivers: how firmware and Linux start it, identify, DMA and PIO both ways, queued commands,
+ * errors and how
  * drivers recover, packets, resets, MSI and INTx, pauses in the middle, and what every device must do. Images are fakes in memory.
  */
 #include "devices/storage/ahci.h"
@@ -6,7 +7,8 @@
 #include "tests/device/fake_block.h"
 
 enum { CAP = 0, GHC = 4, IS = 8, PI = 0xc, VS = 0x10 };
-enum { CLB = 0, FB = 8, PIS = 0x10, IE = 0x14, CMD = 0x18, TFD = 0x20, SIG = 0x24, SSTS = 0x28, SCTL = 0x2c, SERR = 0x30, SACT = 0x34, CI = 0x38 };
+enum { CLB = 0, FB = 8, PIS = 0x10, IE = 0x14, CMD = 0x18, TFD = 0x20, SIG = 0x24, SSTS = 0x28, SCTL = 0x2c,
+       SERR = 0x30, SACT = 0x34, CI = 0x38 };
 enum { ST = 1, CLO = 8, FRE = 0x10, CR = 0x8000, FR = 0x4000 };
 enum { DHRS = 1, PSS = 2, SDBS = 8, DPS = 0x20, PCS = 0x40, OFS = 1 << 24, IFS = 1 << 27, HBFS = 1 << 29, TFES = 1 << 30 };
 enum { BASE = 0x2000000, DISK_SECTORS = 8192, CD_SECTORS = 500 };
@@ -112,8 +114,8 @@ static void drain(struct rig *r)
 static uint64_t table_of(unsigned port, unsigned slot) { return TABLES + (port * 32 + slot) * TABLE_SIZE; }
 
 /* A table with a register FIS and `prds` entries of `each` bytes from `data` on. */
-static uint8_t *prepare(struct rig *r, unsigned port, unsigned slot, uint8_t command, uint64_t lba, unsigned count, uint32_t flags, uint64_t data,
-                        unsigned prds, uint32_t each)
+static uint8_t *prepare(struct rig *r, unsigned port, unsigned slot, uint8_t command, uint64_t lba, unsigned count, uint32_t flags,
+                        uint64_t data, unsigned prds, uint32_t each)
 {
     uint8_t *h = ram(r, LIST + port * 0x400 + slot * 32), *t = ram(r, table_of(port, slot));
     memset(h, 0, 32);
@@ -137,7 +139,8 @@ static uint8_t *prepare(struct rig *r, unsigned port, unsigned slot, uint8_t com
 }
 
 /* A queued one. */
-static void prepare_queued(struct rig *r, unsigned port, unsigned slot, bool write, uint64_t lba, unsigned count, uint64_t data, unsigned prds)
+static void prepare_queued(struct rig *r, unsigned port, unsigned slot, bool write, uint64_t lba, unsigned count, uint64_t data,
+                           unsigned prds)
 {
     uint8_t *t = prepare(r, port, slot, write ? 0x61 : 0x60, lba, 0, write ? WRITE : 0, data, prds, prds ? count * 512 / prds : 0);
     t[3] = (uint8_t)count;
@@ -786,8 +789,10 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(start_up), cmocka_unit_test(software_reset), cmocka_unit_test(identify), cmocka_unit_test(dma), cmocka_unit_test(bad_tables),
-        cmocka_unit_test(queued), cmocka_unit_test(queued_error), cmocka_unit_test(image_errors), cmocka_unit_test(packets), cmocka_unit_test(interrupts),
+        cmocka_unit_test(start_up), cmocka_unit_test(software_reset), cmocka_unit_test(identify), cmocka_unit_test(dma),
+        cmocka_unit_test(bad_tables),
+        cmocka_unit_test(queued), cmocka_unit_test(queued_error), cmocka_unit_test(image_errors), cmocka_unit_test(packets),
+        cmocka_unit_test(interrupts),
         cmocka_unit_test(pause_in_the_middle), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("ahci", tests, NULL, NULL);

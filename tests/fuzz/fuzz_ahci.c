@@ -1,4 +1,5 @@
-/* fuzz_ahci.c - the AHCI controller hammered: registers, whole commands of all kinds in many slots, tables anywhere, images that fail, media that change,
+/* fuzz_ahci.c - the AHCI controller hammered: registers, whole commands of all kinds in many slots, tables anywhere, images that fail,
+ * media that change,
  * resets, and saved states that come back damaged.
  *
  * Input: the first byte chooses the drives; then a byte per operation and its operands (see `operation`). Images are fakes in memory that
@@ -40,7 +41,11 @@ static uint64_t take(struct input *in, unsigned n)
     return value;
 }
 
-static void write_reg(struct world *w, unsigned offset, uint32_t value) { w->d->class->windows[DP_AHCI_WINDOW].ops->write(w->d, offset & 0xffc, value, 4); }
+static void write_reg(struct world *w, unsigned offset, uint32_t value)
+{
+    w->d->class->windows[DP_AHCI_WINDOW].ops->write(w->d, offset & 0xffc, value, 4);
+}
+
 static void read_reg(struct world *w, unsigned offset) { w->d->class->windows[DP_AHCI_WINDOW].ops->read(w->d, offset & 0xffc, 4); }
 
 static void start_port(struct world *w, unsigned port)

@@ -1,6 +1,7 @@
 /* devices/pci/host.c - the host bridge: both ways to configuration space, INTx lines, the reset control register.
  *
- * Model: one bus of 32 devices of up to 8 functions; device 0 function 0 is the bridge itself. Mechanism #1: a dword at port 0xcf8 selects, 0xcfc-0xcff
+ * Model: one bus of 32 devices of up to 8 functions; device 0 function 0 is the bridge itself. Mechanism #1: a dword at port 0xcf8
+ * selects, 0xcfc-0xcff
  * access the selected dword by 1, 2 or 4 bytes. Narrow accesses to 0xcf8 are no configuration accesses; 0xcf9 is the chipset's reset
  * control register, which is in this window because a dword at 0xcf8 must come through whole. ECAM: 4 KiB of memory per function.
  * Each interrupt line (GSIs 16-23, or a chipset's PIRQs) is the OR of the pins routed to it.
@@ -158,7 +159,8 @@ struct dp_pci_host *dp_pci_host_of(struct dp_device *host) { return DP_CONTAINER
 
 static unsigned direct(unsigned device, unsigned pin) { return dp_pci_gsi(device, pin) - 16; }
 
-void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count, unsigned (*route)(unsigned device, unsigned pin))
+void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count,
+                            unsigned (*route)(unsigned device, unsigned pin))
 {
     struct dp_pci_host *h = dp_pci_host_of(host);
     memcpy(h->line, line, count * sizeof(*line));

@@ -2,7 +2,8 @@
  *
  * Model: a function is a struct embedded in an adapter device (virtio-pci). Its 256 (4096 with ECAM) bytes of configuration space are plain
  * state with a write mask. BARs point at windows; the host bridge maps and unmaps them as the guest programs them. Interrupts: INTx by four
- * lines per bus, MSI with one message, or MSI-X. A BAR may also be RAM (a frame buffer), which processors then reach without any call here; the expansion ROM's
+ * lines per bus, MSI with one message, or MSI-X. A BAR may also be RAM (a frame buffer), which processors then reach without any call
+ * here; the expansion ROM's
  * base register is a seventh BAR with an enable bit of its own.
  * Source: PCI Local Bus 3.0 ch. 6 (6.2.5.2 expansion ROM); PCI Express Base 3.0 ch. 7 (ECAM).
  * Invariants: no BAR decode that wraps or exceeds the space; MSI-X table accesses are checked against its size. Nothing here trusts the
@@ -126,14 +127,16 @@ void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8]);
 /* Or four lines, as the i440FX's boards have them: PIRQA-D. */
 void dp_pci_host_wire_pirqs(struct dp_device *host, const struct dp_irq pirq[4]);
 /* Or up to eight lines, and which of them a pin (1 = INTA) pulls. */
-void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count, unsigned (*route)(unsigned device, unsigned pin));
+void dp_pci_host_wire_lines(struct dp_device *host, const struct dp_irq *line, unsigned count,
+                            unsigned (*route)(unsigned device, unsigned pin));
 /* GSI of a device's pin (1 = INTA): what the DSDT's _PRT says. Number of its PIRQ (0 = PIRQA). */
 unsigned dp_pci_gsi(unsigned device, unsigned pin);
 unsigned dp_pci_pirq(unsigned device, unsigned pin);
 /* pci.c to host.c: the level of one function's INTx pin. Idempotent; any thread, no lock held. */
 void dp_pci_host_intx(struct dp_pci_host *h, unsigned device, unsigned function, unsigned pin, bool level);
 enum { DP_PCI_WINDOW_PORTS, DP_PCI_WINDOW_ECAM }; /* windows of dp_pci_host_class */
-/* The ECAM window's functions, for bridges that place it themselves and for more than bus 0, beyond which there is nothing. opaque: the struct dp_pci_host. */
+/* The ECAM window's functions, for bridges that place it themselves and for more than bus 0, beyond which there is nothing. opaque: the
+ * struct dp_pci_host. */
 extern const struct dp_window_ops dp_pci_ecam_ops;
 
 #endif

@@ -1,9 +1,13 @@
-/* devices/pci/south.h - what south bridges have in common: PCI interrupts routed to ISA ones, and ACPI registers where configuration space says.
+/* devices/pci/south.h - what south bridges have in common: PCI interrupts routed to ISA ones, and ACPI registers where configuration space
+ * says.
  *
- * Model: parts of a bridge's device, under its lock, that read its configuration space when it has changed. PIRQs go to the ISA interrupt that their
- * routing register names, several to one if it says so. The ACPI registers are another device (devices/firmware/pm.h). The machine has them at 0x600,
+ * Model: parts of a bridge's device, under its lock, that read its configuration space when it has changed. PIRQs go to the ISA interrupt
+ * that their
+ * routing register names, several to one if it says so. The ACPI registers are another device (devices/firmware/pm.h). The machine has
+ * them at 0x600,
  * where its tables say; they are where the bridge decodes them, too, where firmware wants them (OVMF on an i440FX: 0xb000).
- * Invariants: an ISA line is driven by the OR of the PIRQs that lead to it now; it falls when the last one goes elsewhere. One thread at a time drives
+ * Invariants: an ISA line is driven by the OR of the PIRQs that lead to it now; it falls when the last one goes elsewhere. One thread at a
+ * time drives
  * or maps, and looks again for those who found it at it.
  */
 #ifndef DP_PCI_SOUTH_H

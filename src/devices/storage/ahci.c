@@ -1,7 +1,9 @@
 /* ahci.c - the registers, interrupts and life of the AHCI controller; model and sources in ahci.h and ahci_internal.h.
  *
- * Locks and calls out: registers change under the device's lock; ahci_settle(), called at the end of every entry without it, submits what the ports
- * have to submit and drives INTx or sends the message. IS latches a port's bit as long as the port has an enabled event; a message is due whenever a
+ * Locks and calls out: registers change under the device's lock; ahci_settle(), called at the end of every entry without it, submits what
+ * the ports
+ * have to submit and drives INTx or sends the message. IS latches a port's bit as long as the port has an enabled event; a message is due
+ * whenever a
  * bit of it appears, and again when software clears bits and some remain or come back.
  */
 #include <stdlib.h>
@@ -9,8 +11,8 @@
 #include "devices/storage/ahci_internal.h"
 
 enum { CAP = 0x00, GHC = 0x04, IS = 0x08, PI = 0x0c, VS = 0x10, PORTS = 0x100, PORT_SIZE = 0x80, WINDOW_SIZE = 0x1000 };
-enum { PX_CLB = 0x00, PX_CLBU = 0x04, PX_FB = 0x08, PX_FBU = 0x0c, PX_IS = 0x10, PX_IE = 0x14, PX_CMD = 0x18, PX_TFD = 0x20, PX_SIG = 0x24, PX_SSTS = 0x28,
-       PX_SCTL = 0x2c, PX_SERR = 0x30, PX_SACT = 0x34, PX_CI = 0x38 };
+enum { PX_CLB = 0x00, PX_CLBU = 0x04, PX_FB = 0x08, PX_FBU = 0x0c, PX_IS = 0x10, PX_IE = 0x14, PX_CMD = 0x18, PX_TFD = 0x20, PX_SIG = 0x24,
+       PX_SSTS = 0x28, PX_SCTL = 0x2c, PX_SERR = 0x30, PX_SACT = 0x34, PX_CI = 0x38 };
 #define CAP_VALUE ((DP_AHCI_PORTS - 1) | 31u << 8 /* NCS */ | 1u << 15 /* PMD */ | 1u << 18 /* SAM */ | 2u << 20 /* ISS: 3 Gb/s */ | \
                    1u << 24 /* SCLO */ | 1u << 30 /* SNCQ */ | 1u << 31 /* S64A */)
 #define GHC_HR (1u << 0)
@@ -114,7 +116,8 @@ static void ahci_clamp(void *regs)
     }
 }
 
-static const struct dp_state_table ahci_table = DP_STATE_TABLE(struct ahci_regs, "ahci", ahci_fields, .check = ahci_check, .clamp = ahci_clamp);
+static const struct dp_state_table ahci_table =
+    DP_STATE_TABLE(struct ahci_regs, "ahci", ahci_fields, .check = ahci_check, .clamp = ahci_clamp);
 
 static struct ahci *ahci_of(struct dp_device *d) { return DP_CONTAINER_OF(d, struct ahci, device); }
 
@@ -240,7 +243,9 @@ static uint32_t port_read(const struct ahci_port *p, unsigned reg)
     case PX_FBU: return (uint32_t)(r->fb >> 32);
     case PX_IS: return port_is(r);
     case PX_IE: return r->ie;
-    case PX_CMD: return (r->cmd & (r->cmd & CMD_ST ? ~0u : ~CMD_CCS_NONE)) | CMD_FIXED | (r->cmd & CMD_FRE ? CMD_FR : 0) | (r->cmd & CMD_ST || ahci_stale(p) ? CMD_CR : 0);
+    case PX_CMD:
+        return (r->cmd & (r->cmd & CMD_ST ? ~0u : ~CMD_CCS_NONE)) | CMD_FIXED | (r->cmd & CMD_FRE ? CMD_FR : 0) |
+               (r->cmd & CMD_ST || ahci_stale(p) ? CMD_CR : 0);
     case PX_TFD: return r->tfd;
     case PX_SIG: return r->sig;
     case PX_SSTS: return r->ssts;
@@ -493,7 +498,11 @@ static void attach(struct dp_device *device, unsigned n, enum drive_kind kind, s
     d->serial = serial;
 }
 
-void dp_ahci_attach_disk(struct dp_device *d, unsigned port, struct dp_block *block, const char *serial) { attach(d, port, DRIVE_DISK, block, serial); }
+void dp_ahci_attach_disk(struct dp_device *d, unsigned port, struct dp_block *block, const char *serial)
+{
+    attach(d, port, DRIVE_DISK, block, serial);
+}
+
 void dp_ahci_attach_cdrom(struct dp_device *d, unsigned port, struct dp_block *block) { attach(d, port, DRIVE_CDROM, block, NULL); }
 struct dp_pci_function *dp_ahci_function(struct dp_device *d) { return &ahci_of(d)->function; }
 

@@ -1,7 +1,9 @@
 /* devices/storage/ahci.h - the SATA controller of an ICH9 in AHCI mode, with ATA disks and ATAPI CD-ROM drives.
  *
- * Model: a PCI function (8086:2922) with registers in BAR 5, six ports of one drive each, 32 command slots a port, INTx or MSI. Drives are those of
- * drive.h; here are the registers, the command list and tables in guest memory, the FISes, and queued commands (NCQ), of which as many run at a
+ * Model: a PCI function (8086:2922) with registers in BAR 5, six ports of one drive each, 32 command slots a port, INTx or MSI. Drives are
+ * those of
+ * drive.h; here are the registers, the command list and tables in guest memory, the FISes, and queued commands (NCQ), of which as many run
+ * at a
  * time as the guest has issued. Software that wrote a command reads its results from the received FIS area and PxTFD.
  * An empty port has no device: PxSSTS.DET 0. Ports have no port multipliers, no staggered spin-up, no power states.
  * Source: Serial ATA AHCI 1.3.1; Serial ATA 2.6 ch. 10 (FISes), 13.6 (NCQ); Intel ICH9 datasheet 15 (D31:F2).

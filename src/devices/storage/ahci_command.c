@@ -1,9 +1,12 @@
 /* ahci_command.c - a port's command list and tables, the FISes it writes, and the data of the drive's commands; model in ahci_internal.h.
  *
- * A command goes to the drive as registers (the FIS is just these), and the drive's phases say what is to be done: PHASE_IN and PHASE_OUT are PIO
- * Setup FISes with their data, PHASE_PACKET fetches ACMD, DMA phases use the table through struct drive_host. The end is a Device to Host FIS, or
+ * A command goes to the drive as registers (the FIS is just these), and the drive's phases say what is to be done: PHASE_IN and PHASE_OUT
+ * are PIO
+ * Setup FISes with their data, PHASE_PACKET fetches ACMD, DMA phases use the table through struct drive_host. The end is a Device to Host
+ * FIS, or
  * for PIO data-in the E_STATUS of the last PIO Setup FIS.
- * A table that is too short drops what a PIO or a packet command still sends (PxIS.OFS); sectors have no place then, and the command is aborted.
+ * A table that is too short drops what a PIO or a packet command still sends (PxIS.OFS); sectors have no place then, and the command is
+ * aborted.
  * Memory that is no RAM is a host bus fatal error (PxIS.HBFS).
  * Source: AHCI 1.3.1 ch. 4 (memory), 5 (data transfer), 6.2 (errors); Serial ATA 2.6 10.3.
  */
@@ -81,8 +84,8 @@ static void move_on(struct ahci_slot_regs *s, uint64_t bytes)
     s->done += (uint32_t)bytes;
 }
 
-enum gather ahci_gather(struct ahci_port *p, struct ahci_slot_regs *s, uint64_t want, uint32_t unit, bool for_write, struct dp_pin *pins, unsigned max,
-                        unsigned *count, uint64_t *size)
+enum gather ahci_gather(struct ahci_port *p, struct ahci_slot_regs *s, uint64_t want, uint32_t unit, bool for_write,
+                        struct dp_pin *pins, unsigned max, unsigned *count, uint64_t *size)
 {
     struct dp_space *m = ahci_env(p)->memory;
     struct ahci_slot_regs whole = *s;
@@ -135,7 +138,10 @@ static enum gather move(struct ahci_port *p, struct ahci_slot_regs *s, uint8_t *
     return GATHERED;
 }
 
-static struct ahci_slot_regs *current(struct ahci_port *p) { return p->regs->current < AHCI_SLOTS ? &p->regs->slot[p->regs->current] : NULL; }
+static struct ahci_slot_regs *current(struct ahci_port *p)
+{
+    return p->regs->current < AHCI_SLOTS ? &p->regs->slot[p->regs->current] : NULL;
+}
 
 /* The header's count of bytes. */
 static void write_count(struct ahci_port *p)
@@ -479,8 +485,8 @@ static bool take(struct ahci_port *p)
     }
     uint32_t flags = dp_ld32(header);
     if (fis[0] != FIS_H2D || (flags & 31) * 4 < H2D_SIZE) {
-        dp_trace_guest(ahci_env(p)->trace, "%s: port %u: slot %u has a FIS 0x%02x of %u bytes, not a register one", p->ahci->device.id, p->n, slot, fis[0],
-                       (flags & 31) * 4);
+        dp_trace_guest(ahci_env(p)->trace, "%s: port %u: slot %u has a FIS 0x%02x of %u bytes, not a register one", p->ahci->device.id,
+                       p->n, slot, fis[0], (flags & 31) * 4);
         r->is |= IS_IFS;
         r->halted = true;
         return true;

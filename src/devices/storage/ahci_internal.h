@@ -1,11 +1,16 @@
-/* devices/storage/ahci_internal.h - what ahci.c (registers, interrupts, life), ahci_command.c (command list, FISes, data) and ahci_queue.c (queued
+/* devices/storage/ahci_internal.h - what ahci.c (registers, interrupts, life), ahci_command.c (command list, FISes, data) and ahci_queue.c
+ * (queued
  * commands) share.
  *
- * Model: ahci_next() does what a port can do and says what is to be submitted to the image; ahci_settle() calls it until nothing is left. A port
- * either runs one command on its drive (busy; current is the slot it came from) or any number of queued ones (slots with a phase), which end in any
+ * Model: ahci_next() does what a port can do and says what is to be submitted to the image; ahci_settle() calls it until nothing is left.
+ * A port
+ * either runs one command on its drive (busy; current is the slot it came from) or any number of queued ones (slots with a phase), which
+ * end in any
  * order. After an error it takes no command before software has stopped it (halted), as the specification wants.
- * Invariants: a slot's place in its table (prd_next, region) is in the registers, so whatever is not in flight continues from a saved state; there is
- * nothing in flight while paused. Requests in flight of commands that were dropped are stale: nothing is taken before they are back, and PxCMD.CR
+ * Invariants: a slot's place in its table (prd_next, region) is in the registers, so whatever is not in flight continues from a saved
+ * state; there is
+ * nothing in flight while paused. Requests in flight of commands that were dropped are stale: nothing is taken before they are back, and
+ * PxCMD.CR
  * reads as set until then. All functions are called with the device's lock held unless said otherwise.
  */
 #ifndef DP_AHCI_INTERNAL_H
@@ -131,8 +136,8 @@ void ahci_set_tfd(struct ahci_port *p, uint8_t status, uint8_t error);
 /* Guest memory that must be RAM, all of it. */
 bool ahci_load(struct ahci_port *p, uint64_t at, void *to, unsigned size);
 /* Pins at most `max` pieces of the table's regions: whole units, `want` bytes at most; moves the slot past them. */
-enum gather ahci_gather(struct ahci_port *p, struct ahci_slot_regs *s, uint64_t want, uint32_t unit, bool for_write, struct dp_pin *pins, unsigned max,
-                        unsigned *count, uint64_t *size);
+enum gather ahci_gather(struct ahci_port *p, struct ahci_slot_regs *s, uint64_t want, uint32_t unit, bool for_write,
+                        struct dp_pin *pins, unsigned max, unsigned *count, uint64_t *size);
 
 /* ---- ahci_queue.c ---- */
 

@@ -1,7 +1,9 @@
 /* ahci_queue.c - queued commands (NCQ) of disks; model in ahci_internal.h.
  *
- * A command that is accepted leaves the list (PxCI) with a Device to Host FIS and stays in PxSACT until its data are moved, which a Set Device Bits FIS
- * says. Each slot has a request of its own; a write that must be on the medium is followed by a flush. The first that fails ends all: the drive's log
+ * A command that is accepted leaves the list (PxCI) with a Device to Host FIS and stays in PxSACT until its data are moved, which a Set
+ * Device Bits FIS
+ * says. Each slot has a request of its own; a write that must be on the medium is followed by a flush. The first that fails ends all: the
+ * drive's log
  * tells which one, the port is halted, and the rest of PxSACT shows what is to be repeated.
  * Source: Serial ATA 2.6 13.6; AHCI 1.3.1 5.6.4 (native queued commands), 6.2.2.2 (error recovery).
  */
@@ -76,8 +78,8 @@ void ahci_queue_take(struct ahci_port *p, unsigned slot, const uint8_t *fis)
     s->lba |= (uint64_t)(dp_ld32(fis + 8) & 0xffffff) << 24;
     p->drive.regs->log_valid = false;
     if (fis[12] >> 3 != slot || !(p->regs->sact >> slot & 1)) {
-        dp_trace_guest(ahci_env(p)->trace, "%s: port %u: the queued command in slot %u has tag %u and %s in PxSACT", p->ahci->device.id, p->n, slot,
-                       fis[12] >> 3, p->regs->sact >> slot & 1 ? "is" : "is not");
+        dp_trace_guest(ahci_env(p)->trace, "%s: port %u: the queued command in slot %u has tag %u and %s in PxSACT", p->ahci->device.id,
+                       p->n, slot, fis[12] >> 3, p->regs->sact >> slot & 1 ? "is" : "is not");
         fail(p, slot, DRDY | DSC | ERR, ABRT);
     } else if (s->lba >= capacity || s->sectors > capacity - s->lba) {
         dp_trace_guest(ahci_env(p)->trace, "%s: port %u: a queued command beyond the end of the disk", p->ahci->device.id, p->n);
@@ -170,8 +172,8 @@ static bool start(struct ahci_slot *slot)
         for (unsigned i = 0; i < slot->pin_count; i++)
             slot->iov[i] = (struct iovec){slot->pin[i].host, slot->pin[i].size};
     }
-    DP_TRACE(ahci_env(p)->trace, DP_TRACE_BLOCK, "%s: port %u: slot %u: request %d, %u sectors at %llu", p->ahci->device.id, p->n, slot->n, slot->io.op,
-             slot->io_sectors, (unsigned long long)s->lba);
+    DP_TRACE(ahci_env(p)->trace, DP_TRACE_BLOCK, "%s: port %u: slot %u: request %d, %u sectors at %llu", p->ahci->device.id, p->n, slot->n,
+             slot->io.op, slot->io_sectors, (unsigned long long)s->lba);
     slot->in_flight = true;
     return true;
 }

@@ -1,6 +1,7 @@
 /* drive.c - requests and life of a drive; model in drive.h.
  *
- * Locks and calls out: registers change under the controller's lock; what drive_step() prepared, the controller submits without it. Guest memory is
+ * Locks and calls out: registers change under the controller's lock; what drive_step() prepared, the controller submits without it. Guest
+ * memory is
  * reached by pins only.
  * A request that fails is repeated sector by sector (careful), to learn which one it is.
  * Source: ATA/ATAPI-6 (T13 1410D) ch. 9; Serial ATA 2.6 13.2 (identify data).

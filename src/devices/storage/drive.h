@@ -1,4 +1,5 @@
-/* devices/storage/drive.h - an ATA disk or ATAPI CD-ROM drive, whatever controller it is on: what drive.c (requests and life), ata.c (commands of disks),
+/* devices/storage/drive.h - an ATA disk or ATAPI CD-ROM drive, whatever controller it is on: what drive.c (requests and life), ata.c
+ * (commands of disks),
  * atapi.c (packets) and the controllers (ide.c, ahci.c) share.
  *
  * Model: a drive executes one command at a time; `phase` says what it is at. What a phase needs from outside (an image's sectors,
