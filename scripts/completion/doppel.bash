@@ -4,7 +4,7 @@ _doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
-    local run='--machine --firmware --nvram --cdrom --floppy --boot --firmware-log --display --printer --kernel --initrd --append --memory --cpus --disk --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
+    local run='--machine --firmware --nvram --cdrom --floppy --boot --firmware-log --display --printer --kernel --initrd --append --memory --cpus --disk --nic --publish --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
         --name --trace --perf-map --dump-blocks --json --json-fd --help'
     local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
         --all-flags --single --once --quiet --help'
@@ -23,13 +23,14 @@ _doppel()
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v3 x86-64-v2 x86-64-v1' -- "$word") ;;
         --machine) mapfile -t COMPREPLY < <(compgen -W 'pc microvm' -- "$word") ;;
         --display) mapfile -t COMPREPLY < <(compgen -W 'none text vnc' -- "$word") ;;
+        --nic) mapfile -t COMPREPLY < <(compgen -W 'user none' -- "$word") ;;
         --printer) mapfile -t COMPREPLY < <(compgen -W 'file:' -- "$word") ;;
         --boot) mapfile -t COMPREPLY < <(compgen -W 'floppy cd disk net menu' -- "$word") ;;
         --serial | -s | --firmware-log) mapfile -t COMPREPLY < <(compgen -W 'stdio none file:' -- "$word") ;;
         --memory | -m) mapfile -t COMPREPLY < <(compgen -W '256M 512M 1G 2G 4G' -- "$word") ;;
         --trace) mapfile -t COMPREPLY < <(compgen -W 'all cpu mmu exception irq timer memory io pci virtio block console boot vm translate exits
             tables smc guest' -- "$word") ;;
-        --append | -a | --cpus | -c | --timeout | -t | --name | -n | --json-fd) ;;
+        --append | -a | --cpus | -c | --timeout | -t | --publish | -p | --name | -n | --json-fd) ;;
         *) mapfile -t COMPREPLY < <(compgen -W "$run" -- "$word") ;;
         esac ;;
     lockstep)

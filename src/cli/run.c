@@ -53,7 +53,7 @@ static const struct cli_option options[] = {
     {"disk", 'd', "FILE[,format=raw][,ro][,bus=virtio|ide]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
-     .help = "a network card (virtio) on a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, bootfile= (none)"},
+     .help = "a network card (virtio, e1000, rtl8139, ne2k) on a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, bootfile= (none)"},
     {"publish", 'p', "[ADDR:]PORT:PORT[/udp]", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
      .help = "a port of this host leads to one of the guest; makes a network card if there is none"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
@@ -197,11 +197,14 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
 static int parse_nics(const struct run_options *o, bool uefi, struct dp_vm_config *c, struct dp_error *e)
 {
     struct dp_net_nic *published = NULL;
+    char names[200];
     int rc;
     for (; c->nic_count < o->nic.count; c->nic_count++) {
         struct dp_net_nic *n = &c->nic[c->nic_count].net;
         if ((rc = dp_net_parse_nic(o->nic.value[c->nic_count], n, e)))
             return dp_error_prefix(e, rc, "--nic %s", o->nic.value[c->nic_count]);
+        if (!dp_vm_nic_model(n->model, names, sizeof names))
+            return dp_error_set(e, -EINVAL, "--nic: there is no network card '%s': possible are %s", n->model, names);
         if (!published && n->kind == DP_NET_USER)
             published = n;
     }

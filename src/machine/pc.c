@@ -313,7 +313,7 @@ static const struct nic_model *find_nic_model(const char *name)
     return NULL;
 }
 
-bool dp_pc_nic_model(const char *model, bool firmware, char *names, size_t size)
+bool dp_pc_nic_model(const char *model, char *names, size_t size)
 {
     size_t at = 0;
     for (size_t i = 0; names && i < DP_ARRAY_LEN(nic_models) && at < size; i++)
@@ -347,7 +347,7 @@ static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
     const struct nic_model *m = find_nic_model(nic->model);
     char id[32], names[200];
     if (!m) {
-        dp_pc_nic_model(nic->model, pc->chipset, names, sizeof names);
+        dp_pc_nic_model(nic->model, names, sizeof names);
         return dp_error_set(e, -EINVAL, "there is no network card '%s': possible are %s", nic->model, names);
     }
     snprintf(id, sizeof id, "net%u", n % 100);

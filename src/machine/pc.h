@@ -26,7 +26,7 @@ enum { DP_PC_SERIALS = 2, DP_PC_DISKS = 24, DP_PC_NICS = 4, DP_PC_CPUS_MAX = 255
 
 struct dp_net_port;
 struct dp_pc_nic {
-    const char *model;        /* of dp_pc_nic_models; NULL or "": virtio */
+    const char *model;        /* see dp_pc_nic_model */
     uint8_t mac[6];
     uint32_t mtu;             /* virtio: told to the guest; 0: not told */
     struct dp_net_port *port; /* where its cable leads to; not owned, outlives the machine. NULL: no cable */
@@ -74,8 +74,8 @@ struct dp_pc_config {
 /* The most memory that fits under a processor's physical addresses beside the windows. */
 uint64_t dp_pc_memory_max(const struct x86_cpuid_model *model);
 
-/* The models of network cards: their names, in one string for people. False: there is none of that name on this board. */
-bool dp_pc_nic_model(const char *model, bool firmware, char *names, size_t size);
+/* Is there such a model of network card ("" is the default)? names: all of them, for people. */
+bool dp_pc_nic_model(const char *model, char *names, size_t size);
 
 int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_pc_destroy(struct dp_pc *pc); /* NULL is fine */

@@ -28,24 +28,13 @@ static bool parse_port(const char *p, size_t n, uint16_t *port)
     return n && v && v <= UINT16_MAX;
 }
 
-/* Cuts "[ADDR:]" from the front: an address in brackets, or what stands before the next colon if that is none of a port's. */
-static bool take_address(const char **p, const char *end, bool needed, char *to, size_t room)
+/* Cuts an IPv4 address and a colon from the front; an empty address is one, too. (libslirp forwards no IPv6 connection to a guest's IPv4
+ * address.) */
+static bool take_address(const char **p, const char *end, char *to, size_t room)
 {
-    uint8_t binary[16];
-    if (*p < end && **p == '[') {
-        const char *close = memchr(*p, ']', (size_t)(end - *p));
-        if (!close || close + 1 >= end || close[1] != ':' || !take(to, room, *p + 1, (size_t)(close - *p - 1)) ||
-            inet_pton(AF_INET6, to, binary) != 1)
-            return false;
-        *p = close + 2;
-        return true;
-    }
+    struct in_addr binary;
     const char *colon = memchr(*p, ':', (size_t)(end - *p));
-    if (!colon || !needed) {
-        *to = 0;
-        return !needed;
-    }
-    if (!take(to, room, *p, (size_t)(colon - *p)) || (*to && inet_pton(AF_INET, to, binary) != 1))
+    if (!colon || !take(to, room, *p, (size_t)(colon - *p)) || (*to && inet_pton(AF_INET, to, &binary) != 1))
         return false;
     *p = colon + 1;
     return true;
@@ -54,10 +43,8 @@ static bool take_address(const char **p, const char *end, bool needed, char *to,
 static unsigned colons(const char *p, const char *end)
 {
     unsigned n = 0;
-    for (int depth = 0; p < end; p++) {
-        depth += *p == '[' ? 1 : *p == ']' ? -1 : 0;
-        n += !depth && *p == ':';
-    }
+    for (; p < end; p++)
+        n += *p == ':';
     return n;
 }
 
@@ -82,7 +69,7 @@ int dp_net_parse_publish(const char *text, struct dp_net_user_options *o, struct
     f->udp = end && end[1] == 'u';
     end = end ? end : text + strlen(text);
     unsigned n = colons(p, end);
-    if (n < 1 || n > 2 || !take_address(&p, end, n == 2, f->host, sizeof f->host))
+    if (n < 1 || n > 2 || (n == 2 && !take_address(&p, end, f->host, sizeof f->host)))
         return bad(e, text, usage);
     const char *colon = memchr(p, ':', (size_t)(end - p));
     if (!colon || !parse_port(p, (size_t)(colon - p), &f->host_port) || !parse_port(colon + 1, (size_t)(end - colon - 1), &f->guest_port))
@@ -107,21 +94,21 @@ static int parse_hostfwd(const char *p, size_t size, struct dp_net_user_options 
     if (size < 4 || (!f->udp && strncmp(text, "tcp:", 4)))
         return bad(e, text, usage);
     if (middle) { /* both sides have an address, perhaps an empty one */
-        if (!take_address(&at, middle, true, f->host, sizeof f->host) || !parse_port(at, (size_t)(middle - at), &f->host_port))
+        if (!take_address(&at, middle, f->host, sizeof f->host) || !parse_port(at, (size_t)(middle - at), &f->host_port))
             return bad(e, text, usage);
         at = middle + 1;
-        if (!take_address(&at, end, true, f->guest, sizeof f->guest))
+        if (!take_address(&at, end, f->guest, sizeof f->guest))
             return bad(e, text, usage);
     } else {
         unsigned n = colons(at, end);
-        bool guest = n == 3 || (n == 2 && memchr(at, '.', (size_t)(strchr(at, ':') - at)) == NULL && *at != '[');
-        if (n < 1 || n > 3 || !take_address(&at, end, n == 3 || (n == 2 && !guest), f->host, sizeof f->host))
+        bool guest = n == 3 || (n == 2 && !memchr(at, '.', strcspn(at, ":")));
+        if (n < 1 || n > 3 || ((n == 3 || (n == 2 && !guest)) && !take_address(&at, end, f->host, sizeof f->host)))
             return bad(e, text, usage);
         const char *colon = memchr(at, ':', (size_t)(end - at));
         if (!colon || !parse_port(at, (size_t)(colon - at), &f->host_port))
             return bad(e, text, usage);
         at = colon + 1;
-        if (!take_address(&at, end, guest, f->guest, sizeof f->guest))
+        if (guest && !take_address(&at, end, f->guest, sizeof f->guest))
             return bad(e, text, usage);
     }
     if (!parse_port(at, (size_t)(end - at), &f->guest_port))

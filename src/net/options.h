@@ -8,7 +8,7 @@ enum { DP_NET_FORWARDS = 32, DP_NET_MAC = 6 };
 
 struct dp_net_forward {
     bool udp;
-    char host[46];  /* an address of this host, IPv4 or IPv6; "": all IPv4 ones */
+    char host[16];  /* an IPv4 address of this host; "": all of them */
     char guest[16]; /* "": the address that DHCP gives */
     uint16_t host_port, guest_port;
 };
@@ -35,7 +35,7 @@ struct dp_net_nic {
 
 /* "user|none[,model=NAME][,mac=ADDRESS][,mtu=N][,hostfwd=tcp:[ADDR:]PORT:[ADDR:]PORT]..." */
 int dp_net_parse_nic(const char *text, struct dp_net_nic *nic, struct dp_error *e) DP_MUST_CHECK;
-/* "[ADDR:]HOST:GUEST[/tcp|/udp]" as another forward. An IPv6 address stands in brackets. */
+/* "[ADDR:]HOST:GUEST[/tcp|/udp]" as another forward. */
 int dp_net_parse_publish(const char *text, struct dp_net_user_options *o, struct dp_error *e) DP_MUST_CHECK;
 /* The address of a VM's n-th card: the same each time, another for another name. */
 void dp_net_default_mac(const char *vm, unsigned n, uint8_t mac[DP_NET_MAC]);

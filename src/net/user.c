@@ -394,19 +394,9 @@ static struct in6_addr ip6(const char *text)
 
 static int add_forward(struct dp_net_user *u, const struct dp_net_forward *f, struct dp_error *e)
 {
-    struct sockaddr_in host = {.sin_family = AF_INET, .sin_port = htons(f->host_port), .sin_addr = ip4(*f->host ? f->host : "0.0.0.0")};
-    struct sockaddr_in6 host6 = {.sin6_family = AF_INET6, .sin6_port = htons(f->host_port), .sin6_addr = ip6(f->host)};
-    bool six = strchr(f->host, ':');
-    int udp = f->udp ? SLIRP_HOSTFWD_UDP : 0, rc;
-    /* A forward leads to the family it came from: an IPv6 one to the address the guest gives itself, which is not known here. */
-    struct sockaddr_in guest = {
-        .sin_family = AF_INET, .sin_port = htons(f->guest_port), .sin_addr = ip4(*f->guest ? f->guest : "10.0.2.15")};
     errno = 0;
-    if (six)
-        rc = slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host6, sizeof host6, (struct sockaddr *)&guest, sizeof guest,
-                                udp | SLIRP_HOSTFWD_V6ONLY);
-    else
-        rc = slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, sizeof host, (struct sockaddr *)&guest, sizeof guest, udp);
+    int rc = slirp_add_hostfwd(u->slirp, f->udp, ip4(*f->host ? f->host : "0.0.0.0"), f->host_port, ip4(*f->guest ? f->guest : "10.0.2.15"),
+                               f->guest_port);
     if (!rc)
         return 0;
     int code = errno ? errno : EIO;

@@ -491,6 +491,8 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
     return 0;
 }
 
+bool dp_vm_nic_model(const char *model, char *names, size_t size) { return dp_pc_nic_model(model, names, size); }
+
 /* The networks, and cards for them. */
 static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
 {

@@ -107,6 +107,8 @@ struct dp_vm_screen {
     struct dp_input_sink sink;
 };
 
+/* Is there such a model of network card ("" is the default)? names: all of them, for people. */
+bool dp_vm_nic_model(const char *model, char *names, size_t size);
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_vm_destroy(struct dp_vm *vm);                                /* stops it first; NULL is fine */
 int dp_vm_start(struct dp_vm *vm, struct dp_error *e) DP_MUST_CHECK; /* NEW -> RUNNING */

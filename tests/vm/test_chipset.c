@@ -20,7 +20,7 @@ struct rig {
 static void request(void *opaque, enum dp_vm_request r, int status) { }
 static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { }
 
-static void rig_new(struct rig *r)
+static void rig_make(struct rig *r, const char *boot_order, unsigned nics)
 {
     struct dp_error e = {0};
     uint8_t *rom = malloc(ROM);
@@ -30,6 +30,10 @@ static void rig_new(struct rig *r)
     assert_ok(dp_clock_create_manual(&r->clock, &e), e);
     r->firmware.bios = (struct dp_boot_blob){"test", rom, ROM};
     struct dp_pc_config c = {.firmware = &r->firmware, .memory = 4u << 20, .cpus = 1, .model = &r->model, .clock = r->clock, .vm = {request, r}, .line = line, .opaque = r};
+    static uint8_t nic_rom[4096] = {0x55, 0xaa};
+    r->firmware.boot_order = boot_order;
+    for (c.nic_count = 0; c.nic_count < nics; c.nic_count++)
+        c.nic[c.nic_count] = (struct dp_pc_nic){.mac = {2, 0, 0, 0, 0, (uint8_t)c.nic_count}, .rom = {"ROM", nic_rom, sizeof nic_rom}};
     assert_ok(dp_pc_create(&c, &r->pc, &e), e);
     r->memory = dp_pc_memory(r->pc);
     r->ports = dp_pc_ports(r->pc);
@@ -37,6 +41,8 @@ static void rig_new(struct rig *r)
     assert_ok(dp_pc_boot(r->pc, NULL, NULL, NULL, &e), e);
     dp_pc_resume(r->pc);
 }
+
+static void rig_new(struct rig *r) { rig_make(r, NULL, 0); }
 
 static void rig_free(struct rig *r)
 {
@@ -119,8 +125,56 @@ static void test_pirq(void **state)
     rig_free(&r);
 }
 
+/* A file of fw_cfg's, as firmware reads it. */
+static void fw_cfg_file(struct rig *r, const char *name, char *text, size_t size)
+{
+    enum { SELECT = 0x510, DATA = 0x511, DIRECTORY = 0x19 };
+    uint8_t entry[64];
+    dp_space_store(r->ports, SELECT, DIRECTORY, 2);
+    uint32_t count = 0, length = 0;
+    for (unsigned i = 0; i < 4; i++)
+        count = count << 8 | (uint8_t)dp_space_load(r->ports, DATA, 1);
+    for (; count; count--) {
+        for (unsigned i = 0; i < sizeof entry; i++)
+            entry[i] = (uint8_t)dp_space_load(r->ports, DATA, 1);
+        if (!strcmp((char *)entry + 8, name))
+            break;
+    }
+    if (count) {
+        length = (uint32_t)entry[2] << 8 | entry[3];
+        dp_space_store(r->ports, SELECT, (uint32_t)entry[4] << 8 | entry[5], 2);
+    }
+    assert_true(length < size);
+    for (unsigned i = 0; i < length; i++)
+        text[i] = (char)dp_space_load(r->ports, DATA, 1);
+    text[length] = 0;
+}
+
+/* Cards are where the boot order says, each with its ROM; without being asked there is none. */
+static void test_cards(void **state)
+{
+    struct rig r;
+    char order[200];
+    rig_make(&r, "n", 2);
+    fw_cfg_file(&r, "bootorder", order, sizeof order);
+    assert_string_equal(order, "/pci@i0cf8/ethernet@3/ethernet-phy@0\n/pci@i0cf8/ethernet@1d/ethernet-phy@0\nHALT");
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t card = 0x80000000 | (i ? 0x1d : 3) << 11;
+        dp_space_store(r.ports, 0xcf8, card, 4);
+        assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0x10411af4);
+        dp_space_store(r.ports, 0xcf8, card | 0x30, 4);
+        dp_space_store(r.ports, 0xcfc, 0xfffff800, 4);
+        assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0xfffff000);
+    }
+    rig_free(&r);
+    rig_new(&r);
+    dp_space_store(r.ports, 0xcf8, 0x80001800, 4);
+    assert_int_equal(dp_space_load(r.ports, 0xcfc, 4), 0xffffffff);
+    rig_free(&r);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_cards)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

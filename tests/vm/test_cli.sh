@@ -74,6 +74,15 @@ run 2 "choose one of" -k "$dir/multiboot" --cpu i486
 run 2 "only raw is" -k "$dir/multiboot" --disk x,format=qcow2
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
+run 2 "is no network" -k "$dir/multiboot" --nic tap
+run 2 "no network card 'ne3000': possible are virtio" -k "$dir/multiboot" --nic user,model=ne3000
+run 2 "mac=1:2: give one card's address" -k "$dir/multiboot" --nic user,mac=1:2
+run 2 "'speed=1' is not known" -k "$dir/multiboot" --nic user,speed=1
+run 2 "give hostfwd=tcp:" -k "$dir/multiboot" --nic user,hostfwd=80
+run 2 "8080: give" -k "$dir/multiboot" -p 8080
+run 2 "there is no network card" -k "$dir/multiboot" --nic none -p 8080:80
+run 2 "more than 4 times" -k "$dir/multiboot" --nic none --nic none --nic none --nic none --nic none
+run 125 "No such file" -k "$dir/multiboot" --nic user,tftp=/nowhere
 run 2 "--trace" -k "$dir/multiboot" --trace nonsense
 run 2 "is no name for a VM" -k "$dir/multiboot" --name a/b
 expect 2 "NAME is missing" stats

@@ -1,7 +1,9 @@
 /* test_vm.c - life cycle on the null engine: two machines in one process and one loop, phases, requests by ports, reset, time limit; and
  * the machine's wiring as a guest sees it. */
+#include <arpa/inet.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "console/console.h"
@@ -344,6 +346,79 @@ static void test_pci(void **state)
     dp_vm_destroy(vm);
 }
 
+/* A listening socket of 127.0.0.1 on *port, or on one that is free; -1: somebody has it. */
+static int listen_on(uint16_t *port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(*port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&a, n) || listen(fd, 1) || getsockname(fd, (struct sockaddr *)&a, &n)) {
+        close(fd);
+        return -1;
+    }
+    *port = ntohs(a.sin_port);
+    return fd;
+}
+
+/* Cards and networks of two machines in one process, through pause, reset and end. */
+static void test_networks(void **state)
+{
+    struct world *w = *state;
+    struct dp_vm *vm[2];
+    uint16_t port[2] = {0};
+    for (int n = 0; n < 2; n++) {
+        struct dp_vm_config c = config(w, n);
+        int fd = listen_on(&port[n]);
+        assert_true(fd >= 0);
+        close(fd);
+        c.name = n ? "two" : "one";
+        c.nic_count = 3;
+        for (unsigned i = 0; i < 2; i++)
+            assert_ok(dp_net_parse_nic(i ? "user,mac=52:54:00:00:00:01" : "user", &c.nic[i].net, &w->e), w->e);
+        assert_ok(dp_net_parse_nic("none", &c.nic[2].net, &w->e), w->e);
+        char forward[40];
+        snprintf(forward, sizeof forward, "127.0.0.1:%u:80", port[n]);
+        assert_ok(dp_net_parse_publish(forward, &c.nic[0].net.user, &w->e), w->e);
+        vm[n] = make(w, &c);
+        assert_refused(w, &c, "another program listens there");
+        strcpy(c.nic[1].net.model, "ne3000");
+        c.nic[0].net.user.forwards = 0;
+        assert_refused(w, &c, "there is no network card 'ne3000': possible are virtio");
+    }
+    uint64_t mac[2];
+    for (int n = 0; n < 2; n++) {
+        struct dp_space *m = dp_vm_memory(vm[n]);
+        unsigned cards = 0;
+        for (unsigned slot = 31; slot; slot--)
+            if (dp_space_load(m, 0xe0000000 + (slot << 15), 4) == 0x10411af4) {
+                uint32_t bar = (uint32_t)dp_space_load(m, 0xe0000000 + (slot << 15) + 0x10, 4) & ~15u;
+                mac[n] = dp_space_load(m, bar + 0x2000, 8) & 0xffffffffffff;
+                assert_int_equal(dp_space_load(m, bar + 0x2006, 2), 1); /* the link is up */
+                assert_true(cards++ || mac[n] == 0x010000005452);
+            }
+        assert_int_equal(cards, 2);
+        assert_ok(dp_vm_start(vm[n], &w->e), w->e);
+        dp_vm_pause(vm[n]);
+        dp_loop_poll(w->loop, 0);
+        dp_vm_resume(vm[n]);
+        assert_ok(dp_vm_reset(vm[n], &w->e), w->e);
+    }
+    assert_true(mac[0] != mac[1]); /* by name */
+    for (int n = 0; n < 2; n++) {
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port[n]), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+        for (unsigned i = 0; i < 5; i++)
+            dp_loop_poll(w->loop, 1);
+        dp_vm_destroy(vm[n]);
+        close(fd);
+        fd = listen_on(&port[n]);
+        assert_true(fd >= 0); /* given back */
+        close(fd);
+    }
+}
+
 static void test_pvclock_scale(void **state)
 {
     static const uint32_t khz[] = {1000000, 1, 1000, 999999, 1000001, 2400000, 3000000, 4294967295u};
@@ -370,6 +445,7 @@ int main(void)
         TEST(test_races),
         TEST(test_refusals),
         TEST(test_pci),
+        TEST(test_networks),
         cmocka_unit_test(test_pvclock_scale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
