@@ -476,8 +476,9 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(probe),   cmocka_unit_test(memory),    cmocka_unit_test(transmit), cmocka_unit_test(loopback),
-        cmocka_unit_test(receive), cmocka_unit_test(full_ring), cmocka_unit_test(groups), cmocka_unit_test(filters),  cmocka_unit_test(conformance),
+        cmocka_unit_test(probe),    cmocka_unit_test(memory),  cmocka_unit_test(transmit),
+        cmocka_unit_test(loopback), cmocka_unit_test(receive), cmocka_unit_test(full_ring),
+        cmocka_unit_test(groups),   cmocka_unit_test(filters), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

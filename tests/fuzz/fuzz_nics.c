@@ -305,7 +305,8 @@ static void operation(struct world *w, struct input *in)
         break;
     case 4: /* a TCP packet where packets are */
         memset(w->ram->host + TX_DATA, 0, 64);
-        memcpy(w->ram->host + TX_DATA + 12, code & 0x10 ? "\x86\xdd\x60\0\0\0\0\0\6" : "\x08\0\x45\0\0\0\0\0\0\0\x40\6", code & 0x10 ? 9 : 12);
+        memcpy(w->ram->host + TX_DATA + 12, code & 0x10 ? "\x86\xdd\x60\0\0\0\0\0\6" : "\x08\0\x45\0\0\0\0\0\0\0\x40\6",
+               code & 0x10 ? 9 : 12);
         dp_st16(w->ram->host + TX_DATA + 16, (uint16_t)take(in, 2));
         w->ram->host[TX_DATA + (code & 0x10 ? 66 : 46)] = 0x50 + (code & 0xe0);
         break;
@@ -338,7 +339,14 @@ static void operation(struct world *w, struct input *in)
         break;
     case 14: save_and_load(w, in); break;
     case 15: /* room for what comes */
-        set(w, w->card == E1000 ? 0x2818 : w->card == RTL8139 ? 0x38 : 3, (uint32_t)take(in, 2), w->card == E1000 ? 4 : w->card == RTL8139 ? 2 : 1);
+        set(w,
+            w->card == E1000     ? 0x2818
+            : w->card == RTL8139 ? 0x38
+                                 : 3,
+            (uint32_t)take(in, 2),
+            w->card == E1000     ? 4
+            : w->card == RTL8139 ? 2
+                                 : 1);
         break;
     }
 }

@@ -1,4 +1,5 @@
-/* devices/net/e1000_internal.h - the registers of an e1000; e1000.c has them, e1000_rings.c the two rings. All with the device's lock held. */
+/* devices/net/e1000_internal.h - the registers of an e1000; e1000.c has them, e1000_rings.c the two rings. All with the device's lock.
+ */
 #ifndef DP_E1000_INTERNAL_H
 #define DP_E1000_INTERNAL_H
 

@@ -121,7 +121,8 @@ static void put_byte(struct dp8390_regs *r, uint32_t at, uint8_t v)
 static unsigned ring_room(const struct dp8390_regs *r, unsigned *ring)
 {
     *ring = 0;
-    if (r->pstart < MEMORY_START / PAGE || r->pstop > MEMORY_END / PAGE || r->pstart >= r->pstop || r->curr < r->pstart || r->curr >= r->pstop)
+    if (r->pstart < MEMORY_START / PAGE || r->pstop > MEMORY_END / PAGE || r->pstart >= r->pstop || r->curr < r->pstart ||
+        r->curr >= r->pstop)
         return 0;
     *ring = r->pstop - r->pstart;
     return r->bnry >= r->pstart && r->bnry < r->pstop ? (r->bnry - r->curr + *ring - 1) % *ring + 1 : *ring;
@@ -248,9 +249,9 @@ static void count(struct dp8390_regs *r, unsigned i)
         r->isr |= ISR_CNT;
 }
 
-/* Drivers take what the ring has and acknowledge PRX afterwards: a frame that comes between the two has no interrupt. On a real wire the next frame
- * helps; here the sender would wait for an answer. So frames come in groups, as many as such drivers take at once, and the next group
- * when PRX was acknowledged; or after a while, for those who do it otherwise. Who has no interrupt polls, and misses nothing. */
+/* Drivers take what the ring has and acknowledge PRX afterwards: a frame that comes between the two has no interrupt. On a real wire the
+ * next frame helps; here the sender would wait for an answer. So frames come in groups, as many as such drivers take at once, and the next
+ * group when PRX was acknowledged; or after a while, for those who do it otherwise. Who has no interrupt polls, and misses nothing. */
 static bool welcome(struct ne2k *c)
 {
     const struct dp8390_regs *r = c->core;

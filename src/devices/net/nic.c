@@ -140,12 +140,18 @@ static void tell_ready(struct nic *n)
     pthread_mutex_unlock(&n->device->lock);
 }
 
+/* Who lowers the line waits for whoever is driving it: a guest that has read the cause away and still sees the line up takes the interrupt
+ * again and again, until the other thread runs, and Linux gives up a line like that. Who raises it leaves that to the other. */
 static void irq_sync(struct nic *n)
 {
     nic_enter(n);
-    while (n->running && !n->irq_busy) {
+    while (n->running) {
         bool level = n->ops->irq_level(n) && !(n->irq_fell && n->irq_driven);
-        if (level == n->irq_driven)
+        if (n->irq_busy && !level) {
+            pthread_cond_wait(&n->idle, &n->device->lock);
+            continue;
+        }
+        if (n->irq_busy || level == n->irq_driven)
             break;
         n->irq_fell = false;
         n->irq_driven = level;
@@ -157,8 +163,8 @@ static void irq_sync(struct nic *n)
             dp_pci_intx(&n->function, level);
         nic_enter(n);
         n->irq_busy = false;
+        pthread_cond_broadcast(&n->idle);
     }
-    pthread_cond_broadcast(&n->idle);
     pthread_mutex_unlock(&n->device->lock);
 }
 
@@ -167,7 +173,7 @@ void nic_leave(struct nic *n)
     bool level = n->ops->irq_level(n);
     n->irq_fell |= !level;
     bool send = n->tx_kick && n->running, ready = n->rx_refused && n->rx_room && n->running;
-    bool line = n->running && (level != n->irq_driven || (n->irq_fell && n->irq_driven));
+    bool line = n->running && (level != n->irq_driven || (n->irq_fell && n->irq_driven) || (n->irq_busy && !level));
     pthread_mutex_unlock(&n->device->lock);
     if (send) {
         transmit(n);
@@ -279,8 +285,8 @@ static void config_changed(struct dp_pci_function *f)
     nic_leave(n);
 }
 
-/* An image for several cards may name none of them, and firmware runs only what names the card it is in. The image's sum stays what it was: byte 6, which
- * means nothing, makes up for the change. Source: PCI Firmware 3.0 5.1.2 (data structure), 5.1.3 (sum). */
+/* An image for several cards may name none of them, and firmware runs only what names the card it is in. The image's sum stays what it was:
+ * byte 6, which means nothing, makes up for the change. Source: PCI Firmware 3.0 5.1.2 (data structure), 5.1.3 (sum). */
 static void rom_name(struct nic *n, const struct dp_pci_id *id)
 {
     enum { POINTER = 0x18, VENDOR = 4, DEVICE = 6, PCIR_SIZE = 0x18, SPARE = 6 };
