@@ -1,7 +1,7 @@
 /* display/edid.h - what a monitor tells about itself: one block of EDID 1.4, for graphics devices.
  *
- * Model: a monitor of 96 dots per inch, sRGB, whose preferred timing is the given size at 60 Hz by the reduced blanking of CVT; slower where
- * the pixel clock would not fit. Standard and established timings name the usual smaller sizes.
+ * Model: a monitor of 96 dots per inch, sRGB, whose preferred timing is the given size at 60 Hz by the reduced blanking of CVT; slower
+ * where the pixel clock would not fit. Standard and established timings name the usual smaller sizes.
  * Source: VESA E-EDID Standard, Release A2 (EDID 1.4), section 3; VESA Coordinated Video Timings 1.1, section 5 (reduced blanking).
  */
 #ifndef DP_DISPLAY_EDID_H

@@ -100,5 +100,6 @@ static bool is_absolute(void *opaque) { return find_pointer(opaque, true) != NOB
 
 struct dp_input_sink dp_input_router_sink(struct dp_input_router *r)
 {
-    return (struct dp_input_sink){.key = route_key, .motion = route_motion, .position = route_position, .absolute = is_absolute, .opaque = r};
+    return (struct dp_input_sink){.key = route_key, .motion = route_motion, .position = route_position, .opaque = r,
+                                  .absolute = is_absolute};
 }

@@ -1,11 +1,11 @@
 /* display/input_router.h - keys and pointer of one user, given to whichever of a machine's input devices the guest listens to.
  *
- * Model: a list of routes, each a sink and a question: is a driver there? (`active`). What a later route takes an earlier one does not get, so
- * a machine adds its oldest device (PS/2) first, without a question, and better ones (USB, virtio) after it. A key goes to the last active
- * route with `key`. The pointer's position goes to the last active route with `position`; where there is none, viewers move by differences
- * (sink.absolute tells them) and the last active route with `motion` gets them.
- * Invariants: a key's release goes where its press went, and a pointer that changes its route lets its buttons go first: whatever drivers come
- * and go, nothing stays held. A key that is already down goes where it went (it repeats). Sinks are called without the router's lock.
+ * Model: a list of routes, each a sink and a question: is a driver there? (`active`). What a later route takes an earlier one does not
+ * get, so a machine adds its oldest device (PS/2) first, without a question, and better ones (USB, virtio) after it. A key goes to the
+ * last active route with `key`. The pointer's position goes to the last active route with `position`; where there is none, viewers move by
+ * differences (sink.absolute tells them) and the last active route with `motion` gets them.
+ * Invariants: a key's release goes where its press went, and a pointer that changes its route lets its buttons go first: whatever drivers
+ * come and go, nothing stays held. A key that is already down goes where it went (it repeats). Sinks are called without the router's lock.
  * Threads: routes are added before there are viewers; then any thread, one event after the other (the loop's thread, in doppel).
  */
 #ifndef DP_INPUT_ROUTER_H

@@ -1,8 +1,10 @@
 /* display/mux.h - one screen for viewers, made of several display sources of which one shows something at a time.
  *
- * Model: sources in order, each with a question: does it show something? A viewer sees the last that does; the first is seen when none does. So a
- * machine adds its VGA first and a virtio-gpu after it: until the guest's driver sets a scanout there, firmware's screen is seen.
- * `generation` also moves when the source changes. `resize` goes to the source seen, else to the last that can: then its driver finds the size.
+ * Model: sources in order, each with a question: does it show something? A viewer sees the last that does; the first is seen when none
+ * does. So a machine adds its VGA first and a virtio-gpu after it: until the guest's driver sets a scanout there, firmware's screen is
+ * seen.
+ * `generation` also moves when the source changes. `resize` goes to the source seen, else to the last that can: then its driver finds the
+ * size.
  * Threads: sources are added before there are viewers; then any.
  */
 #ifndef DP_DISPLAY_MUX_H
@@ -26,7 +28,8 @@ struct dp_display_mux { /* private */
 void dp_display_mux_init(struct dp_display_mux *m);
 void dp_display_mux_fini(struct dp_display_mux *m);
 /* shows: any thread; NULL: always. False: no room. */
-bool dp_display_mux_add(struct dp_display_mux *m, const struct dp_display_source *source, bool (*shows)(void *opaque), void *opaque) DP_MUST_CHECK;
+bool dp_display_mux_add(struct dp_display_mux *m, const struct dp_display_source *source, bool (*shows)(void *opaque),
+                        void *opaque) DP_MUST_CHECK;
 /* Of a mux with at least one source, when all are added. Lives as long as the mux. */
 struct dp_display_source dp_display_mux_source(struct dp_display_mux *m);
 

@@ -1,9 +1,10 @@
 /* devices/display/vga_direct.c - the legacy window as RAM, while the registers make it that.
  *
- * Model: where the window shows bytes of video memory in their order (chain-4 with all planes let through, as BIOS mode 13h has it; DISPI modes but for
- * 4 bits), an access by vga_memory.c does nothing that RAM would not. After HOT such accesses video memory is mapped over the window, and processors
- * reach it without a call here; a change of the registers that would make it another thing takes the mapping away, and counting begins anew. So what
- * mapping costs (all processors forget translations) is small beside the accesses before it, even where a program changes banks all the time.
+ * Model: where the window shows bytes of video memory in their order (chain-4 with all planes let through, as BIOS mode 13h has it; DISPI
+ * modes but for 4 bits), an access by vga_memory.c does nothing that RAM would not. After HOT such accesses video memory is mapped over
+ * the window, and processors reach it without a call here; a change of the registers that would make it another thing takes the mapping
+ * away, and counting begins anew. So what mapping costs (all processors forget translations) is small beside the accesses before it, even
+ * where a program changes banks all the time.
  * Which accesses came here is not to be seen in the state: reads in these modes leave the latches alone.
  * Locks: one thread at a time maps, with no lock held, and starts over when another changed registers meanwhile, as pci.c does with BARs.
  */
@@ -11,7 +12,10 @@
 
 enum { HOT = 512 };
 
-static bool is_same(const struct vga_place *a, const struct vga_place *b) { return a->size == b->size && a->start == b->start && a->at == b->at; }
+static bool is_same(const struct vga_place *a, const struct vga_place *b)
+{
+    return a->size == b->size && a->start == b->start && a->at == b->at;
+}
 
 /* Video memory the window shows as it is; size 0: none. */
 static struct vga_place plain(const struct vga_screen_regs *s)
@@ -59,7 +63,8 @@ void vga_direct_update(struct vga *v, bool cool)
         if (old.size)
             dp_space_unmap(memory, d->mapping);
         /* Of the window's own priority: the later one is on top. */
-        if (wanted.size && dp_space_map_ram(memory, DP_VGA_MEMORY_BASE + wanted.start, v->ram, wanted.at, wanted.size, false, 0, &d->mapping, NULL))
+        if (wanted.size &&
+            dp_space_map_ram(memory, DP_VGA_MEMORY_BASE + wanted.start, v->ram, wanted.at, wanted.size, false, 0, &d->mapping, NULL))
             wanted = (struct vga_place){0};
         pthread_mutex_lock(&v->device.lock);
         d->now = wanted;

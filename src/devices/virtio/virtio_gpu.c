@@ -1,7 +1,7 @@
 /* devices/virtio/virtio_gpu.c - see virtio_gpu.h.
  *
- * The memory is handed out in pages, first fit over the table of resources; page 0 to CURSOR_PAGES - 1 hold the cursor's picture. What is given
- * back is punched out of the file, so it costs the host nothing and the next owner finds zeros.
+ * The memory is handed out in pages, first fit over the table of resources; page 0 to CURSOR_PAGES - 1 hold the cursor's picture. What is
+ * given back is punched out of the file, so it costs the host nothing and the next owner finds zeros.
  * A viewer's picture is drawn without the lock, from a copy of the registers that matter; the memory stays mapped whatever the guest does.
  */
 #include <sys/mman.h>
@@ -16,8 +16,8 @@ enum {
     CMD_RESOURCE_ATTACH_BACKING, CMD_RESOURCE_DETACH_BACKING, CMD_GET_CAPSET_INFO, CMD_GET_CAPSET, CMD_GET_EDID,
     CMD_UPDATE_CURSOR = 0x300, CMD_MOVE_CURSOR,
     RESP_OK_NODATA = 0x1100, RESP_OK_DISPLAY_INFO, RESP_OK_EDID = 0x1104,
-    RESP_ERR_UNSPEC = 0x1200, RESP_ERR_OUT_OF_MEMORY, RESP_ERR_INVALID_SCANOUT_ID, RESP_ERR_INVALID_RESOURCE_ID, RESP_ERR_INVALID_CONTEXT_ID,
-    RESP_ERR_INVALID_PARAMETER
+    RESP_ERR_UNSPEC = 0x1200, RESP_ERR_OUT_OF_MEMORY, RESP_ERR_INVALID_SCANOUT_ID, RESP_ERR_INVALID_RESOURCE_ID,
+    RESP_ERR_INVALID_CONTEXT_ID, RESP_ERR_INVALID_PARAMETER
 };
 enum { /* names are by the order of bytes in memory */
     FORMAT_B8G8R8A8 = 1, FORMAT_B8G8R8X8 = 2, FORMAT_A8R8G8B8 = 3, FORMAT_X8R8G8B8 = 4, FORMAT_R8G8B8A8 = 67, FORMAT_X8B8G8R8 = 68,
@@ -342,7 +342,8 @@ static uint32_t transfer_to_host(struct gpu *g, const uint8_t *c)
     g->copied += line * lines;
     dp_ram_mark_dirty(g->ram, (uint64_t)r->pixels * DP_PAGE_SIZE + at, lines ? (lines - 1) * stride + line : 0);
     if (!ok)
-        dp_trace_guest(g->base.device.env->trace, "%s: a transfer leaves resource %u's backing, or that is not in RAM", g->base.device.id, r->id);
+        dp_trace_guest(g->base.device.env->trace, "%s: a transfer leaves resource %u's backing, or that is not in RAM", g->base.device.id,
+                       r->id);
     return ok ? RESP_OK_NODATA : RESP_ERR_INVALID_PARAMETER;
 }
 
@@ -357,7 +358,8 @@ static uint32_t set_scanout(struct gpu *g, const uint8_t *c)
     struct resource *r = find(&g->regs, id);
     if (id && !r)
         return RESP_ERR_INVALID_RESOURCE_ID;
-    if (id && (!contains(r, &rect) || !rect.width || !rect.height || rect.width > DP_DISPLAY_MAX_WIDTH || rect.height > DP_DISPLAY_MAX_HEIGHT))
+    if (id && (!contains(r, &rect) || !rect.width || !rect.height || rect.width > DP_DISPLAY_MAX_WIDTH ||
+               rect.height > DP_DISPLAY_MAX_HEIGHT))
         return RESP_ERR_INVALID_PARAMETER;
     g->regs.scanout_resource = id;
     g->regs.scanout_x = id ? rect.x : 0;
@@ -717,8 +719,8 @@ static void gpu_post_load(struct dp_device *d)
 static const struct dp_property gpu_properties[] = {
     {"xres", "width of the screen that the guest is offered", DP_PROP_UINT, offsetof(struct gpu, xres), 1280, OFFER_MIN, OFFER_MAX},
     {"yres", "its height", DP_PROP_UINT, offsetof(struct gpu, yres), 800, OFFER_MIN, OFFER_MAX},
-    {"memory", "what the guest's pictures may take of the host's memory", DP_PROP_SIZE, offsetof(struct gpu, memory), 128ull << 20, 1ull << 20,
-     MEMORY_MAX},
+    {"memory", "what the guest's pictures may take of the host's memory", DP_PROP_SIZE, offsetof(struct gpu, memory), 128ull << 20,
+     1ull << 20, MEMORY_MAX},
 };
 
 const struct dp_device_class dp_virtio_gpu_class = {

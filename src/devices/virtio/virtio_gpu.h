@@ -1,12 +1,13 @@
 /* devices/virtio/virtio_gpu.h - a screen for guests with a driver: virtio-gpu, 2D, one scanout.
  *
- * Model: the guest makes resources (pictures that the device keeps), copies into them from its own memory (TRANSFER_TO_HOST_2D), shows one, or
- * a part of it, as the scanout, and says what changed (RESOURCE_FLUSH). Everything is done within the notification, so fences are over when
- * the response is written. Pixels and the lists of the guest's pages lie in the device's memory, one dp_ram of the property `memory`, which
- * bounds what a guest can make the host keep; registers hold where in it, so that registers and that memory together are the whole state.
+ * Model: the guest makes resources (pictures that the device keeps), copies into them from its own memory (TRANSFER_TO_HOST_2D), shows
+ * one, or a part of it, as the scanout, and says what changed (RESOURCE_FLUSH). Everything is done within the notification, so fences are
+ * over when the response is written. Pixels and the lists of the guest's pages lie in the device's memory, one dp_ram of the property
+ * `memory`, which bounds what a guest can make the host keep; registers hold where in it, so that registers and that memory together are
+ * the whole state.
  * The cursor has a picture of its own there and is drawn into what viewers get.
- * What is offered (GET_DISPLAY_INFO, EDID) is properties xres and yres until somebody asks for another size (the source's `resize`), which the
- * driver is told by an event.
+ * What is offered (GET_DISPLAY_INFO, EDID) is properties xres and yres until somebody asks for another size (the source's `resize`), which
+ * the driver is told by an event.
  * Invariants: rectangles, offsets and sizes are checked before anything is done; a loaded state may hold any: each place in the memory is
  * checked where it is used. One notification copies COPY_BUDGET bytes (virtio_gpu.c) and one request more at most.
  * The memory is no device state: who saves a machine saves dp_virtio_gpu_ram() as it does the main memory.
