@@ -41,8 +41,8 @@ static const struct cli_option options[] = {
      .help = "pc: with firmware, IDE, VGA and the like; microvm: without (microvm with --kernel, else pc)"},
     {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
-    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive"},
-    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
+    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive; none: an empty drive"},
+    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive; none: an empty 1.44M drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
@@ -156,6 +156,11 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
                 e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, bus=virtio, bus=ide and ro (a comma in a file's name is written twice)",
                 text, (int)DP_MIN(n, (size_t)40), p);
         p += n;
+    }
+    if ((bus == DP_VM_CDROM || bus == DP_VM_FLOPPY) && !strcmp(path, "none")) { /* an empty drive, for `doppel media` */
+        free(path);
+        d->path = NULL;
+        return 0;
     }
     return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
 }

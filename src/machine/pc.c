@@ -423,6 +423,11 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
     return true;
 }
 
+int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e)
+{
+    return pc->chipset ? chipset_change_medium(pc, cdrom, n, medium, e) : dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
+}
+
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
 struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
 unsigned dp_pc_device_count(const struct dp_pc *pc) { return pc->device_count; }

@@ -50,6 +50,7 @@ struct dp_device *pc_add(struct dp_pc *pc, const struct dp_device_class *c, cons
 struct chipset *chipset_new(void);
 struct dp_display_source chipset_display(struct dp_pc *pc);
 struct dp_input_sink chipset_input(struct dp_pc *pc);
+int chipset_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 /* Memory below 1 MiB and ROMs; then the board's devices, after the interrupt controllers and pc->pci. */
 int chipset_map(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;
 int chipset_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;

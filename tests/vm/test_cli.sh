@@ -33,7 +33,7 @@ expect 0 "Examples:" run --help
 expect 0 "Examples:" run -k x -h
 expect 0 "Examples:" help run
 expect 0 "Examples:" doctor --help
-for verb in list stats control screenshot type key; do
+for verb in list stats control screenshot type key media; do
     expect 0 "Examples:" $verb --help
     expect 2 "did you mean \`doppel $verb\`?" "${verb}x"
 done
@@ -81,10 +81,14 @@ expect 2 "COMMAND is missing" control web
 expect 2 "FILE is missing" screenshot web
 expect 2 "TEXT is missing" type web
 expect 2 "KEYS is missing" key web
+expect 2 "FILE is missing" media web cdrom0
 expect 2 "see \`doppel type --help\`" type web -x
 expect 125 "no VM named 'nobody'" screenshot nobody x.png
 expect 125 "no VM named 'nobody'" type nobody -- -x
 expect 125 "no VM named 'nobody'" key nobody a
+expect 125 "no VM named 'nobody'" media nobody
+expect 125 "no VM named 'nobody'" media nobody cdrom0 eject
+expect 125 "$dir/missing: No such file" media nobody cdrom0 "$dir/missing"
 expect 125 "byte 1 (0xc3)" type nobody "hé"
 expect 125 "FILE is empty" screenshot nobody ""
 expect 2 "one word too many" stats web two
