@@ -211,6 +211,45 @@ class Terminal:
         self.master = self.slave = -1
 
 
+class TextScreen(Terminal):
+    """`doppel run --display text`: the cells of the screen, placed as doppel's few escapes say. expect looks at the whole screen, however long something stands there."""
+
+    def __init__(self, argv, cwd=None):
+        super().__init__(argv, cwd)
+        self.rows, self.row, self.column, self.rest = {}, 0, 0, ""
+
+    def show(self):
+        """The screen's lines."""
+        last = max(self.rows, default=-1)
+        return "\n".join("".join(self.rows.get(y, {}).get(x, " ") for x in range(max(self.rows.get(y, {}), default=-1) + 1)).rstrip() for y in range(last + 1))
+
+    def _take(self):
+        text, self.text = self.rest + self.text, ""
+        for m in re.finditer(r"\033\[([0-9;?]*)([A-Za-z])|\033[()].|\033.?|(.)", text, re.S):
+            if m[0].startswith("\033") and m.end() == len(text) and not m[2]:  # the rest is still to come
+                break
+            if m[2] == "H":
+                self.row, self.column = (int(n or 1) - 1 for n in (m[1] + ";").split(";")[:2])
+            elif m[2] == "J":
+                self.rows = {}
+            elif m[3] and m[3] >= " ":
+                self.rows.setdefault(self.row, {})[self.column] = m[3]
+                self.column += 1
+        else:
+            self.rest = ""
+            return
+        self.rest = m[0]
+
+    def expect(self, pattern, limit=90):
+        end = time.monotonic() + limit * PATIENCE
+        while True:
+            self._take()
+            m = re.search(pattern, self.show())
+            if m or time.monotonic() > end:
+                return m
+            self._read(max(0, min(1, end - time.monotonic())))
+
+
 def sha256(path):
     with open(path, "rb") as f:
         return hashlib.sha256(f.read()).hexdigest()
