@@ -131,6 +131,21 @@ if [ "$(id -u)" != 0 ]; then
     chmod 600 "$dir/pvh"
 fi
 
+# ---- a file by its size is a floppy, also of sizes few know ----
+export XDG_RUNTIME_DIR="$dir"
+for size in 160 640 1440 1743; do
+    truncate -s ${size}K "$dir/floppy.img"
+    "$doppel" run "$dir/floppy.img" --engine null --serial none --name floppy --timeout 60 >"$dir/log" 2>&1 </dev/null &
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        "$doppel" media floppy >"$dir/media" 2>/dev/null && break
+        sleep 0.2
+    done
+    if [ "$(cat "$dir/media")" = "floppy0  $dir/floppy.img" ]; then passed=$((passed + 1)); else fail "${size}K: $(cat "$dir/media" "$dir/log")"; fi
+    "$doppel" control floppy quit >/dev/null 2>&1
+    wait
+done
+unset XDG_RUNTIME_DIR
+
 # ---- ends ----
 run 124 "time limit" -k "$dir/multiboot" -t 0.2
 run 124 "time limit" -k "$dir/pvh" -t 0.2 -c 4 --serial none
