@@ -73,6 +73,7 @@ static const struct cli_option options[] = {
 
 static const struct cli_operand operands[] = {{"FILE", FIELD(file), .optional = true}};
 
+enum { KEPT_MAX = 16384 }; /* bytes of messages that wait for the screen to go */
 struct session {
     struct run_options o;
     struct dp_loop *loop;
@@ -85,6 +86,9 @@ struct session {
     struct dp_display_options display;
     struct dp_display_viewer viewer;
     struct dp_console *screen; /* the terminal's, for --display text */
+    pthread_mutex_t kept_lock; /* of the two below */
+    bool keep_lines;
+    struct dp_buffer kept;
     unsigned console_count;
     bool stdio_taken;
     int signal_fd;
@@ -112,9 +116,32 @@ static bool is_notice(const struct session *s, const char *line)
     return false;
 }
 
+/* While the guest's screen is on the terminal nothing else may write there: lines are kept for the end. False: write it now. */
+static bool keep_line(struct session *s, const char *line)
+{
+    pthread_mutex_lock(&s->kept_lock);
+    bool keep = s->keep_lines;
+    if (keep && s->kept.size < KEPT_MAX)
+        dp_buffer_printf(&s->kept, "%s%s\n", is_notice(s, line) ? "doppel: " : "", is_notice(s, line) ? line + strcspn(line, ":") + strlen(": ") : line);
+    pthread_mutex_unlock(&s->kept_lock);
+    return keep;
+}
+
+static void stop_keeping(struct session *s)
+{
+    pthread_mutex_lock(&s->kept_lock);
+    s->keep_lines = false;
+    if (s->kept.size && !s->kept.failed)
+        fprintf(stderr, "%.*s%s", (int)s->kept.size, (const char *)s->kept.data, s->kept.size >= KEPT_MAX ? "doppel: ... and more of these\n" : "");
+    dp_buffer_fini(&s->kept);
+    pthread_mutex_unlock(&s->kept_lock);
+}
+
 static void trace_line(void *opaque, const char *line)
 {
     struct session *s = opaque;
+    if ((is_notice(s, line) || !s->trace_file) && keep_line(s, line))
+        return;
     if (is_notice(s, line))
         say("%s", line + strcspn(line, ":") + strlen(": "));
     else if (s->trace_file)
@@ -472,8 +499,10 @@ static int show(struct session *s, struct cli_guard *guard, struct dp_error *e)
     int rc = dp_display_open(&s->viewer, &s->display, s->loop, s->screen, s->o.name ? path : NULL, s->o.name, &screen->source, &screen->sink, e);
     if (rc)
         return rc;
-    if (s->display.kind == DP_DISPLAY_TEXT)
+    if (s->display.kind == DP_DISPLAY_TEXT) {
         cli_guard_screen(guard);
+        s->keep_lines = isatty(STDERR_FILENO);
+    }
     dp_display_describe(&s->viewer, line, sizeof line);
     if (*line)
         say("%s", line);
@@ -492,7 +521,7 @@ static void announce(const struct session *s)
 
 static int run(int argc, char **argv)
 {
-    struct session s = {.signal_fd = -1, .o = {.cpus = 1}};
+    struct session s = {.signal_fd = -1, .o = {.cpus = 1}, .kept_lock = PTHREAD_MUTEX_INITIALIZER};
     struct summary sum = {.result = "error"};
     struct dp_error e = {0};
     struct cli_guard guard;
@@ -538,6 +567,7 @@ static int run(int argc, char **argv)
         dp_console_close(s.consoles[i]);
     }
     cli_guard_stop(&guard);
+    stop_keeping(&s);
     if (strcmp(sum.result, "poweroff") && strcmp(sum.result, "exit"))
         say("%s", sum.reason);
     if (sum.report.size)
