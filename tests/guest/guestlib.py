@@ -250,6 +250,26 @@ class TextScreen(Terminal):
             self._read(max(0, min(1, end - time.monotonic())))
 
 
+def grub_disk(t, path, files, commands):
+    """A 64 MiB disk with a partition table, BIOS GRUB, which gets these commands, and an ext2 file system with files {name: file} in /boot, made without mounting anything."""
+    mib, root, core = 1 << 20, tempfile.mkdtemp(dir=t.dir), path + ".core"
+    os.makedirs(root + "/boot/grub")
+    for name, source in files.items():
+        shutil.copy(source, root + "/boot/" + name)
+    with open(root + "/boot/grub/grub.cfg", "w") as f:
+        f.write("set root=(hd0,msdos1)\n" + commands + "boot\n")
+    with open(path, "wb") as f:
+        f.truncate(64 * mib)
+    subprocess.run(["sfdisk", "-q", path], input=b"label: dos\nstart=2048, type=83, bootable\n", check=True)
+    subprocess.run(["grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", core, "biosdisk", "part_msdos", "ext2", "normal", "linux", "multiboot2", "gzio",
+                    "configfile", "boot"], check=True)
+    with open(path, "r+b") as disk, open("/usr/lib/grub/i386-pc/boot.img", "rb") as boot, open(core, "rb") as rest:
+        disk.write(boot.read(440))
+        disk.seek(512)
+        disk.write(rest.read())
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext2", "-d", root, "-E", "offset=%d" % mib, path, "62M"], check=True)
+
+
 def sha256(path):
     with open(path, "rb") as f:
         return hashlib.sha256(f.read()).hexdigest()
