@@ -10,7 +10,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -53,7 +53,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -68,8 +68,16 @@ _doppel()
                 f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12' -- "$word") ;;
             esac ;;
         esac ;;
+    media)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'cdrom0 floppy0 cdrom1 floppy1' -- "$word") ;;
+        *)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -W 'eject --ro --help' -- "$word"; compgen -f -- "$word") ;;
+        esac ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

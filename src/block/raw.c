@@ -1,8 +1,8 @@
 /* raw.c - a raw image: a regular file or a block device of the host.
  *
  * Model: byte n of the disk is byte n of the file. Here are the rules for opening one (kind of file, lock, size) and the small state
- * machine that turns a request into system calls: a read or write goes on after a short transfer, a read past the end of the file gives
- * zeros, zeroing tries the cheap ways first (see `attempt`).
+ * machine that turns a request into system calls: a read or write goes on after a short transfer, the tail of the
+ * last sector that the file does not have gives zeros, zeroing tries the cheap ways first (see `attempt`).
  * Source: fallocate(2), fcntl(2) "Open file description locks", ioctl_list BLKGETSIZE64.
  */
 #include <fcntl.h>
@@ -174,8 +174,10 @@ bool dp_raw_result(struct dp_block *b, struct dp_block_request *r, const struct 
         r->progress += result;
     else if (result)
         advance(r, result);
+    else if (r->op == DP_BLOCK_READ && s->offset > b->size - DP_BLOCK_SECTOR)
+        zero_rest(r); /* of a file that ends within its last sector */
     else if (r->op == DP_BLOCK_READ)
-        zero_rest(r);
+        return over(r, -EIO); /* the file is shorter than it was */
     if (!result && r->op != DP_BLOCK_READ)
         return over(r, -EIO); /* a write that writes nothing and says no reason */
     return r->progress == r->size ? over(r, 0) : false;

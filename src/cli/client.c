@@ -94,11 +94,17 @@ struct json_object *cli_ask(int fd, const char *command, struct dp_error *e) { r
 
 struct json_object *cli_ask_with(int fd, const char *command, const char *argument, const char *value, struct dp_error *e)
 {
+    return cli_ask_list(fd, command, (const char *const[]){argument, value, NULL}, e);
+}
+
+struct json_object *cli_ask_list(int fd, const char *command, const char *const *arguments, struct dp_error *e)
+{
     struct json_object *request = json_object_new_object(), *reply = NULL, *part = NULL;
     struct dp_buffer text = {0};
     json_object_object_add(request, "command", json_object_new_string(command));
-    if (argument)
-        json_object_object_add(request, argument, json_object_new_string(value));
+    for (const char *const *a = arguments; *a; a += 2)
+        if (a[1])
+            json_object_object_add(request, a[0], json_object_new_string(a[1]));
     dp_buffer_printf(&text, "%s\n", json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN));
     json_object_put(request);
     int rc = 0;

@@ -12,5 +12,7 @@ int cli_connect(const char *name, int *fd, struct dp_error *e) DP_MUST_CHECK;
 struct json_object *cli_ask(int fd, const char *command, struct dp_error *e);
 /* The same of a command with an argument. */
 struct json_object *cli_ask_with(int fd, const char *command, const char *argument, const char *value, struct dp_error *e);
+/* The same of a command with several: names and values in turn, NULL after the last pair; what has no value (NULL) is left out. */
+struct json_object *cli_ask_list(int fd, const char *command, const char *const *arguments, struct dp_error *e);
 
 #endif

@@ -21,7 +21,7 @@ static void more_help(FILE *to)
     fprintf(to, "\nCommands:\n");
     for (unsigned i = 0; (c = dp_control_command(i)); i++)
         fprintf(to, "  %-34s %s\n", c->name, c->help);
-    fprintf(to, "\nCommands that need an argument are verbs of their own: doppel screenshot, type, key.\n");
+    fprintf(to, "\nCommands that need an argument are verbs of their own: doppel screenshot, type, key, media.\n");
 }
 
 static int control(int argc, char **argv)

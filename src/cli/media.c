@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #define K 1024ull
-static const uint64_t floppy_sizes[] = {160 * K, 180 * K, 320 * K, 360 * K, 720 * K, 1200 * K, 1440 * K, 1680 * K, 1722 * K, 2880 * K};
+/* The formats that the floppy controller has (devices/storage/fdc_medium.c). */
+static const uint64_t floppy_sizes[] = {160 * K,  180 * K,  320 * K,  360 * K,  640 * K,  720 * K,  800 * K,  820 * K,  1200 * K, 1440 * K, 1476 * K,
+                                        1600 * K, 1680 * K, 1722 * K, 1743 * K, 1760 * K, 1840 * K, 1920 * K, 2880 * K, 3120 * K, 3200 * K};
 
 int cli_media_kind(const char *path, enum cli_media *kind, struct dp_error *e)
 {

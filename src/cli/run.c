@@ -44,8 +44,8 @@ static const struct cli_option options[] = {
      .help = "pc: with firmware, IDE, VGA and the like; q35: the same with PCI Express and SATA; microvm: without (microvm with --kernel, else pc)"},
     {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
-    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA)"},
-    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive"},
+    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA); none: an empty drive"},
+    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive; none: an empty 1.44M drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, usb, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
@@ -91,6 +91,7 @@ static const struct cli_option options[] = {
 
 static const struct cli_operand operands[] = {{"FILE", FIELD(file), .optional = true}};
 
+enum { KEPT_MAX = 16384 }; /* bytes of messages that wait for the screen to go */
 struct session {
     struct run_options o;
     struct dp_loop *loop;
@@ -105,6 +106,9 @@ struct session {
     struct cli_board_storage board;
     struct dp_wav *speaker;
     struct dp_console *screen; /* the terminal's, for --display text */
+    pthread_mutex_t kept_lock; /* of the two below */
+    bool keep_lines;
+    struct dp_buffer kept;
     unsigned console_count;
     bool stdio_taken;
     int signal_fd;
@@ -132,9 +136,32 @@ static bool is_notice(const struct session *s, const char *line)
     return false;
 }
 
+/* While the guest's screen is on the terminal nothing else may write there: lines are kept for the end. False: write it now. */
+static bool keep_line(struct session *s, const char *line)
+{
+    pthread_mutex_lock(&s->kept_lock);
+    bool keep = s->keep_lines;
+    if (keep && s->kept.size < KEPT_MAX)
+        dp_buffer_printf(&s->kept, "%s%s\n", is_notice(s, line) ? "doppel: " : "", is_notice(s, line) ? line + strcspn(line, ":") + strlen(": ") : line);
+    pthread_mutex_unlock(&s->kept_lock);
+    return keep;
+}
+
+static void stop_keeping(struct session *s)
+{
+    pthread_mutex_lock(&s->kept_lock);
+    s->keep_lines = false;
+    if (s->kept.size && !s->kept.failed)
+        fprintf(stderr, "%.*s%s", (int)s->kept.size, (const char *)s->kept.data, s->kept.size >= KEPT_MAX ? "doppel: ... and more of these\n" : "");
+    dp_buffer_fini(&s->kept);
+    pthread_mutex_unlock(&s->kept_lock);
+}
+
 static void trace_line(void *opaque, const char *line)
 {
     struct session *s = opaque;
+    if ((is_notice(s, line) || !s->trace_file) && keep_line(s, line))
+        return;
     if (is_notice(s, line))
         say("%s", line + strcspn(line, ":") + strlen(": "));
     else if (s->trace_file)
@@ -178,6 +205,11 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
                 e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, bus=virtio, bus=ide, bus=sata and ro (a comma in a file's name is written twice)",
                 text, (int)DP_MIN(n, (size_t)40), p);
         p += n;
+    }
+    if ((bus == DP_VM_CDROM || bus == DP_VM_FLOPPY) && !strcmp(path, "none")) { /* an empty drive, for `doppel media` */
+        free(path);
+        d->path = NULL;
+        return 0;
     }
     return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
 }
@@ -578,8 +610,10 @@ static int show(struct session *s, struct cli_guard *guard, struct dp_error *e)
     int rc = dp_display_open(&s->viewer, &s->display, s->loop, s->screen, s->o.name ? path : NULL, s->o.name, &screen->source, &screen->sink, e);
     if (rc)
         return rc;
-    if (s->display.kind == DP_DISPLAY_TEXT)
+    if (s->display.kind == DP_DISPLAY_TEXT) {
         cli_guard_screen(guard);
+        s->keep_lines = isatty(STDERR_FILENO);
+    }
     dp_display_describe(&s->viewer, line, sizeof line);
     if (*line)
         say("%s", line);
@@ -598,7 +632,7 @@ static void announce(const struct session *s)
 
 static int run(int argc, char **argv)
 {
-    struct session s = {.signal_fd = -1, .o = {.cpus = 1}};
+    struct session s = {.signal_fd = -1, .o = {.cpus = 1}, .kept_lock = PTHREAD_MUTEX_INITIALIZER};
     struct summary sum = {.result = "error"};
     struct dp_error e = {0};
     struct cli_guard guard;
@@ -646,6 +680,7 @@ static int run(int argc, char **argv)
         dp_console_close(s.consoles[i]);
     }
     cli_guard_stop(&guard);
+    stop_keeping(&s);
     if (strcmp(sum.result, "poweroff") && strcmp(sum.result, "exit"))
         say("%s", sum.reason);
     if (sum.report.size)

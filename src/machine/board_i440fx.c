@@ -91,7 +91,7 @@ static int add_drives(struct dp_pc *pc, struct dp_error *e)
                                           {DP_IDE_WINDOW_PRIMARY_CONTROL, PORT_IDE_PRIMARY_CONTROL},
                                           {DP_IDE_WINDOW_SECONDARY, PORT_IDE_SECONDARY},
                                           {DP_IDE_WINDOW_SECONDARY_CONTROL, PORT_IDE_SECONDARY_CONTROL}};
-    struct dp_device *d = pc_add(pc, &dp_ide_class, "ide", e);
+    struct dp_device *d = pc->chipset->drives = pc_add(pc, &dp_ide_class, "ide", e);
     if (!d)
         return -ENOMEM;
     dp_ide_wire(d, (const struct dp_irq[]){dp_gsi_irq(&pc->router, IRQ_IDE), dp_gsi_irq(&pc->router, IRQ_IDE + 1)});
@@ -127,6 +127,7 @@ const struct board board_i440fx = {
     .wire_pci = wire_pci,
     .add_bridges = add_bridges,
     .add_drives = add_drives,
+    .change_medium = dp_ide_change_medium,
     .drive_path = drive_path,
     .describe = describe,
 };

@@ -65,7 +65,7 @@ static int add_bridges(struct dp_pc *pc, struct dp_error *e)
 
 static int add_drives(struct dp_pc *pc, struct dp_error *e)
 {
-    struct dp_device *d = pc_add(pc, &dp_ahci_class, "sata", e);
+    struct dp_device *d = pc->chipset->drives = pc_add(pc, &dp_ahci_class, "sata", e);
     if (!d)
         return -ENOMEM;
     for (unsigned i = 0; i < DP_AHCI_PORTS; i++) {
@@ -104,6 +104,7 @@ const struct board board_q35 = {
     .wire_pci = wire_pci,
     .add_bridges = add_bridges,
     .add_drives = add_drives,
+    .change_medium = dp_ahci_change_medium,
     .drive_path = drive_path,
     .describe = describe,
 };

@@ -18,6 +18,7 @@ struct board {
     void (*wire_pci)(struct dp_pc *pc);                      /* before pc->pci is initialised */
     int (*add_bridges)(struct dp_pc *pc, struct dp_error *e);
     int (*add_drives)(struct dp_pc *pc, struct dp_error *e);
+    int (*change_medium)(struct dp_device *drives, unsigned n, struct dp_block *medium, struct dp_error *e); /* of a CD drive */
     void (*drive_path)(struct dp_buffer *order, unsigned n); /* a line of the boot order */
     void (*describe)(struct dp_pc *pc, struct dp_acpi_config *a);
 };
@@ -28,7 +29,7 @@ struct chipset {
     struct pam pam;
     struct mch *mch;                     /* the Q35's */
     struct dp_ram *bios;
-    struct dp_device *isa, *fw_cfg, *vga, *i8042, *fdc;
+    struct dp_device *isa, *fw_cfg, *vga, *i8042, *fdc, *drives;
 };
 
 /* Windows of a device and where they go. */

@@ -543,6 +543,11 @@ void dp_pc_resume(struct dp_pc *pc)
         dp_device_resume(pc->device[i]);
 }
 
+int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e)
+{
+    return pc->chipset ? chipset_change_medium(pc, cdrom, n, medium, e) : dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
+}
+
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
 struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
 struct dp_space *dp_pc_smm_memory(struct dp_pc *pc) { return pc->smm_memory; }

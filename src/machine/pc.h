@@ -57,6 +57,7 @@ struct dp_pc_firmware {
     struct dp_console *printer;   /* what the printer prints, may be NULL */
     struct dp_pc_drive drive[DP_PC_SATA_DRIVES]; /* SATA ports; or the four of IDE: primary master, slave, secondary master, slave */
     struct dp_block *floppy[2];
+    bool empty_floppy[2];         /* a 1.44M drive without a disk, where floppy[] is NULL */
     const char *boot_order;       /* letters: a floppy, c disk, d CD, n network; NULL: what firmware thinks */
     bool boot_menu;
     uint8_t uuid[16];             /* of the machine, in the order of its text; all zeros: it has none */
@@ -128,6 +129,10 @@ void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 
 /* The screen and the keyboard; both live as long as the machine. False: it has no screen. */
 bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys);
+
+/* Another medium for the n-th CD or floppy drive, in the configuration's order, or none (NULL): dp_ide_change_medium, dp_fdc_change_medium. The old one is
+ * not in use any more when this returns 0. */
+int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 
 /* All devices, in the order of making: state conformance tests, snapshots. */
 unsigned dp_pc_device_count(const struct dp_pc *pc);

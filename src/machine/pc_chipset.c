@@ -153,9 +153,15 @@ static int add_floppies(struct dp_pc *pc, struct dp_error *e)
     if (!dma || !fdc)
         return -ENOMEM;
     dp_fdc_wire(fdc, dp_gsi_irq(&pc->router, IRQ_FLOPPY), dma, DMA_FLOPPY);
-    for (unsigned i = 0; i < DP_FDC_DRIVES; i++)
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < DP_FDC_DRIVES; i++) {
         dp_fdc_attach(fdc, i, pc->config.firmware->floppy[i]);
-    int rc = CHIPSET_START(dma, dma_places, e);
+        if (pc->config.firmware->empty_floppy[i])
+            rc = dp_device_set(fdc, i ? "drive1" : "drive0", "1.44M", e);
+    }
+    if (rc)
+        return rc;
+    rc = CHIPSET_START(dma, dma_places, e);
     if (rc || (rc = CHIPSET_START(fdc, fdc_places, e)))
         return rc;
     /* CMOS: types of the drives; equipment: how many, a coprocessor, a mouse port. */
@@ -231,6 +237,16 @@ bool chipset_display(struct dp_pc *pc, struct dp_display_source *out)
     return pc->chipset->vga;
 }
 struct dp_input_sink chipset_input(struct dp_pc *pc) { return dp_i8042_sink(pc->chipset->i8042); }
+
+int chipset_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e)
+{
+    if (!cdrom)
+        return dp_fdc_change_medium(pc->chipset->fdc, n, medium, e);
+    for (unsigned i = 0; i < pc->chipset->board->drives; i++)
+        if (pc->config.firmware->drive[i].cdrom && !n--)
+            return pc->chipset->board->change_medium(pc->chipset->drives, i, medium, e);
+    return dp_error_set(e, -ENODEV, "there is no such CD-ROM drive");
+}
 
 /* ---- what firmware is told ---- */
 

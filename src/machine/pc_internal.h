@@ -79,6 +79,7 @@ uint64_t chipset_low_memory(const struct dp_pc *pc);
 void chipset_wire_pci(struct dp_pc *pc);
 bool chipset_display(struct dp_pc *pc, struct dp_display_source *out); /* false: there is no VGA */
 struct dp_input_sink chipset_input(struct dp_pc *pc);
+int chipset_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 /* Memory below 1 MiB and ROMs; then the board's devices, after the interrupt controllers and pc->pci. */
 int chipset_map(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;
 int chipset_create(struct dp_pc *pc, struct dp_error *e) DP_MUST_CHECK;

@@ -58,7 +58,7 @@ static struct json_object *identity(const struct dp_control *c)
     return o;
 }
 
-static struct json_object *query_status(struct dp_control *c, const char *argument, struct dp_error *e)
+static struct json_object *query_status(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     struct json_object *o = identity(c);
     json_object_object_add(o, "phase", json_object_new_string(dp_vm_phase_name(dp_vm_phase(c->vm))));
@@ -76,7 +76,7 @@ static struct json_object *cpu_json(uint64_t cpu_ns, const struct dp_engine_coun
     return o;
 }
 
-static struct json_object *stats(struct dp_control *c, const char *argument, struct dp_error *e)
+static struct json_object *stats(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     struct dp_vm_cpu_stats cpu[DP_VM_CPUS_MAX];
     struct dp_engine_counters sum = {0};
@@ -95,7 +95,7 @@ static struct json_object *stats(struct dp_control *c, const char *argument, str
     return o;
 }
 
-static struct json_object *quit(struct dp_control *c, const char *argument, struct dp_error *e)
+static struct json_object *quit(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     dp_vm_stop(c->vm, 0, "ended by the control socket (quit)");
     return json_object_new_object();
@@ -111,8 +111,9 @@ static const struct dp_vm_screen *need_screen(struct dp_control *c, struct dp_er
     return screen->present ? screen : NULL;
 }
 
-static struct json_object *screenshot(struct dp_control *c, const char *file, struct dp_error *e)
+static struct json_object *screenshot(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
+    const char *file = argument[0];
     const struct dp_vm_screen *screen = need_screen(c, e);
     struct dp_display_picture picture = {0};
     struct json_object *o = NULL;
@@ -155,14 +156,15 @@ static struct json_object *pending(const struct dp_typist *t)
     return o;
 }
 
-static struct json_object *type(struct dp_control *c, const char *text, struct dp_error *e)
+static struct json_object *type(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     struct dp_typist *t = need_typist(c, e);
-    return !t || dp_typist_text(t, text, strlen(text), e) ? NULL : pending(t);
+    return !t || dp_typist_text(t, argument[0], strlen(argument[0]), e) ? NULL : pending(t);
 }
 
-static struct json_object *key(struct dp_control *c, const char *names, struct dp_error *e)
+static struct json_object *key(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
+    const char *names = argument[0];
     unsigned code[DP_TYPIST_KEYS_MAX];
     struct dp_typist *t = need_typist(c, e);
     if (!t)
@@ -180,7 +182,45 @@ static struct json_object *key(struct dp_control *c, const char *names, struct d
     return pending(t);
 }
 
-static struct json_object *help(struct dp_control *c, const char *argument, struct dp_error *e)
+/* ---- media ---- */
+
+static struct json_object *media(struct dp_control *c, const char *const *argument, struct dp_error *e)
+{
+    struct json_object *o = json_object_new_object(), *drives = json_object_new_array();
+    struct dp_vm_drive drive;
+    for (unsigned i = 0; dp_vm_drive(c->vm, i, &drive); i++) {
+        struct json_object *one = json_object_new_object();
+        json_object_object_add(one, "drive", json_object_new_string(drive.name));
+        json_object_object_add(one, "file", drive.file ? json_object_new_string(drive.file) : NULL);
+        if (drive.file)
+            json_object_object_add(one, "readonly", json_object_new_boolean(drive.readonly));
+        json_object_array_add(drives, one);
+    }
+    json_object_object_add(o, "drives", drives);
+    return o;
+}
+
+static struct json_object *insert(struct dp_control *c, const char *const *argument, struct dp_error *e)
+{
+    const char *drive = argument[0], *file = argument[1], *mode = argument[2] ? argument[2] : "rw";
+    bool readonly = !strcmp(mode, "ro");
+    if (!readonly && strcmp(mode, "rw")) {
+        dp_error_set(e, -EINVAL, "\"mode\" is '%.20s': give ro or rw", mode);
+        return NULL;
+    }
+    if (*file != '/') {
+        dp_error_set(e, -EINVAL, "\"file\" must be an absolute path");
+        return NULL;
+    }
+    return dp_vm_change_medium(c->vm, drive, file, readonly, e) ? NULL : json_object_new_object();
+}
+
+static struct json_object *eject(struct dp_control *c, const char *const *argument, struct dp_error *e)
+{
+    return dp_vm_change_medium(c->vm, argument[0], NULL, false, e) ? NULL : json_object_new_object();
+}
+
+static struct json_object *help(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     struct json_object *o = json_object_new_object();
     const struct dp_control_command *command;
@@ -191,14 +231,17 @@ static struct json_object *help(struct dp_control *c, const char *argument, stru
 
 static const struct command {
     struct dp_control_command about;
-    struct json_object *(*run)(struct dp_control *c, const char *argument, struct dp_error *e);
+    struct json_object *(*run)(struct dp_control *c, const char *const *argument, struct dp_error *e); /* NULL: not given */
 } commands[] = {
     {{"help", "all commands and what they do"}, help},
     {{"query-status", "phase, engine, time, process, size of the machine"}, query_status},
     {{"stats", "what the engine counted, of each processor and in all"}, stats},
-    {{"screenshot", "writes the screen as a PNG to file, an absolute path", "file"}, screenshot},
-    {{"type", "types text on a US keyboard; pending: key events still to come", "text"}, type},
-    {{"key", "strikes keys, held together: ctrl-alt-del, shift-f10, ret", "keys"}, key},
+    {{"screenshot", "writes the screen as a PNG to file, an absolute path", {"file"}}, screenshot},
+    {{"type", "types text on a US keyboard; pending: key events still to come", {"text"}}, type},
+    {{"key", "strikes keys, held together: ctrl-alt-del, shift-f10, ret", {"keys"}}, key},
+    {{"media", "drives whose media can be changed, and what is in them"}, media},
+    {{"insert", "puts file, an absolute path, into drive: cdrom0, floppy1; mode ro: for reading only", {"drive", "file", "mode"}, 1}, insert},
+    {{"eject", "takes out what is in drive", {"drive"}}, eject},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},
 };
 
@@ -246,27 +289,57 @@ static const struct command *find_command(struct json_object *name)
     return NULL;
 }
 
-/* Runs a command whose argument is given if it needs one. */
-static struct json_object *run_command(struct dp_control *c, const struct command *command, struct json_object *argument,
-                                       struct dp_error *e)
+/* Takes the arguments that the command has out of a request. */
+static int take_arguments(const struct dp_control_command *about, struct json_object *request, const char **text, struct dp_error *e)
 {
-    const char *name = command->about.argument, *text = argument ? json_object_get_string(argument) : NULL;
-    if (name && !json_object_is_type(argument, json_type_string))
-        dp_error_set(e, -EINVAL, "%s needs \"%s\", a string", command->about.name, name);
-    else if (name && strlen(text) != (size_t)json_object_get_string_len(argument))
-        dp_error_set(e, -EINVAL, "\"%s\" has a NUL in it", name);
-    else {
-        struct json_object *result = command->run(c, text, e);
-        if (!result && !e->code)
-            dp_error_set(e, -ENOMEM, "no memory");
-        return result;
+    unsigned count = 0;
+    while (count < DP_CONTROL_ARGUMENTS_MAX && about->argument[count])
+        count++;
+    for (unsigned i = 0; i < count; i++) {
+        const char *name = about->argument[i];
+        struct json_object *value = NULL;
+        if (!json_object_object_get_ex(request, name, &value) && i >= count - about->optional)
+            continue;
+        if (!json_object_is_type(value, json_type_string))
+            return dp_error_set(e, -EINVAL, "%s needs \"%s\", a string", about->name, name);
+        text[i] = json_object_get_string(value);
+        if (strlen(text[i]) != (size_t)json_object_get_string_len(value))
+            return dp_error_set(e, -EINVAL, "\"%s\" has a NUL in it", name);
     }
-    return NULL;
+    return 0;
+}
+
+static bool has_argument(const struct command *command, const char *name)
+{
+    for (unsigned i = 0; command && i < DP_CONTROL_ARGUMENTS_MAX && command->about.argument[i]; i++)
+        if (!strcmp(name, command->about.argument[i]))
+            return true;
+    return false;
+}
+
+static void refuse_key(const struct command *command, const char *key, struct dp_error *e)
+{
+    struct dp_buffer takes = {0};
+    for (unsigned i = 0; command && i < DP_CONTROL_ARGUMENTS_MAX && command->about.argument[i]; i++)
+        dp_buffer_printf(&takes, "%s \"%s\"", i ? "," : ", this one", command->about.argument[i]);
+    dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"%s", key, takes.data ? (char *)takes.data : "");
+    dp_buffer_fini(&takes);
+}
+
+static struct json_object *run_command(struct dp_control *c, const struct command *command, struct json_object *request, struct dp_error *e)
+{
+    const char *argument[DP_CONTROL_ARGUMENTS_MAX] = {NULL};
+    if (take_arguments(&command->about, request, argument, e))
+        return NULL;
+    struct json_object *result = command->run(c, argument, e);
+    if (!result && !e->code)
+        dp_error_set(e, -ENOMEM, "no memory");
+    return result;
 }
 
 static struct json_object *execute(struct dp_control *c, struct json_object *request, struct dp_error *e)
 {
-    struct json_object *name = NULL, *argument = NULL;
+    struct json_object *name = NULL;
     const char *other = NULL;
     json_object_object_get_ex(request, "command", &name);
     const struct command *command = json_object_is_type(name, json_type_string) ? find_command(name) : NULL;
@@ -276,19 +349,15 @@ static struct json_object *execute(struct dp_control *c, struct json_object *req
             dp_error_set(e, -EINVAL, "\"id\" must be a string or an integer");
             return NULL;
         }
-        if (command && command->about.argument && !strcmp(key, command->about.argument))
-            argument = value;
-        else if (strcmp(key, "command") && strcmp(key, "id") && !other)
+        if (strcmp(key, "command") && strcmp(key, "id") && !has_argument(command, key) && !other)
             other = key;
     }
     if (other) {
-        dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"%s%s%s", other,
-                     command && command->about.argument ? ", this one \"" : "",
-                     command && command->about.argument ? command->about.argument : "", command && command->about.argument ? "\"" : "");
+        refuse_key(command, other, e);
         return NULL;
     }
     if (command)
-        return run_command(c, command, argument, e);
+        return run_command(c, command, request, e);
     if (!json_object_is_type(name, json_type_string)) {
         dp_error_set(e, -EINVAL, "\"command\" is missing or no string");
         return NULL;

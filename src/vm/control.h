@@ -3,8 +3,8 @@
  * Model: a unix stream socket in the VM's folder (vm/rundir.h). One JSON object per line, request and reply in order:
  *     {"command":"query-status"}            {"result":{"phase":"running",...}}
  *     {"command":"nonsense","id":7}         {"id":7,"error":"'nonsense' is no command: ..."}
- * "id", a string or an integer, comes back as it was. A command may need an argument, a string beside it. Commands stand in one table, which
- * help and the documentation derive from.
+ * "id", a string or an integer, comes back as it was. A command may need arguments, strings beside it, and take some that may be missing. Commands stand
+ * in one table, which help and the documentation derive from.
  * Everything happens in the loop's thread.
  * Invariants: bytes of clients are hostile. A line has an end and at most DP_CONTROL_LINE_MAX bytes: a longer one is answered by an error
  * and skipped, one that is cut off by the end of the connection is not obeyed. The next request is read when the reply to the last has
@@ -19,10 +19,11 @@ struct dp_control;
 struct dp_loop;
 struct dp_vm;
 
-enum { DP_CONTROL_LINE_MAX = 65536, DP_CONTROL_CLIENTS_MAX = 16 };
+enum { DP_CONTROL_LINE_MAX = 65536, DP_CONTROL_CLIENTS_MAX = 16, DP_CONTROL_ARGUMENTS_MAX = 3 };
 
 struct dp_control_command {
-    const char *name, *help, *argument; /* the argument's name; NULL: it has none */
+    const char *name, *help, *argument[DP_CONTROL_ARGUMENTS_MAX]; /* the arguments' names, NULL after the last */
+    unsigned optional;                                             /* so many of them, the last ones, may be missing */
 };
 /* The i-th command; NULL after the last. */
 const struct dp_control_command *dp_control_command(unsigned i);

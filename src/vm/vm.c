@@ -58,6 +58,7 @@ struct dp_vm {
     struct dp_block *disk[DP_VM_DISKS];
     struct dp_net_user *network[DP_VM_NICS];
     struct dp_boot_blob nic_rom[DP_VM_NICS];
+    char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
     struct file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
     char *boot_order, *variables, *name;
@@ -523,6 +524,8 @@ static int place_usb(const struct dp_vm_config *c, struct dp_pc_config *p, struc
             rc = add_usb(p, kinds[k].kind, NULL, e);
     return rc;
 }
+/* Drives whose media can be changed have a name. */
+static const char *drive_kind(enum dp_vm_bus bus) { return bus == DP_VM_CDROM ? "cdrom" : bus == DP_VM_FLOPPY ? "floppy" : NULL; }
 
 /* Each disk to its bus. */
 static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
@@ -541,6 +544,7 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
         } else if (bus == DP_VM_FLOPPY) {
             if (floppies == DP_VM_FLOPPIES)
                 return dp_error_set(e, -EINVAL, "%s: there are %d floppy drives", vm->config.disk[i].path, DP_VM_FLOPPIES);
+            vm->firmware.empty_floppy[floppies] = !vm->disk[i];
             vm->firmware.floppy[floppies++] = vm->disk[i];
         } else {
             if (bus == (q35 ? DP_VM_IDE : DP_VM_SATA))
@@ -610,7 +614,10 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
         struct dp_block_options o = {
             .path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
-        rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
+        if (o.path)
+            rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
+        if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))
+            rc = dp_error_set(e, -ENOMEM, "no memory");
     }
     if (!rc)
         rc = dp_clock_create_vm(c->loop, &vm->clock, e);
@@ -798,6 +805,8 @@ void dp_vm_destroy(struct dp_vm *vm)
     for (unsigned i = 0; i < DP_VM_DISKS; i++)
         if (vm->disk[i])
             dp_block_close(vm->disk[i]);
+    for (unsigned i = 0; i < DP_VM_DISKS; i++)
+        free(vm->file[i]);
     if (vm->clock)
         dp_clock_destroy(vm->clock);
     close_file(&vm->kernel);
@@ -833,6 +842,75 @@ uint64_t dp_vm_uptime_ns(const struct dp_vm *vm) { return dp_clock_now(vm->clock
 struct dp_space *dp_vm_memory(struct dp_vm *vm) { return dp_pc_memory(vm->pc); }
 struct dp_space *dp_vm_ports(struct dp_vm *vm) { return dp_pc_ports(vm->pc); }
 void dp_vm_cpu_state(struct dp_vm *vm, unsigned cpu, struct x86_state *out) { vm->engine->pull(vm->vcpu[cpu].cpu, out); }
+
+/* ---- media ---- */
+
+/* The n-th drive whose medium can be changed: its place among the disks, and among its own kind; negative: there are no more. */
+static int find_drive(const struct dp_vm *vm, unsigned n, unsigned *of_kind)
+{
+    unsigned count[DP_VM_FLOPPY + 1] = {0};
+    for (unsigned i = 0; i < vm->config.disk_count; i++) {
+        enum dp_vm_bus bus = vm->config.disk[i].bus;
+        if (!drive_kind(bus))
+            continue;
+        *of_kind = count[bus]++;
+        if (!n--)
+            return (int)i;
+    }
+    return -1;
+}
+
+bool dp_vm_drive(const struct dp_vm *vm, unsigned n, struct dp_vm_drive *d)
+{
+    unsigned of_kind;
+    int i = find_drive(vm, n, &of_kind);
+    if (i < 0)
+        return false;
+    *d = (struct dp_vm_drive){.file = vm->file[i], .readonly = vm->disk[i] && dp_block_readonly(vm->disk[i])};
+    snprintf(d->name, sizeof d->name, "%s%u", drive_kind(vm->config.disk[i].bus), of_kind);
+    return true;
+}
+
+static int no_drive(const struct dp_vm *vm, const char *name, struct dp_error *e)
+{
+    struct dp_buffer known = {0};
+    struct dp_vm_drive d;
+    for (unsigned n = 0; dp_vm_drive(vm, n, &d); n++)
+        dp_buffer_printf(&known, "%s%s", n ? ", " : ": there are ", d.name);
+    int rc = dp_error_set(e, -ENODEV, "this VM has no drive '%.20s'%s", name, known.data ? (char *)known.data : ", nor any whose medium can be changed");
+    dp_buffer_fini(&known);
+    return rc;
+}
+
+int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bool readonly, struct dp_error *e)
+{
+    struct dp_vm_drive d;
+    unsigned n = 0, of_kind = 0;
+    while (dp_vm_drive(vm, n, &d) && strcmp(d.name, name))
+        n++;
+    int i = find_drive(vm, n, &of_kind), rc = 0;
+    if (i < 0)
+        return no_drive(vm, name, e);
+    bool cdrom = vm->config.disk[i].bus == DP_VM_CDROM;
+    struct dp_block *medium = NULL;
+    char *copy = file ? strdup(file) : NULL;
+    if (file && !copy)
+        return dp_error_set(e, -ENOMEM, "no memory");
+    if (file)
+        rc = dp_block_open(vm->config.loop, &(struct dp_block_options){.path = file, .readonly = cdrom || readonly, .trace = vm->config.trace}, &medium, e);
+    if (!rc && (rc = dp_pc_change_medium(vm->pc, cdrom, of_kind, medium, e)) && medium)
+        dp_block_close(medium);
+    if (rc) {
+        free(copy);
+        return rc;
+    }
+    if (vm->disk[i])
+        dp_block_close(vm->disk[i]);
+    free(vm->file[i]);
+    vm->disk[i] = medium;
+    vm->file[i] = copy;
+    return 0;
+}
 
 void dp_vm_set_screen(struct dp_vm *vm, const struct dp_vm_screen *screen) { vm->screen = *screen; }
 const struct dp_vm_screen *dp_vm_screen(const struct dp_vm *vm) { return &vm->screen; }

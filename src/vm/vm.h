@@ -24,7 +24,7 @@ struct dp_vm;
 /* Where a disk is. All but virtio and USB need firmware's board; IDE is the i440FX's, SATA the Q35's, and CDs are on what there is. */
 enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB };
 struct dp_vm_disk {
-    const char *path, *format;
+    const char *path, *format; /* path NULL: of a CD or floppy drive: there is none in it yet */
     bool readonly;
     enum dp_vm_bus bus;
 };
@@ -151,6 +151,17 @@ void dp_vm_counters(struct dp_vm *vm, struct dp_engine_counters *sum); /* over a
 /* Of a machine that has one; copied. The loop's thread, as is all use of it. */
 void dp_vm_set_screen(struct dp_vm *vm, const struct dp_vm_screen *screen);
 const struct dp_vm_screen *dp_vm_screen(const struct dp_vm *vm); /* never NULL */
+
+/* Drives whose media can be changed: CD and floppy drives, each kind numbered from 0. The loop's thread. */
+struct dp_vm_drive {
+    char name[16];    /* "cdrom0", "floppy1" */
+    const char *file; /* what is in it, as long as that is so; NULL: nothing */
+    bool readonly;
+};
+bool dp_vm_drive(const struct dp_vm *vm, unsigned n, struct dp_vm_drive *d); /* the n-th; false: there are no more */
+/* Puts a file into a drive, in place of what is there, or takes that out (file NULL). When it fails nothing has changed: the file cannot be opened, there
+ * is no such drive or it does not take a disk of this size, or (-EBUSY) the guest has locked the drive; it is then asked to let go. */
+int dp_vm_change_medium(struct dp_vm *vm, const char *drive, const char *file, bool readonly, struct dp_error *e) DP_MUST_CHECK;
 
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */
 struct dp_space *dp_vm_memory(struct dp_vm *vm);

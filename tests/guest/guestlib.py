@@ -211,6 +211,65 @@ class Terminal:
         self.master = self.slave = -1
 
 
+class TextScreen(Terminal):
+    """`doppel run --display text`: the cells of the screen, placed as doppel's few escapes say. expect looks at the whole screen, however long something stands there."""
+
+    def __init__(self, argv, cwd=None):
+        super().__init__(argv, cwd)
+        self.rows, self.row, self.column, self.rest = {}, 0, 0, ""
+
+    def show(self):
+        """The screen's lines."""
+        last = max(self.rows, default=-1)
+        return "\n".join("".join(self.rows.get(y, {}).get(x, " ") for x in range(max(self.rows.get(y, {}), default=-1) + 1)).rstrip() for y in range(last + 1))
+
+    def _take(self):
+        text, self.text = self.rest + self.text, ""
+        for m in re.finditer(r"\033\[([0-9;?]*)([A-Za-z])|\033[()].|\033.?|(.)", text, re.S):
+            if m[0].startswith("\033") and m.end() == len(text) and not m[2]:  # the rest is still to come
+                break
+            if m[2] == "H":
+                self.row, self.column = (int(n or 1) - 1 for n in (m[1] + ";").split(";")[:2])
+            elif m[2] == "J":
+                self.rows = {}
+            elif m[3] and m[3] >= " ":
+                self.rows.setdefault(self.row, {})[self.column] = m[3]
+                self.column += 1
+        else:
+            self.rest = ""
+            return
+        self.rest = m[0]
+
+    def expect(self, pattern, limit=90):
+        end = time.monotonic() + limit * PATIENCE
+        while True:
+            self._take()
+            m = re.search(pattern, self.show())
+            if m or time.monotonic() > end:
+                return m
+            self._read(max(0, min(1, end - time.monotonic())))
+
+
+def grub_disk(t, path, files, commands):
+    """A 64 MiB disk with a partition table, BIOS GRUB, which gets these commands, and an ext2 file system with files {name: file} in /boot, made without mounting anything."""
+    mib, root, core = 1 << 20, tempfile.mkdtemp(dir=t.dir), path + ".core"
+    os.makedirs(root + "/boot/grub")
+    for name, source in files.items():
+        shutil.copy(source, root + "/boot/" + name)
+    with open(root + "/boot/grub/grub.cfg", "w") as f:
+        f.write("set root=(hd0,msdos1)\n" + commands + "boot\n")
+    with open(path, "wb") as f:
+        f.truncate(64 * mib)
+    subprocess.run(["sfdisk", "-q", path], input=b"label: dos\nstart=2048, type=83, bootable\n", check=True)
+    subprocess.run(["grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", core, "biosdisk", "part_msdos", "ext2", "normal", "linux", "multiboot2", "gzio",
+                    "configfile", "boot"], check=True)
+    with open(path, "r+b") as disk, open("/usr/lib/grub/i386-pc/boot.img", "rb") as boot, open(core, "rb") as rest:
+        disk.write(boot.read(440))
+        disk.seek(512)
+        disk.write(rest.read())
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext2", "-d", root, "-E", "offset=%d" % mib, path, "62M"], check=True)
+
+
 def sha256(path):
     with open(path, "rb") as f:
         return hashlib.sha256(f.read()).hexdigest()

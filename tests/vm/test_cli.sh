@@ -33,7 +33,7 @@ expect 0 "Examples:" run --help
 expect 0 "Examples:" run -k x -h
 expect 0 "Examples:" help run
 expect 0 "Examples:" doctor --help
-for verb in list stats control screenshot type key; do
+for verb in list stats control screenshot type key media; do
     expect 0 "Examples:" $verb --help
     expect 2 "did you mean \`doppel $verb\`?" "${verb}x"
 done
@@ -111,10 +111,14 @@ expect 2 "COMMAND is missing" control web
 expect 2 "FILE is missing" screenshot web
 expect 2 "TEXT is missing" type web
 expect 2 "KEYS is missing" key web
+expect 2 "FILE is missing" media web cdrom0
 expect 2 "see \`doppel type --help\`" type web -x
 expect 125 "no VM named 'nobody'" screenshot nobody x.png
 expect 125 "no VM named 'nobody'" type nobody -- -x
 expect 125 "no VM named 'nobody'" key nobody a
+expect 125 "no VM named 'nobody'" media nobody
+expect 125 "no VM named 'nobody'" media nobody cdrom0 eject
+expect 125 "$dir/missing: No such file" media nobody cdrom0 "$dir/missing"
 expect 125 "byte 1 (0xc3)" type nobody "hé"
 expect 125 "FILE is empty" screenshot nobody ""
 expect 2 "one word too many" stats web two
@@ -156,6 +160,21 @@ if [ "$(id -u)" != 0 ]; then
     run 125 "Permission denied" -k "$dir/pvh"
     chmod 600 "$dir/pvh"
 fi
+
+# ---- a file by its size is a floppy, also of sizes few know ----
+export XDG_RUNTIME_DIR="$dir"
+for size in 160 640 1440 1743; do
+    truncate -s ${size}K "$dir/floppy.img"
+    "$doppel" run "$dir/floppy.img" --engine null --serial none --name floppy --timeout 60 >"$dir/log" 2>&1 </dev/null &
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        "$doppel" media floppy >"$dir/media" 2>/dev/null && break
+        sleep 0.2
+    done
+    if [ "$(cat "$dir/media")" = "floppy0  $dir/floppy.img" ]; then passed=$((passed + 1)); else fail "${size}K: $(cat "$dir/media" "$dir/log")"; fi
+    "$doppel" control floppy quit >/dev/null 2>&1
+    wait
+done
+unset XDG_RUNTIME_DIR
 
 # ---- ends ----
 run 124 "time limit" -k "$dir/multiboot" -t 0.2

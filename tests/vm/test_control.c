@@ -158,7 +158,7 @@ static void commands(void **state)
         expect(w, fd, text);
         snprintf(text, sizeof text, "{\"command\":\"%s\"}\n", c->name);
         put(fd, text);
-        expect(w, fd, c->argument ? "{\"error\":\"" : "{\"result\":{"); /* those with an argument: test_screen.c */
+        expect(w, fd, c->argument[0] ? "{\"error\":\"" : "{\"result\":{"); /* those with an argument: test_screen.c */
     }
     settle(w);
     assert_int_equal(dp_vm_phase(w->vm), DP_VM_STOPPED); /* by quit, one of them */
@@ -189,13 +189,18 @@ static void rubbish(void **state)
         {"{\"command\":\"quit\",\"id\":[1]}", "must be a string or an integer"},
         {"{\"command\":\"quit\",\"id\":{}}", "{\"error\""},
         {"{\"command\":\"quit\\u0000x\"}", "is no command"},
-        {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, screenshot, type, key, quit"},
+        {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, screenshot, type, key, media, insert, eject, quit"},
         {"{\"command\":\"\"}", "is no command"},
         {"{\"command\":\"screenshot\",\"file\":\"/tmp/x\"}", "this VM has no screen (start it with --machine pc, or --video virtio)"},
         {"{\"command\":\"type\",\"text\":\"x\"}", "this VM has no screen"},
         {"{\"command\":\"key\",\"keys\":\"x\"}", "this VM has no screen"},
         {"{\"command\":\"key\"}", "key needs \\\"keys\\\", a string"},
         {"{\"command\":\"key\",\"keys\":1}", "key needs \\\"keys\\\", a string"},
+        {"{\"command\":\"insert\",\"drive\":\"cdrom0\"}", "insert needs \\\"file\\\", a string"},
+        {"{\"command\":\"insert\",\"drive\":\"cdrom0\",\"file\":\"x\"}", "must be an absolute path"},
+        {"{\"command\":\"insert\",\"drive\":\"cdrom0\",\"file\":\"/x\",\"mode\":\"w\"}", "\\\"mode\\\" is 'w': give ro or rw"},
+        {"{\"command\":\"insert\",\"drive\":\"cdrom0\",\"file\":\"/x\",\"mode\":7}", "insert needs \\\"mode\\\", a string"},
+        {"{\"command\":\"insert\",\"text\":\"x\"}", "this one \\\"drive\\\", \\\"file\\\", \\\"mode\\\""},
         {"{\"command\":\"key\",\"text\":\"x\"}", "'text' is not known: a request has \\\"command\\\" and may have \\\"id\\\", this one \\\"keys\\\""},
         {"{\"command\":\"type\",\"text\":\"a\\u0000b\"}", "NUL"},
         {"{\"command\":\"quit\"}{\"command\":\"quit\"}", "error"},

@@ -4,11 +4,10 @@
 #include <linux/input-event-codes.h>
 #include <png.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "event/event.h"
 #include "tests/display/fake.h"
+#include "tests/vm/cli.h"
 #include "vm/control.h"
 #include "vm/rundir.h"
 #include "vm/vm.h"
@@ -22,7 +21,7 @@ struct world {
     struct dp_rundir rundir;
     struct fake f;
     struct dp_error e;
-    char folder[64], said[4096];
+    char folder[64], said[CLI_SAID];
 };
 
 static int setup(void **state)
@@ -64,27 +63,7 @@ static int teardown(void **state)
 /* Runs the command with the loop going on; its status. What it says is in w->said. */
 static int command(struct world *w, const char *verb, const char *a, const char *b, const char *c)
 {
-    int ends[2], status;
-    assert_int_equal(pipe(ends), 0);
-    pid_t pid = fork();
-    if (!pid) {
-        dup2(ends[1], 1);
-        dup2(ends[1], 2);
-        if (chdir(w->folder))
-            _exit(99);
-        execl(doppel, "doppel", verb, a, b, c, NULL);
-        _exit(99);
-    }
-    close(ends[1]);
-    for (unsigned i = 0; !waitpid(pid, &status, WNOHANG); i++) {
-        assert_true(i < 3000);
-        dp_loop_poll(w->loop, 5);
-    }
-    ssize_t n = read(ends[0], w->said, sizeof w->said - 1);
-    w->said[n > 0 ? n : 0] = 0;
-    close(ends[0]);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
+    return cli_run_in(w->loop, doppel, w->folder, w->said, (const char *const[]){verb, a, b, c, NULL});
 }
 
 static void expect_events(struct world *w, const char *events)
