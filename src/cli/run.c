@@ -42,7 +42,8 @@ static const struct cli_option options[] = {
     {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
     {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_IDE_DRIVES, .help = "a CD in an IDE drive; none: an empty drive"},
-    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive; none: an empty 1.44M drive"},
+    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES,
+     .help = "a floppy disk in a drive; none: an empty 1.44M drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
@@ -122,7 +123,8 @@ static bool keep_line(struct session *s, const char *line)
     pthread_mutex_lock(&s->kept_lock);
     bool keep = s->keep_lines;
     if (keep && s->kept.size < KEPT_MAX)
-        dp_buffer_printf(&s->kept, "%s%s\n", is_notice(s, line) ? "doppel: " : "", is_notice(s, line) ? line + strcspn(line, ":") + strlen(": ") : line);
+        dp_buffer_printf(&s->kept, "%s%s\n", is_notice(s, line) ? "doppel: " : "",
+                         is_notice(s, line) ? line + strcspn(line, ":") + strlen(": ") : line);
     pthread_mutex_unlock(&s->kept_lock);
     return keep;
 }
@@ -132,7 +134,8 @@ static void stop_keeping(struct session *s)
     pthread_mutex_lock(&s->kept_lock);
     s->keep_lines = false;
     if (s->kept.size && !s->kept.failed)
-        fprintf(stderr, "%.*s%s", (int)s->kept.size, (const char *)s->kept.data, s->kept.size >= KEPT_MAX ? "doppel: ... and more of these\n" : "");
+        fprintf(stderr, "%.*s%s", (int)s->kept.size, (const char *)s->kept.data,
+                s->kept.size >= KEPT_MAX ? "doppel: ... and more of these\n" : "");
     dp_buffer_fini(&s->kept);
     pthread_mutex_unlock(&s->kept_lock);
 }

@@ -425,7 +425,9 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
 
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e)
 {
-    return pc->chipset ? chipset_change_medium(pc, cdrom, n, medium, e) : dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
+    if (pc->chipset)
+        return chipset_change_medium(pc, cdrom, n, medium, e);
+    return dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
 }
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
