@@ -4,7 +4,8 @@
  * drains, which does the loop's work for that time). Drain waits for all of a block's requests. raw on a file or block device now;
  * formats and the image graph come in front of the same interface.
  * Size: a file whose length is no multiple of 512 gets its last sector padded with zeros, as in QEMU: it reads as zeros, and the first
- * write to it makes the file whole. What is past the end of a file that shrank under us is gone: reading it fails with -EIO, as a bad sector does.
+ * write to it makes the file whole. What is past the end of a file that shrank under us is gone: reading it fails with -EIO, as a bad
+ * sector does.
  * Invariants: the format is what the user said or raw, never guessed from guest-written bytes. Requests outside the image fail with -EIO.
  * A writable image is locked (OFD lock on the whole file), a readonly one is locked for sharing: nobody else's doppel or qemu writes it.
  */

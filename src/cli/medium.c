@@ -34,7 +34,8 @@ static void print_drives(struct json_object *result)
     for (size_t i = 0; i < json_object_array_length(drives); i++) {
         struct json_object *d = json_object_array_get_idx(drives, i);
         const char *name = text_of(d, "drive"), *file = text_of(d, "file"), *readonly = text_of(d, "readonly");
-        printf("%-8s %s%s\n", name ? name : "?", file ? file : "empty", file && readonly && !strcmp(readonly, "true") ? " (read-only)" : "");
+        bool protected = file && readonly && !strcmp(readonly, "true");
+        printf("%-8s %s%s\n", name ? name : "?", file ? file : "empty", protected ? " (read-only)" : "");
     }
 }
 
@@ -56,7 +57,8 @@ static int media(int argc, char **argv)
         dp_error_set(&e, -errno, "%s: %s", o.file, strerror(errno));
     } else if (!cli_connect(o.name, &fd, &e)) {
         const char *mode = path && o.readonly ? "ro" : NULL;
-        result = cli_ask_list(fd, !o.drive ? "media" : eject ? "eject" : "insert", (const char *const[]){"drive", o.drive, "file", path, "mode", mode, NULL}, &e);
+        const char *const arguments[] = {"drive", o.drive, "file", path, "mode", mode, NULL};
+        result = cli_ask_list(fd, !o.drive ? "media" : eject ? "eject" : "insert", arguments, &e);
         close(fd);
     }
     free(path);

@@ -142,7 +142,8 @@ static bool keep_line(struct session *s, const char *line)
     pthread_mutex_lock(&s->kept_lock);
     bool keep = s->keep_lines;
     if (keep && s->kept.size < KEPT_MAX)
-        dp_buffer_printf(&s->kept, "%s%s\n", is_notice(s, line) ? "doppel: " : "", is_notice(s, line) ? line + strcspn(line, ":") + strlen(": ") : line);
+        dp_buffer_printf(&s->kept, "%s%s\n", is_notice(s, line) ? "doppel: " : "",
+                         is_notice(s, line) ? line + strcspn(line, ":") + strlen(": ") : line);
     pthread_mutex_unlock(&s->kept_lock);
     return keep;
 }
@@ -152,7 +153,8 @@ static void stop_keeping(struct session *s)
     pthread_mutex_lock(&s->kept_lock);
     s->keep_lines = false;
     if (s->kept.size && !s->kept.failed)
-        fprintf(stderr, "%.*s%s", (int)s->kept.size, (const char *)s->kept.data, s->kept.size >= KEPT_MAX ? "doppel: ... and more of these\n" : "");
+        fprintf(stderr, "%.*s%s", (int)s->kept.size, (const char *)s->kept.data,
+                s->kept.size >= KEPT_MAX ? "doppel: ... and more of these\n" : "");
     dp_buffer_fini(&s->kept);
     pthread_mutex_unlock(&s->kept_lock);
 }

@@ -545,7 +545,9 @@ void dp_pc_resume(struct dp_pc *pc)
 
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e)
 {
-    return pc->chipset ? chipset_change_medium(pc, cdrom, n, medium, e) : dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
+    if (pc->chipset)
+        return chipset_change_medium(pc, cdrom, n, medium, e);
+    return dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
 }
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }

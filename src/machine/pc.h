@@ -130,8 +130,8 @@ void dp_pc_bus(struct dp_pc *pc, unsigned cpu, struct dp_x86_bus *bus);
 /* The screen and the keyboard; both live as long as the machine. False: it has no screen. */
 bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_input_sink *keys);
 
-/* Another medium for the n-th CD or floppy drive, in the configuration's order, or none (NULL): dp_ide_change_medium, dp_fdc_change_medium. The old one is
- * not in use any more when this returns 0. */
+/* Another medium for the n-th CD or floppy drive, in the configuration's order, or none (NULL): dp_ide_change_medium,
+ * dp_fdc_change_medium. The old one is not in use any more when this returns 0. */
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 
 /* All devices, in the order of making: state conformance tests, snapshots. */

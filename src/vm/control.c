@@ -240,7 +240,8 @@ static const struct command {
     {{"type", "types text on a US keyboard; pending: key events still to come", {"text"}}, type},
     {{"key", "strikes keys, held together: ctrl-alt-del, shift-f10, ret", {"keys"}}, key},
     {{"media", "drives whose media can be changed, and what is in them"}, media},
-    {{"insert", "puts file, an absolute path, into drive: cdrom0, floppy1; mode ro: for reading only", {"drive", "file", "mode"}, 1}, insert},
+    {{"insert", "puts file, an absolute path, into drive: cdrom0, floppy1; mode ro: for reading only", {"drive", "file", "mode"}, 1},
+     insert},
     {{"eject", "takes out what is in drive", {"drive"}}, eject},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},
 };
@@ -322,7 +323,8 @@ static void refuse_key(const struct command *command, const char *key, struct dp
     struct dp_buffer takes = {0};
     for (unsigned i = 0; command && i < DP_CONTROL_ARGUMENTS_MAX && command->about.argument[i]; i++)
         dp_buffer_printf(&takes, "%s \"%s\"", i ? "," : ", this one", command->about.argument[i]);
-    dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"%s", key, takes.data ? (char *)takes.data : "");
+    dp_error_set(e, -EINVAL, "'%.60s' is not known: a request has \"command\" and may have \"id\"%s", key,
+                 takes.data ? (char *)takes.data : "");
     dp_buffer_fini(&takes);
 }
 

@@ -3,8 +3,8 @@
  * Model: a unix stream socket in the VM's folder (vm/rundir.h). One JSON object per line, request and reply in order:
  *     {"command":"query-status"}            {"result":{"phase":"running",...}}
  *     {"command":"nonsense","id":7}         {"id":7,"error":"'nonsense' is no command: ..."}
- * "id", a string or an integer, comes back as it was. A command may need arguments, strings beside it, and take some that may be missing. Commands stand
- * in one table, which help and the documentation derive from.
+ * "id", a string or an integer, comes back as it was. A command may need arguments, strings beside it, and take some that may be
+ * missing. Commands stand in one table, which help and the documentation derive from.
  * Everything happens in the loop's thread.
  * Invariants: bytes of clients are hostile. A line has an end and at most DP_CONTROL_LINE_MAX bytes: a longer one is answered by an error
  * and skipped, one that is cut off by the end of the connection is not obeyed. The next request is read when the reply to the last has

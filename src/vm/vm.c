@@ -877,7 +877,8 @@ static int no_drive(const struct dp_vm *vm, const char *name, struct dp_error *e
     struct dp_vm_drive d;
     for (unsigned n = 0; dp_vm_drive(vm, n, &d); n++)
         dp_buffer_printf(&known, "%s%s", n ? ", " : ": there are ", d.name);
-    int rc = dp_error_set(e, -ENODEV, "this VM has no drive '%.20s'%s", name, known.data ? (char *)known.data : ", nor any whose medium can be changed");
+    int rc = dp_error_set(e, -ENODEV, "this VM has no drive '%.20s'%s", name,
+                          known.data ? (char *)known.data : ", nor any whose medium can be changed");
     dp_buffer_fini(&known);
     return rc;
 }
@@ -896,8 +897,9 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     char *copy = file ? strdup(file) : NULL;
     if (file && !copy)
         return dp_error_set(e, -ENOMEM, "no memory");
+    struct dp_block_options o = {.path = file, .readonly = cdrom || readonly, .trace = vm->config.trace};
     if (file)
-        rc = dp_block_open(vm->config.loop, &(struct dp_block_options){.path = file, .readonly = cdrom || readonly, .trace = vm->config.trace}, &medium, e);
+        rc = dp_block_open(vm->config.loop, &o, &medium, e);
     if (!rc && (rc = dp_pc_change_medium(vm->pc, cdrom, of_kind, medium, e)) && medium)
         dp_block_close(medium);
     if (rc) {

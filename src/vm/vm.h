@@ -159,8 +159,9 @@ struct dp_vm_drive {
     bool readonly;
 };
 bool dp_vm_drive(const struct dp_vm *vm, unsigned n, struct dp_vm_drive *d); /* the n-th; false: there are no more */
-/* Puts a file into a drive, in place of what is there, or takes that out (file NULL). When it fails nothing has changed: the file cannot be opened, there
- * is no such drive or it does not take a disk of this size, or (-EBUSY) the guest has locked the drive; it is then asked to let go. */
+/* Puts a file into a drive, in place of what is there, or takes that out (file NULL). When it fails nothing has changed: the file cannot
+ * be opened, there is no such drive or it does not take a disk of this size, or (-EBUSY) the guest has locked the drive; it is then asked
+ * to let go. */
 int dp_vm_change_medium(struct dp_vm *vm, const char *drive, const char *file, bool readonly, struct dp_error *e) DP_MUST_CHECK;
 
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */
