@@ -55,8 +55,8 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size);
  * decoded code is valid for. The caller has its fast write paths to the page revoked (listener code_marked) before it reads the bytes. */
 uint32_t dp_ram_code_mark(struct dp_ram *r, uint64_t page);
 
-/* Is code of this page overwritten so often that caching it does not pay? Then an engine executes it without marking it, decoding every time; each
- * call counts, and after some thousands the page is given another chance. */
+/* Is code of this page overwritten so often that caching it does not pay? Then an engine executes it without marking it, looking at its bytes every time; each
+ * call counts, and after some ten thousands the page is given another chance. */
 #define DP_CODE_VOLATILE 16 /* times */
 static inline bool dp_ram_code_is_volatile(const struct dp_ram *r, uint64_t page)
 {

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CODE_PATIENCE 4096 /* instructions run uncached until it may be cached again */
+#define CODE_PATIENCE 60000 /* instructions run unmarked until it may be marked again: that costs as much as some thousands of them. 16 bits */
 
 struct ram {
     struct dp_ram ram;

@@ -4,6 +4,8 @@
  * hash by (host address of the code, mode). Host addresses name guest-physical bytes of RAM uniquely, whatever the page tables say.
  * A block ends at a branch, at an instruction that may change mode or translation, at the page's end, or at IBLOCK_MAX_OPS instructions. An
  * instruction that crosses into the next page is a block of its own, valid for two pages.
+ * Code of a page that is written to all the time (dp_ram_code_volatile: data beside it, as DOS programs and unpackers have them) is not marked as such; its
+ * instructions are blocks of their own that are compared with the bytes in memory each time they are found.
  * Invariants: the arena is emptied only by interp_find_block, that is, while no block runs.
  */
 #include <stdlib.h>
@@ -221,7 +223,8 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     bool keep[IBLOCK_MAX_OPS], once = false;
     unsigned count = 0, bytes = 0, kept = 0, page_offset = (unsigned)(offset & 0xfff), room = (unsigned)DP_PAGE_SIZE - page_offset;
     uint64_t page = offset >> DP_PAGE_SHIFT;
-    bool fleeting = dp_ram_code_volatile(ram, page); /* one instruction, never marked nor found again */
+    bool fleeting = dp_ram_code_volatile(ram, page), compared = false; /* one instruction, not marked */
+    uint8_t buffer[16];
     unsigned max = c->mode & IMODE_ONE || fleeting ? 1 : IBLOCK_MAX_OPS;
     enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t limit = mode == X86_MODE64 ? ~0ull : c->s.seg[X86_CS].limit;
@@ -231,7 +234,6 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     const uint8_t *code = ram->host + offset;
     while (count < max) {
         struct x86_insn *i = &insns[count];
-        uint8_t buffer[16];
         unsigned avail = DP_MIN(15u, room - bytes);
         memcpy(buffer, code + bytes, avail);
         int n = x86_decode(buffer, avail, mode, i);
@@ -279,13 +281,14 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
         kept += keep[count];
         count++;
         bytes += (unsigned)n;
+        compared = fleeting && !phys2;
         if (i->row->flags & (X86_F_BRANCH | X86_F_SYSTEM))
             break;
         if (bytes >= room)
             break;
     }
     interp_lower_end(c, &ops[count], bytes, page_offset);
-    size_t size = sizeof(struct iblock) + (count + 1) * sizeof(struct iop), total = DP_ALIGN_UP(size + kept * sizeof(struct x86_insn), (size_t)64);
+    size_t size = sizeof(struct iblock) + (count + 1) * sizeof(struct iop) + (compared ? sizeof(buffer) : 0), total = DP_ALIGN_UP(size + kept * sizeof(struct x86_insn), (size_t)64);
     if (!has_room(c, total))
         interp_cache_empty(c);
     struct iblock *b = (struct iblock *)(c->cache->arena + c->cache->used);
@@ -295,13 +298,19 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
     b->mode = c->mode;
     b->count = (uint16_t)count;
     b->bytes = (uint16_t)bytes;
-    b->once = once || fleeting;
+    b->once = once || (fleeting && !compared);
+    b->compared = compared;
     b->generation[0] = generation;
     b->generation[1] = generation2;
     b->current[0] = &ram->code_generation[page];
     b->current[1] = current2;
     b->phys2 = phys2;
     memcpy(b->op, ops, (count + 1) * sizeof(struct iop));
+    if (compared) {
+        b->current[0] = b->current[1] = &c->cache->zero; /* nobody tells of writes: its bytes are looked at each time */
+        b->generation[0] = b->generation[1] = 0;
+        memcpy(b->op + 2, buffer, sizeof(buffer));
+    }
     struct x86_insn *copies = (struct x86_insn *)((uint8_t *)b + size);
     for (unsigned k = 0; k < count; k++)
         if (keep[k]) {
@@ -378,6 +387,10 @@ struct iblock *interp_find_block(struct icpu *c)
             continue;
         }
         if (b->phys == host && b->mode == c->mode) {
+            if (DP_UNLIKELY(b->compared) && (!dp_ram_code_volatile(ram, offset >> DP_PAGE_SHIFT) || memcmp(ram->host + offset, b->op + 2, b->bytes))) {
+                *at = b->hash_next;
+                continue;
+            }
             if (b->phys2) { /* its second page must still be the same one */
                 struct dp_ram *ram2;
                 uint64_t offset2, next = (linear & ~0xfffull) + DP_PAGE_SIZE;
@@ -411,7 +424,7 @@ struct iblock *interp_find_block(struct icpu *c)
         b->hash_next = *bucket;
         *bucket = b;
     }
-    if (code64 || (c->mode & IMODE_FLAT)) {
+    if ((code64 || (c->mode & IMODE_FLAT)) && !b->compared) {
         struct ijump *j = interp_jump_slot(c, rip);
         *j = (struct ijump){ rip, c->jump_key, b };
         if (link_from && !b->phys2)

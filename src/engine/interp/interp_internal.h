@@ -68,6 +68,7 @@ struct iblock {
     uint32_t mode;
     uint16_t count, bytes;
     bool once;                  /* not to be found again: what it says holds for this entry only */
+    bool compared;              /* one instruction of a page that is not marked as code: it holds while the bytes there are those behind op[1] */
     uint32_t generation[2];     /* of the code's pages when decoded */
     _Atomic uint32_t *current[2]; /* [1] == [0] unless the last instruction crosses into another page */
     uint64_t phys2;             /* page address of the second page */
