@@ -146,9 +146,15 @@ static void irq_sync(struct ahci *a)
 {
     pthread_mutex_lock(&a->device.lock);
     uint32_t generation = a->irq_generation - 1;
-    while (a->running && !a->irq_busy && generation != a->irq_generation) {
-        generation = a->irq_generation;
+    while (a->running && generation != a->irq_generation) {
         bool level = (a->regs.ghc & GHC_IE) && a->regs.is, message = level && a->msi_due;
+        if (a->irq_busy && level)
+            break;
+        if (a->irq_busy) { /* or the guest, which has taken the cause away, sees the line up until the other thread runs */
+            pthread_cond_wait(&a->irq_idle, &a->device.lock);
+            continue;
+        }
+        generation = a->irq_generation;
         if (message)
             a->msi_due = false;
         if (!message && level == a->irq_driven)
@@ -161,6 +167,7 @@ static void irq_sync(struct ahci *a)
             dp_pci_msi_send(&a->function);
         pthread_mutex_lock(&a->device.lock);
         a->irq_busy = false;
+        pthread_cond_broadcast(&a->irq_idle);
     }
     pthread_mutex_unlock(&a->device.lock);
 }
@@ -382,6 +389,7 @@ static int port_init(struct ahci *a, unsigned n, struct dp_error *e)
 static int ahci_init(struct dp_device *device, struct dp_error *e)
 {
     struct ahci *a = ahci_of(device);
+    pthread_cond_init(&a->irq_idle, NULL);
     for (unsigned i = 0; i < DP_AHCI_PORTS; i++) {
         int code = port_init(a, i, e);
         if (code) {
@@ -433,6 +441,7 @@ static void ahci_fini(struct dp_device *device)
     dp_pci_unplug(&a->function);
     ahci_pause(device); /* nothing may come back to us after this */
     release(a);
+    pthread_cond_destroy(&a->irq_idle);
 }
 
 static void ahci_reset(struct dp_device *device)

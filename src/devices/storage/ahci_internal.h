@@ -105,6 +105,7 @@ struct ahci {
     struct ahci_port port[DP_AHCI_PORTS];
     bool running;
     bool irq_busy, irq_driven, msi_due;
+    pthread_cond_t irq_idle; /* !irq_busy */
     uint32_t irq_generation;
 };
 

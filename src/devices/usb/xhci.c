@@ -234,10 +234,14 @@ void xhci_settle(struct xhci *x)
     pthread_mutex_lock(&x->device.lock);
     while (x->running && submit_due(x))
         ;
-    while (x->running && !x->irq_busy) {
+    while (x->running) {
         uint32_t due = x->regs.msi_due;
         bool level = pin_level(x);
-        if (!due && level == x->irq_driven)
+        if (x->irq_busy && !level && x->irq_driven) { /* or the guest, which has taken the cause away, sees the pin up until the other thread runs */
+            pthread_cond_wait(&x->irq_idle, &x->device.lock);
+            continue;
+        }
+        if (x->irq_busy || (!due && level == x->irq_driven))
             break;
         x->regs.msi_due = 0;
         x->irq_driven = level;
@@ -249,6 +253,7 @@ void xhci_settle(struct xhci *x)
                 dp_pci_msix_send(&x->function, n);
         pthread_mutex_lock(&x->device.lock);
         x->irq_busy = false;
+        pthread_cond_broadcast(&x->irq_idle);
     }
     pthread_mutex_unlock(&x->device.lock);
 }
@@ -645,6 +650,7 @@ static int xhci_init(struct dp_device *device, struct dp_error *e)
                                         .interrupt_pin = 1};
     struct xhci *x = xhci_of(device);
     int code = 0;
+    pthread_cond_init(&x->irq_idle, NULL);
     x->irq_driven = -1;
     for (unsigned i = 0; !code && i < DP_XHCI_PORTS; i++) {
         struct xhci_device *dev = &x->dev[i];
@@ -722,6 +728,7 @@ static void xhci_fini(struct dp_device *device)
         usb_device_fini(&x->dev[i].usb);
         free(x->dev[i].busy);
     }
+    pthread_cond_destroy(&x->irq_idle);
 }
 
 static void xhci_reset(struct dp_device *device)

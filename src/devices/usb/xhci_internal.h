@@ -127,6 +127,7 @@ struct xhci {
     struct dp_timer more, idle; /* work that was cut; reports that are repeated */
     bool running;               /* between resume and pause */
     bool irq_busy;
+    pthread_cond_t irq_idle; /* !irq_busy */
     int irq_driven;             /* level last given to the pin; -1: unknown */
 };
 
