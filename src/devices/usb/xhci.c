@@ -232,6 +232,7 @@ static bool submit_due(struct xhci *x)
 void xhci_settle(struct xhci *x)
 {
     pthread_mutex_lock(&x->device.lock);
+    x->done_trbs = 0;
     while (x->running && submit_due(x))
         ;
     while (x->running) {
