@@ -591,6 +591,44 @@ static void test_storage_interrupted(void **state)
     }
 }
 
+/* Bulk-Only Reset, or a configuration, while a read is in the block layer: the command is no more, and the next one works. */
+static void test_storage_reset_in_flight(void **state)
+{
+    for (unsigned way = 0; way < 2; way++) {
+        struct drv r;
+        struct drv_event e = {0};
+        unsigned none = 0;
+        drv_init(&r, "s");
+        drv_start(&r);
+        unsigned slot = storage(&r);
+        uint8_t *cbw = drv_ram(&r, DATA + 0x200000);
+        memcpy(cbw, "USBC", 4);
+        dp_st32(cbw + 8, 1024);
+        cbw[12] = 0x80;
+        cbw[14] = 10;
+        memcpy(cbw + 15, (uint8_t[10]){0x28, [5] = 3, [8] = 2}, 10);
+        drv_queue(&r, slot, 4, DATA + 0x200000, 31);
+        assert_true(drv_wait(&r, &e));
+        drv_queue(&r, slot, 3, DATA, 1024);
+        assert_non_null(r.block.first);
+        assert_int_equal(way ? drv_control(&r, slot, 0, 9, 1, 0, &none) : drv_control(&r, slot, 0x21, 0xff, 0, 0, &none), OK);
+        dp_block_drain(&r.block);
+        assert_false(drv_wait(&r, &e)); /* the TD waits */
+        /* the same command again */
+        drv_queue(&r, slot, 4, DATA + 0x200000, 31);
+        assert_true(drv_wait(&r, &e));
+        assert_int_equal(e.status >> 24, OK);
+        dp_block_drain(&r.block);
+        assert_true(drv_wait(&r, &e));
+        assert_int_equal(e.status, OK << 24);
+        assert_memory_equal(drv_ram(&r, DATA), r.block.data + 3 * 512, 1024);
+        drv_queue(&r, slot, 3, DATA, 13);
+        assert_true(drv_wait(&r, &e));
+        assert_int_equal(drv_ram(&r, DATA)[12], 0);
+        drv_fini(&r);
+    }
+}
+
 /* ---- rings ---- */
 
 static void test_event_data(void **state)
@@ -695,8 +733,8 @@ static double processor_seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* All endpoints of all slots have a ring without end, of the longest TDs: a portion of that is small all the same, since it is done with the
- * lock, and in the loop's thread. */
+/* All endpoints of all slots have a ring without end, of the longest TDs: a portion of that is small all the same, since it is done with
+ * the lock, and in the loop's thread. */
 static void test_endless_rings(void **state)
 {
     enum { TRBS = 1024 };
@@ -834,7 +872,8 @@ int main(void)
         cmocka_unit_test(test_descriptors), cmocka_unit_test(test_tablet), cmocka_unit_test(test_keyboard), cmocka_unit_test(test_mouse),
         cmocka_unit_test(test_storage), cmocka_unit_test(test_storage_pieces), cmocka_unit_test(test_storage_recovery),
         cmocka_unit_test(test_storage_interrupted), cmocka_unit_test(test_event_data), cmocka_unit_test(test_bad_rings),
-        cmocka_unit_test(test_endless_rings), cmocka_unit_test(test_event_room), cmocka_unit_test(test_interrupts), cmocka_unit_test(test_conformance),
+        cmocka_unit_test(test_endless_rings), cmocka_unit_test(test_storage_reset_in_flight), cmocka_unit_test(test_event_room),
+        cmocka_unit_test(test_interrupts), cmocka_unit_test(test_conformance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

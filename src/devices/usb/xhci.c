@@ -238,7 +238,7 @@ void xhci_settle(struct xhci *x)
     while (x->running) {
         uint32_t due = x->regs.msi_due;
         bool level = pin_level(x);
-        if (x->irq_busy && !level && x->irq_driven) { /* or the guest, which has taken the cause away, sees the pin up until the other thread runs */
+        if (x->irq_busy && !level && x->irq_driven) { /* or the guest, which has taken the cause away, sees it up until the other runs */
             pthread_cond_wait(&x->irq_idle, &x->device.lock);
             continue;
         }
