@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -475,10 +476,44 @@ static void nonsense(void **state)
     close_world(w);
 }
 
+/* A guest that opens more than this process may have open leaves the process its own. */
+static void descriptors(void **state)
+{
+    enum { ALLOWED = 400, NEEDED = 64 };
+    struct rlimit before, few;
+    int own[NEEDED];
+    uint8_t p[100];
+    struct world *w = open_world(&(struct dp_net_user_options){0});
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = ALLOWED;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    for (unsigned i = 0; i < 2 * ALLOWED; i++) {
+        send_frame(w, p, packet_udp(p, PACKET_GUEST, 10000 + i, PACKET_HOST, 9, "text", 4));
+        if (i % 100 == 99)
+            dp_loop_poll(w->loop, 5);
+    }
+    dp_loop_poll(w->loop, 5);
+    for (unsigned i = 0; i < NEEDED; i++)
+        assert_true((own[i] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0);
+    for (unsigned i = 0; i < NEEDED; i++)
+        close(own[i]);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    /* and goes on when there are some again */
+    unsigned port;
+    int s = host_socket(SOCK_DGRAM, &port);
+    send_frame(w, p, packet_udp(p, PACKET_GUEST, 9000, PACKET_HOST, port, "text", 4));
+    turn(w);
+    char text[8];
+    assert_int_equal(recv(s, text, sizeof text, 0), 4);
+    close(s);
+    close_world(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(arp_and_ping),  cmocka_unit_test(dhcp),     cmocka_unit_test(udp),
+        cmocka_unit_test(arp_and_ping),  cmocka_unit_test(dhcp),     cmocka_unit_test(udp), cmocka_unit_test(descriptors),
         cmocka_unit_test(tcp),           cmocka_unit_test(forwards), cmocka_unit_test(tftp),
         cmocka_unit_test(back_pressure), cmocka_unit_test(threads),  cmocka_unit_test(nonsense),
     };
