@@ -22,7 +22,8 @@
 #include "net/offload.h"
 
 enum { IN_FRAMES = 512, IN_BYTES = 4 << 20, OUT_FRAMES = 1024, OUT_PAUSE = 256 /* of them: no more is read from sockets */, ARP_SIZE = 28 };
-enum { DESCRIPTORS_KEPT = 128, OPENERS_AT_ONCE = 32 /* between two looks at how many there are */, TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
+enum { DESCRIPTORS_KEPT = 128, DESCRIPTORS_MAX = 4096, OPENERS_AT_ONCE = 32 /* between two looks at how many there are */ };
+enum { TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
 #define MS 1000000ull
 
 struct packet {
@@ -246,7 +247,8 @@ static void deadline(void *opaque) { serve(opaque); }
 
 /* ---- from the card ---- */
 
-/* Sockets are the process's descriptors, and a guest may open as many as it likes: some are kept for clients, disks and media. */
+/* Sockets are the process's descriptors, and a guest may open as many as it likes: some are kept for clients, disks and media. Each TCP
+ * connection has buffers of 256 KiB besides, so there is a limit where the host has none. */
 static bool descriptors_left(struct dp_net_user *u)
 {
     struct rlimit limit;
@@ -254,7 +256,7 @@ static bool descriptors_left(struct dp_net_user *u)
     if (lowest < 0)
         return false;
     close(lowest);
-    return getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > (rlim_t)lowest + DESCRIPTORS_KEPT;
+    return lowest < DESCRIPTORS_MAX && (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > (rlim_t)lowest + DESCRIPTORS_KEPT);
 }
 
 /* Perhaps the first of a connection. */
@@ -323,7 +325,7 @@ static void kicked(void *opaque, int fd, uint32_t events)
         bool good = size && presentable(p->bytes, &size, &l);
         if (good && opens(p->bytes, &l)) {
             if (openers++ % OPENERS_AT_ONCE == 0 && !(left = descriptors_left(u)))
-                dp_trace_guest(u->trace, "user network: too many connections for this host's limit of open files: no new ones");
+                dp_trace_guest(u->trace, "user network: too many connections (4,096, or this host's limit of open files): no new ones");
             good = left;
         }
         if (good)

@@ -6,6 +6,7 @@
  * or IP packets never reach libslirp.
  * Threads: libslirp is called by the loop's thread only. Frames from a NIC, on any thread, wait in a bounded queue for it; frames to a NIC
  * that is full wait in another, and when that fills, sockets are not read.
+ * Bounds: what could begin a connection is dropped while the process has 4,096 descriptors open, or all but 128 of those it may have.
  * Time: libslirp's clock is the VM's, so connections do not time out while the VM is paused.
  * State: none is saved. A restored VM finds its address again, its connections gone.
  * Invariants: no frame waits for ever: who took fewer than it was given calls dp_net_ready. All is created and destroyed by the loop's
