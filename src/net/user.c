@@ -23,7 +23,7 @@
 
 enum { IN_FRAMES = 512, IN_BYTES = 4 << 20, OUT_FRAMES = 1024, OUT_PAUSE = 256 /* of them: no more is read from sockets */, ARP_SIZE = 28 };
 enum { DESCRIPTORS_KEPT = 128, DESCRIPTORS_MAX = 4096, OPENERS_AT_ONCE = 32 /* between two looks at how many there are */ };
-enum { TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
+enum { IP_FRAGMENT = 6, IP_FRAGMENTS = 0x3fff, TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
 #define MS 1000000ull
 
 struct packet {
@@ -267,14 +267,19 @@ static bool opens(const uint8_t *bytes, const struct dp_net_layout *l)
     return l->protocol != DP_NET_PROTOCOL_TCP || (bytes[l->transport + TCP_FLAGS] & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* May libslirp see it: a whole ARP or IP packet? *size loses padding. */
-static bool presentable(const uint8_t *bytes, uint32_t *size, struct dp_net_layout *l)
+/* May libslirp see it: a whole ARP or IP packet, no fragment? *size loses padding. */
+static bool presentable(struct dp_net_user *u, const uint8_t *bytes, uint32_t *size, struct dp_net_layout *l)
 {
     if (!dp_net_parse(bytes, *size, l) || l->network != DP_NET_HEADER) /* it knows no VLANs */
         return false;
     if (l->ethertype == DP_NET_ETHERTYPE_ARP)
         return *size >= DP_NET_HEADER + ARP_SIZE;
     *size = l->end;
+    /* Version 4.7 dies of a single fragment with an offset, whatever else is in it. */
+    if (l->ethertype == DP_NET_ETHERTYPE_IP && (dp_net_ld16(bytes + DP_NET_HEADER + IP_FRAGMENT) & IP_FRAGMENTS)) {
+        dp_trace_guest(u->trace, "user network: a fragment of an IP packet is dropped: large packets are for TCP here");
+        return false;
+    }
     return l->ethertype == DP_NET_ETHERTYPE_IP || l->ethertype == DP_NET_ETHERTYPE_IP6;
 }
 
@@ -322,7 +327,7 @@ static void kicked(void *opaque, int fd, uint32_t events)
         struct packet *next = p->next;
         uint32_t size = p->size;
         struct dp_net_layout l;
-        bool good = size && presentable(p->bytes, &size, &l);
+        bool good = size && presentable(u, p->bytes, &size, &l);
         if (good && opens(p->bytes, &l)) {
             if (openers++ % OPENERS_AT_ONCE == 0 && !(left = descriptors_left(u)))
                 dp_trace_guest(u->trace, "user network: too many connections (4,096, or this host's limit of open files): no new ones");

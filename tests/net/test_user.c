@@ -476,6 +476,33 @@ static void nonsense(void **state)
     close_world(w);
 }
 
+/* Fragments of an IPv4 packet never reach libslirp, which dies of them. */
+static uint32_t make_fragment(uint8_t *p, unsigned id, unsigned offset, unsigned bytes, bool more, const uint8_t *whole)
+{
+    uint32_t at = packet_ip(p, PACKET_GUEST, PACKET_HOST, 1, bytes);
+    put16(p + 18, id);
+    put16(p + 20, (more ? 0x2000 : 0) | offset / 8);
+    put16(p + 24, 0);
+    put16(p + 24, ~packet_sum(0, p + 14, 20));
+    memcpy(p + at, whole + offset, bytes);
+    return at + bytes;
+}
+
+static void fragments(void **state)
+{
+    struct world *w = open_world(&(struct dp_net_user_options){0});
+    uint8_t whole[120], p[200];
+    memset(whole, 0x5a, sizeof whole);
+    for (unsigned i = 0; i < 12; i++) {
+        send_frame(w, p, make_fragment(p, 100 + i, 16, 40, false, whole));
+        dp_loop_poll(w->loop, 5);
+        send_frame(w, p, make_fragment(p, 100 + i, 0, i & 1 ? 16 : 24, true, whole));
+        dp_loop_poll(w->loop, 5);
+    }
+    close_world(w);
+    arp_and_ping(state);
+}
+
 /* A guest that opens more than this process may have open leaves the process its own. */
 static void descriptors(void **state)
 {
@@ -513,7 +540,7 @@ static void descriptors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(arp_and_ping),  cmocka_unit_test(dhcp),     cmocka_unit_test(udp), cmocka_unit_test(descriptors),
+        cmocka_unit_test(arp_and_ping),  cmocka_unit_test(dhcp),     cmocka_unit_test(udp), cmocka_unit_test(descriptors), cmocka_unit_test(fragments),
         cmocka_unit_test(tcp),           cmocka_unit_test(forwards), cmocka_unit_test(tftp),
         cmocka_unit_test(back_pressure), cmocka_unit_test(threads),  cmocka_unit_test(nonsense),
     };
