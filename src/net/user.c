@@ -19,11 +19,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "net/offload.h"
+#include "net/reassembly.h"
 
 enum { IN_FRAMES = 512, IN_BYTES = 4 << 20, OUT_FRAMES = 1024, OUT_PAUSE = 256 /* of them: no more is read from sockets */, ARP_SIZE = 28 };
 enum { DESCRIPTORS_KEPT = 128, DESCRIPTORS_MAX = 4096, OPENERS_AT_ONCE = 32 /* between two looks at how many there are */ };
-enum { IP_FRAGMENT = 6, IP_FRAGMENTS = 0x3fff, TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
+enum { TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
 #define MS 1000000ull
 
 struct packet {
@@ -49,6 +49,7 @@ struct dp_net_user {
     /* The rest is the loop thread's. */
     Slirp *slirp;
     struct queue out; /* to the card */
+    struct dp_net_reassembly fragments;
     int epoll;
     bool watching;
     struct dp_timer deadline; /* when libslirp wants to be called at the latest */
@@ -267,19 +268,14 @@ static bool opens(const uint8_t *bytes, const struct dp_net_layout *l)
     return l->protocol != DP_NET_PROTOCOL_TCP || (bytes[l->transport + TCP_FLAGS] & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* May libslirp see it: a whole ARP or IP packet, no fragment? *size loses padding. */
-static bool presentable(struct dp_net_user *u, const uint8_t *bytes, uint32_t *size, struct dp_net_layout *l)
+/* May libslirp see it: a whole ARP or IP packet? *size loses padding. */
+static bool presentable(const uint8_t *bytes, uint32_t *size, struct dp_net_layout *l)
 {
     if (!dp_net_parse(bytes, *size, l) || l->network != DP_NET_HEADER) /* it knows no VLANs */
         return false;
     if (l->ethertype == DP_NET_ETHERTYPE_ARP)
         return *size >= DP_NET_HEADER + ARP_SIZE;
     *size = l->end;
-    /* Version 4.7 dies of a single fragment with an offset, whatever else is in it. */
-    if (l->ethertype == DP_NET_ETHERTYPE_IP && (dp_net_ld16(bytes + DP_NET_HEADER + IP_FRAGMENT) & IP_FRAGMENTS)) {
-        dp_trace_guest(u->trace, "user network: a fragment of an IP packet is dropped: large packets are for TCP here");
-        return false;
-    }
     return l->ethertype == DP_NET_ETHERTYPE_IP || l->ethertype == DP_NET_ETHERTYPE_IP6;
 }
 
@@ -327,14 +323,18 @@ static void kicked(void *opaque, int fd, uint32_t events)
         struct packet *next = p->next;
         uint32_t size = p->size;
         struct dp_net_layout l;
-        bool good = size && presentable(u, p->bytes, &size, &l);
-        if (good && opens(p->bytes, &l)) {
+        uint8_t *bytes = p->bytes;
+        bool good = size && presentable(bytes, &size, &l);
+        /* libslirp 4.7 dies of a single fragment with an offset, so it sees none. */
+        if (good && dp_net_is_fragment(bytes, &l))
+            good = (bytes = dp_net_reassemble(&u->fragments, bytes, &l, dp_clock_now(u->clock), &size)) && presentable(bytes, &size, &l);
+        if (good && opens(bytes, &l)) {
             if (openers++ % OPENERS_AT_ONCE == 0 && !(left = descriptors_left(u)))
                 dp_trace_guest(u->trace, "user network: too many connections (4,096, or this host's limit of open files): no new ones");
             good = left;
         }
         if (good)
-            slirp_input(u->slirp, p->bytes, (int)size);
+            slirp_input(u->slirp, bytes, (int)size);
         free(p);
         p = next;
     }
@@ -527,6 +527,7 @@ void dp_net_user_destroy(struct dp_net_user *u)
     if (u->epoll >= 0)
         close(u->epoll);
     pthread_mutex_destroy(&u->lock);
+    dp_net_reassembly_fini(&u->fragments);
     free(u->poll);
     free(u->watched);
     free(u);
