@@ -226,20 +226,39 @@ int cli_begin(const struct cli_verb *verb, int argc, char **argv, void *values)
     return -1;
 }
 
+/* Two columns; what is too long for the left one has a line of its own, what is too long for the right one goes on below. */
+static void help_line(FILE *to, const char *left, const char *text)
+{
+    enum { LEFT = 34, RIGHT = 80 };
+    if (strlen(left) > LEFT)
+        fprintf(to, "  %s\n%*s", left, LEFT + 3, "");
+    else
+        fprintf(to, "  %-*s ", LEFT, left);
+    while (strlen(text) > RIGHT) {
+        int n = RIGHT;
+        while (n && text[n] != ' ')
+            n--;
+        n = n ? n : RIGHT;
+        fprintf(to, "%.*s\n%*s", n, text, LEFT + 3, "");
+        text += n + (text[n] == ' ');
+    }
+    fprintf(to, "%s\n", text);
+}
+
 void cli_help(const struct cli_verb *verb, FILE *to)
 {
     fprintf(to, "doppel %s - %s\n\nExamples:\n%s\nUsage: doppel %s %s\n\nOptions:\n", verb->name, verb->summary, verb->examples, verb->name,
             verb->usage);
     for (unsigned i = 0; i < verb->option_count; i++) {
         const struct cli_option *o = &verb->options[i];
-        char left[64], letter[8] = "    ";
+        char left[160], letter[8] = "    ";
         if (o->letter)
             snprintf(letter, sizeof letter, "-%c, ", o->letter);
         snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->argument && o->kind != CLI_OPTIONAL ? " " : "",
                  o->argument ? o->argument : "");
-        fprintf(to, "  %-34s %s\n", left, o->help);
+        help_line(to, left, o->help);
     }
-    fprintf(to, "  %-34s %s\n", "-h, --help", "this text");
+    help_line(to, "-h, --help", "this text");
     if (verb->more_help)
         verb->more_help(to);
 }

@@ -104,7 +104,7 @@ ROM_CODE(rom_smm, START
     " mov %es:0, %ax\n mov %ax, 0x2002\n mov $9, %al\n out %al, $0xb2\n mov %es:0, %ax\n mov %ax, 0x200a\n"
     " mov $0x4a, %al\n out %al, %dx\n mov %es:0, %ax\n mov %ax, 0x200c\n mov %cs:rom_smm_moved - rom_smm, %ax\n mov %ax, 0x200e\n in $0xb3, %al\n mov %al, 0x2010\n"
     " mov $3, %al\n out %al, $0xb2\n jmp rom_smm_end_\n"
-    "rom_smm_move: incw 0x2000\n movl $0xa0000, %eax\n addr32 movl %eax, 0x3ff00\n rsm\n"
+    "rom_smm_move: incw 0x2000\n movl $0xa0000, %eax\n .byte 0x67, 0x66, 0xa3\n .long 0x3ff00\n rsm\n"
     "rom_smm_moved: incw 0x2004\n mov $0xa800, %bx\n mov %bx, %es\n mov %es:0, %ax\n mov %ax, 0x2006\n in $0xb2, %al\n mov %al, 0x2008\n xor %al, %al\n out %al, $0xb3\n rsm\n"
     "rom_smm_end_:");
 static void test_smm(void **state)
