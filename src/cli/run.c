@@ -213,7 +213,7 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
         d->path = NULL;
         return 0;
     }
-    return *path ? 0 : dp_error_set(e, -EINVAL, "--disk %s: the file's name is missing", text);
+    return *path ? 0 : dp_error_set(e, -EINVAL, "disk '%s': the file's name is missing", text);
 }
 
 static int parse_usb(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)

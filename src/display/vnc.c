@@ -1,6 +1,7 @@
 /* vnc.c - see vnc.h. */
 #include "display/vnc.h"
 
+#include <fcntl.h>
 #include <linux/input-event-codes.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -75,7 +76,7 @@ struct dp_vnc {
     struct dp_ticker ticker;
     char *name, *password, *path;
     char address[300];
-    int listen_fd[LISTEN_MAX];
+    int listen_fd[LISTEN_MAX], reserve_fd;
     unsigned listeners;
     struct dp_display_picture now, next;
     bool shown; /* `generation` says when */
@@ -675,6 +676,15 @@ static void on_connect(void *opaque, int fd, uint32_t events)
 {
     struct dp_vnc *v = opaque;
     int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), one = 1;
+    if (client < 0 && (errno == EMFILE || errno == ENFILE)) {
+        /* Without a descriptor the connection would stay and keep the loop busy: take it with the one kept for that, and drop it. */
+        close(v->reserve_fd);
+        client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (client >= 0)
+            close(client);
+        v->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        return;
+    }
     if (client < 0)
         return;
     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* a unix socket refuses it, to no harm */
@@ -829,6 +839,7 @@ int dp_vnc_open(struct dp_loop *loop, const struct dp_vnc_options *o, const stru
     v->source = *source;
     v->sink = *sink;
     v->ticker.fd = -1;
+    v->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     v->name = strdup(o->name ? o->name : "doppel");
     v->password = o->password ? strdup(o->password) : NULL;
     int rc =
@@ -858,6 +869,8 @@ void dp_vnc_close(struct dp_vnc *v)
         dp_loop_unwatch(v->loop, v->listen_fd[i]);
         close(v->listen_fd[i]);
     }
+    if (v->reserve_fd >= 0)
+        close(v->reserve_fd);
     if (v->path)
         unlink(v->path);
     dp_ticker_fini(&v->ticker);

@@ -12,7 +12,7 @@
 #include "machine/chipset.h"
 #include "machine/mch.h"
 
-enum { SLOT_ICH9 = 31, FUNCTION_LPC = 0, FUNCTION_SATA = 2, GSI_PIRQA = 16 };
+enum { FUNCTION_LPC = 0, FUNCTION_SATA = 2, GSI_PIRQA = 16 };
 #define LOW_SPLIT 0xb0000000ull /* MCH_ECAM_BASE: so much memory fits below it */
 #define LOW_MAX 0x80000000ull
 static const uint8_t pirq_irq[4] = {10, 10, 11, 11}; /* where SeaBIOS and OVMF route PIRQA-D, and E-H */

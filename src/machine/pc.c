@@ -32,6 +32,7 @@
 
 enum { IRQ_TIMER = 0, IRQ_COM2 = 3, IRQ_COM1 = 4, IRQ_RTC = 8, GSI_PCI = 16, GSI_PCI_COUNT = 8 };
 enum { SLOT_RNG = 1, SLOT_CONSOLE = 2, SLOT_DISK = 3, SLOT_CHIPSET_END = 3 /* 1: PIIX3, 2: VGA, 3: network */, SLOT_NIC = 3, SLOT_NICS = 25 };
+enum { SLOTS = 32 };
 enum {
     PORT_PIC_MASTER = 0x20,
     PORT_PIT = 0x40,
@@ -401,12 +402,31 @@ static int add_usb(struct dp_pc *pc, struct dp_error *e)
     return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_xhci_function(d), SLOT_USB, e);
 }
 
+/* Disks are one a slot, up to the first that something else has. */
+static int check_disks(const struct dp_pc *pc, struct dp_error *e)
+{
+    const struct dp_pc_config *c = &pc->config;
+    unsigned end = pc->chipset && c->firmware->board == DP_PC_Q35 ? SLOT_ICH9 : SLOTS, first = pc_disk_slot(pc, 0);
+    if (c->virtio_gpu || c->virtio_input)
+        end = DP_MIN(end, (unsigned)SLOT_SCREEN);
+    if (c->usb_count)
+        end = DP_MIN(end, (unsigned)SLOT_USB);
+    for (unsigned i = 0; i < c->nic_count; i++)
+        end = pc_nic_slot(pc, i) > first ? DP_MIN(end, pc_nic_slot(pc, i)) : end;
+    if (first + c->disk_count <= end)
+        return 0;
+    return dp_error_set(e, -ENOSPC, "%u virtio disks: beside these network cards, USB and screen at most %u are possible", c->disk_count,
+                        end - first);
+}
+
 static int add_pci(struct dp_pc *pc, struct dp_error *e)
 {
     const struct dp_pc_config *c = &pc->config;
     struct dp_irq gsi[GSI_PCI_COUNT];
     struct dp_device *d;
-    int rc;
+    int rc = check_disks(pc, e);
+    if (rc)
+        return rc;
     if (!(pc->pci = pc_add(pc, &dp_pci_host_class, "pci", e)))
         return -ENOMEM;
     for (unsigned i = 0; i < GSI_PCI_COUNT; i++)

@@ -51,7 +51,7 @@ struct dp_pc {
     struct pc_screen screen;
 };
 
-enum { SLOT_USB = 29 /* 30: pc_screen.c; 31: the ICH9 */ };
+enum { SLOT_USB = 29, SLOT_SCREEN = 30, SLOT_ICH9 = 31 };
 /* The PCI slot of a virtio disk. */
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
 unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n);

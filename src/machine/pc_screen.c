@@ -9,7 +9,7 @@
 #include "devices/virtio/virtio_input.h"
 #include "machine/pc_internal.h"
 
-enum { SLOT_SCREEN = 30, HEADER_TYPE = 0x0e, MULTIFUNCTION = 0x80 };
+enum { HEADER_TYPE = 0x0e, MULTIFUNCTION = 0x80 };
 
 /* Initialises and plugs a virtio device as the slot's next function. */
 static int add_function(struct dp_pc *pc, struct dp_device *d, const char *id, struct dp_error *e)

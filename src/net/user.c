@@ -9,17 +9,21 @@
 #include "net/user.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <slirp/libslirp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#include "net/offload.h"
+#include "net/reassembly.h"
 
 enum { IN_FRAMES = 512, IN_BYTES = 4 << 20, OUT_FRAMES = 1024, OUT_PAUSE = 256 /* of them: no more is read from sockets */, ARP_SIZE = 28 };
+enum { DESCRIPTORS_KEPT = 128, DESCRIPTORS_MAX = 4096, OPENERS_AT_ONCE = 32 /* between two looks at how many there are */ };
+enum { TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
 #define MS 1000000ull
 
 struct packet {
@@ -45,6 +49,7 @@ struct dp_net_user {
     /* The rest is the loop thread's. */
     Slirp *slirp;
     struct queue out; /* to the card */
+    struct dp_net_reassembly fragments;
     int epoll;
     bool watching;
     struct dp_timer deadline; /* when libslirp wants to be called at the latest */
@@ -243,16 +248,35 @@ static void deadline(void *opaque) { serve(opaque); }
 
 /* ---- from the card ---- */
 
-/* May libslirp see it: a whole ARP or IP packet? *size loses padding. */
-static bool presentable(const uint8_t *bytes, uint32_t *size)
+/* Sockets are the process's descriptors, and a guest may open as many as it likes: some are kept for clients, disks and media. Each TCP
+ * connection has buffers of 256 KiB besides, so there is a limit where the host has none. */
+static bool descriptors_left(struct dp_net_user *u)
 {
-    struct dp_net_layout l;
-    if (!dp_net_parse(bytes, *size, &l) || l.network != DP_NET_HEADER) /* it knows no VLANs */
+    struct rlimit limit;
+    int lowest = fcntl(u->kick, F_DUPFD_CLOEXEC, 0);
+    if (lowest < 0)
         return false;
-    if (l.ethertype == DP_NET_ETHERTYPE_ARP)
+    close(lowest);
+    return lowest < DESCRIPTORS_MAX && (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > (rlim_t)lowest + DESCRIPTORS_KEPT);
+}
+
+/* Perhaps the first of a connection. */
+static bool opens(const uint8_t *bytes, const struct dp_net_layout *l)
+{
+    if (l->ethertype != DP_NET_ETHERTYPE_IP && l->ethertype != DP_NET_ETHERTYPE_IP6)
+        return false;
+    return l->protocol != DP_NET_PROTOCOL_TCP || (bytes[l->transport + TCP_FLAGS] & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* May libslirp see it: a whole ARP or IP packet? *size loses padding. */
+static bool presentable(const uint8_t *bytes, uint32_t *size, struct dp_net_layout *l)
+{
+    if (!dp_net_parse(bytes, *size, l) || l->network != DP_NET_HEADER) /* it knows no VLANs */
+        return false;
+    if (l->ethertype == DP_NET_ETHERTYPE_ARP)
         return *size >= DP_NET_HEADER + ARP_SIZE;
-    *size = l.end;
-    return l.ethertype == DP_NET_ETHERTYPE_IP || l.ethertype == DP_NET_ETHERTYPE_IP6;
+    *size = l->end;
+    return l->ethertype == DP_NET_ETHERTYPE_IP || l->ethertype == DP_NET_ETHERTYPE_IP6;
 }
 
 static unsigned receive(void *opaque, const struct dp_net_frame *frame, unsigned count)
@@ -294,11 +318,23 @@ static void kicked(void *opaque, int fd, uint32_t events)
     u->starved = false;
     queue_init(&u->in);
     pthread_mutex_unlock(&u->lock);
-    while (p) {
+    bool left = true;
+    for (unsigned openers = 0; p;) {
         struct packet *next = p->next;
         uint32_t size = p->size;
-        if (size && presentable(p->bytes, &size))
-            slirp_input(u->slirp, p->bytes, (int)size);
+        struct dp_net_layout l;
+        uint8_t *bytes = p->bytes;
+        bool good = size && presentable(bytes, &size, &l);
+        /* libslirp 4.7 dies of a single fragment with an offset, so it sees none. */
+        if (good && dp_net_is_fragment(bytes, &l))
+            good = (bytes = dp_net_reassemble(&u->fragments, bytes, &l, dp_clock_now(u->clock), &size)) && presentable(bytes, &size, &l);
+        if (good && opens(bytes, &l)) {
+            if (openers++ % OPENERS_AT_ONCE == 0 && !(left = descriptors_left(u)))
+                dp_trace_guest(u->trace, "user network: too many connections (4,096, or this host's limit of open files): no new ones");
+            good = left;
+        }
+        if (good)
+            slirp_input(u->slirp, bytes, (int)size);
         free(p);
         p = next;
     }
@@ -491,6 +527,7 @@ void dp_net_user_destroy(struct dp_net_user *u)
     if (u->epoll >= 0)
         close(u->epoll);
     pthread_mutex_destroy(&u->lock);
+    dp_net_reassembly_fini(&u->fragments);
     free(u->poll);
     free(u->watched);
     free(u);

@@ -3,9 +3,10 @@
  * Model: one guest on a network of its own, 10.0.2.0/24 and fec0::/64: .2 is the gateway and stands for this host, .3 the name server
  * (this host's), .15 the address that DHCP gives. TCP and UDP end here and go on as this process' sockets; ping works where the host
  * allows ICMP sockets. Forwards listen on the host. TFTP serves a folder, and DHCP names the file to boot. Frames that are not whole ARP
- * or IP packets never reach libslirp.
+ * or IP packets never reach libslirp; fragments of IPv4 packets reach it as packets (reassembly.h), those of IPv6 it drops.
  * Threads: libslirp is called by the loop's thread only. Frames from a NIC, on any thread, wait in a bounded queue for it; frames to a NIC
  * that is full wait in another, and when that fills, sockets are not read.
+ * Bounds: what could begin a connection is dropped while the process has 4,096 descriptors open, or all but 128 of those it may have.
  * Time: libslirp's clock is the VM's, so connections do not time out while the VM is paused.
  * State: none is saved. A restored VM finds its address again, its connections gone.
  * Invariants: no frame waits for ever: who took fewer than it was given calls dp_net_ready. All is created and destroyed by the loop's

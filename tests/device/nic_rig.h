@@ -16,12 +16,18 @@ struct wire {
     struct dp_net_port port;
     struct wire_frame frame[WIRE_FRAMES];
     unsigned count, room, ready;
+    void (*meanwhile)(void *opaque); /* what another processor does while a frame is on its way; once */
+    void *opaque;
 };
 
 static unsigned wire_receive(void *opaque, const struct dp_net_frame *frame, unsigned count)
 {
     struct wire *w = opaque;
     unsigned i = 0;
+    void (*meanwhile)(void *) = w->meanwhile;
+    w->meanwhile = NULL;
+    if (meanwhile)
+        meanwhile(w->opaque);
     for (; i < count && w->room && w->count < WIRE_FRAMES; i++, w->room--) {
         struct wire_frame *f = &w->frame[w->count++];
         *f = (struct wire_frame){malloc(frame[i].size), frame[i].size, frame[i].work, frame[i].checksum_start, frame[i].checksum_offset,

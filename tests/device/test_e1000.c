@@ -655,6 +655,40 @@ static void hostile(void **state)
     rig_fini(&r);
 }
 
+static void no_ring(void *opaque) { set(opaque, TDLEN, 0); }
+static void shorter_ring(void *opaque) { set(opaque, TDLEN, 128); }
+static void other_head(void *opaque) { set(opaque, TDH, 0xffff); }
+static void other_ring(void *opaque) { set(opaque, TDBAL, RX_RING); }
+
+/* Another processor changes the ring while a packet of it is on its way, outside the lock: no loop without end, no division by zero. */
+static void ring_changes(void **state)
+{
+    static void (*const changes[])(void *) = {no_ring, shorter_ring, other_head, other_ring};
+    for (unsigned i = 0; i < DP_ARRAY_LEN(changes); i++) {
+        struct rig r;
+        rig_init(&r);
+        start(&r);
+        rig_frame(ram(&r, TX_DATA), rig_other, 100);
+        for (unsigned n = 0; n < 12; n++) {
+            legacy(&r, TX_DATA, 100, EOP | RS);
+            tx_go(&r);
+        }
+        assert_int_equal(r.wire.count, 12);
+        r.wire.opaque = &r;
+        r.wire.meanwhile = changes[i];
+        legacy(&r, TX_DATA, 100, EOP | RS);
+        tx_go(&r);
+        assert_null(r.wire.meanwhile);
+        /* and it works once the ring is one again */
+        start(&r);
+        wire_clear(&r.wire);
+        legacy(&r, TX_DATA, 100, EOP | RS);
+        tx_go(&r);
+        assert_int_equal(r.wire.count, 1);
+        rig_fini(&r);
+    }
+}
+
 static void rom(void **state)
 {
     struct conformance_world w;
@@ -702,6 +736,7 @@ int main(void)
         cmocka_unit_test(offload),    cmocka_unit_test(full_wire), cmocka_unit_test(receive),   cmocka_unit_test(filters),
         cmocka_unit_test(checksums),  cmocka_unit_test(vlan),      cmocka_unit_test(full_ring), cmocka_unit_test(mitigation),
         cmocka_unit_test(soft_reset), cmocka_unit_test(hostile),   cmocka_unit_test(rom),       cmocka_unit_test(conformance),
+        cmocka_unit_test(ring_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

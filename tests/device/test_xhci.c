@@ -2,6 +2,8 @@
  * interrupt transfers, storage with good and bad images, rings that cannot be, pauses and saves in the middle, and what every device must
  * do.
  */
+#include <time.h>
+
 #include "tests/device/xhci_driver.h"
 
 static void test_registers(void **state)
@@ -589,6 +591,44 @@ static void test_storage_interrupted(void **state)
     }
 }
 
+/* Bulk-Only Reset, or a configuration, while a read is in the block layer: the command is no more, and the next one works. */
+static void test_storage_reset_in_flight(void **state)
+{
+    for (unsigned way = 0; way < 2; way++) {
+        struct drv r;
+        struct drv_event e = {0};
+        unsigned none = 0;
+        drv_init(&r, "s");
+        drv_start(&r);
+        unsigned slot = storage(&r);
+        uint8_t *cbw = drv_ram(&r, DATA + 0x200000);
+        memcpy(cbw, "USBC", 4);
+        dp_st32(cbw + 8, 1024);
+        cbw[12] = 0x80;
+        cbw[14] = 10;
+        memcpy(cbw + 15, (uint8_t[10]){0x28, [5] = 3, [8] = 2}, 10);
+        drv_queue(&r, slot, 4, DATA + 0x200000, 31);
+        assert_true(drv_wait(&r, &e));
+        drv_queue(&r, slot, 3, DATA, 1024);
+        assert_non_null(r.block.first);
+        assert_int_equal(way ? drv_control(&r, slot, 0, 9, 1, 0, &none) : drv_control(&r, slot, 0x21, 0xff, 0, 0, &none), OK);
+        dp_block_drain(&r.block);
+        assert_false(drv_wait(&r, &e)); /* the TD waits */
+        /* the same command again */
+        drv_queue(&r, slot, 4, DATA + 0x200000, 31);
+        assert_true(drv_wait(&r, &e));
+        assert_int_equal(e.status >> 24, OK);
+        dp_block_drain(&r.block);
+        assert_true(drv_wait(&r, &e));
+        assert_int_equal(e.status, OK << 24);
+        assert_memory_equal(drv_ram(&r, DATA), r.block.data + 3 * 512, 1024);
+        drv_queue(&r, slot, 3, DATA, 13);
+        assert_true(drv_wait(&r, &e));
+        assert_int_equal(drv_ram(&r, DATA)[12], 0);
+        drv_fini(&r);
+    }
+}
+
 /* ---- rings ---- */
 
 static void test_event_data(void **state)
@@ -683,6 +723,42 @@ static void test_bad_rings(void **state)
     drv_doorbell(&r, slot, 1);
     dp_clock_advance(r.w.env.clock, 1000000);
     assert_int_equal(drv_command(&r, 0, TYPE(C_STOP_EP) | slot << 24 | 1 << 16, NULL), OK);
+    drv_fini(&r);
+}
+
+static double processor_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* All endpoints of all slots have a ring without end, of the longest TDs: a portion of that is small all the same, since it is done with
+ * the lock, and in the loop's thread. */
+static void test_endless_rings(void **state)
+{
+    enum { TRBS = 1024 };
+    struct drv r;
+    drv_init(&r, "t");
+    drv_start(&r);
+    uint8_t *b = drv_ram(&r, DATA);
+    for (unsigned i = 0; i < TRBS; i++)
+        dp_st32(b + 16 * i + 12, TYPE(T_NO_OP) | CYCLE | (i + 1 < TRBS ? CHAIN : 0));
+    dp_st64(b + 16 * TRBS, DATA);
+    dp_st32(b + 16 * TRBS + 12, TYPE(T_LINK) | CYCLE);
+    unsigned slot = 0;
+    for (unsigned s = 1; s <= 16; s++) {
+        assert_true(slot = drv_address(&r, 5));
+        drv_context(&r, 0, 0, ~3u, 0);
+        for (unsigned e = 2; e <= 31; e++)
+            drv_context(&r, e + 1, 0, (e & 1 ? 7u : 3u) << 3 | 8 << 16, DATA | 1);
+        assert_int_equal(drv_command(&r, INPUT, TYPE(C_CONFIGURE) | slot << 24, NULL), OK);
+    }
+    double before = processor_seconds();
+    drv_doorbell(&r, slot, 2);
+    dp_clock_advance(r.w.env.clock, 50001);
+    assert_true(processor_seconds() - before < 0.5);
+    assert_int_equal(drv_command(&r, 0, TYPE(C_STOP_EP) | slot << 24 | 2 << 16, NULL), OK);
     drv_fini(&r);
 }
 
@@ -796,7 +872,8 @@ int main(void)
         cmocka_unit_test(test_descriptors), cmocka_unit_test(test_tablet), cmocka_unit_test(test_keyboard), cmocka_unit_test(test_mouse),
         cmocka_unit_test(test_storage), cmocka_unit_test(test_storage_pieces), cmocka_unit_test(test_storage_recovery),
         cmocka_unit_test(test_storage_interrupted), cmocka_unit_test(test_event_data), cmocka_unit_test(test_bad_rings),
-        cmocka_unit_test(test_event_room), cmocka_unit_test(test_interrupts), cmocka_unit_test(test_conformance),
+        cmocka_unit_test(test_endless_rings), cmocka_unit_test(test_storage_reset_in_flight), cmocka_unit_test(test_event_room),
+        cmocka_unit_test(test_interrupts), cmocka_unit_test(test_conformance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

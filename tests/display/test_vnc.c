@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/input-event-codes.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -770,6 +771,37 @@ static void many(void **state)
     end(w);
 }
 
+/* Who connects while nothing can be opened any more is turned away, and does not keep the loop busy. */
+static void no_descriptors(void **state)
+{
+    struct world *w = world(64, 64, 2, false);
+    struct dp_display_source source = fake_source(&w->f);
+    struct dp_input_sink sink = fake_sink(&w->f, false);
+    struct dp_vnc *v;
+    struct rlimit before, few;
+    char folder[] = "/tmp/dp-vnc-XXXXXX", byte;
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    assert_non_null(mkdtemp(folder));
+    snprintf(a.sun_path, sizeof a.sun_path, "%s/s", folder);
+    assert_ok(dp_vnc_open(w->loop, &(struct dp_vnc_options){.path = a.sun_path}, &source, &sink, &v, &w->e), w->e);
+    for (unsigned i = 0; i < 2; i++) {
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0), lowest = dup(fd);
+        assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+        close(lowest);
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+        few = (struct rlimit){(rlim_t)lowest, before.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+        dp_loop_poll(w->loop, 10);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        assert_int_equal(recv(fd, &byte, 1, MSG_DONTWAIT), 0);
+        assert_int_equal(dp_vnc_clients(v), 0);
+        close(fd);
+    }
+    dp_vnc_close(v);
+    assert_int_equal(rmdir(folder), 0);
+    end(w);
+}
+
 /* ---- addresses ---- */
 
 static void addresses(void **state)
@@ -827,7 +859,7 @@ static void addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(versions), cmocka_unit_test(password), cmocka_unit_test(frames), cmocka_unit_test(increments), cmocka_unit_test(sizes), cmocka_unit_test(wishes),
+        cmocka_unit_test(no_descriptors), cmocka_unit_test(versions), cmocka_unit_test(password), cmocka_unit_test(frames), cmocka_unit_test(increments), cmocka_unit_test(sizes), cmocka_unit_test(wishes),
         cmocka_unit_test(keys),     cmocka_unit_test(pointers), cmocka_unit_test(rubbish), cmocka_unit_test(many),      cmocka_unit_test(addresses),
     };
     return cmocka_run_group_tests_name("vnc", tests, NULL, NULL);

@@ -150,6 +150,18 @@ static void operation(struct world *w, struct input *in)
         w->room = (unsigned)take(in, 1);
         dp_net_ready(&w->port);
         break;
+    case 6: { /* a fragment of one of few packets */
+        unsigned offset = (unsigned)take(in, code & 0x80 ? 2 : 1) & 0x1fff;
+        unsigned bytes = (code >> 3 & 7) * 8 + (code & 0x40 ? (unsigned)take(in, 1) : 0);
+        uint32_t at = packet_ip(p, PACKET_GUEST, PACKET_HOST, code & 0x20 ? 17 : 1, bytes);
+        memset(p + at, 8, bytes);
+        put16(p + 18, (unsigned)take(in, 1) & 3);
+        put16(p + 20, ((unsigned)take(in, 1) & 1 ? 0x2000 : 0) | offset);
+        put16(p + 24, 0);
+        put16(p + 24, ~packet_sum(0, p + 14, 20));
+        send_frame(w, p, at + bytes, in);
+        break;
+    }
     case 5:
         dp_clock_advance(w->clock, take(in, 2) * 1000000);
         break;

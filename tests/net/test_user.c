@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -475,10 +476,116 @@ static void nonsense(void **state)
     close_world(w);
 }
 
+/* Fragments of an IPv4 packet never reach libslirp, which dies of some: they arrive there as a packet. */
+static uint32_t make_fragment(uint8_t *p, unsigned protocol, unsigned id, unsigned offset, unsigned bytes, bool more, const uint8_t *whole)
+{
+    uint32_t at = packet_ip(p, PACKET_GUEST, PACKET_HOST, protocol, bytes);
+    put16(p + 18, id);
+    put16(p + 20, (more ? 0x2000 : 0) | offset / 8);
+    put16(p + 24, 0);
+    put16(p + 24, ~packet_sum(0, p + 14, 20));
+    memcpy(p + at, whole + offset, bytes);
+    return at + bytes;
+}
+
+static void fragments(void **state)
+{
+    enum { SIZE = 5000, PIECE = 1000, PIECES = SIZE / PIECE };
+    static const uint8_t order[][PIECES] = {{0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}, {2, 4, 0, 3, 1}};
+    struct world *w = open_world(&(struct dp_net_user_options){0});
+    static uint8_t whole[SIZE], got[SIZE], p[PIECE + 100], frame[SIZE + 100];
+    unsigned port;
+    int s = host_socket(SOCK_DGRAM, &port);
+    for (unsigned i = 8; i < SIZE; i++)
+        whole[i] = (uint8_t)(i * 7 + i / 256);
+    uint32_t at = packet_udp(frame, PACKET_GUEST, 4000, PACKET_HOST, port, whole + 8, SIZE - 8) - SIZE;
+    memcpy(whole, frame + at, 8);
+    for (unsigned n = 0; n < DP_ARRAY_LEN(order); n++) {
+        for (unsigned k = 0; k < PIECES; k++) {
+            unsigned i = order[n][k];
+            assert_int_equal(recv(s, got, SIZE, 0), -1);
+            send_frame(w, p, make_fragment(p, 17, n, i * PIECE, PIECE, i + 1 < PIECES, whole));
+            turn(w);
+        }
+        assert_int_equal(recv(s, got, SIZE, 0), SIZE - 8);
+        assert_memory_equal(got, whole + 8, SIZE - 8);
+    }
+    /* what overlaps, ends twice, goes on behind the end, is too long, or never comes is nothing; more of them than are kept */
+    for (unsigned i = 0; i < 40; i++) {
+        send_frame(w, p, make_fragment(p, 17, 100 + i, 16, 40, false, whole));
+        send_frame(w, p, make_fragment(p, 17, 100 + i, i & 1 ? 64 : 0, i & 2 ? 24 : 64, true, whole));
+        send_frame(w, p, make_fragment(p, 17, 100 + i, i & 4 ? 16 : 0, 16, i & 8, whole));
+        turn(w);
+    }
+    uint32_t last = make_fragment(p, 17, 500, 0, PIECE, false, whole);
+    put16(p + 20, 0x1fff);
+    put16(p + 24, 0);
+    put16(p + 24, ~packet_sum(0, p + 14, 20));
+    send_frame(w, p, last);
+    turn(w);
+    assert_int_equal(recv(s, got, SIZE, 0), -1);
+    /* a half of a packet is forgotten after 30 s, and does not make one with what comes later */
+    send_frame(w, p, make_fragment(p, 17, 600, 0, PIECE, true, whole));
+    turn(w);
+    dp_clock_advance(w->clock, 31000000000ull);
+    for (unsigned i = 1; i < PIECES; i++)
+        send_frame(w, p, make_fragment(p, 17, 600, i * PIECE, PIECE, i + 1 < PIECES, whole));
+    turn(w);
+    assert_int_equal(recv(s, got, SIZE, 0), -1);
+    /* a large ping is answered by the host, in fragments */
+    memset(whole, 0x5a, SIZE);
+    whole[0] = 8;
+    whole[1] = 0;
+    put16(whole + 2, 0);
+    put16(whole + 2, ~packet_sum(0, whole, SIZE));
+    uint32_t size;
+    send_arp(w, 1, PACKET_HOST);
+    assert_non_null(next(w, 0, &size));
+    for (unsigned i = 0; i < PIECES; i++)
+        send_frame(w, p, make_fragment(p, 1, 700, i * PIECE, PIECE, i + 1 < PIECES, whole));
+    assert_non_null(next(w, 1, &size));
+    close(s);
+    close_world(w);
+}
+
+/* A guest that opens more than this process may have open leaves the process its own. */
+static void descriptors(void **state)
+{
+    enum { ALLOWED = 400, NEEDED = 64 };
+    struct rlimit before, few;
+    int own[NEEDED];
+    uint8_t p[100];
+    struct world *w = open_world(&(struct dp_net_user_options){0});
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = ALLOWED;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    for (unsigned i = 0; i < 2 * ALLOWED; i++) {
+        send_frame(w, p, packet_udp(p, PACKET_GUEST, 10000 + i, PACKET_HOST, 9, "text", 4));
+        if (i % 100 == 99)
+            dp_loop_poll(w->loop, 5);
+    }
+    dp_loop_poll(w->loop, 5);
+    for (unsigned i = 0; i < NEEDED; i++)
+        assert_true((own[i] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0);
+    for (unsigned i = 0; i < NEEDED; i++)
+        close(own[i]);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    /* and goes on when there are some again */
+    unsigned port;
+    int s = host_socket(SOCK_DGRAM, &port);
+    send_frame(w, p, packet_udp(p, PACKET_GUEST, 9000, PACKET_HOST, port, "text", 4));
+    turn(w);
+    char text[8];
+    assert_int_equal(recv(s, text, sizeof text, 0), 4);
+    close(s);
+    close_world(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(arp_and_ping),  cmocka_unit_test(dhcp),     cmocka_unit_test(udp),
+        cmocka_unit_test(arp_and_ping),  cmocka_unit_test(dhcp),     cmocka_unit_test(udp), cmocka_unit_test(descriptors), cmocka_unit_test(fragments),
         cmocka_unit_test(tcp),           cmocka_unit_test(forwards), cmocka_unit_test(tftp),
         cmocka_unit_test(back_pressure), cmocka_unit_test(threads),  cmocka_unit_test(nonsense),
     };

@@ -89,6 +89,9 @@ if [ -f /usr/share/seabios/bios-256k.bin ]; then
     truncate -s 1M "$dir/blank.img"
     run 125 "use bus=sata, or --machine pc" --machine q35 --disk "$dir/blank.img,bus=ide"
     run 125 "use bus=ide, or --machine q35" --machine pc --disk "$dir/blank.img,bus=sata"
+    disks=$(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do printf -- '--disk %s ' "$dir/blank.img,ro"; done)
+    run 125 "at most 20 are possible" --machine pc $disks --nic user --nic user
+    run 125 "at most 23 are possible" --machine q35 $disks --usb tablet
 fi
 run 2 "possible are tablet" -k "$dir/multiboot" --usb trackball
 run 2 "name is missing" -k "$dir/multiboot" --usb storage=

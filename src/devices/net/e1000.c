@@ -485,6 +485,10 @@ static void write_reg(struct e1000 *e, uint32_t offset, uint32_t v)
     case ITR:
         r->quiet_until = 0;
         break;
+    case TDBAL:
+    case TDBAH:
+    case TDLEN:
+    case TDH: nic_abort(&e->nic); break; /* a packet that is on its way, without the lock, is none of this ring's */
     case TDT:
     case TCTL: nic_kick(&e->nic); break;
     case RDT:

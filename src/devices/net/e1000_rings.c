@@ -63,6 +63,8 @@ static void write_back(struct e1000 *e, uint32_t from, uint32_t to)
     struct e1000_regs *r = &e->regs;
     uint64_t base = ring(r->tdbal, r->tdbah);
     uint32_t count = r->tdlen / DESCRIPTOR;
+    if (from >= count || to >= count)
+        return;
     for (uint32_t i = from; i != to; i = (i + 1) % count) {
         uint8_t d[DESCRIPTOR], status;
         if (!nic_dma_read(&e->nic, base + (uint64_t)i * DESCRIPTOR, d, sizeof(d)))

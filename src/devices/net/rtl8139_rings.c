@@ -86,7 +86,7 @@ static bool cp_next(struct nic *n, struct nic_packet *p)
 {
     struct rtl8139 *c = rtl8139_of(n);
     struct rtl8139_regs *r = &c->regs;
-    while (r->cp_poll) {
+    for (unsigned lost = 0; r->cp_poll; lost++) {
         unsigned at = r->cp_tx, used = 0;
         uint8_t d[DESCRIPTOR];
         uint32_t first = 0, word = 0, vlan = 0;
@@ -118,7 +118,7 @@ static bool cp_next(struct nic *n, struct nic_packet *p)
             release(n, r->cp_tx, at);
             r->cp_tx = (uint8_t)at;
             r->isr |= ISR_TER;
-            if (used == CP_RING)
+            if (used == CP_RING || lost == CP_RING) /* more packets than there are descriptors: they are in ROM, or filled all the time */
                 r->cp_poll = false;
             continue;
         }

@@ -222,6 +222,8 @@ static enum usb_result storage_transfer(struct usb_device *d, struct usb_transfe
 enum usb_result usb_storage_io_done(struct usb_device *d, struct usb_transfer *t, int result)
 {
     struct usb_storage_regs *r = &d->regs->storage;
+    if (r->phase != (d->request.op == DP_BLOCK_FLUSH ? USB_STORAGE_STATUS : USB_STORAGE_DATA))
+        return USB_NAK; /* a reset took the command away: the TD waits for another */
     if (d->request.op == DP_BLOCK_FLUSH) {
         r->flush = false;
         if (result) {

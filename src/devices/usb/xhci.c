@@ -232,12 +232,13 @@ static bool submit_due(struct xhci *x)
 void xhci_settle(struct xhci *x)
 {
     pthread_mutex_lock(&x->device.lock);
+    x->done_trbs = 0;
     while (x->running && submit_due(x))
         ;
     while (x->running) {
         uint32_t due = x->regs.msi_due;
         bool level = pin_level(x);
-        if (x->irq_busy && !level && x->irq_driven) { /* or the guest, which has taken the cause away, sees the pin up until the other thread runs */
+        if (x->irq_busy && !level && x->irq_driven) { /* or the guest, which has taken the cause away, sees it up until the other runs */
             pthread_cond_wait(&x->irq_idle, &x->device.lock);
             continue;
         }

@@ -123,6 +123,7 @@ struct xhci {
         bool has_td;
     } dev[DP_XHCI_PORTS];       /* by port - 1; kind NONE: nothing is there */
     struct xhci_td td;          /* scratch */
+    unsigned done_trbs;         /* of TDs that are over, since xhci_settle */
     uint8_t control[USB_CONTROL_MAX];
     struct dp_timer more, idle; /* work that was cut; reports that are repeated */
     bool running;               /* between resume and pause */

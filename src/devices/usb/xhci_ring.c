@@ -4,12 +4,12 @@
  * Model: an endpoint does one TD at a time, whole: its TRBs are copied (xhci_td) and followed through links to the TD's end, the device
  * is asked, buffers are moved, events are written, and only then the dequeue pointer moves. A TD whose end is not there yet waits; so
  * does one for whose events there is no room. A control transfer is one TD here: setup, data and status stages.
- * Bounds: one call does BUDGET_TDS TDs of an endpoint at most, ROUNDS times, and goes on later (xhci_later); a TD has XHCI_TD_TRBS TRBs
- * at most; LINKS_MAX links in a row, or a TD that is longer, are a TRB error.
+ * Bounds: one call does BUDGET_TDS TDs of an endpoint at most, ROUNDS times, and all endpoints together TDs of BUDGET_TRBS TRBs; it goes
+ * on later (xhci_later). A TD has XHCI_TD_TRBS TRBs at most; LINKS_MAX links in a row, or a TD that is longer, are a TRB error.
  */
 #include "devices/usb/xhci_internal.h"
 
-enum { BUDGET_TDS = 128, ROUNDS = 16, LINKS_MAX = 32, LENGTH_MASK = 0x1ffff };
+enum { BUDGET_TDS = 128, BUDGET_TRBS = 16384, ROUNDS = 16, LINKS_MAX = 32, LENGTH_MASK = 0x1ffff };
 
 /* ---- the event ring ---- */
 
@@ -425,7 +425,7 @@ static bool run(struct xhci *x, unsigned slot, unsigned dci)
         struct xhci_td *td = &x->td;
         if (dev && dev->has_td && dev->busy->slot == slot && dev->busy->endpoint == dci)
             break;
-        if (!budget) {
+        if (!budget || x->done_trbs >= BUDGET_TRBS) {
             xhci_later(x);
             break;
         }
@@ -454,6 +454,7 @@ static bool run(struct xhci *x, unsigned slot, unsigned dci)
             idle_timer(x);
         if (!next)
             break;
+        x->done_trbs += td->count;
         progress = true;
     }
     return progress;
