@@ -17,6 +17,10 @@ enum { MACS = 12, TAG = 4, TAGGED_HEADER = DP_NET_HEADER + TAG, DEI = 0x1000, VI
 enum { ETHERTYPE_STAG = 0x88a8, ETHERTYPE_OLD_STAG = 0x9100, ACCEPTS = DP_NET_CHECKSUM | DP_NET_TSO4 | DP_NET_TSO6 | DP_NET_ECN };
 enum { TSO = DP_NET_TSO4 | DP_NET_TSO6, WORDS = DP_SWITCH_PORTS / 64 };
 
+/* How long an address must be where it moved to before it belongs there. In a shorter time a guest could make its neighbour's address its
+ * own while that is silent, and have the neighbour blocked. */
+#define HOME_NS (60 * DP_SWITCH_SECOND)
+
 struct dp_switch_port {
     struct dp_switch *owner;
     struct dp_net_port net;
@@ -190,9 +194,11 @@ static bool learn(struct dp_switch *s, struct dp_switch_port *in, uint64_t key, 
     }
     if (now - e->window > DP_SWITCH_SECOND) {
         e->window = now;
-        e->home = e->port;
         e->moves = 0;
+        if (now - e->moved > HOME_NS)
+            e->home = e->port;
     }
+    e->moved = now;
     struct dp_switch_port *home = s->port[e->home], *newer = in->id != e->home ? in : s->port[e->port];
     if (++e->moves < s->o.flap_limit || s->o.no_loop_guard || !home || !newer) {
         if (s->table.by_port[in->id] >= in->o.mac_limit) {

@@ -10,9 +10,9 @@
  * Isolated ports exchange frames with uplink ports only.
  * Multicast: with snooping, a group whose members reported themselves goes to them and to routers, while its VLAN has a querier; without
  * one nobody would renew reports, and all is flooded. 224.0.0.0/24, ff02::1 and solicited-node groups always are.
- * Loop guard: an address that moves between ports many times in a second has one of them blocked for a while: the one where the address is
- * newer, an uplink only if both are; so a guest that uses its neighbour's address loses its own port. A frame that comes back to the
- * switch on its sender's own stack more than DP_SWITCH_NEST times is dropped.
+ * Loop guard: an address that moves between ports many times in a second has one of them blocked for a while: not the one where it came
+ * first or has been for a minute, an uplink only if both are; so a guest that uses its neighbour's address loses its own port. A frame
+ * that comes back to the switch on its sender's own stack more than DP_SWITCH_NEST times is dropped.
  * Back-pressure: none towards senders. A receiver that is full loses frames, counted.
  * Threads: any. One mutex covers all; it is held while frames are judged, never while they are sent, so two threads send at the same time.
  * Options, connections and ports change at any time: these calls return when no frame is under way by what was before (so they may not be
@@ -73,7 +73,7 @@ struct dp_switch_port_options {
     uint8_t ip6[DP_SWITCH_ADDRESSES][16];
     unsigned macs, ip4s, ip6s;
     bool guard_ip;  /* IP, ARP and ND only from those addresses, also when there are none; other protocols but RARP are dropped */
-    bool no_server; /* no DHCP answers, router advertisements and redirects */
+    bool no_server; /* no DHCP answers, router advertisements and redirects, queries for multicast members */
 };
 
 #define DP_SWITCH_DROPS(X)                                                                                                                 \

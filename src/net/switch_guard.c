@@ -9,6 +9,7 @@
 #include "net/switch_internal.h"
 
 enum { ETHERTYPE_RARP = 0x8035, ARP_SIZE = 28, IP_SIZE = 20, IP6_SIZE = 40, MAC = 6, EXTENSIONS_MAX = 8 };
+enum { IGMP_QUERY = 0x11, MLD_QUERY = 130, PROTOCOL_IGMP = 2 };
 enum { PROTOCOL_UDP = 17, PROTOCOL_ICMP6 = 58, HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION = 60 };
 enum { ROUTER_SOLICIT = 133, ROUTER_ADVERT, NEIGHBOR_SOLICIT, NEIGHBOR_ADVERT, REDIRECT };
 enum { OPTION_SOURCE_LINK = 1, OPTION_TARGET_LINK = 2 };
@@ -56,6 +57,8 @@ static bool guard_ip4(const struct dp_switch_port_options *o, const uint8_t *ip,
     unsigned from = udp ? dp_net_ld16(ip + header) : 0, to = udp ? dp_net_ld16(ip + header + 2) : 0;
     if (o->no_server && udp && from == 67 && to == 68)
         return false;
+    if (o->no_server && first && ip[9] == PROTOCOL_IGMP && size > header && ip[header] == IGMP_QUERY)
+        return false;
     if (all_zero(ip + 12, 4)) /* who asks for an address has none */
         return !o->guard_ip || (udp && from == 68 && to == 67);
     return ip4_ok(o, ip + 12);
@@ -64,7 +67,7 @@ static bool guard_ip4(const struct dp_switch_port_options *o, const uint8_t *ip,
 static bool guard_nd(const struct dp_switch_port_options *o, const uint8_t *icmp, uint32_t size)
 {
     unsigned type = icmp[0];
-    if (type == ROUTER_ADVERT || type == REDIRECT)
+    if (type == ROUTER_ADVERT || type == REDIRECT || type == MLD_QUERY)
         return !o->no_server;
     if (type != ROUTER_SOLICIT && type != NEIGHBOR_SOLICIT && type != NEIGHBOR_ADVERT)
         return true;

@@ -14,9 +14,10 @@ struct dp_switch_entry {
     uint64_t key;    /* VLAN << 48 | address */
     uint64_t seen;   /* when */
     uint64_t window; /* moves are counted from here */
+    uint64_t moved;  /* when it last moved, or came */
     uint32_t next;   /* index + 1 in the chain, or of free entries */
     uint16_t port;
-    uint16_t home;   /* where it was when the window began */
+    uint16_t home;   /* where it belongs: it came there first, or has been there for long */
     uint16_t moves;
 };
 struct dp_switch_table {

@@ -89,7 +89,8 @@ struct dp_switch_entry *dp_switch_table_add(struct dp_switch_table *t, uint64_t 
         n = ++t->fresh;
     struct dp_switch_entry *e = &t->entry[n - 1];
     uint32_t *bucket = bucket_of(t, key);
-    *e = (struct dp_switch_entry){.key = key, .seen = now, .window = now, .next = *bucket, .port = (uint16_t)port, .home = (uint16_t)port};
+    *e = (struct dp_switch_entry){.key = key, .seen = now, .window = now, .moved = now, .next = *bucket,
+                                  .port = (uint16_t)port, .home = (uint16_t)port};
     *bucket = n;
     t->used++;
     t->by_port[port]++;

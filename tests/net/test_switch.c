@@ -452,13 +452,27 @@ static void loop_guard(void **state)
     assert_true(stats.blocked);
     dp_switch_port_stats(up->port, &stats);
     assert_false(stats.blocked);
+    /* Who is silent is not made a guest in its own house. */
+    dp_clock_advance(r.clock, 100 * SECOND);
+    say(a, ALL, 9, NO_TAG, NO_TAG);
+    say(b, ALL, 9, NO_TAG, NO_TAG);
+    dp_clock_advance(r.clock, 2 * SECOND);
+    for (unsigned i = 0; i < 5; i++) {
+        say(a, ALL, 9, NO_TAG, NO_TAG);
+        say(b, ALL, 9, NO_TAG, NO_TAG);
+    }
+    dp_switch_port_stats(a->port, &stats);
+    assert_false(stats.blocked);
+    dp_switch_port_stats(b->port, &stats);
+    assert_int_equal(stats.blocks, 2);
+    dp_clock_advance(r.clock, 100 * SECOND);
     /* Who moves now and then is no loop. */
     for (unsigned i = 0; i < 50; i++) {
         say(i & 1 ? a : b, ALL, 8, NO_TAG, NO_TAG);
         dp_clock_advance(r.clock, SECOND / 5);
     }
     dp_switch_port_stats(b->port, &stats);
-    assert_int_equal(stats.blocks, 1);
+    assert_int_equal(stats.blocks, 2);
     rig_fini(&r);
 }
 
@@ -602,6 +616,13 @@ static void guard(void **state)
     guard_case(a, false, p, make_ip6(p, mine6, 58, nd, 23), b);
     nd[0] = 134;
     guard_case(a, false, p, make_ip6(p, mine6, 58, nd, 24), b); /* no router */
+    nd[0] = 130;
+    guard_case(a, false, p, make_ip6(p, mine6, 58, nd, 24), b); /* no querier */
+    packet_ip(p, PACKET_GUEST, 0xe0000001, 2, 8);
+    p[34] = 0x11;
+    guard_case(a, false, p, 42, b);
+    p[34] = 0x16;
+    guard_case(a, true, p, 42, b);
     /* An advertisement behind an extension header, and in a fragment. */
     memset(nd, 0, sizeof nd);
     nd[0] = 58;
