@@ -161,8 +161,8 @@ static void map_around(struct tdirect *d, uint64_t linear, bool itself)
         struct dp_range r = {0};
         unsigned e = extent_at(d, at);
         bool known = i < AROUND && (itself || at != (linear & PAGE_MASK)) && !(e < d->extents && d->extent[e].linear <= at) &&
-                     c->address_mask == UINT64_MAX && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
-                     dp_space_find(c->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
+                     c->address_mask == UINT64_MAX && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE &&
+                     !is_apic_page(c, t.phys) && dp_space_find(c->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
                      (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
         struct talias *b = known ? alias_of(d->owner->v, r.ram) : NULL;
         uint64_t page = known ? (r.ram_offset + ((t.phys & PAGE_MASK) - r.base)) >> DP_PAGE_SHIFT : 0;
@@ -325,7 +325,8 @@ void direct_flush_all(struct tcpu *t)
             unmap_all(t->directs[i]);
 }
 
-/* Blocks made ahead of their first use in the runner, since each that it misses costs a turn: those that are known here, and some that only follow. */
+/* Blocks made ahead of their first use in the runner, since each that it misses costs a turn: those
+ * that are known here, and some that only follow. */
 struct ahead {
     struct tdirect *d;
     struct { struct tblock *block; uint64_t page; } made[LINK_AHEAD];
@@ -350,8 +351,8 @@ static struct tblock *block_ahead(struct ahead *a, uint64_t rip, uint64_t *page_
     if (b)
         return b->count && !b->phys2 ? b : NULL;
     const struct tblock *known = cache_find(t, host, c->mode, 0);
-    if (a->count == LINK_AHEAD || !(known ? known->count && !known->phys2 : a->guesses) || (rip & 0xfff) > DP_PAGE_SIZE - 64 || !cache_has_room(k) ||
-        dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
+    if (a->count == LINK_AHEAD || !(known ? known->count && !known->phys2 : a->guesses) || (rip & 0xfff) > DP_PAGE_SIZE - 64 ||
+        !cache_has_room(k) || dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
         return NULL;
     a->guesses -= !known;
     b = translate_block(k, rip, ram, offset, c->mode);

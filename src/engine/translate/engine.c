@@ -1,9 +1,10 @@
 /* engine/translate/engine.c - the translator as an engine: life cycle, going in and out of translated code, invalidation between threads.
  *
- * Model: the engine is the interpreter with a struct interp_accel: state, events, system instructions and the run loop are the interpreter's.
- * Threads: a processor's caches and tables are touched by its own thread. Other threads leave wishes (pages whose code changed, write permissions to be
- * revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no stale
- * translation runs and no store through a revoked entry is on its way.
+ * Model: the engine is the interpreter with a struct interp_accel: state, events, system
+ * instructions and the run loop are the interpreter's.
+ * Threads: a processor's caches and tables are touched by its own thread. Other threads leave wishes (pages whose code changed, write
+ * permissions to be revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no
+ * stale translation runs and no store through a revoked entry is on its way.
  */
 #include <sched.h>
 #include <signal.h>
@@ -55,8 +56,9 @@ static void signal_inside(struct tcpu *t)
         syscall(SYS_tgkill, getpid(), thread, signals_kick_number());
 }
 
-/* Returns when the processor is outside of translated code, or has been since the wish was made. A processor in a slow path (its page walk set a bit
- * in a page that holds code) does not wait: two would wait for each other. Nothing can rely on when such a bit appears in code. */
+/* Returns when the processor is outside of translated code, or has been since the wish was made. A processor in a
+ * slow path (its page walk set a bit in a page that holds code) does not wait: two would wait for each other. Nothing
+ * can rely on when such a bit appears in code. */
 static void wait_outside(struct tcpu *t)
 {
     if (atomic_load(&t->thread) == (pid_t)syscall(SYS_gettid))
@@ -130,9 +132,13 @@ static void on_changed(void *opaque, struct dp_space *s)
 
 /* ---- the interpreter's calls ---- */
 
-static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
+static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid)
+{
+    space_flush(c->accel_data, kind, linear, pcid);
+}
 static void accel_forget(struct icpu *c, uint64_t linear) { space_forget_page(c->accel_data, linear); }
-static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
+static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram,
+                         uint64_t offset)
 {
     space_set(c->accel_data, table_kind(c, kind), linear, writable, ram, offset, global, page_size);
 }
@@ -158,11 +164,13 @@ static uint32_t slow_path(struct tctx *x)
     uint32_t site = slow->site;
     sync_ac(x, c);
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
-    uint64_t address = slow->base == TSLOW_R14 ? x->save_r14 : c->s.r[slow->base] + (uint64_t)(int64_t)slow->disp, last = address + length - 1;
+    uint64_t address = slow->base == TSLOW_R14 ? x->save_r14 : c->s.r[slow->base] + (uint64_t)(int64_t)slow->disp,
+             last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
     x->go = (uint64_t)(uintptr_t)t->rx + slow->back;
     atomic_signal_fence(memory_order_seq_cst);
-    if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) { /* a kick that came before x->go was set is lost, but not its reason */
+    /* a kick that came before x->go was set is lost, but not its reason */
+    if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) {
         x->reason = LEAVE_KICK;
         return 1;
     }
@@ -178,8 +186,8 @@ static uint32_t slow_path(struct tctx *x)
     uint64_t *entry = space_entry(b, address);
     if (!*entry || site & SITE_REFUSED) {
         c->counters.table_misses += !*entry;
-        DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
-                 (unsigned long long)address);
+        DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip,
+                 site & SITE_WRITE ? "write" : "read", (unsigned long long)address);
         c->ctx.fault.vector = 0;
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
             x->reason = site & SITE_SOLE && c->ctx.fault.vector == X86_PF_ && !c->by_blocks ? LEAVE_RAISE : LEAVE_INTERPRET;
@@ -255,8 +263,8 @@ static void set_gs(struct tctx *x, const uint8_t *base)
     }
 }
 
-/* What 32-bit code relies on: upper halves of registers are zero (SDM vol. 1 3.4.1.1: undefined after a switch from 64-bit mode), and addresses in
- * FS and GS that only their limit or type refuses are non-canonical. */
+/* What 32-bit code relies on: upper halves of registers are zero (SDM vol. 1 3.4.1.1: undefined after a switch from 64-bit mode), and
+ * addresses in FS and GS that only their limit or type refuses are non-canonical. */
 static void enter32(struct tctx *x, struct icpu *c)
 {
     for (unsigned r = X86_RAX; r <= X86_RDI; r++)
@@ -366,8 +374,9 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t page, uint64_t ri
 static bool still_ours(const struct icpu *c)
 {
     unsigned lines = atomic_load_explicit(&c->lines, memory_order_relaxed);
-    return mode_translatable(c->mode) && !(c->s.rflags & X86_TF) && !(c->by_blocks && c->s.rflags & X86_RF) && !c->watching && !c->pending_db && !(c->s.sti_shadow | c->s.movss_shadow) &&
-           !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
+    return mode_translatable(c->mode) && !(c->s.rflags & X86_TF) && !(c->by_blocks && c->s.rflags & X86_RF) && !c->watching &&
+           !c->pending_db && !(c->s.sti_shadow | c->s.movss_shadow) && !(lines & ~(1u << DP_LINE_INTR)) &&
+           !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
 /* How many instructions of the block ran before it was left. Blocks run by_blocks are not linked, so it was this one. */
@@ -416,7 +425,8 @@ static bool choose(struct course *o)
     return o->table;
 }
 
-/* Lets code run from there until it leaves. Behind the last instruction of a page it is that page's code still. False: the guest's state is lost. */
+/* Lets code run from there until it leaves. Behind the last instruction of a page it is that page's
+ * code still. False: the guest's state is lost. */
 static bool run(struct course *o, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
 {
     struct icpu *c = o->t->c;
@@ -452,12 +462,14 @@ static struct iblock *lower_op(struct tcpu *k, uint64_t rip)
     uint8_t bytes[16];
     unsigned avail = DP_MIN(15u, (unsigned)(DP_PAGE_SIZE - (offset & 0xfff)));
     memcpy(bytes, ram->host + offset, avail);
-    if (!atomic_load(&ram->has_code[offset >> DP_PAGE_SHIFT]) || x86_decode(bytes, avail, c->mode & IMODE_CODE, &i) <= 0 || i.row->flags & X86_F_BRANCH)
+    if (!atomic_load(&ram->has_code[offset >> DP_PAGE_SHIFT]) || x86_decode(bytes, avail, c->mode & IMODE_CODE, &i) <= 0 ||
+        i.row->flags & X86_F_BRANCH)
         return NULL;
     return interp_lower_one(c, &i, ram, offset, generation, cache_alloc(k, INTERP_ONE_SIZE));
 }
 
-/* Lets the interpreter do the instruction at r[RIP]. It may fault, and then accel_enter is left for good: everything is as the run loop wants it. */
+/* Lets the interpreter do the instruction at r[RIP]. It may fault, and then accel_enter is left for
+ * good: everything is as the run loop wants it. */
 static bool run_op(const struct course *o, struct tctx *x, struct top *p)
 {
     struct icpu *c = o->t->c;
@@ -519,7 +531,8 @@ static void lead_there(struct course *o, struct tctx *x, struct tlink *link, str
             k->c->counters.links++;
             return;
         }
-    } else if (link && !b->phys2 && link->from->page == b->page) { /* only within a page of RAM: the address may lead to another one by now */
+    } else if (link && !b->phys2 && link->from->page == b->page) {
+        /* only within a page of RAM: the address may lead to another one by now */
         struct emitter e = {NULL, k->rx - k->rw};
         emit_patch(&e, k->rw + link->patch, code);
         k->c->counters.links++;
@@ -576,7 +589,8 @@ static bool accel_enter(struct icpu *c)
         if (c->by_blocks)
             count(t, instructions_done(b, x));
         rip = x->rip;
-        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: %spage 0x%llx, last known at 0x%llx: %s", c->index, o.d ? "runner: " : "", (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: %spage 0x%llx, last known at 0x%llx: %s", c->index, o.d ? "runner: " : "",
+                 (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
         switch ((enum leave_reason)x->reason) {
         case LEAVE_LINK:
             link = numbered(&o, x->record);
@@ -761,7 +775,8 @@ static void tcpu_free(struct tcpu *t)
     free(t);
 }
 
-static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *e)
+static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out,
+                              struct dp_error *e)
 {
     struct tvm *v = s->accel_data;
     int r = dp_engine_interp.cpu_init(s, index, bus, out, e);

@@ -1,12 +1,13 @@
 /* engine/translate/stubs.c - the common host code: entering and leaving translated code, slow paths.
  *
- * Model: made once at the start of each code cache. `enter` is a C function of no arguments (everything is in struct tctx); the matching return is
- * `leave`, jumped to from translated code with the reason in tctx. Guest registers are kept in struct icpu.s while C runs. All transfers into
- * translated code go through tctx.go, so that a signal can redirect them: there is no moment at which a kick gets lost.
- * Slow paths call C on the stack of `enter` with the guest's registers saved, and come back to tctx.go.
+ * Model: made once at the start of each code cache. `enter` is a C function of no arguments (everything is in struct tctx); the matching
+ * return is `leave`, jumped to from translated code with the reason in tctx. Guest registers are kept in struct icpu.s while C runs. All
+ * transfers into translated code go through tctx.go, so that a signal can redirect them: there is no moment at which a kick gets lost. Slow
+ * paths call C on the stack of `enter` with the guest's registers saved, and come back to tctx.go.
  *
- * A direct space's cache has other stubs (stubs_emit_direct, see direct.h): its blocks leave by the same names, but there is no C and no stack; the runner
- * gives its registers to the processor's thread and waits for the next orders. Nothing in memory that guest code can write is taken for a code address.
+ * A direct space's cache has other stubs (stubs_emit_direct, see direct.h): its blocks leave by the same names, but there is no C
+ * and no stack; the runner gives its registers to the processor's thread and waits for the next orders. Nothing in memory that
+ * guest code can write is taken for a code address.
  */
 #include <stddef.h>
 #include <sys/syscall.h>
@@ -131,7 +132,8 @@ static uint8_t *compare_jump(struct emitter *e)
 /* There; tctx.adjust is added to RSP. */
 static void take_jump(struct emitter *e, uint8_t *from)
 {
-    struct mem where = jump_entry(offsetof(struct tjump, page)), code = jump_entry(offsetof(struct tjump, code)), page = CTX(page), by = CTX(adjust);
+    struct mem where = jump_entry(offsetof(struct tjump, page)), code = jump_entry(offsetof(struct tjump, code)), page = CTX(page),
+               by = CTX(adjust);
     from[-1] = (uint8_t)(e->w - from);
     emit_load(e, RCX, &where);
     emit_store(e, RCX, &page);
@@ -155,7 +157,8 @@ static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 void stubs_emit(struct tcpu *t)
 {
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
-    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp), record = CTX(record);
+    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp),
+               record = CTX(record);
 
     constants(t, e);
     t->stub_enter = emit_here(e);
@@ -199,8 +202,8 @@ void stubs_emit(struct tcpu *t)
     set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
 
-    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = number of its struct tlink. This and stub_lookup go on at an address that is not
-     * tctx.go: who is there is stepped to their end (signals.c). */
+    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = number of its struct tlink. This and stub_lookup go
+     * on at an address that is not tctx.go: who is there is stepped to their end (signals.c). */
     struct mem page = CTX(page), by = CTX(adjust), mask = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_JUMP)};
     struct mem target = {RCX, NO_REG, 0, 0, offsetof(struct tlink, target)}, adjust = {RCX, NO_REG, 0, 0, offsetof(struct tlink, adjust)};
     t->stub_far = emit_here(e);
@@ -334,7 +337,8 @@ static void enter_direct(struct runner *r, bool step)
 static void leave_direct(struct runner *r)
 {
     struct emitter *e = r->e;
-    struct mem state = at(r->state), rcx = STATE(r, r[RCX]), flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
+    struct mem state = at(r->state), rcx = STATE(r, r[RCX]),
+               flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
     struct mem mxcsr = in_state(offsetof(struct direct_state, mxcsr)), x87 = in_state(offsetof(struct direct_state, x87));
     struct mem live = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, x87_live));
     emit_store(e, RCX, &rcx);
@@ -375,12 +379,18 @@ static uint8_t *within(struct runner *r, uint64_t from, uint64_t to, uint8_t **a
 static void handler_direct(struct runner *r, uint64_t critical, uint64_t critical_end, int kick)
 {
     struct emitter *e = r->e;
-    enum { GREGS = 40, U_EFL = GREGS + 8 * 17, U_RIP = GREGS + 8 * 16, U_ERR = GREGS + 8 * 19, U_TRAP = GREGS + 8 * 20, U_CR2 = GREGS + 8 * 22 };
-    const struct { unsigned from; size_t to; } copies[] = {{U_RIP, offsetof(struct direct_state, pc)}, {U_ERR, offsetof(struct direct_state, error)},
-                                                           {U_TRAP, offsetof(struct direct_state, trap)}, {U_CR2, offsetof(struct direct_state, address)}};
+    enum { GREGS = 40, U_RIP = GREGS + 8 * 16, U_EFL = GREGS + 8 * 17, U_ERR = GREGS + 8 * 19,
+           U_TRAP = GREGS + 8 * 20, U_CR2 = GREGS + 8 * 22 };
+    const struct { unsigned from; size_t to; } copies[] = {
+        {U_RIP, offsetof(struct direct_state, pc)},
+        {U_ERR, offsetof(struct direct_state, error)},
+        {U_TRAP, offsetof(struct direct_state, trap)},
+        {U_CR2, offsetof(struct direct_state, address)},
+    };
     struct mem pc = {RDX, NO_REG, 0, 0, U_RIP}, efl = {RDX, NO_REG, 0, 0, U_EFL};
     struct mem blocks = at((uint64_t)(uintptr_t)r->t->rx + DP_PAGE_SIZE), end = at((uint64_t)(uintptr_t)r->t->rx + CODE_BYTES);
-    struct mem state = at(r->state), signal = STATE(r, signal), outcome = STATE(r, outcome), stepped = STATE(r, stepped), is_kicked = STATE(r, kicked);
+    struct mem state = at(r->state), signal = STATE(r, signal), outcome = STATE(r, outcome), stepped = STATE(r, stepped),
+               is_kicked = STATE(r, kicked);
     struct mem kick_place = at(r->t->stub_kick), leave_place = at(r->t->stub_leave);
     emit_load(e, RAX, &pc);
     emit_lea(e, RCX, &blocks, true); /* the stubs are less than a page */
@@ -451,13 +461,17 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
     struct runner runner = {e, t, area + DIRECT_AT_ORDERS, area + DIRECT_AT_STATE}, *r = &runner;
     uint64_t code = (uint64_t)(uintptr_t)t->rx, end = area + DIRECT_AREA_BYTES, top = 0x7ffffffff000ull;
-    struct mem request = ORDERS(r, request), reply = STATE(r, reply), count = ORDERS(r, count), call = ORDERS(r, call), errors = STATE(r, errors);
-    struct mem outcome = STATE(r, outcome), rip = CTX(rip), record = CTX(record), kicked = STATE(r, kicked), x87 = STATE(r, x87), mxcsr = ORDERS(r, mxcsr);
+    struct mem request = ORDERS(r, request), reply = STATE(r, reply), count = ORDERS(r, count), call = ORDERS(r, call),
+               errors = STATE(r, errors);
+    struct mem outcome = STATE(r, outcome), rip = CTX(rip), record = CTX(record), kicked = STATE(r, kicked), x87 = STATE(r, x87),
+               mxcsr = ORDERS(r, mxcsr);
 
     constants(t, e);
     /* The runner's first steps: FS, GS; away with everything else. */
     t->stub_enter = emit_here(e);
-    emit_mov_imm64(e, RAX, area + DIRECT_AT_STATE + offsetof(struct direct_state, x) - (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()));
+    emit_mov_imm64(e, RAX,
+                   area + DIRECT_AT_STATE + offsetof(struct direct_state, x) -
+                       (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()));
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd0); /* WRFSBASE RAX */
     emit_mov_imm64(e, RAX, area + FRONT_BYTES);
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd8); /* WRGSBASE RAX */
