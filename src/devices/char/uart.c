@@ -1,9 +1,9 @@
 /* uart.c - the 16550A serial port; model and source in uart.h.
  *
  * Locks and calls out: registers change under the device's lock. The console and the interrupt line are called without it, by the pattern
- * of tx_flush and irq_sync: a busy flag makes one thread the caller, it looks again after each call, and whoever finds the flag set
- * only leaves its change for that thread. The line is an ISA one, where the edge counts: a driver that has seen IIR_NONE waits for the next.
- * So a fall of the level is kept (irq_fell) until it was driven, however soon the level rises again.
+ * of tx_flush and irq_sync: a busy flag makes one thread the caller, it looks again after each call, and whoever finds the flag set only
+ * leaves its change for that thread. The line is an ISA one, where the edge counts: a driver that has seen IIR_NONE waits for the next. So
+ * a fall of the level is kept (irq_fell) until it was driven, however soon the level rises again.
  * Invariants: THRE, TEMT, DR and the interrupt identification are derived, never stored. A flag in rx_flags belongs to its character, and
  * shows in LSR while that character is the oldest. At most depth() characters are in a FIFO.
  */
