@@ -648,8 +648,6 @@ bool direct_kick(struct tcpu *t)
     return runner;
 }
 
-static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
-
 /* The processor's state to where the runner takes it from, and back. Back: registers of a user program, and of tctx what blocks write
  * before they leave. */
 static void give(struct tdirect *d, struct tctx *x)

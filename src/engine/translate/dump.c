@@ -159,16 +159,11 @@ static void annotate(struct dp_buffer *b, const struct tcpu *t, const struct tbl
         if (i->operand[k].kind != X86_MEM || i->op == X86_OP_LEA)
             continue;
         uint64_t constant = (next + (uint64_t)i->disp - t->constants) / 8;
-        const char *field = i->seg == X86_FS
-                                ? context_name((uint64_t)i->disp - (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()))
-                                : NULL;
+        const char *field = i->seg == X86_FS ? context_name((uint64_t)i->disp - (uint64_t)ctx_offset()) : NULL;
         if (field)
             dp_buffer_printf(b, "  ; tctx.%s", field);
         else if (i->seg == X86_GS)
-            dp_buffer_printf(b, "  ; %s",
-                             !i->disp                                  ? "shadow page table"
-                             : (int64_t)i->disp < -(int64_t)JUMP_BYTES ? "link cell"
-                                                                       : "jump cache");
+            dp_buffer_printf(b, "  ; %s", !i->disp ? "shadow page table" : i->disp < -(int64_t)JUMP_BYTES ? "link cell" : "jump cache");
         else if (i->base == X86_RIP && constant < CONSTANT_SLOT)
             dp_buffer_printf(b, "  ; %s index", constant == CONSTANT_PAGE ? "page" : "jump cache");
         else if (i->base == X86_RIP && constant < CONSTANT_SLOT + 12)

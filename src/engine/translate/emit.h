@@ -99,6 +99,12 @@ static inline void emit_store(struct emitter *e, unsigned reg, const struct mem 
 static inline void emit_lea(struct emitter *e, unsigned reg, const struct mem *m, bool w) { emit_op_mem(e, w, 0x8d, reg, m, 0); }
 static inline void emit_mov(struct emitter *e, unsigned to, unsigned from) { emit_op_reg(e, true, 0x8b, to, from); }
 static inline void emit_not(struct emitter *e, unsigned reg) { emit_op_reg(e, true, 0xf7, 2, reg); }
+/* MOV dword [m], v */
+static inline void emit_set32(struct emitter *e, struct mem m, uint32_t v)
+{
+    emit_op_mem(e, false, 0xc7, 0, &m, 4);
+    emit32(e, v);
+}
 static inline void emit_mov_imm64(struct emitter *e, unsigned reg, uint64_t v)
 {
     emit8(e, 0x48 | (reg >> 3));

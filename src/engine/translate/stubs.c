@@ -16,15 +16,6 @@
 
 _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
 
-static struct mem ctx_at(size_t offset)
-{
-    return (struct mem){NO_REG, NO_REG, 0, 0x64, (char *)&translate_ctx + offset - (char *)__builtin_thread_pointer()};
-}
-#define CTX(field) ctx_at(offsetof(struct tctx, field))
-
-/* Host register of each guest one; NO_REG: in struct tctx. */
-static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
-
 static struct mem icpu_at(unsigned base, size_t offset) { return (struct mem){(uint8_t)base, NO_REG, 0, 0, (int64_t)offset}; }
 static struct mem gpr(unsigned base, unsigned r) { return icpu_at(base, offsetof(struct icpu, s.r) + 8 * r); }
 
@@ -95,12 +86,6 @@ static void go(struct emitter *e)
     struct mem m = CTX(go);
     emit_op_mem(e, false, 0xff, 4, &m, 0);
 }
-static void set32(struct emitter *e, struct mem m, uint32_t v)
-{
-    emit_op_mem(e, false, 0xc7, 0, &m, 4);
-    emit32(e, v);
-}
-
 static void constants(struct tcpu *t, struct emitter *e)
 {
     t->constants = emit_here(e);
@@ -175,7 +160,7 @@ void stubs_emit(struct tcpu *t)
 
     /* A kick: where the signal handler leads. */
     t->stub_kick = emit_here(e);
-    set32(e, CTX(reason), LEAVE_KICK);
+    emit_set32(e, CTX(reason), LEAVE_KICK);
     t->stub_leave = emit_here(e);
     save_guest(t, e);
     uint64_t out = emit_here(e);
@@ -189,17 +174,17 @@ void stubs_emit(struct tcpu *t)
 
     /* R14 = where to: the block there died. */
     t->stub_stale = emit_here(e);
-    set32(e, CTX(adjust), 0);
-    set32(e, CTX(site), SITE_NONE);
+    emit_set32(e, CTX(adjust), 0);
+    emit_set32(e, CTX(site), SITE_NONE);
     uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
-    set32(e, CTX(reason), LEAVE_LOOKUP);
+    emit_set32(e, CTX(reason), LEAVE_LOOKUP);
     emit_jmp(e, t->stub_leave);
 
     /* An unlinked direct branch. RCX = number of its struct tlink. */
     t->stub_link = emit_here(e);
     emit_store(e, RCX, &record);
-    set32(e, CTX(reason), LEAVE_LINK);
+    emit_set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
 
     /* The same, of a far branch that is not to be linked: through the jump cache. RCX = number of its struct tlink. This and stub_lookup go
@@ -225,7 +210,7 @@ void stubs_emit(struct tcpu *t)
     second_half(t, e, unknown);
 
     t->stub_helper = emit_here(e);
-    set32(e, CTX(reason), LEAVE_HELPER);
+    emit_set32(e, CTX(reason), LEAVE_HELPER);
     emit_jmp(e, t->stub_leave);
 
     /* RCX = number of a struct tslow: C looks, then on at tctx.go with RCX = the table's entry, or out. */
@@ -236,7 +221,7 @@ void stubs_emit(struct tcpu *t)
     save_guest(t, e);
     struct mem self = {NO_REG, NO_REG, 0, 0x64, 0};
     emit_load(e, RDI, &self); /* FS:0 is the thread pointer itself */
-    struct mem offset = {RDI, NO_REG, 0, 0, (char *)&translate_ctx - (char *)__builtin_thread_pointer()};
+    struct mem offset = {RDI, NO_REG, 0, 0, ctx_offset()};
     emit_lea(e, RDI, &offset, true);
     emit_mov_imm64(e, RAX, (uint64_t)(uintptr_t)translate_slow);
     emit8(e, 0xff), emit8(e, 0xd0); /* CALL RAX */
@@ -403,7 +388,7 @@ static void handler_direct(struct runner *r, uint64_t critical, uint64_t critica
     emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, 5); /* CMP EDI, SIGTRAP */
     uint8_t *report = emit_jcc(e, CC_NZ, 0);
     uint8_t *report2 = branch_on_zero(r, stepped, CC_NZ);
-    set32(e, stepped, 1);
+    emit_set32(e, stepped, 1);
     emit8(e, 0xc3);
     here(r, report);
     here(r, report2);
@@ -414,7 +399,7 @@ static void handler_direct(struct runner *r, uint64_t critical, uint64_t critica
         emit_load(e, RAX, &m);
         emit_store(e, RAX, &d);
     }
-    set32(e, outcome, DIRECT_SIGNAL);
+    emit_set32(e, outcome, DIRECT_SIGNAL);
     emit_lea(e, RCX, &leave_place, true);
     uint8_t *go_there = emit_jmp(e, 0);
     /* in a stub: SIGTRAP goes on stepping if it leads to a block, a kick is noted, anything else is a mistake of ours */
@@ -438,10 +423,10 @@ static void handler_direct(struct runner *r, uint64_t critical, uint64_t critica
     mov_imm32(r, RDI, 1);
     system_call(r, SYS_exit_group);
     here(r, is_kick);
-    set32(e, is_kicked, 1);
+    emit_set32(e, is_kicked, 1);
     above_lookup = NULL;
     below_lookup = within(r, r->t->stub_lookup, r->t->stub_handler, &above_lookup);
-    set32(e, stepped, 1); /* the first trap in a block counts */
+    emit_set32(e, stepped, 1); /* the first trap in a block counts */
     emit_op_mem(e, false, 0x81, 1, &efl, 4), emit32(e, 0x100); /* OR dword: TF on */
     emit8(e, 0xc3);
     here(r, above_lookup);
@@ -469,9 +454,7 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     constants(t, e);
     /* The runner's first steps: FS, GS; away with everything else. */
     t->stub_enter = emit_here(e);
-    emit_mov_imm64(e, RAX,
-                   area + DIRECT_AT_STATE + offsetof(struct direct_state, x) -
-                       (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()));
+    emit_mov_imm64(e, RAX, area + DIRECT_AT_STATE + offsetof(struct direct_state, x) - (uint64_t)ctx_offset());
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd0); /* WRFSBASE RAX */
     emit_mov_imm64(e, RAX, area + FRONT_BYTES);
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd8); /* WRGSBASE RAX */
@@ -531,30 +514,30 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
 
     t->stub_kick = emit_here(e);
     here(r, come_back);
-    set32(e, outcome, DIRECT_KICKED);
+    emit_set32(e, outcome, DIRECT_KICKED);
     uint8_t *no_state = emit_jmp(e, 0);
 
     t->stub_stale = emit_here(e);
-    set32(e, CTX(adjust), 0);
-    set32(e, CTX(site), SITE_NONE);
+    emit_set32(e, CTX(adjust), 0);
+    emit_set32(e, CTX(site), SITE_NONE);
     uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
-    set32(e, CTX(reason), LEAVE_LOOKUP);
+    emit_set32(e, CTX(reason), LEAVE_LOOKUP);
     uint8_t *from_lookup = emit_jmp(e, 0);
     t->stub_link = emit_here(e);
     emit_store(e, RCX, &record);
-    set32(e, CTX(reason), LEAVE_LINK);
+    emit_set32(e, CTX(reason), LEAVE_LINK);
     uint8_t *from_link = emit_jmp(e, 0);
     t->stub_slow = emit_here(e); /* SITE_X87 only */
     emit_store(e, RCX, &record);
-    set32(e, CTX(reason), LEAVE_X87);
+    emit_set32(e, CTX(reason), LEAVE_X87);
     uint8_t *from_slow = emit_jmp(e, 0);
     t->stub_helper = emit_here(e);
-    set32(e, CTX(reason), LEAVE_HELPER);
+    emit_set32(e, CTX(reason), LEAVE_HELPER);
     here(r, from_lookup);
     here(r, from_link);
     here(r, from_slow);
-    set32(e, outcome, DIRECT_LEFT);
+    emit_set32(e, outcome, DIRECT_LEFT);
     t->stub_leave = emit_here(e); /* with the outcome set: after a signal */
     leave_direct(r);
     here(r, no_state);

@@ -13,12 +13,6 @@
 #include "engine/translate/analyse.h"
 #include "engine/translate/dump.h"
 
-#define CTX(field) ctx_at(offsetof(struct tctx, field))
-static struct mem ctx_at(size_t offset)
-{
-    return (struct mem){NO_REG, NO_REG, 0, 0x64, (char *)&translate_ctx + offset - (char *)__builtin_thread_pointer()};
-}
-static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
 static bool spilled(unsigned guest) { return guest >= X86_R13 && guest <= X86_R15; }
 static struct mem slot(unsigned guest) { return ctx_at(offsetof(struct tctx, r13) + 8 * (guest - X86_R13)); }
 
@@ -89,11 +83,6 @@ static void commit_here(struct writer *w)
     if (m->commit == 0xff)
         m->commit = (uint8_t)DP_MIN((unsigned)(w->e.w - w->start) - m->host, 0xfeu);
 }
-static void set32(struct emitter *e, struct mem m, uint32_t v)
-{
-    emit_op_mem(e, false, 0xc7, 0, &m, 4);
-    emit32(e, v);
-}
 
 /* Few of these ever run: what they say is in the arena, and the code only says where. */
 static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
@@ -105,8 +94,8 @@ static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
 
 static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
 {
-    set32(&w->e, CTX(site), page_offset);
-    set32(&w->e, CTX(helper), helper);
+    emit_set32(&w->e, CTX(site), page_offset);
+    emit_set32(&w->e, CTX(helper), helper);
     emit_jmp(&w->e, w->t->stub_helper);
 }
 
@@ -411,8 +400,8 @@ static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t 
         add_rsp(w, adjust);
     emit_op_mem(e, false, 0xff, 4, &code, 0);
     miss[-1] = (uint8_t)(e->w - miss);
-    set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
-    set32(e, CTX(adjust), (uint32_t)adjust);
+    emit_set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
+    emit_set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
 }
 

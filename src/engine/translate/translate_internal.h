@@ -18,6 +18,7 @@
 #define DP_TRANSLATE_INTERNAL_H
 
 #include <pthread.h>
+#include <stddef.h>
 #include <time.h>
 
 #include "engine/interp/interp_internal.h"
@@ -314,6 +315,13 @@ static inline unsigned table_kind(const struct icpu *c, unsigned access_kind)
 static inline unsigned access_kind(const struct icpu *c) { return (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE; }
 
 extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
+
+/* Host register of each guest one; NO_REG: in struct tctx. */
+static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
+/* Where struct tctx is from FS, and the operand for one of its fields. */
+static inline ptrdiff_t ctx_offset(void) { return (char *)&translate_ctx - (char *)__builtin_thread_pointer(); }
+static inline struct mem ctx_at(size_t offset) { return (struct mem){NO_REG, NO_REG, 0, 0x64, ctx_offset() + (ptrdiff_t)offset}; }
+#define CTX(field) ctx_at(offsetof(struct tctx, field))
 
 /* space.c */
 int space_init(struct tcpu *t, struct dp_error *e);
