@@ -541,6 +541,138 @@ static void lead_there(struct course *o, struct tctx *x, struct tlink *link, str
     space_set_jump(k, o->table, rip, code, b->phys2 != 0, global, page_size);
 }
 
+/* Where to go on after code left: what it left for says it, step by step. */
+struct way {
+    uint64_t rip, code;   /* code: host code that is known for rip, 0: to be found */
+    uint32_t variant;     /* of the block */
+    struct tlink *link;   /* that led to rip; NULL: none did */
+};
+enum next {
+    NEXT_FIND,      /* go on at rip */
+    NEXT_KNOWN,     /* go on at rip, in way.code */
+    NEXT_OUT,       /* back to the run loop, which may call again at once */
+    NEXT_INTERPRET, /* back to the run loop: the interpreter has to do something first */
+};
+
+/* LEAVE_LINK. A target that is no address: the branch faults. */
+static inline enum next follow_link(struct course *o, struct tctx *x, struct way *w)
+{
+    struct tlink *link = numbered(o, x->record);
+    w->rip = link ? x->page + (uint64_t)(int64_t)link->target : w->rip;
+    if (DP_UNLIKELY(!link || !canonical(w->rip))) {
+        if (link && link->site != FAR_NONE)
+            w->rip = x->page + link->site;
+        return NEXT_INTERPRET;
+    }
+    w->link = link;
+    o->t->c->s.r[X86_RSP] += (uint64_t)(int64_t)link->adjust;
+    return NEXT_FIND;
+}
+
+/* LEAVE_LOOKUP. */
+static inline enum next follow_jump(struct course *o, struct tctx *x, struct way *w)
+{
+    struct icpu *c = o->t->c;
+    c->counters.lookups++;
+    if (DP_UNLIKELY(!canonical(w->rip))) {
+        if (!(x->site & SITE_NONE)) /* the branch faults; SITE_NONE: execution ran on to there */
+            w->rip = x->page + (x->site & 0xfff);
+        if (x->site & SITE_UNDO) /* the call had pushed already. Not through the table: others may have protected the page */
+            (void)c->ctx.write(&c->ctx, c->s.r[X86_RSP] - 8, &x->undo, 8, interp_cpl(c) == 3);
+        return NEXT_INTERPRET;
+    }
+    c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
+    return NEXT_FIND;
+}
+
+/* LEAVE_HELPER. */
+static inline enum next do_helper(struct course *o, struct tctx *x, struct way *w)
+{
+    struct icpu *c = o->t->c;
+    const struct tcpu *was = o->k;
+    bool done = help(o, x, &w->code);
+    w->rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
+    if (!done)
+        return NEXT_INTERPRET;
+    if (!still_ours(c) || !choose(o))
+        return NEXT_OUT;
+    use_table(o->t, x, o->table);
+    return w->code && o->k == was ? NEXT_KNOWN : NEXT_FIND;
+}
+
+/* LEAVE_RAISE. */
+static inline enum next raise_fault(struct course *o, struct tctx *x, struct way *w)
+{
+    struct icpu *c = o->t->c;
+    store_context(x, c);
+    c->s.r[X86_RIP] = mode_wrap(c->mode, w->rip);
+    interp_set_arith(c, arith_flags(x));
+    interp_raise(c);
+    w->rip = c->s.r[X86_RIP];
+    load_context(x, c, interp_flags(c));
+    if (!still_ours(c) || !choose(o))
+        return NEXT_OUT;
+    use_table(o->t, x, o->table);
+    return NEXT_FIND;
+}
+
+/* LEAVE_FAULT: the interpreter does it. A store that was refused often will look first. */
+static inline enum next note_fault(struct course *o, struct tctx *x, const struct way *w)
+{
+    struct tcpu *t = o->t;
+    t->c->counters.exits_fault++;
+    if (x->refused && cache_refuse_store(t, block_host(x->refused, w->rip)))
+        cache_invalidate(t, x->refused->page->ram, x->refused->page->number); /* blocks of a page die together: all are made anew */
+    return NEXT_INTERPRET;
+}
+
+static inline enum next after_leaving(struct course *o, struct tctx *x, struct way *w)
+{
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return follow_link(o, x, w);
+    case LEAVE_LOOKUP: return follow_jump(o, x, w);
+    case LEAVE_HELPER: return do_helper(o, x, w);
+    case LEAVE_RAISE: return raise_fault(o, x, w);
+    case LEAVE_UNGROUPED: w->variant = MODE_UNGROUPED; return NEXT_FIND;
+    case LEAVE_KICK: o->t->c->counters.exits_kick++; return NEXT_OUT;
+    case LEAVE_FAULT: return note_fault(o, x, w);
+    case LEAVE_INTERPRET: case LEAVE_X87: return NEXT_INTERPRET;
+    }
+    return NEXT_FIND;
+}
+
+/* Where code is for a way on, and who comes there again finds it by itself. *b: the block, if it had to be found. */
+static inline enum next find_next(struct course *o, struct tctx *x, struct way *w, struct tblock **b)
+{
+    if ((x->reason == LEAVE_HELPER || x->reason == LEAVE_RAISE) && (w->code = space_jump(o->table, w->rip)))
+        return NEXT_KNOWN;
+    bool global;
+    unsigned dropped = o->k->drops;
+    *b = find(o->k, w->rip, w->variant, &global);
+    if (!*b)
+        return NEXT_INTERPRET;
+    w->code = (uint64_t)(uintptr_t)o->k->rx + (*b)->code;
+    if (!w->variant)
+        lead_there(o, x, dropped == o->k->drops ? w->link : NULL, *b, w->rip, global);
+    if (o->d)
+        direct_link(o->d, *b, w->rip & PAGE_MASK);
+    return NEXT_KNOWN;
+}
+
+/* The first block: what is known for RIP, *b NULL then, or found. 0: the interpreter is to go on. */
+static inline uint64_t first_code(struct course *o, uint64_t rip, struct tblock **b, bool *global)
+{
+    struct icpu *c = o->t->c;
+    uint64_t code = c->by_blocks || o->table->mode != c->mode ? 0 : space_jump(o->table, rip);
+    *b = NULL;
+    if (code)
+        return code;
+    *b = find(o->k, rip, 0, global);
+    if (!*b || (c->by_blocks && (*b)->count > c->budget_end - c->instructions))
+        return 0;
+    return (uint64_t)(uintptr_t)o->k->rx + (*b)->code;
+}
+
 static bool accel_enter(struct icpu *c)
 {
     struct tcpu *t = c->accel_data;
@@ -555,14 +687,11 @@ static bool accel_enter(struct icpu *c)
     if (!choose(&o))
         return false;
     bool global;
-    struct tblock *b = NULL;
-    uint64_t rip = c->s.r[X86_RIP], code = c->by_blocks || o.table->mode != c->mode ? 0 : space_jump(o.table, rip);
-    if (!code) {
-        b = find(o.k, rip, 0, &global);
-        if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
-            return false;
-        code = (uint64_t)(uintptr_t)o.k->rx + b->code;
-    }
+    struct tblock *b;
+    struct way w = {.rip = c->s.r[X86_RIP]};
+    w.code = first_code(&o, w.rip, &b, &global);
+    if (!w.code)
+        return false;
     c->link_from = NULL;
     c->block = NULL;
     x->c = c;
@@ -570,115 +699,46 @@ static bool accel_enter(struct icpu *c)
     uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, o.table);
     if (b && !c->by_blocks)
-        lead_there(&o, x, NULL, b, rip, global);
+        lead_there(&o, x, NULL, b, w.rip, global);
     if (b && o.d)
-        direct_link(o.d, b, rip & PAGE_MASK);
+        direct_link(o.d, b, w.rip & PAGE_MASK);
     enter_mxcsr(c);
-    uint64_t page = rip & PAGE_MASK;
-    bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
-    for (;;) {
-        uint32_t variant = 0;
-        struct tlink *link = NULL;
-        bool ran = run(&o, x, page, rip, code);
-        page = x->page;
-        if (DP_UNLIKELY(!ran)) {
+    uint64_t page = w.rip & PAGE_MASK;
+    enum next next;
+    do {
+        if (DP_UNLIKELY(!run(&o, x, page, w.rip, w.code))) {
             t->lost = true;
             atomic_fetch_or(&c->attention, IATT_KICK);
-            goto out;
+            next = NEXT_OUT;
+            break;
         }
         if (c->by_blocks)
             count(t, instructions_done(b, x));
-        rip = x->rip;
+        w = (struct way){.rip = x->rip};
+        page = x->page;
         DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: %spage 0x%llx, last known at 0x%llx: %s", c->index, o.d ? "runner: " : "",
-                 (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
-        switch ((enum leave_reason)x->reason) {
-        case LEAVE_LINK:
-            link = numbered(&o, x->record);
-            rip = link ? x->page + (uint64_t)(int64_t)link->target : rip;
-            if (DP_UNLIKELY(!link || !canonical(rip))) { /* as below */
-                if (link && link->site != FAR_NONE)
-                    rip = x->page + link->site;
-                go_on = false;
-                goto out;
-            }
-            c->s.r[X86_RSP] += (uint64_t)(int64_t)link->adjust;
-            break;
-        case LEAVE_LOOKUP:
-            c->counters.lookups++;
-            if (DP_UNLIKELY(!canonical(rip))) {
-                if (!(x->site & SITE_NONE)) /* the branch faults; SITE_NONE: execution ran on to there */
-                    rip = x->page + (x->site & 0xfff);
-                if (x->site & SITE_UNDO) /* the call had pushed already. Not through the table: others may have protected the page */
-                    (void)c->ctx.write(&c->ctx, c->s.r[X86_RSP] - 8, &x->undo, 8, interp_cpl(c) == 3);
-                go_on = false;
-                goto out;
-            }
-            c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
-            break;
-        case LEAVE_HELPER: {
-            const struct tcpu *was = o.k;
-            go_on = help(&o, x, &code);
-            rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
-            if (!go_on || !still_ours(c) || !choose(&o))
-                goto out;
-            use_table(t, x, o.table);
-            if (code && o.k == was)
-                continue;
-            break;
-        }
-        case LEAVE_RAISE:
-            store_context(x, c);
-            c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
-            interp_set_arith(c, arith_flags(x));
-            interp_raise(c);
-            rip = c->s.r[X86_RIP];
-            load_context(x, c, interp_flags(c));
-            if (!still_ours(c) || !choose(&o))
-                goto out;
-            use_table(t, x, o.table);
-            break;
-        case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
-        case LEAVE_KICK: c->counters.exits_kick++; goto out;
-        case LEAVE_FAULT:
-            c->counters.exits_fault++;
-            if (x->refused && cache_refuse_store(t, block_host(x->refused, rip)))
-                cache_invalidate(t, x->refused->page->ram, x->refused->page->number); /* blocks of a page die together: all are made anew */
-            go_on = false;
-            goto out;
-        case LEAVE_INTERPRET: case LEAVE_X87: go_on = false; goto out;
-        }
-        if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
-            goto out;
-        if (c->by_blocks && c->instructions != before)
-            goto out;
-        if (o.d && !direct_worth(o.d))
-            goto out;
-        page = rip & PAGE_MASK;
-        if ((x->reason == LEAVE_HELPER || x->reason == LEAVE_RAISE) && (code = space_jump(o.table, rip)))
+                 (unsigned long long)x->page, (unsigned long long)w.rip, leave_name(x));
+        next = after_leaving(&o, x, &w);
+        if (next != NEXT_FIND)
             continue;
-        unsigned dropped = o.k->drops;
-        b = find(o.k, rip, variant, &global);
-        if (!b) {
-            go_on = false;
-            goto out;
+        bool wanted = atomic_load(&c->attention) | atomic_load(&t->wish);
+        if (DP_UNLIKELY(wanted) || (c->by_blocks && c->instructions != before) || (o.d && !direct_worth(o.d))) {
+            next = NEXT_OUT;
+            break;
         }
-        code = (uint64_t)(uintptr_t)o.k->rx + b->code;
-        if (!variant)
-            lead_there(&o, x, dropped == o.k->drops ? link : NULL, b, rip, global);
-        if (o.d)
-            direct_link(o.d, b, page);
-    }
-out:
+        page = w.rip & PAGE_MASK;
+        next = find_next(&o, x, &w, &b);
+    } while (next == NEXT_KNOWN);
     x87_leave(x, t);
     if (c->by_blocks && c->instructions != before)
-        go_on = true; /* what is to be interpreted is the next run's */
+        next = NEXT_OUT; /* what is to be interpreted is the next run's */
     else if (c->by_blocks)
         x->flags = flags; /* page checks may have spoiled them, where they are dead */
     leave_mxcsr(c);
     store_context(x, c);
-    c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
+    c->s.r[X86_RIP] = mode_wrap(c->mode, w.rip);
     interp_set_arith(c, arith_flags(x));
-    return go_on;
+    return next == NEXT_OUT;
 }
 
 static const struct interp_accel accel = {accel_enter, system_tsc, accel_flush, accel_forget, accel_filled};

@@ -289,7 +289,6 @@ static void r14_from_page(struct writer *w, int64_t offset)
     }
 }
 
-
 /* A store that is known for finding the read-only view: it looks, and goes to the interpreter
  * without a host signal. The operand becomes R14. */
 static struct mem store_check(struct writer *w, const struct insn_info *n, struct mem m)
@@ -1068,42 +1067,15 @@ static void trace_block(const struct tcpu *t, const struct tblock *b, uint64_t l
                       mode);
 }
 
-struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
+/* The host code of a path, from w->start on: first its instructions, then the way out at its end. */
+static void write_path(struct writer *w)
 {
-    struct icpu *c = t->c;
-    struct writer *w = t->writer;
-    uint64_t page = offset >> DP_PAGE_SHIFT;
-    unsigned at = (unsigned)(offset & 0xfff);
-    interp_mark_code(c, ram, page);
-    const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
-    struct dp_ram *ram2 = NULL;
-    uint64_t offset2 = 0;
-    uint64_t after = mode_next_page(mode, linear);
-    if (at > DP_PAGE_SIZE - 15 && after && !interp_locate_code(c, after, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
-        interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
-        next = ram2->host + (offset2 & PAGE_MASK);
-    }
-    w->t = t;
-    cache_populate(t);
-    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
-    struct tblock *b = cache_alloc(t, sizeof(*b));
-    b->page = cache_page(t, ram, page, true);
-    b->host = (uint64_t)(uintptr_t)ram->host + offset;
-    w->page_host = b->host & PAGE_MASK;
-    b->mode = mode;
-    if (!w->path.count) { /* the interpreter's; known as such */
-        cache_add(t, b);
-        trace_block(t, b, linear);
-        return b;
-    }
-    w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
     w->near_waiting = false;
     w->x87_tested = w->x87_noted = false;
     w->x87_seg = 0xff;
     w->broken = false;
-    w->block = b;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
@@ -1128,6 +1100,48 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     islands(w, ROOM_NONE, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
         emit8(&w->e, 0x90);
+}
+
+/* The block runs into a page after its own: it dies with that one, too. */
+static void note_crossing(struct tcpu *t, struct tblock *b, struct dp_ram *ram, uint64_t offset)
+{
+    b->phys2 = (uint64_t)(uintptr_t)ram->host + (offset & PAGE_MASK);
+    struct tcrosser *x = cache_alloc(t, sizeof(*x));
+    struct tpage *second = cache_page(t, ram, offset >> DP_PAGE_SHIFT, true);
+    *x = (struct tcrosser){second->crossers, b};
+    second->crossers = x;
+}
+
+struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
+{
+    struct icpu *c = t->c;
+    struct writer *w = t->writer;
+    uint64_t page = offset >> DP_PAGE_SHIFT;
+    unsigned at = (unsigned)(offset & 0xfff);
+    interp_mark_code(c, ram, page);
+    const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
+    struct dp_ram *ram2 = NULL;
+    uint64_t offset2 = 0, after = mode_next_page(mode, linear);
+    if (at > DP_PAGE_SIZE - 15 && after && !interp_locate_code(c, after, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
+        interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
+        next = ram2->host + (offset2 & PAGE_MASK);
+    }
+    cache_populate(t);
+    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
+    struct tblock *b = cache_alloc(t, sizeof(*b));
+    b->page = cache_page(t, ram, page, true);
+    b->host = (uint64_t)(uintptr_t)ram->host + offset;
+    b->mode = mode;
+    w->t = t;
+    w->block = b;
+    w->page_host = b->host & PAGE_MASK;
+    if (!w->path.count) { /* the interpreter's; known as such */
+        cache_add(t, b);
+        trace_block(t, b, linear);
+        return b;
+    }
+    w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
+    write_path(w);
     b->body = (uint32_t)(w->e.w - w->start);
     ways_out(w);
     slow_paths(w);
@@ -1144,13 +1158,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->end = w->path.end;
     b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
     memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));
-    if (w->path.crosses) {
-        b->phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
-        struct tcrosser *x = cache_alloc(t, sizeof(*x));
-        struct tpage *second = cache_page(t, ram2, offset2 >> DP_PAGE_SHIFT, true);
-        *x = (struct tcrosser){second->crossers, b};
-        second->crossers = x;
-    }
+    if (w->path.crosses)
+        note_crossing(t, b, ram2, offset2);
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(w->e.w - t->rw), (size_t)16);
     cache_add(t, b);
     c->counters.translated_blocks++;
