@@ -5,8 +5,8 @@
  * know its bus: PCI and virtio are adapters. Only machine/ names concrete devices, in an explicit array.
  * Locks: one mutex per device, taken by its own entry points; never call out (irq, msi, memory, block, timers of others) while
  * holding it except dp_timer_arm/disarm. Irq levels are computed under the lock and set after it is released; because of that
- * dp_irq_set must be idempotent by level, and a device re-reads its level in a loop when it may have raced (see
- * dp_device_irq_sync pattern in devices/char/uart.c).
+ * dp_irq_set must be idempotent by level, and a device re-reads its level in a loop when it may have raced (ISA
+ * lines: edge_line.h).
  * Phases: init -> reset -> [resume -> pause]* -> fini. After pause a device produces nothing (no irq,
  * no DMA, no output) but accepts and holds input.
  */

@@ -4,7 +4,7 @@
  * Model: one latch. The processor's FERR# (bus.ferr of the engines) sets it; any write to port 0xf0 clears it. IGNNE#, which on
  * a board lets a handler use the x87 between that write and FNCLEX, is not followed: engines drop an exception that no
  * interrupt can tell of, which is what it is for.
- * The line is an ISA one: a fall is driven even if the level rises again soon (uart.c). Port 0xf1
+ * The line is an ISA one: a fall is driven even if the level rises again soon (edge_line.h). Port 0xf1
  * (reset of a 80287) is ignored; both read as all ones.
  * Source: Intel 82371AB (PIIX4) datasheet 4.3.4 (coprocessor error register); Intel SDM vol. 1 D.2 (FERR#, IGNNE#).
  */
