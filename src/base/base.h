@@ -42,8 +42,9 @@ int dp_error_prefix(struct dp_error *e, int code, const char *format, ...) DP_PR
 
 /* ---- memory ---- */
 
-/* Address space for size bytes (a multiple of 2 MiB) that become memory where they are touched, in huge pages if the host has them: what is filled from its
- * beginning and read here and there then takes neither page faults nor TLB misses. NULL: there is none. Give back with munmap. */
+/* Address space for size bytes (a multiple of 2 MiB) that become memory where they are touched, in huge pages if the
+ * host has them: what is filled from its beginning and read here and there then takes neither page faults nor TLB
+ * misses. NULL: there is none. Give back with munmap. */
 void *dp_reserve_huge(size_t size);
 
 /* ---- trace points ---- */

@@ -30,7 +30,9 @@ static int parse_file(const char *text, struct dp_vm_file *f, struct cli_board_s
     const char *p = text;
     *f = (struct dp_vm_file){0};
     for (;; p++) {
-        const char **value = !strncmp(p, "name=", 5) ? &f->name : !strncmp(p, "file=", 5) ? &f->path : !strncmp(p, "string=", 7) ? &f->text : NULL;
+        const char **value = !strncmp(p, "name=", 5)     ? &f->name
+                             : !strncmp(p, "file=", 5)   ? &f->path
+                             : !strncmp(p, "string=", 7) ? &f->text : NULL;
         size_t n = strcspn(p, ",");
         if (value) {
             if (*value)
@@ -42,8 +44,10 @@ static int parse_file(const char *text, struct dp_vm_file *f, struct cli_board_s
             force = true;
             p += n;
         } else {
-            return dp_error_set(e, -EINVAL, "--fw-cfg %s: '%.*s' is not known: possible are name=, file=, string= and force (a comma in a value is written twice)",
-                                text, (int)DP_MIN(n, (size_t)40), p);
+            return dp_error_set(
+                e, -EINVAL,
+                "--fw-cfg %s: '%.*s' is not known: possible are name=, file=, string= and force (a comma in a value is written twice)",
+                text, (int)DP_MIN(n, (size_t)40), p);
         }
         if (!*p)
             break;
@@ -51,8 +55,10 @@ static int parse_file(const char *text, struct dp_vm_file *f, struct cli_board_s
     if (!f->name || !*f->name || !f->path == !f->text)
         return dp_error_set(e, -EINVAL, "--fw-cfg %s: give name=NAME, and either file=FILE or string=TEXT", text);
     if (!force && strncmp(f->name, "opt/", 4))
-        return dp_error_set(e, -EINVAL, "--fw-cfg %s: names of one's own begin with opt/, as in opt/org.example/key; all others are firmware's (force allows them)",
-                            text);
+        return dp_error_set(
+            e, -EINVAL,
+            "--fw-cfg %s: names of one's own begin with opt/, as in opt/org.example/key; all others are firmware's (force allows them)",
+            text);
     return 0;
 }
 

@@ -16,7 +16,8 @@ struct cli_board_storage {
     char *text[3 * CLI_LIST_MAX]; /* a file has three values at most */
     unsigned count;
 };
-int cli_board_parse(const struct cli_board *b, bool pc, struct dp_vm_config *c, struct cli_board_storage *storage, struct dp_error *e) DP_MUST_CHECK;
+int cli_board_parse(const struct cli_board *b, bool pc, struct dp_vm_config *c, struct cli_board_storage *storage,
+                    struct dp_error *e) DP_MUST_CHECK;
 void cli_board_fini(struct cli_board_storage *storage);
 /* "file:PATH" into a file of sound. */
 int cli_board_speaker(const char *where, struct dp_wav **out, struct dp_error *e) DP_MUST_CHECK;

@@ -27,7 +27,8 @@ static void __attribute__((noreturn)) watch_over(int fd, const struct termios *s
     } while ((n < 0 && errno == EINTR) || (n == 1 && c == 's'));
     if (n <= 0) {
         if (screen) {
-            ssize_t written = write(STDIN_FILENO, dp_text_view_leave, strlen(dp_text_view_leave)); /* a terminal's input is its output too */
+            /* a terminal's input is its output too */
+            ssize_t written = write(STDIN_FILENO, dp_text_view_leave, strlen(dp_text_view_leave));
             (void)written;
         }
         tcsetattr(STDIN_FILENO, TCSADRAIN, saved);

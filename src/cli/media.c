@@ -8,8 +8,9 @@
 
 #define K 1024ull
 /* The formats that the floppy controller has (devices/storage/fdc_medium.c). */
-static const uint64_t floppy_sizes[] = {160 * K,  180 * K,  320 * K,  360 * K,  640 * K,  720 * K,  800 * K,  820 * K,  1200 * K, 1440 * K, 1476 * K,
-                                        1600 * K, 1680 * K, 1722 * K, 1743 * K, 1760 * K, 1840 * K, 1920 * K, 2880 * K, 3120 * K, 3200 * K};
+static const uint64_t floppy_sizes[] = {160 * K,  180 * K,  320 * K,  360 * K,  640 * K,  720 * K,  800 * K,  820 * K,  1200 * K, 1440 * K,
+                                        1476 * K, 1600 * K, 1680 * K, 1722 * K, 1743 * K, 1760 * K, 1840 * K, 1920 * K, 2880 * K, 3120 * K,
+                                        3200 * K};
 
 int cli_media_kind(const char *path, enum cli_media *kind, struct dp_error *e)
 {
@@ -44,7 +45,8 @@ static const char *first(const char *const *paths)
 
 const char *cli_firmware(const char *name, const char **variables, struct dp_error *e)
 {
-    static const char *const bios[] = {"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/seabios/bios.bin", NULL};
+    static const char *const bios[] = {"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin", "/usr/share/seabios/bios.bin",
+                                       NULL};
     static const char *const code[] = {"/usr/share/OVMF/OVMF_CODE_4M.fd", NULL}, *const vars[] = {"/usr/share/OVMF/OVMF_VARS_4M.fd", NULL};
     bool uefi = !strcmp(name, "uefi");
     *variables = uefi ? first(vars) : NULL;
@@ -52,7 +54,8 @@ const char *cli_firmware(const char *name, const char **variables, struct dp_err
         return name;
     const char *path = first(uefi ? code : bios);
     if (!path || (uefi && !*variables)) {
-        dp_error_set(e, -ENOENT, "no %s on this host: install the package %s, or give --firmware FILE", uefi ? "OVMF" : "SeaBIOS", uefi ? "ovmf" : "seabios");
+        dp_error_set(e, -ENOENT, "no %s on this host: install the package %s, or give --firmware FILE", uefi ? "OVMF" : "SeaBIOS",
+                     uefi ? "ovmf" : "seabios");
         return NULL;
     }
     return path;
@@ -79,7 +82,8 @@ int cli_make_variables(const char *path, const char *variables, struct dp_error 
     if (!access(path, F_OK))
         return 0;
     uint8_t data[65536];
-    int from = open(variables, O_RDONLY | O_CLOEXEC), to = from < 0 ? -1 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), rc = 0;
+    int from = open(variables, O_RDONLY | O_CLOEXEC), to = from < 0 ? -1 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600),
+        rc = 0;
     ssize_t n = -1;
     while (to >= 0 && (n = read(from, data, sizeof data)) > 0)
         if (write(to, data, (size_t)n) != n) {

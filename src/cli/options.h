@@ -1,7 +1,8 @@
 /* cli/options.h - command-line options as one table per verb: parsing, help, suggestions and completion all read it.
  *
- * Model: a row says name, letter, argument, kind and where in the verb's struct the value goes. Strings point into argv. Operands (words
- * that belong to no option) are const char *, must all be given unless they are optional, and may stand among the options. After "--" all words are operands.
+ * Model: a row says name, letter, argument, kind and where in the verb's struct the value goes. Strings point into argv.
+ * Operands (words that belong to no option) are const char *, must all be given unless they are optional, and may stand among
+ * the options. After "--" all words are operands.
  */
 #ifndef DP_CLI_OPTIONS_H
 #define DP_CLI_OPTIONS_H
@@ -60,7 +61,8 @@ int cli_begin(const struct cli_verb *verb, int argc, char **argv, void *values);
 /* The name among count that is nearest to text, or NULL when none is near. */
 const char *cli_nearest(const char *text, const char *const *names, unsigned count);
 
-extern const struct cli_verb cli_run, cli_list, cli_stats, cli_control, cli_screenshot, cli_type, cli_key, cli_media_verb, cli_doctor, cli_lockstep;
+extern const struct cli_verb cli_run, cli_list, cli_stats, cli_control, cli_screenshot, cli_type, cli_key, cli_media_verb, cli_doctor,
+    cli_lockstep;
 
 enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
 

@@ -145,7 +145,8 @@ static bool descriptor_usable(int fd, int forbidden_access)
     int flags = fcntl(fd, F_GETFL);
     /* Something of our own, even guest RAM, may sit on the number of a stdin that was closed. What we open is close-on-exec; what we
      * inherited cannot be. */
-    return flags >= 0 && !(fcntl(fd, F_GETFD) & FD_CLOEXEC) && (flags & O_ACCMODE) != forbidden_access && !fstat(fd, &st) && (st.st_mode & S_IFMT) && !S_ISDIR(st.st_mode);
+    return flags >= 0 && !(fcntl(fd, F_GETFD) & FD_CLOEXEC) && (flags & O_ACCMODE) != forbidden_access && !fstat(fd, &st) &&
+           (st.st_mode & S_IFMT) && !S_ISDIR(st.st_mode);
 }
 
 static void choose_output(struct dp_console *c, int fd)

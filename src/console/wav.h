@@ -1,7 +1,7 @@
 /* console/wav.h - a sound as a file: 16-bit mono PCM in a RIFF WAVE container.
  *
- * Model: samples are put at positions, in any order; what is never put is silence (a hole in the file, which takes no room on the disk). The header is
- * right after each put, so the file can be played while it grows and after a kill. What lies beyond a GiB of file is dropped.
+ * Model: samples are put at positions, in any order; what is never put is silence (a hole in the file, which takes no room on the disk).
+ * The header is right after each put, so the file can be played while it grows and after a kill. What lies beyond a GiB of file is dropped.
  * Source: Microsoft/IBM "Multimedia Programming Interface and Data Specifications 1.0" (1991), "Waveform Audio File Format".
  */
 #ifndef DP_WAV_H

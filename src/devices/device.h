@@ -1,12 +1,14 @@
 /* devices/device.h - devices are constant tables, no object system.
  *
- * Model: a class names its properties, its state table, its register windows and its life-cycle functions. An instance starts with struct dp_device;
- * guest-visible state lies in one plain struct (regs) described by the table, host handles lie beside it. A device core does not know its bus: PCI and
- * virtio are adapters. Only machine/ names concrete devices, in an explicit array.
- * Locks: one mutex per device, taken by its own entry points; never call out (irq, msi, memory, block, timers of others) while holding it
- * except dp_timer_arm/disarm. Irq levels are computed under the lock and set after it is released; because of that dp_irq_set must be idempotent by
- * level, and a device re-reads its level in a loop when it may have raced (see dp_device_irq_sync pattern in devices/char/uart.c).
- * Phases: init -> reset -> [resume -> pause]* -> fini. After pause a device produces nothing (no irq, no DMA, no output) but accepts and holds input.
+ * Model: a class names its properties, its state table, its register windows and its life-cycle functions. An instance starts with struct
+ * dp_device; guest-visible state lies in one plain struct (regs) described by the table, host handles lie beside it. A device core does not
+ * know its bus: PCI and virtio are adapters. Only machine/ names concrete devices, in an explicit array.
+ * Locks: one mutex per device, taken by its own entry points; never call out (irq, msi, memory, block, timers of others) while
+ * holding it except dp_timer_arm/disarm. Irq levels are computed under the lock and set after it is released; because of that
+ * dp_irq_set must be idempotent by level, and a device re-reads its level in a loop when it may have raced (ISA
+ * lines: edge_line.h).
+ * Phases: init -> reset -> [resume -> pause]* -> fini. After pause a device produces nothing (no irq,
+ * no DMA, no output) but accepts and holds input.
  */
 #ifndef DP_DEVICE_H
 #define DP_DEVICE_H
@@ -74,7 +76,8 @@ struct dp_device {
     bool initialised;                         /* private to device.c: fini is due */
 };
 
-/* Allocates, sets properties to their initial values. The caller then sets properties and wires and calls dp_device_init, which resets too. */
+/* Allocates, sets properties to their initial values. The caller then sets properties and wires and
+ * calls dp_device_init, which resets too. */
 struct dp_device *dp_device_alloc(const struct dp_device_class *c, const char *id, const struct dp_device_env *env);
 int dp_device_init(struct dp_device *d, struct dp_error *e) DP_MUST_CHECK;
 void dp_device_free(struct dp_device *d); /* fini if it was initialised; NULL is fine */

@@ -29,7 +29,8 @@ enum {
 };
 enum { CLOSE = -1 }; /* what the functions that take a message return: bytes taken, 0: more are needed, or this */
 
-enum { ENCODING_RAW = 0, ENCODING_ZRLE = 16, ENCODING_DESKTOP_SIZE = -223, ENCODING_QEMU_KEY = -258, ENCODING_EXTENDED_DESKTOP_SIZE = -308 };
+enum { ENCODING_RAW = 0, ENCODING_ZRLE = 16, ENCODING_DESKTOP_SIZE = -223, ENCODING_QEMU_KEY = -258,
+       ENCODING_EXTENDED_DESKTOP_SIZE = -308 };
 /* ExtendedDesktopSize: why it is told, and what became of a client's wish. */
 enum { SIZE_BY_SERVER = 0, SIZE_BY_CLIENT = 1 };
 enum { SIZE_OK = 0, SIZE_PROHIBITED = 1, SIZE_INVALID = 3, SIZE_FORWARDED = 4 /* it may come, later */ };

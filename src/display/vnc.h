@@ -3,9 +3,10 @@
  * Model: RFB 3.8 (3.3 and 3.7 are understood) on a unix socket or on TCP, up to DP_VNC_CLIENTS_MAX clients, all at the same screen. While a
  * client waits for news the source is asked 30 times a second, if its generation moved; the new picture is compared with the last one tile
  * by tile, and each changed tile gets the next serial number. A client keeps the serial it has seen, so what it is owed needs no lists.
- * Encodings: raw, ZRLE. A screen that changes its size is told to clients that understand (Extended)DesktopSize; others see it cut off or
- * with a black margin. A client that asks for a size (SetDesktopSize) passes its wish on to the source. Keys come as keysyms (a US keyboard is assumed, shift is added or taken away as a character needs it), or as key codes
- * where the client has QEMU's extension. What a client holds down is let go when it leaves.
+ * Encodings: raw, ZRLE. A screen that changes its size is told to clients that understand (Extended)DesktopSize; others see it cut off
+ * or with a black margin. A client that asks for a size (SetDesktopSize) passes its wish on to the source. Keys come as keysyms (a US
+ * keyboard is assumed, shift is added or taken away as a character needs it), or as key codes where the client has QEMU's extension.
+ * What a client holds down is let go when it leaves.
  * Access: a unix socket is open to its user alone. TCP without a password only listens on loopback addresses. The password is VNC
  * authentication's (eight characters count), and nothing is encrypted: across a network use an ssh tunnel to the unix socket.
  * Invariants: clients are hostile. A message is used when it is whole; of a client that does not read, at most one frame is kept;

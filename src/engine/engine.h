@@ -42,12 +42,12 @@ struct dp_x86_bus {
     /* The guest's TSC is now the VM's + offset (it wrote IA32_TSC or IA32_TSC_ADJUST). */
     void (*tsc_moved)(void *board, unsigned cpu, int64_t offset);
     void *board;
-    /* The processor entered or left system management mode: which memory it sees there is the board's matter (SMRAM). Called in its thread, before its
-     * state is saved and after it was read back; the board may change the memory map. NULL: memory is the same. */
+    /* The processor entered or left system management mode: which memory it sees there is the board's matter (SMRAM). Called in its thread,
+     * before its state is saved and after it was read back; the board may change the memory map. NULL: memory is the same. */
     void (*smm_changed)(void *board, unsigned cpu, bool in_smm);
-    /* FERR#: an x87 exception waits and CR0.NE is 0, so it is reported the PC's way, by IRQ 13 (which port 0xf0 lowers). Called before each x87
-     * instruction that waits for it; an interrupt it causes is taken before that instruction. If none can be taken the exception is dropped and the
-     * instruction runs. NULL: #MF as if CR0.NE were set. */
+    /* FERR#: an x87 exception waits and CR0.NE is 0, so it is reported the PC's way, by IRQ 13 (which port 0xf0 lowers). Called before each
+     * x87 instruction that waits for it; an interrupt it causes is taken before that instruction. If none can be taken the exception is
+     * dropped and the instruction runs. NULL: #MF as if CR0.NE were set. */
     void (*ferr)(void *board, unsigned cpu);
 };
 
@@ -121,10 +121,10 @@ struct dp_engine {
     void (*vm_fini)(struct dp_engine_state *);
     int (*cpu_init)(struct dp_engine_state *, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *e);
     void (*cpu_fini)(struct dp_cpu *);
-    /* Executes until an exit, at most budget instructions (0: no limit; below 64: one block or one delivered event at most, so that engines can be led
-     * side by side, see vm/lockstep.h). Only the vCPU's own thread. */
+    /* Executes until an exit, at most budget instructions (0: no limit; below 64: one block or one delivered event at most, so that engines
+     * can be led side by side, see vm/lockstep.h). Only the vCPU's own thread. */
     void (*run)(struct dp_cpu *, uint64_t budget, struct dp_exit *exit);
-    void (*kick)(struct dp_cpu *);                                     /* any thread, signal-safe; run() returns soon, or at once the next time */
+    void (*kick)(struct dp_cpu *); /* any thread, signal-safe; run() returns soon, or at once the next time */
     void (*interrupt)(struct dp_cpu *, enum dp_line line, unsigned value); /* any thread; wakes as kick does only when something changed */
     void (*pull)(struct dp_cpu *, struct x86_state *out);
     void (*push)(struct dp_cpu *, const struct x86_state *in);
@@ -140,6 +140,9 @@ const struct dp_engine *dp_engine_choose(const char *name, char *why, size_t why
 
 /* TSC of a VM: the clock's ns scaled to model->tsc_khz; engines add x86_state.tsc_offset. */
 static inline uint64_t dp_tsc_from_ns(uint64_t ns, uint32_t tsc_khz) { return (uint64_t)((unsigned __int128)ns * tsc_khz / 1000000); }
-static inline uint64_t dp_tsc_to_ns(uint64_t tsc, uint32_t tsc_khz) { return (uint64_t)(((unsigned __int128)tsc * 1000000 + tsc_khz - 1) / tsc_khz); }
+static inline uint64_t dp_tsc_to_ns(uint64_t tsc, uint32_t tsc_khz)
+{
+    return (uint64_t)(((unsigned __int128)tsc * 1000000 + tsc_khz - 1) / tsc_khz);
+}
 
 #endif

@@ -305,7 +305,10 @@ void dp_space_set_cpu_mask(struct dp_space *s, uint64_t mask)
         notify_changed(s);
 }
 
-uint64_t dp_space_cpu_mask(const struct dp_space *s) { return atomic_load_explicit(&((struct dp_space *)s)->cpu_mask, memory_order_relaxed); }
+uint64_t dp_space_cpu_mask(const struct dp_space *s)
+{
+    return atomic_load_explicit(&((struct dp_space *)s)->cpu_mask, memory_order_relaxed);
+}
 
 /* ---- mappings ---- */
 

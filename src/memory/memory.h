@@ -4,8 +4,8 @@
  * priority. Its flat view is an immutable sorted array, built at commit and swapped. RAM has up to 8 dirty clients (migration,
  * display, incremental snapshot, ...) each with its own bitmap, and per-page code tracking for engines that cache decoded or
  * translated code.
- * Invariants: nobody outside memory/ and engine/ holds a host pointer to RAM longer than a pin. unpin and write mark dirty.
- * Reads of nothing give all ones, writes to nothing vanish (counted). Guest-physical arithmetic never wraps: a range that passes 2^64 is nothing.
+ * Invariants: nobody outside memory/ and engine/ holds a host pointer to RAM longer than a pin. unpin and write mark dirty. Reads of
+ * nothing give all ones, writes to nothing vanish (counted). Guest-physical arithmetic never wraps: a range that passes 2^64 is nothing.
  */
 #ifndef DP_MEMORY_H
 #define DP_MEMORY_H
@@ -55,16 +55,16 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size);
  * decoded code is valid for. The caller has its fast write paths to the page revoked (listener code_marked) before it reads the bytes. */
 uint32_t dp_ram_code_mark(struct dp_ram *r, uint64_t page);
 
-/* Is code of this page overwritten so often that caching it does not pay? Then an engine executes it without marking it, looking at its bytes every time; each
- * call counts, and after some ten thousands the page is given another chance. */
+/* Is code of this page overwritten so often that caching it does not pay? Then an engine executes it without marking it, looking at its
+ * bytes every time; each call counts, and after some ten thousands the page is given another chance. */
 #define DP_CODE_VOLATILE 16 /* times */
 static inline bool dp_ram_code_is_volatile(const struct dp_ram *r, uint64_t page)
 {
     return (atomic_load_explicit(&r->code_hits[page], memory_order_relaxed) & 0xffff) >= DP_CODE_VOLATILE;
 }
 bool dp_ram_code_volatile(struct dp_ram *r, uint64_t page);
-/* fn is called, in the writer's thread and with no lock held, after code of a page was overwritten and before dp_ram_mark_dirty returns. One watcher;
- * set before processors run. */
+/* fn is called, in the writer's thread and with no lock held, after code of a page was overwritten and before dp_ram_mark_dirty
+ * returns. One watcher; set before processors run. */
 void dp_ram_watch_code(struct dp_ram *r, void (*fn)(void *opaque, struct dp_ram *r, uint64_t page), void *opaque);
 
 /* ---- spaces ---- */
@@ -89,8 +89,8 @@ struct dp_listener {            /* engines; callbacks in the thread that made th
 };
 
 int dp_space_create(const char *name, uint64_t size, struct dp_trace *t, struct dp_space **out, struct dp_error *e) DP_MUST_CHECK;
-/* A space that shows `below`, which outlives it, wherever nothing is mapped in itself. Listeners of `below` are told of both. For another view of the same
- * memory, as processors in system management mode have it. */
+/* A space that shows `below`, which outlives it, wherever nothing is mapped in itself. Listeners of `below` are told of both. For another
+ * view of the same memory, as processors in system management mode have it. */
 int dp_space_create_over(const char *name, struct dp_space *below, struct dp_space **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_space_destroy(struct dp_space *s);
 /* Higher priority hides lower. *id names the mapping. -EINVAL for ranges that wrap or pass the space's end. Takes effect at once
@@ -107,7 +107,8 @@ void dp_space_begin(struct dp_space *s);
 void dp_space_commit(struct dp_space *s);
 int dp_space_listen(struct dp_space *s, const struct dp_listener *l) DP_MUST_CHECK; /* copied */
 void dp_space_unlisten(struct dp_space *s, void *opaque);
-/* Processors AND each address with this first (a PC's A20 gate); devices' DMA does not. All ones at first. Listeners are told of a change as of another view. */
+/* Processors AND each address with this first (a PC's A20 gate); devices' DMA does not. All ones at first.
+ * Listeners are told of a change as of another view. */
 void dp_space_set_cpu_mask(struct dp_space *s, uint64_t mask);
 uint64_t dp_space_cpu_mask(const struct dp_space *s);
 /* Has every listener revoke fast write paths to a page of code (engines call it right after dp_ram_code_mark's first mark). */

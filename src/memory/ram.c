@@ -16,7 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CODE_PATIENCE 60000 /* instructions run unmarked until it may be marked again: that costs as much as some thousands of them. 16 bits */
+/* instructions run unmarked until it may be marked again: that costs as much as some thousands of them. 16 bits */
+#define CODE_PATIENCE 60000
 
 struct ram {
     struct dp_ram ram;
@@ -191,7 +192,8 @@ static void note_overwritten(struct dp_ram *r, uint64_t page)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-    uint32_t now = (uint32_t)(t.tv_sec * 250 + t.tv_nsec / 4000000) << 16, hits = atomic_load_explicit(&r->code_hits[page], memory_order_relaxed);
+    uint32_t now = (uint32_t)(t.tv_sec * 250 + t.tv_nsec / 4000000) << 16,
+             hits = atomic_load_explicit(&r->code_hits[page], memory_order_relaxed);
     if ((hits & 0xffff0000u) != now)
         hits = now;
     if ((hits & 0xffff) < DP_CODE_VOLATILE)

@@ -67,6 +67,7 @@ void dp_state_json(const struct dp_state_table *t, const void *regs, struct dp_b
 /* Appends one line per differing field ("name[i]: 0x1 != 0x2"); returns how many differ. out may be NULL. */
 unsigned dp_state_diff(const struct dp_state_table *t, const void *a, const void *b, struct dp_buffer *out);
 void dp_state_random(const struct dp_state_table *t, void *regs, struct dp_random *r); /* within masks; then clamp */
-void dp_state_schema(const struct dp_state_table *t, struct dp_buffer *out); /* "table.tag name kind count", a line each, sub-tables included */
+/* "table.tag name kind count", a line each, sub-tables included */
+void dp_state_schema(const struct dp_state_table *t, struct dp_buffer *out);
 
 #endif

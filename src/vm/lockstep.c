@@ -8,7 +8,8 @@
 #include "isa/x86/insn.h"
 #include "vm/lockstep_internal.h"
 
-enum { HISTORY = 16, PATH = 256, WATCHED = 16, LOOK_AHEAD = 64, ONE_BLOCK = 63 /* a budget: engines come back after a block */, IDLE_TRIES = 100000 };
+enum { HISTORY = 16, PATH = 256, WATCHED = 16, LOOK_AHEAD = 64, IDLE_TRIES = 100000 };
+enum { ONE_BLOCK = 63 }; /* a budget: engines come back after a block */
 #define MEMORY_DEFAULT (256ull << 20)
 #define EVERY_DEFAULT 10000000
 
@@ -349,7 +350,8 @@ static void ram_diverged(struct lockstep *l, uint64_t page, bool unmarked)
 /* Bits that a processor may set in an entry of a page table whenever it likes, as long as it walks there: P and A. */
 enum { ENTRY_P = 1, ENTRY_A = 1 << 5 };
 
-/* Pages that differ only in accessed bits of what looks like entries of page tables are made equal: when an engine walks is its own affair. */
+/* Pages that differ only in accessed bits of what looks like entries of page tables are made equal:
+ * when an engine walks is its own affair. */
 static bool same_page(struct lockstep *l, uint64_t page)
 {
     uint8_t *a = l->m[0].ram->host + page * DP_PAGE_SIZE, *b = l->m[1].ram->host + page * DP_PAGE_SIZE;
@@ -540,8 +542,8 @@ static int step(struct lockstep *l, uint64_t budget, struct dp_error *e)
 
 /* ---- slices ---- */
 
-/* The slice's number of instructions, or up to a halt or a request; then time moves on. It ends at the same instruction whatever the engine's
- * blocks are. */
+/* The slice's number of instructions, or up to a halt or a request; then time moves on. It ends at the same
+ * instruction whatever the engine's blocks are. */
 static int slice(struct lockstep *l, struct dp_error *e)
 {
     struct lockstep_machine *a = &l->m[0], *b = &l->m[1];
@@ -551,7 +553,8 @@ static int slice(struct lockstep *l, struct dp_error *e)
         lockstep_lines(&l->m[i]);
     do {
         uint64_t left = end - a->instructions;
-        uint64_t wanted = l->config.step && !(close && l->config.step > ONE_BLOCK) ? l->config.step : ONE_BLOCK, budget = DP_MIN(wanted, left);
+        uint64_t wanted = l->config.step && !(close && l->config.step > ONE_BLOCK) ? l->config.step : ONE_BLOCK,
+                 budget = DP_MIN(wanted, left);
         int rc = step(l, budget, e);
         if (rc || l->diverged)
             return rc;
@@ -799,8 +802,8 @@ int dp_lockstep_run(const struct dp_lockstep_config *config, struct dp_lockstep_
     closer_focus = focus;
     rc = run_once(&c, &closer_focus, &closer, e);
     if (rc || closer.end != DP_LOCKSTEP_DIVERGED) {
-        dp_buffer_printf(&r->report, "A second run from the start did not diverge between slices %" PRIu64 " and %" PRIu64 "%s%s.\n", focus.first,
-                         focus.last, rc ? ": " : "", rc ? e->text : "");
+        dp_buffer_printf(&r->report, "A second run from the start did not diverge between slices %" PRIu64 " and %" PRIu64 "%s%s.\n",
+                         focus.first, focus.last, rc ? ": " : "", rc ? e->text : "");
         dp_buffer_fini(&closer.report);
         return 0;
     }

@@ -1,16 +1,17 @@
 /* vm/lockstep.h - two engines run the same guest side by side; the first difference between them is reported.
  *
- * Model: two complete machines (machine/pc.h), each with its own RAM, devices and manual clock, one processor each, run by the calling thread
- * in turn. The first engine leads: it runs a *step*, which is a block if its budget is below 64, and its counters tell how many instructions that
- * was and how many events it delivered. The second follows by just as many. Then the processors' states are compared. Of both engines budgets must be
- * exact.
- * Time: a *slice* is the steps until at least so many instructions have run, or until the processor halts. Only at its end do both clocks move,
- * by its number of instructions, so do timers run, disks complete and do interrupt lines reach the processors; a halt skips to the next timer.
- * So a run depends on nothing of the host and is the same each time: what differs is found again, and closer, by a second run.
+ * Model: two complete machines (machine/pc.h), each with its own RAM, devices and manual clock, one processor each, run by the calling
+ * thread in turn. The first engine leads: it runs a *step*, which is a block if its budget is below 64, and its counters tell how many
+ * instructions that was and how many events it delivered. The second follows by just as many. Then the processors' states are
+ * compared. Of both engines budgets must be exact.
+ * Time: a *slice* is the steps until at least so many instructions have run, or until the processor halts. Only at its end do both clocks
+ * move, by its number of instructions, so do timers run, disks complete and do interrupt lines reach the processors; a halt skips to the
+ * next timer. So a run depends on nothing of the host and is the same each time: what differs is found again, and closer, by a second run.
  * Counting: see engine/interp/interp.c. Instructions count when they retire, deliveries of exceptions and interrupts are counted apart.
  * Made deterministic: the wall clock (a manual clock's), disks (a private copy for each machine, requests completed at the slice's end),
  * no entropy device, no RDRAND and RDSEED, no input.
- * Invariants: RAM is compared by the pages that were written, at intervals and whole at the end; so are the devices' states and the serial output.
+ * Invariants: RAM is compared by the pages that were written, at intervals and whole at the end; so
+ * are the devices' states and the serial output.
  */
 #ifndef DP_VM_LOCKSTEP_H
 #define DP_VM_LOCKSTEP_H

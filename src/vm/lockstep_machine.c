@@ -74,7 +74,8 @@ static int private_copy(const char *path, struct dp_error *e)
     else if (!S_ISREG(st.st_mode))
         rc = dp_error_set(e, -EINVAL, "disk %s: lock-step copies each disk, give a regular file", path);
     if (!rc && (to = open(folder && *folder ? folder : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)) < 0)
-        rc = dp_error_set(e, -errno, "disk %s: cannot make a copy of it in %s (TMPDIR): %s", path, folder ? folder : "/var/tmp", strerror(errno));
+        rc = dp_error_set(e, -errno, "disk %s: cannot make a copy of it in %s (TMPDIR): %s", path, folder ? folder : "/var/tmp",
+                          strerror(errno));
     if (!rc && ftruncate(to, st.st_size))
         rc = -errno;
     for (off_t at = 0, data; !rc && (data = lseek(from, at, SEEK_DATA)) >= 0 && (at = lseek(from, data, SEEK_HOLE)) > data;)
@@ -221,7 +222,8 @@ static int copy_disk(struct lockstep_machine *to, struct lockstep_machine *from,
 {
     off_t size = lseek(from->disk_fd[n], 0, SEEK_END);
     int rc = ftruncate(to->disk_fd[n], 0) || ftruncate(to->disk_fd[n], size) ? -errno : 0;
-    for (off_t at = 0, data; !rc && (data = lseek(from->disk_fd[n], at, SEEK_DATA)) >= 0 && (at = lseek(from->disk_fd[n], data, SEEK_HOLE)) > data;)
+    for (off_t at = 0, data;
+         !rc && (data = lseek(from->disk_fd[n], at, SEEK_DATA)) >= 0 && (at = lseek(from->disk_fd[n], data, SEEK_HOLE)) > data;)
         rc = copy_bytes(from->disk_fd[n], to->disk_fd[n], data, at);
     return rc ? dp_error_set(e, rc, "disk %s: cannot copy it: %s", to->config->disk[n], strerror(-rc)) : 0;
 }
@@ -315,7 +317,8 @@ int lockstep_boot(struct lockstep_machine *m, struct dp_error *e)
     return rc;
 }
 
-int lockstep_machine_init(struct lockstep_machine *m, const struct dp_lockstep_config *c, const struct dp_engine *engine, struct dp_error *e)
+int lockstep_machine_init(struct lockstep_machine *m, const struct dp_lockstep_config *c, const struct dp_engine *engine,
+                          struct dp_error *e)
 {
     m->config = c;
     m->engine = engine;

@@ -2,42 +2,16 @@
  * initialisation, what is no printing; conformance.
  */
 #include "devices/char/parallel.h"
-#include "tests/device/conformance.h"
+#include "tests/device/console_rig.h"
 
 enum { BASE = 0x378, DATA = 0, STATUS = 1, CONTROL = 2, IDLE = 0xd8 };
 
-struct rig { struct conformance_world w; struct dp_device *d; struct dp_console *c; bool irq; unsigned rises; };
-
-static void irq_set(void *opaque, unsigned n, bool level)
-{
-    struct rig *r = opaque;
-    assert_int_equal(n, 7);
-    r->rises += level && !r->irq;
-    r->irq = level;
-}
-
 static void rig_new(struct rig *r)
 {
-    struct dp_error e = {0};
-    memset(r, 0, sizeof(*r));
-    conformance_world_init(&r->w);
-    assert_ok(dp_console_open_memory(&r->c, &e), e);
-    r->d = dp_device_alloc(&dp_parallel_class, "parallel0", &r->w.env);
-    dp_parallel_wire(r->d, (struct dp_irq){irq_set, r, 7}, r->c);
-    assert_ok(dp_device_init(r->d, &e), e);
-    assert_ok(dp_device_map(r->d, DP_PARALLEL_WINDOW, BASE, &e), e);
-    dp_device_resume(r->d);
+    rig_make(r, &dp_parallel_class, "parallel0");
+    dp_parallel_wire(r->d, (struct dp_irq){rig_irq, r, RIG_LINE}, r->c);
+    rig_start(r, DP_PARALLEL_WINDOW, BASE);
 }
-
-static void rig_free(struct rig *r)
-{
-    dp_device_free(r->d);
-    dp_console_close(r->c);
-    conformance_world_fini(&r->w);
-}
-
-static uint8_t in(struct rig *r, unsigned reg) { return (uint8_t)dp_space_load(r->w.env.ports, BASE + reg, 1); }
-static void out(struct rig *r, unsigned reg, uint8_t v) { dp_space_store(r->w.env.ports, BASE + reg, v, 1); }
 
 static void printed(struct rig *r, const char *text)
 {

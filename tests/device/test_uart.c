@@ -2,49 +2,17 @@
  * lines, back-pressure, pause, break, and what every device must do.
  */
 #include "devices/char/uart.h"
-#include "tests/device/conformance.h"
+#include "tests/device/console_rig.h"
 
 enum { DATA, IER, IIR, FCR = IIR, LCR, MCR, LSR, MSR, SCR };
 enum { BASE = 0x3f8, DTR = 1, RTS = 2, OUT2 = 8, LOOP = 0x10 };
 
-struct rig { struct conformance_world w; struct dp_device *d; struct dp_console *c; bool irq; unsigned edges, rises; void (*on_rise)(struct rig *r); };
-
-static void irq_set(void *opaque, unsigned n, bool level)
-{
-    struct rig *r = opaque;
-    assert_int_equal(n, 4);
-    r->edges += r->irq != level;
-    r->rises += level && !r->irq;
-    r->irq = level;
-    if (level && r->on_rise) {
-        void (*handler)(struct rig *) = r->on_rise;
-        r->on_rise = NULL;
-        handler(r);
-    }
-}
-
 static void rig_new(struct rig *r)
 {
-    struct dp_error e = {0};
-    memset(r, 0, sizeof(*r));
-    conformance_world_init(&r->w);
-    assert_ok(dp_console_open_memory(&r->c, &e), e);
-    r->d = dp_device_alloc(&dp_uart_class, "serial0", &r->w.env);
-    dp_uart_wire(r->d, (struct dp_irq){irq_set, r, 4}, r->c);
-    assert_ok(dp_device_init(r->d, &e), e);
-    assert_ok(dp_device_map(r->d, DP_UART_WINDOW, BASE, &e), e);
-    dp_device_resume(r->d);
+    rig_make(r, &dp_uart_class, "serial0");
+    dp_uart_wire(r->d, (struct dp_irq){rig_irq, r, RIG_LINE}, r->c);
+    rig_start(r, DP_UART_WINDOW, BASE);
 }
-
-static void rig_free(struct rig *r)
-{
-    dp_device_free(r->d);
-    dp_console_close(r->c);
-    conformance_world_fini(&r->w);
-}
-
-static uint8_t in(struct rig *r, unsigned reg) { return (uint8_t)dp_space_load(r->w.env.ports, BASE + reg, 1); }
-static void out(struct rig *r, unsigned reg, uint8_t v) { dp_space_store(r->w.env.ports, BASE + reg, v, 1); }
 
 static void registers(void **state)
 {

@@ -10,19 +10,12 @@
 
 #include "devices/storage/ahci.h"
 #include "tests/device/fake_block.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 #define RAM_SIZE (1u << 20)
 enum { OPERATIONS_MAX = 400, DRIVES = 3, IMAGES = 4, IMAGE_SIZE = 1 << 16 };
 enum { PX = 0x100, PX_SIZE = 0x80, CLB = 0, FB = 8, IE = 0x14, CMD = 0x18, SCTL = 0x2c, SACT = 0x34, CI = 0x38, FRE_ST = 0x11, FRE = 0x10 };
 enum { LIST = 0x1000, FIS = 0x3000, TABLES = 0x4000, TABLE_SIZE = 0x100, DATA = 0x20000 };
-
-#define MUST(x)                                                                                                                            \
-    do {                                                                                                                                   \
-        if (x)                                                                                                                             \
-            abort();                                                                                                                       \
-    } while (0)
 
 struct world {
     struct dp_device_env env;
@@ -30,16 +23,6 @@ struct world {
     struct dp_device *d;
     struct dp_block block[IMAGES];
 };
-
-struct input { const uint8_t *at, *end; };
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
 
 static void write_reg(struct world *w, unsigned offset, uint32_t value)
 {

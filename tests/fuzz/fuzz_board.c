@@ -12,19 +12,12 @@
 #include "console/console.h"
 #include "devices/pci/pci.h"
 #include "machine/pc.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 #define RAM_SIZE (4u << 20)
 enum { OPERATIONS_MAX = 400, CPUS_MAX = 2, SLOTS = 8, FUNCTIONS = 4, BIOS = 0x20000, VGA_BIOS = 0x1000, VARIABLES = 0x20000, PRD = 0x180000, SCRATCH = 0x190000 };
 enum { DISK_VIRTIO, DISK_IDE, DISK_CD, DISK_FLOPPY, DISKS };
 enum { CONSOLES = 4 };
-
-#define MUST(x)                                                                                                                            \
-    do {                                                                                                                                   \
-        if (x)                                                                                                                             \
-            abort();                                                                                                                       \
-    } while (0)
 
 struct world {
     struct x86_cpuid_model model;
@@ -42,18 +35,6 @@ struct world {
     uint64_t sound; /* position behind the last sample */
     bool reset_requested;
 };
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
 
 static void request(void *opaque, enum dp_vm_request r, int status) { ((struct world *)opaque)->reset_requested |= r == DP_VM_RESET; }
 static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { MUST(cpu >= ((struct world *)opaque)->cpus); }

@@ -14,18 +14,11 @@
 #include "devices/firmware/fw_cfg.h"
 #include "devices/firmware/pflash.h"
 #include "devices/timer/hpet.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 enum { RAM_SIZE = 1 << 20, OPERATIONS_MAX = 600, FLASH_SIZE = 4 * DP_PFLASH_BLOCK, ACCESS = 0x8000 };
 enum { FW_CFG, PFLASH, HPET, PARALLEL, DEBUGCON, DEVICES };
 #define FLASH_BASE 0xffffc000ull
-
-#define MUST(x)                                                                                                                            \
-    do {                                                                                                                                   \
-        if (x)                                                                                                                             \
-            abort();                                                                                                                       \
-    } while (0)
 
 struct world {
     struct dp_device_env env;
@@ -36,18 +29,6 @@ struct world {
     int file;
     bool legacy;
 };
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
 
 static void set_pin(void *opaque, unsigned n, bool level) { }
 static void set_legacy(void *opaque, unsigned n, bool level) { ((struct world *)opaque)->legacy = level; }

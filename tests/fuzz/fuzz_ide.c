@@ -9,18 +9,11 @@
 
 #include "devices/storage/ide.h"
 #include "tests/device/fake_block.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 #define RAM_SIZE (1u << 20)
 enum { OPERATIONS_MAX = 500, IMAGES = 5, IMAGE_SIZE = 1 << 16, WINDOWS = 5 };
 enum { DATA, FEATURE, COUNT, LOW, MID, HIGH, DEVICE, COMMAND };
-
-#define MUST(x)                                                                                                                            \
-    do {                                                                                                                                   \
-        if (x)                                                                                                                             \
-            abort();                                                                                                                       \
-    } while (0)
 
 struct world {
     struct dp_device_env env;
@@ -28,16 +21,6 @@ struct world {
     struct dp_device *d;
     struct dp_block block[IMAGES];
 };
-
-struct input { const uint8_t *at, *end; };
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
 
 static void world_init(struct world *w, unsigned drives)
 {

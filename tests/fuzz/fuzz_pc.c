@@ -13,8 +13,7 @@
 #include "console/console.h"
 #include "devices/pci/pci.h"
 #include "machine/pc.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 #define RAM_SIZE (4u << 20)
 #define RINGS 0x200000u /* slot i has its rings at RINGS + i * 0x8000 */
@@ -24,12 +23,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define MMIO32 0xc0000000u
 #define MMIO64 0x100000000ull
 enum { OPERATIONS_MAX = 400, CPUS_MAX = 3, SLOTS = 5, DISKS = 2, CONSOLES = 3 };
-
-#define MUST(x)                                                                                                                            \
-    do {                                                                                                                                   \
-        if (x)                                                                                                                             \
-            abort();                                                                                                                       \
-    } while (0)
 
 struct world {
     struct x86_cpuid_model model;
@@ -42,18 +35,6 @@ struct world {
     unsigned cpus;
     bool reset_requested;
 };
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
 
 static void request(void *opaque, enum dp_vm_request r, int status) { ((struct world *)opaque)->reset_requested |= r == DP_VM_RESET; }
 static void line(void *opaque, unsigned cpu, enum dp_line l, unsigned value) { MUST(cpu >= ((struct world *)opaque)->cpus); }

@@ -7,19 +7,12 @@
 #include <stdlib.h>
 
 #include "tests/device/vga_modes.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 enum { OPERATIONS_MAX = 300, PICTURES_MAX = 12 };
 #define LFB 0xe0000000u
 #define MMIO 0xe1000000u
 #define CONFIG 0xb0000000u
-
-#define MUST(x)                                                                                                                            \
-    do {                                                                                                                                   \
-        if (x)                                                                                                                             \
-            abort();                                                                                                                       \
-    } while (0)
 
 struct world {
     struct dp_device_env env;
@@ -29,18 +22,6 @@ struct world {
     struct dp_display_text *text;
     unsigned pictures;
 };
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
 
 static void world_init(struct world *w)
 {

@@ -12,8 +12,7 @@
 #include "console/console.h"
 #include "devices/pci/pci.h"
 #include "devices/virtio/virtio.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/input.h"
 
 #define RAM_SIZE (1u << 20)
 #define BAR_BASE 0xe0000000u
@@ -50,18 +49,6 @@ struct world {
     struct dp_console console;
     char path[40];
 };
-
-struct input { const uint8_t *at, *end; };
-
-static uint64_t take(struct input *in, unsigned n)
-{
-    uint64_t value = 0;
-    for (unsigned i = 0; i < n; i++)
-        value |= (uint64_t)(in->at < in->end ? *in->at++ : 0) << i * 8;
-    return value;
-}
-
-#define MUST(x) do { if (x) abort(); } while (0)
 
 static void world_init(struct world *w)
 {

@@ -1,8 +1,10 @@
 /* parallel.c - a parallel port with a printer; model and source in parallel.h.
  *
- * Locks and calls out: as in uart.c: print and irq_sync call out without the lock, one thread at a time, which looks again after each call.
+ * Locks and calls out: print and irq_sync (edge_line.h) call out without the lock, one thread at a time, which looks again after each call.
  */
 #include "devices/char/parallel.h"
+
+#include "devices/edge_line.h"
 
 enum { REG_DATA, REG_STATUS, REG_CONTROL, REGS };
 enum { STATUS_NERROR = 8, STATUS_SELECTED = 0x10, STATUS_NACK = 0x40, STATUS_NBUSY = 0x80 };
@@ -20,13 +22,11 @@ struct parallel_regs {
 struct parallel {
     struct dp_device device;
     struct parallel_regs regs;
-    struct dp_irq irq;
+    struct dp_edge_line line;
     struct dp_console *console;
     bool running;
-    bool print_busy, irq_busy; /* some thread is calling out */
+    bool print_busy;           /* some thread is calling the console */
     unsigned epoch;            /* counts what drops the character otherwise than by printing */
-    int irq_driven;            /* level last given to the line; -1: unknown */
-    bool irq_fell;             /* the level was low since; to be driven so before the next rise */
 };
 
 static const struct dp_field fields[] = {
@@ -46,18 +46,8 @@ static bool irq_level(const struct parallel_regs *r) { return r->irq_pending && 
 static void irq_sync(struct parallel *p)
 {
     pthread_mutex_lock(&p->device.lock);
-    while (p->running && !p->irq_busy) {
-        bool level = irq_level(&p->regs) && !(p->irq_fell && p->irq_driven);
-        if (level == p->irq_driven)
-            break;
-        p->irq_fell = false;
-        p->irq_driven = level;
-        p->irq_busy = true;
-        pthread_mutex_unlock(&p->device.lock);
-        dp_irq_set(&p->irq, level);
-        pthread_mutex_lock(&p->device.lock);
-        p->irq_busy = false;
-    }
+    while (p->running && dp_edge_line_drive(&p->line, &p->device.lock, irq_level(&p->regs)))
+        ;
     pthread_mutex_unlock(&p->device.lock);
 }
 
@@ -78,7 +68,7 @@ static void print(struct parallel *p)
         if (!taken)
             break;
         r->busy = false;
-        r->ack = r->irq_pending = p->irq_fell = true;
+        r->ack = r->irq_pending = p->line.fell = true;
     }
     pthread_mutex_unlock(&p->device.lock);
     irq_sync(p);
@@ -108,7 +98,7 @@ static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
         break;
     case REG_CONTROL: v = r->control | CONTROL_ONES; break;
     }
-    p->irq_fell |= !irq_level(r);
+    dp_edge_line_note(&p->line, irq_level(r));
     pthread_mutex_unlock(&p->device.lock);
     irq_sync(p);
     return v;
@@ -141,7 +131,7 @@ static void port_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
         p->regs.data = (uint8_t)value;
     else if (offset == REG_CONTROL)
         write_control(p, (uint8_t)value);
-    p->irq_fell |= !irq_level(&p->regs);
+    dp_edge_line_note(&p->line, irq_level(&p->regs));
     pthread_mutex_unlock(&p->device.lock);
     print(p);
 }
@@ -154,14 +144,14 @@ static const struct dp_window_spec windows[] = {[DP_PARALLEL_WINDOW] = {"registe
 void dp_parallel_wire(struct dp_device *d, struct dp_irq irq, struct dp_console *console)
 {
     struct parallel *p = (struct parallel *)d;
-    p->irq = irq;
+    p->line.irq = irq;
     p->console = console;
 }
 
 static int init(struct dp_device *d, struct dp_error *e)
 {
     struct parallel *p = (struct parallel *)d;
-    p->irq_driven = -1;
+    dp_edge_line_forget(&p->line);
     if (p->console) {
         struct dp_console_client client = {no_room, no_input, writable, NULL, p};
         dp_console_attach(p->console, &client);
@@ -182,7 +172,7 @@ static void replaced(struct dp_device *d)
     struct parallel *p = (struct parallel *)d;
     pthread_mutex_lock(&d->lock);
     p->epoch++;
-    p->irq_driven = -1;
+    dp_edge_line_forget(&p->line);
     pthread_mutex_unlock(&d->lock);
     print(p);
 }

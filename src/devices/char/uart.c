@@ -1,13 +1,14 @@
 /* uart.c - the 16550A serial port; model and source in uart.h.
  *
  * Locks and calls out: registers change under the device's lock. The console and the interrupt line are called without it, by the pattern
- * of tx_flush and irq_sync: a busy flag makes one thread the caller, it looks again after each call, and whoever finds the flag set
- * only leaves its change for that thread. The line is an ISA one, where the edge counts: a driver that has seen IIR_NONE waits for the next.
- * So a fall of the level is kept (irq_fell) until it was driven, however soon the level rises again.
+ * of tx_flush and edge_line.h: a busy flag makes one thread the caller, it looks again after each call, and whoever finds the flag set only
+ * leaves its change for that thread. The line is an ISA one, where the edge counts: a driver that has seen IIR_NONE waits for the next.
  * Invariants: THRE, TEMT, DR and the interrupt identification are derived, never stored. A flag in rx_flags belongs to its character, and
  * shows in LSR while that character is the oldest. At most depth() characters are in a FIFO.
  */
 #include "devices/char/uart.h"
+
+#include "devices/edge_line.h"
 
 enum { FIFO = 16, CLOCK_BAUD = 115200 /* divisor 1 */, POLLS = 8 };
 
@@ -37,14 +38,12 @@ struct uart_regs {
 struct uart {
     struct dp_device device;
     struct uart_regs regs;
-    struct dp_irq irq;
+    struct dp_edge_line line;
     struct dp_console *console;
     struct dp_timer timeout;
     bool running;                    /* between resume and pause */
-    bool tx_busy, irq_busy;          /* some thread is calling out */
+    bool tx_busy;                    /* some thread is calling the console */
     unsigned tx_epoch;               /* counts what empties the transmit FIFO otherwise than by sending */
-    int irq_driven;                  /* level last given to the line; -1: unknown */
-    bool irq_fell;                   /* the level was low since; to be driven so before the next rise */
 };
 
 /* ---- state ---- */
@@ -149,18 +148,8 @@ static bool irq_level(const struct uart_regs *r)
 static void irq_sync(struct uart *u)
 {
     pthread_mutex_lock(&u->device.lock);
-    while (u->running && !u->irq_busy) {
-        bool level = irq_level(&u->regs) && !(u->irq_fell && u->irq_driven);
-        if (level == u->irq_driven)
-            break;
-        u->irq_fell = false;
-        u->irq_driven = level;
-        u->irq_busy = true;
-        pthread_mutex_unlock(&u->device.lock);
-        dp_irq_set(&u->irq, level);
-        pthread_mutex_lock(&u->device.lock);
-        u->irq_busy = false;
-    }
+    while (u->running && dp_edge_line_drive(&u->line, &u->device.lock, irq_level(&u->regs)))
+        ;
     pthread_mutex_unlock(&u->device.lock);
 }
 
@@ -346,7 +335,7 @@ static uint64_t uart_read(void *opaque, uint64_t offset, unsigned size)
     case REG_SCR: v = r->scr; break;
     }
     kick |= !listened && listening(r);
-    u->irq_fell |= !irq_level(r);
+    dp_edge_line_note(&u->line, irq_level(r));
     pthread_mutex_unlock(&u->device.lock);
     irq_sync(u);
     if (kick)
@@ -432,7 +421,7 @@ static void uart_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
     default: break; /* LSR and MSR: factory tests only */
     }
     kick |= !listened && listening(r);
-    u->irq_fell |= !irq_level(r);
+    dp_edge_line_note(&u->line, irq_level(r));
     pthread_mutex_unlock(&u->device.lock);
     tx_flush(u);
     irq_sync(u);
@@ -445,14 +434,14 @@ static void uart_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
 void dp_uart_wire(struct dp_device *d, struct dp_irq irq, struct dp_console *console)
 {
     struct uart *u = (struct uart *)d;
-    u->irq = irq;
+    u->line.irq = irq;
     u->console = console;
 }
 
 static int uart_init(struct dp_device *d, struct dp_error *e)
 {
     struct uart *u = (struct uart *)d;
-    u->irq_driven = -1;
+    dp_edge_line_forget(&u->line);
     dp_timer_init(&u->timeout, d->env->clock, timeout_due, u);
     if (u->console) {
         struct dp_console_client client = {uart_room, uart_receive, uart_writable, uart_break, u};
@@ -475,7 +464,7 @@ static void uart_reset(struct dp_device *d)
     pthread_mutex_lock(&d->lock);
     dp_timer_disarm(&u->timeout);
     u->tx_epoch++;
-    u->irq_driven = -1;
+    dp_edge_line_forget(&u->line);
     pthread_mutex_unlock(&d->lock);
     irq_sync(u);
     kick_console(u);
@@ -509,7 +498,7 @@ static void uart_post_load(struct dp_device *d)
     else
         dp_timer_disarm(&u->timeout);
     u->tx_epoch++;
-    u->irq_driven = -1;
+    dp_edge_line_forget(&u->line);
     pthread_mutex_unlock(&d->lock);
     tx_flush(u);
     irq_sync(u);

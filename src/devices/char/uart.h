@@ -1,9 +1,10 @@
 /* devices/char/uart.h - the 16550A serial port.
  *
- * Model: eight byte registers, two 16-byte FIFOs, one interrupt line. Characters take no time on the wire: what is written to THR goes to
- * the console at once, and if the console is full it stays in the FIFO (THRE clear) until there is room. Input waits in the console until
- * a driver listens and while the receive FIFO is full, so nothing overruns except breaks and loopback. Only the receive timeout (4 characters) follows the divisor.
- * The line is gated by OUT2 as on PCs, which disconnects it in loopback mode too. Word length and parity do not alter data.
+ * Model: eight byte registers, two 16-byte FIFOs, one interrupt line. Characters take no time on the wire: what is written to
+ * THR goes to the console at once, and if the console is full it stays in the FIFO (THRE clear) until there is room. Input waits
+ * in the console until a driver listens and while the receive FIFO is full, so nothing overruns except breaks and loopback. Only
+ * the receive timeout (4 characters) follows the divisor. The line is gated by OUT2 as on PCs, which disconnects it in loopback
+ * mode too. Word length and parity do not alter data.
  * Source: National Semiconductor PC16550D data sheet (1995), section 8.
  */
 #ifndef DP_UART_H

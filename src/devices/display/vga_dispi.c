@@ -6,8 +6,8 @@
  * window at 0xa0000 use is worked out from the registers anew each time (vga_dispi_mode), because a loaded state may hold anything.
  * The data register at port 0x1cf has an odd address, so that a word there arrives as two bytes: the first is kept until the second
  * comes.
- * The register BAR: 0 the monitor's EDID (zeros: none), 0x400 VGA ports from 0x3c0, 0x500 DISPI registers as words, 0x600 QEMU's extensions: size and byte order (little,
- * fixed).
+ * The register BAR: 0 the monitor's EDID (zeros: none), 0x400 VGA ports from 0x3c0, 0x500 DISPI registers as words, 0x600 QEMU's
+ * extensions: size and byte order (little, fixed).
  * Source: Bochs vbe_display_api.txt; QEMU docs/specs/standard-vga.rst.
  */
 #include "devices/display/vga_internal.h"

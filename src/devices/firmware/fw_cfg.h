@@ -34,14 +34,15 @@ enum { /* keys that owners use; numbers are little-endian */
 #define DP_FW_CFG_ITEM_MAX (1u << 30)   /* bytes of an item */
 #define DP_FW_CFG_WRITABLE_MAX 4096     /* bytes of all writable files together */
 
-/* All copy (NULL: zeros); an item or file added again is replaced. After dp_device_init; before processors run, or while all are stopped (at a reset).
- * -EINVAL: a key or name that cannot be; -E2BIG: too large; -ENOSPC: too many; -ENOMEM. */
+/* All copy (NULL: zeros); an item or file added again is replaced. After dp_device_init; before processors run, or while all are stopped
+ * (at a reset). -EINVAL: a key or name that cannot be; -E2BIG: too large; -ENOSPC: too many; -ENOMEM. */
 int dp_fw_cfg_add_bytes(struct dp_device *d, uint16_t key, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
 /* A little-endian number of 1, 2, 4 or 8 bytes. */
 int dp_fw_cfg_add_number(struct dp_device *d, uint16_t key, uint64_t value, unsigned size, struct dp_error *e) DP_MUST_CHECK;
 int dp_fw_cfg_add_file(struct dp_device *d, const char *name, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
 int dp_fw_cfg_add_writable(struct dp_device *d, const char *name, const void *data, size_t size, struct dp_error *e) DP_MUST_CHECK;
-/* A file as the guest would read it now, NULL when there is none. Valid until it is added again; a writable file's bytes are the guest's. */
+/* A file as the guest would read it now, NULL when there is none. Valid until it is added again; a
+ * writable file's bytes are the guest's. */
 const void *dp_fw_cfg_file(struct dp_device *d, const char *name, size_t *size);
 
 #endif

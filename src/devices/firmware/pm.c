@@ -135,7 +135,8 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
         break;
     case DP_ACPI_PM_CONTROL:
         r->control = ((r->control & ~mask) | v) & CONTROL_WRITABLE;
-        off = (v & CONTROL_SLEEP) && (CONTROL_SLEEP_TYPE(r->control) == DP_ACPI_S5_TYPE || CONTROL_SLEEP_TYPE(r->control) == PIIX4_SOFT_OFF);
+        off =
+            (v & CONTROL_SLEEP) && (CONTROL_SLEEP_TYPE(r->control) == DP_ACPI_S5_TYPE || CONTROL_SLEEP_TYPE(r->control) == PIIX4_SOFT_OFF);
         if ((v & CONTROL_SLEEP) && !off)
             dp_trace_guest(p->device.env->trace, "%s: no sleep state has type %u", p->device.id, CONTROL_SLEEP_TYPE(r->control));
         break;

@@ -1,11 +1,13 @@
 /* i8042.c - see i8042.h; the devices at the two cables are ps2_keyboard.c and ps2_mouse.c.
  *
- * Locks and calls out: everything changes under the device's lock; lines are set without it by `sync`, the pattern of uart.c. The two
+ * Locks and calls out: everything changes under the device's lock; lines are set without it by `sync` (edge_line.h). The two
  * interrupts are edges: OBF falls with each read, and that fall is driven even if the next byte is there already (`fell`).
  * Invariants: the timer is armed (byte_due) only while the buffer is empty, or was when it was armed; whoever empties the buffer,
  * opens a cable or gives a device something to say calls `pump`.
  */
 #include "devices/input/i8042.h"
+
+#include "devices/edge_line.h"
 
 #include "devices/input/ps2.h"
 
@@ -43,16 +45,10 @@ struct i8042_regs {
     struct dp_ps2_mouse mouse;
 };
 
-struct wire {
-    struct dp_irq irq;
-    int driven;                     /* level last set, -1: unknown */
-    bool fell, busy;
-};
-
 struct i8042 {
     struct dp_device device;
     struct i8042_regs regs;
-    struct wire wire[WIRES];
+    struct dp_edge_line wire[WIRES];
     struct dp_timer timer;
     bool running;
 };
@@ -72,28 +68,16 @@ static bool level(const struct i8042_regs *r, unsigned wire)
 static void note_falls(struct i8042 *c)
 {
     for (unsigned i = 0; i < WIRES; i++)
-        c->wire[i].fell |= !level(&c->regs, i);
+        dp_edge_line_note(&c->wire[i], level(&c->regs, i));
 }
 
 /* No lock held. */
 static void sync(struct i8042 *c)
 {
     pthread_mutex_lock(&c->device.lock);
-    for (unsigned i = 0; i < WIRES; i++) {
-        struct wire *w = &c->wire[i];
-        while (c->running && !w->busy) {
-            bool now = level(&c->regs, i) && !(w->fell && w->driven);
-            if (now == w->driven)
-                break;
-            w->fell = false;
-            w->driven = now;
-            w->busy = true;
-            pthread_mutex_unlock(&c->device.lock);
-            dp_irq_set(&w->irq, now);
-            pthread_mutex_lock(&c->device.lock);
-            w->busy = false;
-        }
-    }
+    for (unsigned i = 0; i < WIRES; i++)
+        while (c->running && dp_edge_line_drive(&c->wire[i], &c->device.lock, level(&c->regs, i)))
+            ;
     pthread_mutex_unlock(&c->device.lock);
 }
 
@@ -383,10 +367,8 @@ static void fini(struct dp_device *d) { dp_timer_fini(&((struct i8042 *)d)->time
 /* Lock held: the registers are others. */
 static void replaced(struct i8042 *c)
 {
-    for (unsigned i = 0; i < WIRES; i++) {
-        c->wire[i].driven = -1;
-        c->wire[i].fell = false;
-    }
+    for (unsigned i = 0; i < WIRES; i++)
+        dp_edge_line_forget(&c->wire[i]);
     if (c->regs.byte_due)
         dp_timer_arm(&c->timer, c->regs.byte_at);
     else

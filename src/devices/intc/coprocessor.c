@@ -1,6 +1,8 @@
 /* coprocessor.c - see coprocessor.h. */
 #include "devices/intc/coprocessor.h"
 
+#include "devices/edge_line.h"
+
 enum { CLEAR_ERROR = 0, PORTS = 2 };
 
 struct coprocessor_regs {
@@ -10,11 +12,8 @@ struct coprocessor_regs {
 struct coprocessor {
     struct dp_device device;
     struct coprocessor_regs regs;
-    struct dp_irq irq;
+    struct dp_edge_line line;
     bool running;  /* between resume and pause */
-    bool busy;     /* some thread is calling out */
-    int driven;    /* level last given to the line; -1: unknown */
-    bool fell;     /* the level was low since; to be driven so before the next rise */
 };
 
 static const struct dp_field fields[] = {DP_FIELD_BOOL(struct coprocessor_regs, error, 1, false)};
@@ -25,18 +24,8 @@ static struct coprocessor *coprocessor_of(struct dp_device *d) { return (struct 
 static void sync(struct coprocessor *c)
 {
     pthread_mutex_lock(&c->device.lock);
-    while (c->running && !c->busy) {
-        bool level = c->regs.error && !(c->fell && c->driven);
-        if (level == c->driven)
-            break;
-        c->fell = false;
-        c->driven = level;
-        c->busy = true;
-        pthread_mutex_unlock(&c->device.lock);
-        dp_irq_set(&c->irq, level);
-        pthread_mutex_lock(&c->device.lock);
-        c->busy = false;
-    }
+    while (c->running && dp_edge_line_drive(&c->line, &c->device.lock, c->regs.error))
+        ;
     pthread_mutex_unlock(&c->device.lock);
 }
 
@@ -44,12 +33,12 @@ static void set_error(struct coprocessor *c, bool error)
 {
     pthread_mutex_lock(&c->device.lock);
     c->regs.error = error;
-    c->fell |= !error;
+    dp_edge_line_note(&c->line, error);
     pthread_mutex_unlock(&c->device.lock);
     sync(c);
 }
 
-void dp_coprocessor_wire(struct dp_device *d, struct dp_irq irq13) { coprocessor_of(d)->irq = irq13; }
+void dp_coprocessor_wire(struct dp_device *d, struct dp_irq irq13) { coprocessor_of(d)->line.irq = irq13; }
 void dp_coprocessor_ferr(struct dp_device *d) { set_error(coprocessor_of(d), true); }
 
 static void port_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
@@ -63,7 +52,7 @@ static const struct dp_window_spec windows[] = {[DP_COPROCESSOR_WINDOW] = {"erro
 
 static int init(struct dp_device *d, struct dp_error *e)
 {
-    coprocessor_of(d)->driven = -1;
+    dp_edge_line_forget(&coprocessor_of(d)->line);
     return 0;
 }
 
@@ -88,8 +77,7 @@ static void resume(struct dp_device *d)
 static void post_load(struct dp_device *d)
 {
     pthread_mutex_lock(&d->lock);
-    coprocessor_of(d)->driven = -1;
-    coprocessor_of(d)->fell = false;
+    dp_edge_line_forget(&coprocessor_of(d)->line);
     pthread_mutex_unlock(&d->lock);
     sync(coprocessor_of(d));
 }

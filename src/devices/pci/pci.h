@@ -119,7 +119,8 @@ struct dp_pci_host *dp_pci_host_of(struct dp_device *host);
 /* The bridge's own function, to be made a certain chipset's between init and the first access. */
 struct dp_pci_function *dp_pci_host_bridge(struct dp_device *host);
 /* device 1-31, function 0; the other takes any function. */
-int dp_pci_plug_function(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, unsigned function, struct dp_error *e) DP_MUST_CHECK;
+int dp_pci_plug_function(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, unsigned function,
+                         struct dp_error *e) DP_MUST_CHECK;
 int dp_pci_plug(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, struct dp_error *e) DP_MUST_CHECK;
 void dp_pci_unplug(struct dp_pci_function *f); /* not plugged is fine */
 /* Wires, set before init: gsi[n] for INTx routing, the spaces come from env. */

@@ -4,17 +4,20 @@
  * through ata_advance (image and buffer agree) and ata_block_done (the host moved a DRQ block). Reading fills the whole buffer
  * ahead, writing goes to the image block by block. With the write cache off, and for the FUA commands, a flush comes before the
  * completion.
- * Addresses: by the current translation (CHS), 28 or 48 bits. After an error they tell the sector that failed.
- * Serial drives have the general purpose log, where READ LOG EXT finds out about the queued command that failed (the controller's work: ahci.c).
- * Source: ATA/ATAPI-6 (T13 1410D r3b) ch. 8 and 9; logs: ATA/ATAPI-7 vol. 1 A.4, Serial ATA 2.6 13.7; CHS translation: ATA-5 6.2; opcodes that ATA-6 calls retired or obsolete: ATA-3.
+ * Addresses: by the current translation (CHS), 28 or 48 bits. After an error they tell the sector that failed. Serial drives have the
+ * general purpose log, where READ LOG EXT finds out about the queued command that failed (the controller's work: ahci.c).
+ * Source: ATA/ATAPI-6 (T13 1410D r3b) ch. 8 and 9; logs: ATA/ATAPI-7 vol. 1 A.4, Serial ATA 2.6 13.7; CHS translation: ATA-5 6.2;
+ * opcodes that ATA-6 calls retired or obsolete: ATA-3.
  */
 #include "devices/storage/drive.h"
 
 enum {
     NOP = 0x00, RECALIBRATE = 0x10, READ_SECTORS = 0x20, READ_SECTORS_ONCE = 0x21, READ_SECTORS_EXT = 0x24, READ_DMA_EXT = 0x25,
-    READ_NATIVE_MAX_EXT = 0x27, READ_MULTIPLE_EXT = 0x29, READ_LOG_EXT = 0x2f, WRITE_SECTORS = 0x30, WRITE_SECTORS_ONCE = 0x31, WRITE_SECTORS_EXT = 0x34,
+    READ_NATIVE_MAX_EXT = 0x27, READ_MULTIPLE_EXT = 0x29, READ_LOG_EXT = 0x2f, WRITE_SECTORS = 0x30, WRITE_SECTORS_ONCE = 0x31,
+    WRITE_SECTORS_EXT = 0x34,
     WRITE_DMA_EXT = 0x35, WRITE_MULTIPLE_EXT = 0x39, WRITE_VERIFY = 0x3c, WRITE_DMA_FUA_EXT = 0x3d, READ_VERIFY = 0x40,
-    READ_VERIFY_ONCE = 0x41, READ_VERIFY_EXT = 0x42, READ_LOG_DMA_EXT = 0x47, SEEK = 0x70, INITIALIZE_PARAMETERS = 0x91, READ_MULTIPLE = 0xc4, WRITE_MULTIPLE = 0xc5,
+    READ_VERIFY_ONCE = 0x41, READ_VERIFY_EXT = 0x42, READ_LOG_DMA_EXT = 0x47, SEEK = 0x70, INITIALIZE_PARAMETERS = 0x91,
+    READ_MULTIPLE = 0xc4, WRITE_MULTIPLE = 0xc5,
     SET_MULTIPLE = 0xc6, READ_DMA = 0xc8, READ_DMA_ONCE = 0xc9, WRITE_DMA = 0xca, WRITE_DMA_ONCE = 0xcb, WRITE_MULTIPLE_FUA_EXT = 0xce,
     STANDBY_IMMEDIATE = 0xe0, IDLE_IMMEDIATE = 0xe1, STANDBY = 0xe2, IDLE = 0xe3, CHECK_POWER = 0xe5, SLEEP = 0xe6,
     FLUSH_CACHE = 0xe7, FLUSH_CACHE_EXT = 0xea, IDENTIFY = 0xec, SET_FEATURES = 0xef, READ_NATIVE_MAX = 0xf8,

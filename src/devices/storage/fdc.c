@@ -2,10 +2,11 @@
  *
  * Locks and calls out: registers change under the device's lock. `work` takes what a running command wants next: a sector from or to the
  * block layer, or bytes by DMA. It calls out without the lock; `busy` makes one thread the caller and `again` has it look once more.
- * `epoch` says whether the command that asked is still the one that runs. The line is set by `sync`, the pattern of uart.c.
+ * `epoch` says whether the command that asked is still the one that runs. The line is set by `sync` (edge_line.h).
  * Invariants: phase is EXECUTION exactly while exec is not X_NONE. In exec X_READ, X_WRITE and X_FORMAT_WRITE the block layer is asked
  * (or will be, after resume), in the others the host computer is.
  */
+#include "devices/edge_line.h"
 #include "devices/storage/fdc.h"
 
 #include <sched.h>
@@ -80,7 +81,7 @@ struct fdc {
     struct dp_device device;
     struct fdc_regs regs;
     struct drive drive[DP_FDC_DRIVES];
-    struct dp_irq irq;
+    struct dp_edge_line line;
     struct dp_device *dma;
     unsigned channel;
     struct dp_timer timer;
@@ -90,8 +91,6 @@ struct fdc {
     struct dp_block_request io;
     struct iovec iov;
     uint8_t io_data[SECTOR];
-    int irq_driven;                         /* level last set, -1: unknown */
-    bool irq_busy, irq_fell;
 };
 
 /* ---- the line ---- */
@@ -105,26 +104,16 @@ static bool irq_level(const struct fdc_regs *r)
 static void set_interrupt(struct fdc *f, bool level)
 {
     f->regs.interrupt = level;
-    f->irq_fell |= !level;
+    dp_edge_line_note(&f->line, level);
 }
 
 /* No lock held. */
 static void sync(struct fdc *f)
 {
     pthread_mutex_lock(&f->device.lock);
-    f->irq_fell |= !irq_level(&f->regs);
-    while (f->running && !f->irq_busy) {
-        bool level = irq_level(&f->regs) && !(f->irq_fell && f->irq_driven);
-        if (level == f->irq_driven)
-            break;
-        f->irq_fell = false;
-        f->irq_driven = level;
-        f->irq_busy = true;
-        pthread_mutex_unlock(&f->device.lock);
-        dp_irq_set(&f->irq, level);
-        pthread_mutex_lock(&f->device.lock);
-        f->irq_busy = false;
-    }
+    dp_edge_line_note(&f->line, irq_level(&f->regs));
+    while (f->running && dp_edge_line_drive(&f->line, &f->device.lock, irq_level(&f->regs)))
+        ;
     pthread_mutex_unlock(&f->device.lock);
 }
 
@@ -891,7 +880,7 @@ static const struct dp_property properties[] = {
 void dp_fdc_wire(struct dp_device *d, struct dp_irq irq, struct dp_device *dma, unsigned channel)
 {
     struct fdc *f = (struct fdc *)d;
-    f->irq = irq;
+    f->line.irq = irq;
     f->dma = dma;
     f->channel = channel;
     if (dma)
@@ -958,7 +947,7 @@ static int fdc_init(struct dp_device *device, struct dp_error *e)
         if (!d->wanted)
             d->type = d->geometry.drive;
     }
-    f->irq_driven = -1;
+    dp_edge_line_forget(&f->line);
     dp_timer_init(&f->timer, device->env->clock, timer_due, f);
     return 0;
 }
@@ -985,8 +974,7 @@ static void replaced(struct dp_device *d)
     struct fdc *f = (struct fdc *)d;
     pthread_mutex_lock(&d->lock);
     f->epoch++;
-    f->irq_driven = -1;
-    f->irq_fell = false;
+    dp_edge_line_forget(&f->line);
     arm(f);
     pthread_mutex_unlock(&d->lock);
     work(f);

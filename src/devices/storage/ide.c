@@ -2,11 +2,12 @@
  *
  * Locks and calls out: registers change under the device's lock; settle(), called at the end of every entry without it, starts what
  * the drives wait for (dp_block_submit) and drives the interrupt lines. The lines are ISA ones, where the edge counts, so a fall is
- * kept until it was driven (irq_fell, as in uart.c). Guest memory is reached by pins only.
+ * kept until it was driven (edge_line.h). Guest memory is reached by pins only.
  * Bus master: a region table entry is fetched when the one before is used up. A request takes whole sectors; what is left of a region
  * stays in the registers. The table ending too early clears BM_ACTIVE without an interrupt (SFF-8038i 3.1); a table or region that is
  * no RAM sets BM_ERROR and aborts the drive's command, which stands for the target abort.
  */
+#include "devices/edge_line.h"
 #include "devices/storage/ide.h"
 
 #include "devices/storage/drive.h"
@@ -43,9 +44,7 @@ struct ide_regs {
 };
 
 struct ide_channel {
-    struct dp_irq irq;
-    bool irq_busy, irq_fell;      /* see uart.c */
-    int irq_driven;
+    struct dp_edge_line line;
     uint32_t bm_epoch;            /* counts starts of the bus master */
 };
 
@@ -122,7 +121,7 @@ static bool line_level(struct ide *ide, unsigned c)
 static void line_moved(struct ide *ide, unsigned c, bool before)
 {
     bool level = line_level(ide, c);
-    ide->channel[c].irq_fell |= !level;
+    dp_edge_line_note(&ide->channel[c].line, level);
     if (level && !before)
         ide->regs.channel[c].bm_status |= BM_INTR;
 }
@@ -142,20 +141,9 @@ static void lower(struct ata_drive *d)
 /* No lock held. */
 static void irq_sync(struct ide *ide, unsigned c)
 {
-    struct ide_channel *ch = &ide->channel[c];
     pthread_mutex_lock(&ide->device.lock);
-    while (ide->running && !ch->irq_busy) {
-        bool level = line_level(ide, c) && !(ch->irq_fell && ch->irq_driven);
-        if (level == ch->irq_driven)
-            break;
-        ch->irq_fell = false;
-        ch->irq_driven = level;
-        ch->irq_busy = true;
-        pthread_mutex_unlock(&ide->device.lock);
-        dp_irq_set(&ch->irq, level);
-        pthread_mutex_lock(&ide->device.lock);
-        ch->irq_busy = false;
-    }
+    while (ide->running && dp_edge_line_drive(&ide->channel[c].line, &ide->device.lock, line_level(ide, c)))
+        ;
     pthread_mutex_unlock(&ide->device.lock);
 }
 
@@ -656,7 +644,8 @@ static int ide_init(struct dp_device *device, struct dp_error *e)
             return code;
         }
     }
-    ide->channel[0].irq_driven = ide->channel[1].irq_driven = -1;
+    for (unsigned c = 0; c < 2; c++)
+        dp_edge_line_forget(&ide->channel[c].line);
     const struct dp_pci_id id = { .vendor = 0x8086, .device = 0x7010, .class_code = 0x010180, .subsystem_vendor = 0x1af4,
                                   .subsystem = 0x1100 };
     dp_pci_function_init(&ide->function, &ide->regs.pci, &id, device->env, &device->lock);
@@ -709,8 +698,8 @@ static void ide_reset(struct dp_device *device)
     dp_state_reset(&ide_table, &ide->regs);
     for (unsigned i = 0; i < DP_IDE_DRIVES; i++)
         drive_power_on(&ide->drive[i]);
-    ide->channel[0].irq_driven = ide->channel[1].irq_driven = -1;
-    ide->channel[0].irq_fell = ide->channel[1].irq_fell = false;
+    for (unsigned c = 0; c < 2; c++)
+        dp_edge_line_forget(&ide->channel[c].line);
     pthread_mutex_unlock(&device->lock);
     dp_pci_function_reset(&ide->function);
 }
@@ -719,10 +708,8 @@ static void ide_post_load(struct dp_device *device)
 {
     struct ide *ide = ide_of(device);
     pthread_mutex_lock(&device->lock);
-    for (unsigned c = 0; c < 2; c++) {
-        ide->channel[c].irq_driven = -1;
-        ide->channel[c].irq_fell = false;
-    }
+    for (unsigned c = 0; c < 2; c++)
+        dp_edge_line_forget(&ide->channel[c].line);
     pthread_mutex_unlock(&device->lock);
     dp_pci_function_post_load(&ide->function);
     settle(ide);
@@ -748,8 +735,8 @@ const struct dp_device_class dp_ide_class = {
 
 void dp_ide_wire(struct dp_device *d, const struct dp_irq irq[2])
 {
-    ide_of(d)->channel[0].irq = irq[0];
-    ide_of(d)->channel[1].irq = irq[1];
+    ide_of(d)->channel[0].line.irq = irq[0];
+    ide_of(d)->channel[1].line.irq = irq[1];
 }
 
 static void attach(struct dp_device *device, unsigned n, enum drive_kind kind, struct dp_block *block, const char *serial)

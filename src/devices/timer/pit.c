@@ -355,8 +355,12 @@ static void fired(void *opaque)
 
 /* ---- the speaker ---- */
 
-enum { SPEAKER_SAMPLES = 4096 /* 186 ms: what is older when somebody looks is lost */, LOOKS = 9 /* at OUT, per sample; odd, so that none falls on the middle */,
-       AMPLITUDE = 12000, SPEAKER_DATA = 2 };
+enum {
+    SPEAKER_SAMPLES = 4096, /* 186 ms: what is older when somebody looks is lost */
+    LOOKS = 9,              /* at OUT, per sample; odd, so that none falls on the middle */
+    AMPLITUDE = 12000,
+    SPEAKER_DATA = 2,
+};
 
 struct sound {
     uint64_t position;
@@ -364,7 +368,8 @@ struct sound {
     int16_t sample[SPEAKER_SAMPLES];
 };
 
-/* Makes the samples up to now, with the lock held and before anything of counter 2 or port 0x61 changes; the caller plays them without it. */
+/* Makes the samples up to now, with the lock held and before anything of counter 2 or port 0x61
+ * changes; the caller plays them without it. */
 static void sound_make(struct pit *p, struct sound *s)
 {
     struct counter *c = &p->regs.counter[2];

@@ -5,8 +5,9 @@
  * OUT of counter 0 as an interrupt: in the periodic modes the line is lowered only just before it rises, so that a slow guest does not lose
  * a request to the second half of a square wave. Edges nearer than 20 us to each other fall together. Source: Intel 8254 datasheet
  * (231164); port 0x61: PIIX3 datasheet 2.5.1.
- * The speaker's cone follows counter 2's OUT while bit 1 of port 0x61 lets it through. Who listens gets samples, each the mean of OUT over its time,
- * of what is not silence. They are made late, whenever something changes or 50 ms went by, so a listener costs nothing while nothing sounds.
+ * The speaker's cone follows counter 2's OUT while bit 1 of port 0x61 lets it through. Who listens gets samples, each
+ * the mean of OUT over its time, of what is not silence. They are made late, whenever something changes or 50 ms went
+ * by, so a listener costs nothing while nothing sounds.
  */
 #ifndef DP_PIT_H
 #define DP_PIT_H

@@ -144,7 +144,8 @@ struct dp_device *dp_virtio_pci_child(struct dp_device *adapter);
 enum { DP_VIRTIO_PCI_BAR = 0, DP_VIRTIO_PCI_MSIX_BAR = 2 };
 
 /* Concrete devices. Properties and wires per class file. */
-extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_rng_class, dp_virtio_console_class, dp_virtio_net_class, dp_virtio_pci_class;
+extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_rng_class, dp_virtio_console_class, dp_virtio_net_class,
+    dp_virtio_pci_class;
 struct dp_block; struct dp_console;
 void dp_virtio_blk_attach(struct dp_device *d, struct dp_block *b);       /* before init; not owned */
 void dp_virtio_console_attach(struct dp_device *d, struct dp_console *c); /* before init; not owned; NULL: output is dropped */

@@ -44,7 +44,8 @@ extern const char vex_kernels[] __attribute__((visibility("hidden")));
     X(VPCMPISTRI, 3, 1, 0, 0x63, 0xcb) X(VAESKEYGENASSIST, 3, 1, 0, 0xdf, 0xcb)
 #define IMM_KERNELS(name, w, map, pp, opcode, modrm)                                                                                     \
     __asm__(".pushsection .text\n .p2align 5\nvex_imm_" #name #w ":\n .set vex_i, 0\n .rept 0x200\n"                                      \
-            " .byte 0xc4, 0xe0 + " #map ", (" #w " << 7) + 0x78 + (vex_i >> 8 << 2) + " #pp ", " #opcode ", " #modrm ", vex_i & 255, 0xc3\n"    \
+            " .byte 0xc4, 0xe0 + " #map ", (" #w " << 7) + 0x78 + (vex_i >> 8 << 2) + " #pp ", " #opcode ", " #modrm                    \
+            ", vex_i & 255, 0xc3\n"                                                                                                       \
             " .p2align 3, 0xcc\n .set vex_i, vex_i + 1\n .endr\n .popsection");                                                           \
     extern const char vex_imm_##name##w[] __attribute__((visibility("hidden")));
 /* clang-format on */

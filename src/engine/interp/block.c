@@ -1,11 +1,11 @@
 /* engine/interp/block.c - decoding guest code into blocks, and finding blocks again.
  *
- * Model: one cache per processor (so a block's operations are never seen by another thread), an arena that is emptied as a whole when full, and a
- * hash by (host address of the code, mode). Host addresses name guest-physical bytes of RAM uniquely, whatever the page tables say.
- * A block ends at a branch, at an instruction that may change mode or translation, at the page's end, or at IBLOCK_MAX_OPS instructions. An
+ * Model: one cache per processor (so a block's operations are never seen by another thread), an arena that is emptied as a whole when full,
+ * and a hash by (host address of the code, mode). Host addresses name guest-physical bytes of RAM uniquely, whatever the page tables say. A
+ * block ends at a branch, at an instruction that may change mode or translation, at the page's end, or at IBLOCK_MAX_OPS instructions. An
  * instruction that crosses into the next page is a block of its own, valid for two pages.
- * Code of a page that is written to all the time (dp_ram_code_volatile: data beside it, as DOS programs and unpackers have them) is not marked as such; its
- * instructions are blocks of their own that are compared with the bytes in memory each time they are found.
+ * Code of a page that is written to all the time (dp_ram_code_volatile: data beside it, as DOS programs and unpackers have them) is not
+ * marked as such; its instructions are blocks of their own that are compared with the bytes in memory each time they are found.
  * Invariants: the arena is emptied only by interp_find_block, that is, while no block runs.
  */
 #include <stdlib.h>
@@ -15,7 +15,8 @@
 
 #define HASH_BITS 16
 #define ARENA_BYTES (96ull << 20)
-/* Under a translator what is here runs a few times, or is a few system instructions: what was decoded long ago will not be wanted. One huge page. */
+/* Under a translator what is here runs a few times, or is a few system instructions: what was
+ * decoded long ago will not be wanted. One huge page. */
 #define ARENA_BYTES_ACCEL (2ull << 20)
 
 struct icache {
@@ -114,7 +115,8 @@ static void prepare(struct icpu *c, const struct x86_insn *i, struct iop *o, uns
     if (code == X86_MODE64)
         o->slow_segment = false;
     else
-        o->slow_segment = o->seg != 6 && (!(c->mode & IMODE_FLAT) || o->seg >= X86_FS || o->seg == X86_CS /* not writable */ || i->address_size != 4);
+        o->slow_segment =
+            o->seg != 6 && (!(c->mode & IMODE_FLAT) || o->seg >= X86_FS || o->seg == X86_CS /* not writable */ || i->address_size != 4);
 }
 
 static bool is_x87(const struct x86_insn *i) { return i->row->flags & (X86_F_X87 | X86_F_X87NW); }
@@ -149,9 +151,11 @@ static void lower(struct icpu *c, struct x86_insn *i, struct iop *o, unsigned pa
         return;
     }
     if (f & X86_F_BRANCH)
-        o->disp = i->has_modrm ? o->disp : (int64_t)page_offset; /* set_target wants it; branches with a memory operand have no displacement target */
-    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_bmi(c, i, o) || interp_lower_flow(c, i, o, need_insn) || interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) ||
-        interp_lower_sse(c, i, o, need_insn) || interp_lower_x87(c, i, o, need_insn))
+        /* set_target wants it; branches with a memory operand have no displacement target */
+        o->disp = i->has_modrm ? o->disp : (int64_t)page_offset;
+    if (interp_lower_integer(c, i, o, need_insn) || interp_lower_bmi(c, i, o) || interp_lower_flow(c, i, o, need_insn) ||
+        interp_lower_string(c, i, o, need_insn) || interp_lower_system(c, i, o, need_insn) || interp_lower_sse(c, i, o, need_insn) ||
+        interp_lower_x87(c, i, o, need_insn))
         return;
     o->fn = interp_op_ud;
 }
@@ -288,7 +292,8 @@ static struct iblock *decode(struct icpu *c, uint64_t linear, struct dp_ram *ram
             break;
     }
     interp_lower_end(c, &ops[count], bytes, page_offset);
-    size_t size = sizeof(struct iblock) + (count + 1) * sizeof(struct iop) + (compared ? sizeof(buffer) : 0), total = DP_ALIGN_UP(size + kept * sizeof(struct x86_insn), (size_t)64);
+    size_t size = sizeof(struct iblock) + (count + 1) * sizeof(struct iop) + (compared ? sizeof(buffer) : 0),
+           total = DP_ALIGN_UP(size + kept * sizeof(struct x86_insn), (size_t)64);
     if (!has_room(c, total))
         interp_cache_empty(c);
     struct iblock *b = (struct iblock *)(c->cache->arena + c->cache->used);
@@ -387,7 +392,8 @@ struct iblock *interp_find_block(struct icpu *c)
             continue;
         }
         if (b->phys == host && b->mode == c->mode) {
-            if (DP_UNLIKELY(b->compared) && (!dp_ram_code_volatile(ram, offset >> DP_PAGE_SHIFT) || memcmp(ram->host + offset, b->op + 2, b->bytes))) {
+            if (DP_UNLIKELY(b->compared) &&
+                (!dp_ram_code_volatile(ram, offset >> DP_PAGE_SHIFT) || memcmp(ram->host + offset, b->op + 2, b->bytes))) {
                 *at = b->hash_next;
                 continue;
             }

@@ -1,7 +1,7 @@
 /* engine/interp/flow.c - conditions, the stack, near control flow.
  *
- * Model: a block's last operation finds the next block: by a link (same page, set when first taken), by the jump cache, or by going back to the run
- * loop. Stack handlers for 64-bit mode are straight; other stacks go through linear_stack, which checks limits and wraps.
+ * Model: a block's last operation finds the next block: by a link (same page, set when first taken), by the jump cache, or by going back to
+ * the run loop. Stack handlers for 64-bit mode are straight; other stacks go through linear_stack, which checks limits and wraps.
  * Source: Intel SDM vol. 2 (Jcc, CALL, RET, PUSH, ENTER ...).
  */
 #include "engine/interp/interp_integer.h"
@@ -13,8 +13,8 @@
     M(10, interp_pf(c)) M(11, !interp_pf(c)) M(12, interp_sf(c) != interp_of(c)) M(13, interp_sf(c) == interp_of(c))                     \
     M(14, interp_zf(c) || interp_sf(c) != interp_of(c)) M(15, !interp_zf(c) && interp_sf(c) == interp_of(c))
 
-/* A direct branch by o->imm bytes from the block's start. In 64-bit and flat code, targets on the same page are linked (the page's translation and the
- * mode cannot have changed within the block); extra says which. */
+/* A direct branch by o->imm bytes from the block's start. In 64-bit and flat code, targets on the same page are linked (the page's
+ * translation and the mode cannot have changed within the block); extra says which. */
 enum { TARGET_LINK = 1, TARGET_MASKED = 2 /* 16- or 32-bit IP: amask holds the width */ };
 static inline const struct iop *go_direct(struct icpu *c, const struct iop *o)
 {
@@ -147,7 +147,10 @@ static void PUSH_r(struct icpu *c, const struct iop *o) { interp_push(c, o, c->s
 static void PUSH_i(struct icpu *c, const struct iop *o) { interp_push(c, o, o->imm, o->size); INTERP_NEXT(c, o); }
 static uint64_t load_size(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size)
 {
-    return size == 8 ? interp_load64(c, o, linear) : size == 4 ? interp_load32(c, o, linear) : size == 2 ? interp_load16(c, o, linear) : interp_load8(c, o, linear);
+    return size == 8   ? interp_load64(c, o, linear)
+           : size == 4 ? interp_load32(c, o, linear)
+           : size == 2 ? interp_load16(c, o, linear)
+                       : interp_load8(c, o, linear);
 }
 static void store_size(struct icpu *c, const struct iop *o, uint64_t linear, uint64_t v, unsigned size)
 {

@@ -1,8 +1,8 @@
 /* engine/interp/integer.c - general-purpose instructions: moves, arithmetic, shifts, bits, BCD.
  *
- * Model: handlers are stamped out by macros for each operand size (8, 16, 32, 64 bits) and operand form: rr (register, register), ri (register,
- * immediate), rm (register, memory), mr (memory, register), mi (memory, immediate), and for read-modify-write forms with LOCK, l*.
- * Lowering picks one. Order within a handler: everything that can fault, then the state.
+ * Model: handlers are stamped out by macros for each operand size (8, 16, 32, 64 bits) and operand form: rr (register, register), ri
+ * (register, immediate), rm (register, memory), mr (memory, register), mi (memory, immediate), and for read-modify-write forms with LOCK,
+ * l*. Lowering picks one. Order within a handler: everything that can fault, then the state.
  * Source: Intel SDM vol. 2; flags as in interp_internal.h.
  */
 #include "engine/interp/interp_integer.h"
@@ -75,11 +75,14 @@ EACH_SIZE(ALU_SIZES)
 
 enum form { RR, RI, RM, MR, MI, LMR, LMI, FORMS };
 #define FORM_ROW(NAME, f) { NAME##_##f##8, NAME##_##f##16, NAME##_##f##32, NAME##_##f##64 }
-#define ALU_ROWS(NAME) { FORM_ROW(NAME, rr), FORM_ROW(NAME, ri), FORM_ROW(NAME, rm), FORM_ROW(NAME, mr), FORM_ROW(NAME, mi), FORM_ROW(NAME, lmr), FORM_ROW(NAME, lmi) }
+#define ALU_ROWS(NAME)                                                                                                                   \
+    { FORM_ROW(NAME, rr), FORM_ROW(NAME, ri), FORM_ROW(NAME, rm), FORM_ROW(NAME, mr), FORM_ROW(NAME, mi), FORM_ROW(NAME, lmr),           \
+      FORM_ROW(NAME, lmi) }
 #define COMPARE_ROWS(NAME) { FORM_ROW(NAME, rr), FORM_ROW(NAME, ri), FORM_ROW(NAME, rm), FORM_ROW(NAME, mr), FORM_ROW(NAME, mi) }
 typedef iop_fn *form_table[FORMS][4];
-static const form_table add_table = ALU_ROWS(ADD), adc_table = ALU_ROWS(ADC), sub_table = ALU_ROWS(SUB), sbb_table = ALU_ROWS(SBB), and_table = ALU_ROWS(AND),
-                        or_table = ALU_ROWS(OR), xor_table = ALU_ROWS(XOR), cmp_table = COMPARE_ROWS(CMP), test_table = COMPARE_ROWS(TEST);
+static const form_table add_table = ALU_ROWS(ADD), adc_table = ALU_ROWS(ADC), sub_table = ALU_ROWS(SUB), sbb_table = ALU_ROWS(SBB),
+                        and_table = ALU_ROWS(AND), or_table = ALU_ROWS(OR), xor_table = ALU_ROWS(XOR), cmp_table = COMPARE_ROWS(CMP),
+                        test_table = COMPARE_ROWS(TEST);
 
 /* Zeroing idiom. */
 static void zero_r32(struct icpu *c, const struct iop *o)
@@ -201,7 +204,10 @@ static inline void keep_cf(struct icpu *c, uint64_t signed_result, uint32_t aux)
     ONE_OPERAND(NEG, bits, SET_FLAGS(bits, r, CARRY_SUB((uint##bits##_t)0, x, r)))                                                       \
     ONE_OPERAND(NOT, bits, (void)0)
 EACH_SIZE(ONE_SIZES)
-#define ONE_ROWS(NAME) { { NAME##_r8, NAME##_r16, NAME##_r32, NAME##_r64 }, { NAME##_m8, NAME##_m16, NAME##_m32, NAME##_m64 }, { NAME##_l8, NAME##_l16, NAME##_l32, NAME##_l64 } }
+#define ONE_ROWS(NAME)                                                                                                                   \
+    { { NAME##_r8, NAME##_r16, NAME##_r32, NAME##_r64 },                                                                                 \
+      { NAME##_m8, NAME##_m16, NAME##_m32, NAME##_m64 },                                                                                 \
+      { NAME##_l8, NAME##_l16, NAME##_l32, NAME##_l64 } }
 typedef iop_fn *one_table[3][4];
 static const one_table inc_table = ONE_ROWS(INC), dec_table = ONE_ROWS(DEC), neg_table = ONE_ROWS(NEG), not_table = ONE_ROWS(NOT);
 
@@ -332,8 +338,8 @@ static inline struct shifted shift(const struct icpu *c, unsigned kind, unsigned
     }
 EACH_SIZE(SHIFT_SIZES)
 
-/* SHLD, SHRD: a is the destination, b the source; extra: SHIFT_CL, and 1 for right. Counts above 16 for 16-bit operands are undefined: the source
- * comes in again then, as on AMD's processors. */
+/* SHLD, SHRD: a is the destination, b the source; extra: SHIFT_CL, and 1 for right. Counts above 16 for 16-bit operands are undefined: the
+ * source comes in again then, as on AMD's processors. */
 static inline struct shifted shift_double(unsigned bits, bool right, uint64_t x, uint64_t y, unsigned count)
 {
     const unsigned top = bits - 1;
@@ -434,8 +440,16 @@ MULTIPLY(64, uint128_t, int128_t, 0, W64(X86_RAX, (uint64_t)r); W64(X86_RDX, (ui
         unsigned over = r != (int##bits##_t)r;                                                                                           \
         set_cf_of(c, SIGNED(bits, r), over, over);                                                                                       \
     }                                                                                                                                    \
-    static void IMUL_rr##bits(struct icpu *c, const struct iop *o) { imul2_##bits(c, o, R##bits(o->a), R##bits(o->b)); INTERP_NEXT(c, o); } \
-    static void IMUL_rri##bits(struct icpu *c, const struct iop *o) { imul2_##bits(c, o, R##bits(o->b), (uint##bits##_t)o->imm); INTERP_NEXT(c, o); } \
+    static void IMUL_rr##bits(struct icpu *c, const struct iop *o)                                                                       \
+    {                                                                                                                                    \
+        imul2_##bits(c, o, R##bits(o->a), R##bits(o->b));                                                                                \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }                                                                                                                                    \
+    static void IMUL_rri##bits(struct icpu *c, const struct iop *o)                                                                      \
+    {                                                                                                                                    \
+        imul2_##bits(c, o, R##bits(o->b), (uint##bits##_t)o->imm);                                                                       \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }                                                                                                                                    \
     static void IMUL_rm##bits(struct icpu *c, const struct iop *o)                                                                       \
     {                                                                                                                                    \
         uint##bits##_t y = interp_load##bits(c, o, interp_linear(c, o, bits / 8, false));                                                \
@@ -543,7 +557,8 @@ static void idiv64(struct icpu *c, const struct iop *o, uint64_t y)
 EACH_SIZE(DIVIDE)
 #define RM_ROWS(NAME) { { NAME##_r8, NAME##_r16, NAME##_r32, NAME##_r64 }, { NAME##_m8, NAME##_m16, NAME##_m32, NAME##_m64 } }
 typedef iop_fn *rm_table[2][4];
-static const rm_table mul_table = RM_ROWS(MUL), imul_table = RM_ROWS(IMUL), div_table = RM_ROWS(DIV), idiv_table = RM_ROWS(IDIV), shift_table = RM_ROWS(shift);
+static const rm_table mul_table = RM_ROWS(MUL), imul_table = RM_ROWS(IMUL), div_table = RM_ROWS(DIV), idiv_table = RM_ROWS(IDIV),
+                      shift_table = RM_ROWS(shift);
 
 /* ---- bits ---- */
 enum { BIT_TEST, BIT_SET, BIT_RESET, BIT_COMPLEMENT, BIT_LOCK = 4 };
@@ -574,7 +589,7 @@ static inline uint64_t bit_change(unsigned kind, uint64_t x, uint64_t bit)
         } else {                                                                                                                         \
             n = o->imm & (bits - 1);                                                                                                     \
         }                                                                                                                                \
-        uint64_t at = interp_linear_moved(c, o, by, bits / 8, kind != BIT_TEST);                                                                \
+        uint64_t at = interp_linear_moved(c, o, by, bits / 8, kind != BIT_TEST);                                                         \
         if (kind == BIT_TEST) {                                                                                                          \
             set_cf(c, interp_load##bits(c, o, at) >> n & 1);                                                                             \
         } else if (o->extra & BIT_LOCK) {                                                                                                \
@@ -606,8 +621,9 @@ EACH_WIDE(BIT_SIZES)
     UNARY_COUNT(TZCNT, bits, W##bits(o->a, x ? __builtin_ctzll(x) : bits); set_cf_of(c, R##bits(o->a), x == 0, 0))
 EACH_WIDE(COUNT_SIZES)
 #define WIDE_ROWS(NAME) { { 0, NAME##_r16, NAME##_r32, NAME##_r64 }, { 0, NAME##_m16, NAME##_m32, NAME##_m64 } }
-static const rm_table bsf_table = WIDE_ROWS(BSF), bsr_table = WIDE_ROWS(BSR), popcnt_table = WIDE_ROWS(POPCNT), lzcnt_table = WIDE_ROWS(LZCNT),
-                      tzcnt_table = WIDE_ROWS(TZCNT), bit_table = WIDE_ROWS(bit), shiftd_table = WIDE_ROWS(shiftd);
+static const rm_table bsf_table = WIDE_ROWS(BSF), bsr_table = WIDE_ROWS(BSR), popcnt_table = WIDE_ROWS(POPCNT),
+                      lzcnt_table = WIDE_ROWS(LZCNT), tzcnt_table = WIDE_ROWS(TZCNT), bit_table = WIDE_ROWS(bit),
+                      shiftd_table = WIDE_ROWS(shiftd);
 
 static void BSWAP16(struct icpu *c, const struct iop *o) { W16(o->a, 0); INTERP_NEXT(c, o); } /* undefined; processors give 0 */
 static void BSWAP32(struct icpu *c, const struct iop *o) { W32(o->a, __builtin_bswap32(R32(o->a))); INTERP_NEXT(c, o); }
@@ -649,7 +665,11 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_host(uint32_t crc, uint
 #define CRC32C crc32c
 #endif
 #define CRC_SIZES(bits)                                                                                                                  \
-    static void CRC32_r##bits(struct icpu *c, const struct iop *o) { W32(o->a, CRC32C(R32(o->a), R##bits(o->b), bits / 8)); INTERP_NEXT(c, o); } \
+    static void CRC32_r##bits(struct icpu *c, const struct iop *o)                                                                       \
+    {                                                                                                                                    \
+        W32(o->a, CRC32C(R32(o->a), R##bits(o->b), bits / 8));                                                                           \
+        INTERP_NEXT(c, o);                                                                                                               \
+    }                                                                                                                                    \
     static void CRC32_m##bits(struct icpu *c, const struct iop *o)                                                                       \
     {                                                                                                                                    \
         uint64_t v = interp_load##bits(c, o, interp_linear(c, o, bits / 8, false));                                                      \
@@ -788,10 +808,14 @@ static __attribute__((noinline)) void cmpxchg16b(struct icpu *c, const struct io
         old[0] = expected[0];
         old[1] = expected[1];
 #if defined(__x86_64__)
-        __asm__ volatile("lock cmpxchg16b %0" : "+m"(*(uint128_t *)p), "+a"(old[0]), "+d"(old[1]), "=@ccz"(equal) : "b"(R64(X86_RBX)), "c"(R64(X86_RCX)) : "memory");
+        __asm__ volatile("lock cmpxchg16b %0"
+                         : "+m"(*(uint128_t *)p), "+a"(old[0]), "+d"(old[1]), "=@ccz"(equal)
+                         : "b"(R64(X86_RBX)), "c"(R64(X86_RCX))
+                         : "memory");
 #else
         uint128_t e = (uint128_t)expected[1] << 64 | expected[0];
-        equal = __atomic_compare_exchange_n((uint128_t *)p, &e, (uint128_t)R64(X86_RCX) << 64 | R64(X86_RBX), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        equal = __atomic_compare_exchange_n((uint128_t *)p, &e, (uint128_t)R64(X86_RCX) << 64 | R64(X86_RBX), false, __ATOMIC_SEQ_CST,
+                                            __ATOMIC_SEQ_CST);
         old[0] = (uint64_t)e;
         old[1] = (uint64_t)(e >> 64);
 #endif
@@ -880,7 +904,8 @@ static bool lower_shift(const struct x86_insn *i, struct iop *o, unsigned kind)
     o->imm = i->imm & (d->size == 8 ? 63 : 31);
     o->extra = kind | (by_cl ? SHIFT_CL : 0);
     o->fn = shift_table[!reg][n];
-    static iop_fn *const constant[3][4] = { { SHL_ri8, SHL_ri16, SHL_ri32, SHL_ri64 }, { SHR_ri8, SHR_ri16, SHR_ri32, SHR_ri64 }, { SAR_ri8, SAR_ri16, SAR_ri32, SAR_ri64 } };
+    static iop_fn *const constant[3][4] = { { SHL_ri8, SHL_ri16, SHL_ri32, SHL_ri64 }, { SHR_ri8, SHR_ri16, SHR_ri32, SHR_ri64 },
+                                           { SAR_ri8, SAR_ri16, SAR_ri32, SAR_ri64 } };
     if (reg && !by_cl && o->imm && kind >= SHIFT_SHL)
         o->fn = constant[kind - SHIFT_SHL][n];
     return true;
@@ -904,8 +929,10 @@ static bool lower_extend(const struct x86_insn *i, struct iop *o, bool sign)
     bool mem = s->kind == X86_MEM;
     static iop_fn *const zero[2][2][3] = { { { MOVZX_r8_16, MOVZX_r8_32, MOVZX_r8_32 }, { MOVZX_r16_16, MOVZX_r16_32, MOVZX_r16_32 } },
                                            { { MOVZX_m8_16, MOVZX_m8_32, MOVZX_m8_32 }, { MOVZX_m16_16, MOVZX_m16_32, MOVZX_m16_32 } } };
-    static iop_fn *const signs[2][3][3] = { { { MOVSX_r8_16, MOVSX_r8_32, MOVSX_r8_64 }, { MOVSX_r16_16, MOVSX_r16_32, MOVSX_r16_64 }, { MOV_rr16, MOV_rr32, MOVSX_r32_64 } },
-                                            { { MOVSX_m8_16, MOVSX_m8_32, MOVSX_m8_64 }, { MOVSX_m16_16, MOVSX_m16_32, MOVSX_m16_64 }, { MOV_rm16, MOV_rm32, MOVSX_m32_64 } } };
+    static iop_fn *const signs[2][3][3] = {
+        { { MOVSX_r8_16, MOVSX_r8_32, MOVSX_r8_64 }, { MOVSX_r16_16, MOVSX_r16_32, MOVSX_r16_64 }, { MOV_rr16, MOV_rr32, MOVSX_r32_64 } },
+        { { MOVSX_m8_16, MOVSX_m8_32, MOVSX_m8_64 }, { MOVSX_m16_16, MOVSX_m16_32, MOVSX_m16_64 }, { MOV_rm16, MOV_rm32, MOVSX_m32_64 } },
+    };
     o->a = reg_of(d);
     if (!mem)
         o->b = reg_of(s);
@@ -918,7 +945,8 @@ static bool lower_mov(struct icpu *c, const struct x86_insn *i, struct iop *o)
     const struct x86_operand *d = &i->operand[0], *s = &i->operand[1];
     unsigned n = size_index(d->size);
     /* base + disp only, and a segment that adds nothing */
-    bool simple = o->index == X86_ZERO && !o->slow_segment && o->amask == ~0ull && (c->mode & IMODE_CODE) == X86_MODE64 && o->seg != X86_FS && o->seg != X86_GS;
+    bool simple = o->index == X86_ZERO && !o->slow_segment && o->amask == ~0ull && (c->mode & IMODE_CODE) == X86_MODE64 &&
+                  o->seg != X86_FS && o->seg != X86_GS;
     o->imm = i->imm;
     if (d->kind == X86_REG)
         o->a = reg_of(d);
@@ -1043,7 +1071,8 @@ bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *
             o->a = d->reg;
         else
             o->b = s->reg;
-        o->fn = (d->kind == X86_REG ? ((iop_fn *const[]){ MOVBE_rm16, MOVBE_rm32, MOVBE_rm64 }) : ((iop_fn *const[]){ MOVBE_mr16, MOVBE_mr32, MOVBE_mr64 }))[n];
+        o->fn = (d->kind == X86_REG ? ((iop_fn *const[]){MOVBE_rm16, MOVBE_rm32, MOVBE_rm64})
+                                    : ((iop_fn *const[]){MOVBE_mr16, MOVBE_mr32, MOVBE_mr64}))[n];
         return true;
     case X86_OP_NOP:
     case X86_OP_PAUSE: o->fn = NOP; return true;

@@ -1,11 +1,13 @@
 /* engine/interp/interp.c - the interpreter as an engine: life cycle, run loop, events between blocks.
  *
- * Model: run() alternates between looking at what wants attention (kicks, interrupt lines, traps), finding the block at RIP and entering it. Blocks
- * chain to each other without coming back until something sets attention or the next block is unknown.
- * Counting: an instruction counts when it retires, a repeated one when its last iteration has; one that faults and the delivery of events do not.
- * A budget is exact: run() returns BUDGET after so many instructions and before any event that is due then, so a processor that has just halted
- * says HALT only when it is run again. With a budget below 64 it also returns after each block, and after the delivery of an exception or
- * interrupt with no instruction of the handler run. So an engine can be led along the path of another step by step (vm/lockstep.h).
+ * Model: run() alternates between looking at what wants attention (kicks, interrupt lines, traps), finding the block at RIP and entering
+ * it. Blocks chain to each other without coming back until something sets attention or the next block is unknown.
+ * Counting: an instruction counts when it retires, a repeated one when its last iteration has; one
+ * that faults and the delivery of events do not.
+ * A budget is exact: run() returns BUDGET after so many instructions and before any event that is due then, so a processor that has just
+ * halted says HALT only when it is run again. With a budget below 64 it also returns after each block, and after the delivery of an
+ * exception or interrupt with no instruction of the handler run. So an engine can be led along the path of another step by step
+ * (vm/lockstep.h).
  * Every fault of an instruction leaves its handler by longjmp to here, where it becomes an event (x86_raise).
  * Threads: run, pull, push belong to the processor's thread; kick and interrupt touch atomics only.
  * Source: priorities of events: Intel SDM vol. 3, table 6-2.
@@ -326,8 +328,8 @@ void interp_execute(struct icpu *c, struct iblock *b)
 #endif
 }
 
-/* One instruction; the traps that follow it become pending_db. After MOV SS no single-step trap, no instruction breakpoint, and data breakpoints
- * wait for one instruction more (SDM vol. 3 6.8.3). */
+/* One instruction; the traps that follow it become pending_db. After MOV SS no single-step trap, no instruction breakpoint, and data
+ * breakpoints wait for one instruction more (SDM vol. 3 6.8.3). */
 static void step(struct icpu *c)
 {
     bool tf = c->s.rflags & X86_TF, after_ss = c->s.movss_shadow;
@@ -366,7 +368,8 @@ static void step(struct icpu *c)
 
 static const char *vector_name(unsigned v)
 {
-    static const char *const names[] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP", "#PF", "15", "#MF", "#AC", "#MC", "#XM" };
+    static const char *const names[] = { "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP",
+                                        "#PF", "15", "#MF", "#AC", "#MC", "#XM" };
     return v < DP_ARRAY_LEN(names) ? names[v] : "?";
 }
 static void report_shutdown(struct icpu *c, struct dp_exit *exit)
@@ -409,8 +412,8 @@ static void after_fault(struct icpu *c)
     raise_fault(c, X86_EVENT_EXCEPTION);
 }
 
-/* Blocks chain to each other only while the longest of them fits into the budget. Then each is looked at here before it is entered, and one too
- * long for what is left runs instruction by instruction: the count is exact. Not 0, which means stepping. */
+/* Blocks chain to each other only while the longest of them fits into the budget. Then each is looked at here before it is entered, and one
+ * too long for what is left runs instruction by instruction: the count is exact. Not 0, which means stepping. */
 static uint64_t chain_limit(uint64_t limit) { return limit >= IBLOCK_MAX_OPS ? limit - (IBLOCK_MAX_OPS - 1) : 1; }
 
 /* The first instruction of a block that is longer than the budget. */
@@ -437,7 +440,8 @@ static void loop(struct icpu *c, uint64_t limit, bool brief, struct dp_exit *exi
     for (;;) {
         if (DP_UNLIKELY(atomic_load_explicit(&c->attention, memory_order_relaxed)) && attend(c, exit))
             return;
-        if (DP_UNLIKELY(c->instructions >= limit || (brief && c->instructions != before && !c->repeating))) { /* before events: what comes after the last instruction is the next call's */
+        /* before events: what comes after the last instruction is the next call's */
+        if (DP_UNLIKELY(c->instructions >= limit || (brief && c->instructions != before && !c->repeating))) {
             exit->kind = DP_EXIT_BUDGET;
             return;
         }
@@ -546,8 +550,8 @@ static void interp_push_state(struct dp_cpu *cpu, const struct x86_state *in)
     atomic_store(&c->sipi_vector, in->sipi_vector);
     /* INTR stays: it is the local APIC's level. */
     atomic_fetch_and(&c->lines, 1u << DP_LINE_INTR);
-    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT | (unsigned)in->sipi_pending << DP_LINE_SIPI |
-                                  (unsigned)in->smi_pending << DP_LINE_SMI);
+    atomic_fetch_or(&c->lines, (unsigned)in->nmi_pending << DP_LINE_NMI | (unsigned)in->init_pending << DP_LINE_INIT |
+                                   (unsigned)in->sipi_pending << DP_LINE_SIPI | (unsigned)in->smi_pending << DP_LINE_SMI);
     c->block = NULL;
     c->link_from = NULL;
     interp_map_changed(c);
@@ -663,7 +667,8 @@ static void interp_cpu_fini(struct dp_cpu *cpu)
     interp_memory_fini(c);
     free(cpu);
 }
-static int interp_cpu_init(struct dp_engine_state *e, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *err)
+static int interp_cpu_init(struct dp_engine_state *e, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out,
+                           struct dp_error *err)
 {
     struct dp_cpu *cpu = aligned_alloc(64, DP_ALIGN_UP(sizeof(*cpu), (size_t)64));
     if (!cpu)

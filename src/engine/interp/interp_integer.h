@@ -1,7 +1,7 @@
 /* engine/interp/interp_integer.h - what the integer handlers share: registers by size, memory operands, lazy flags, read-modify-write.
  *
- * Model: handlers are stamped out by macros for each operand size (8, 16, 32, 64 bits) and operand form. The macros expect the handler's parameters
- * to be called c and o.
+ * Model: handlers are stamped out by macros for each operand size (8, 16, 32, 64 bits) and operand form. The macros
+ * expect the handler's parameters to be called c and o.
  */
 #ifndef DP_INTERP_INTEGER_H
 #define DP_INTERP_INTEGER_H
@@ -22,8 +22,8 @@
 #define EACH_WIDE(M) M(16) M(32) M(64)
 
 /* ---- handlers with a memory operand ----
- * Each has a twin, NAME_slow, compiled from the same body. The fast one handles the TLB hit and otherwise starts the instruction over in its twin, as a
- * tail call; so it calls nothing, needs no stack frame, and keeps its values in registers. */
+ * Each has a twin, NAME_slow, compiled from the same body. The fast one handles the TLB hit and otherwise starts the instruction over in
+ * its twin, as a tail call; so it calls nothing, needs no stack frame, and keeps its values in registers. */
 #define TWIN(NAME, ...)                                                                                                                  \
     static __attribute__((noinline, cold)) void NAME##_slow(struct icpu *c, const struct iop *o) { enum { fast = 0 }; __VA_ARGS__ }      \
     static void NAME(struct icpu *c, const struct iop *o) { enum { fast = 1 }; __VA_ARGS__ }

@@ -1,27 +1,27 @@
 /* engine/interp/interp_internal.h - the interpreter's own structures, shared by its files.
  *
  * Model: guest code is decoded once into blocks of lowered operations (struct iop: a function pointer and its operands, resolved as far as
- * possible); a handler does its work and tail-calls the next operation's handler ("threaded code"). Blocks are keyed by guest-physical address and by
- * mode (struct icpu.mode: code size, CPL, which FPU units are usable ...), so that what the mode decides costs nothing at run time: an SSE
- * instruction lowered while CR0.TS is set simply becomes "raise #NM".
+ * possible); a handler does its work and tail-calls the next operation's handler ("threaded code"). Blocks are keyed by guest-physical
+ * address and by mode (struct icpu.mode: code size, CPL, which FPU units are usable ...), so that what the mode decides costs nothing at
+ * run time: an SSE instruction lowered while CR0.TS is set simply becomes "raise #NM".
  *
- * Registers live in the canonical state (c->s.r). During a block r[X86_RIP] is the address of the *block's start*; an instruction's own address is
- * that + o->offset (lowering adds this to RIP-relative displacements). The arithmetic flags are lazy (see flags below); every other
- * flag is in s.rflags.
+ * Registers live in the canonical state (c->s.r). During a block r[X86_RIP] is the address of the *block's start*; an
+ * instruction's own address is that + o->offset (lowering adds this to RIP-relative displacements). The arithmetic flags are lazy
+ * (see flags below); every other flag is in s.rflags.
  *
  * Faults leave by longjmp (interp_fault) to the run loop, so a handler must do everything that can fault before it changes state.
  *
- * Memory: a direct-mapped TLB per access kind of the processor (user, supervisor, supervisor with AC set); an entry has a read tag, a write tag
- * and the host addend. A tag is the page address | the TLB's generation (1-4095), so that a full flush is one increment. The compare uses the
- * address of the last byte, which sends page-crossing accesses to the slow path without a test of their own. Write tags are present only for
- * pages that may be written without telling anyone (dp_ram_write_is_free).
+ * Memory: a direct-mapped TLB per access kind of the processor (user, supervisor, supervisor with AC set); an entry has a read tag, a write
+ * tag and the host addend. A tag is the page address | the TLB's generation (1-4095), so that a full flush is one increment. The compare
+ * uses the address of the last byte, which sends page-crossing accesses to the slow path without a test of their own. Write tags are
+ * present only for pages that may be written without telling anyone (dp_ram_write_is_free).
  *
- * Code and other processors: when a page first becomes code (dp_ram_code_mark) all processors' write tags for it are
- * poisoned and membarrier() follows; a store re-reads its tag *after* storing. So either the storing processor sees the poison and reports the
- * write, or its store was visible before the decoder read the page. Blocks hold the page's generation and are checked on entry.
+ * Code and other processors: when a page first becomes code (dp_ram_code_mark) all processors' write tags for it are poisoned and
+ * membarrier() follows; a store re-reads its tag *after* storing. So either the storing processor sees the poison and reports the write, or
+ * its store was visible before the decoder read the page. Blocks hold the page's generation and are checked on entry.
  *
- * SSE and x87 run on the host's units: inside the run loop the host's MXCSR holds the guest's rounding and flush modes with all exceptions masked
- * (fpu.c owns that); handlers must not be compiled to assume default rounding (-frounding-math for these files).
+ * SSE and x87 run on the host's units: inside the run loop the host's MXCSR holds the guest's rounding and flush modes with all exceptions
+ * masked (fpu.c owns that); handlers must not be compiled to assume default rounding (-frounding-math for these files).
  */
 #ifndef DP_INTERP_INTERNAL_H
 #define DP_INTERP_INTERNAL_H
@@ -44,8 +44,8 @@ typedef void iop_fn(struct icpu *c, const struct iop *o);
 
 struct iop {
     iop_fn *fn;
-    /* Operands. a and b are register numbers of the operation's own class: GPR index for 2-, 4- and 8-byte operands, *byte offset into s.r* for 1-byte
-     * ones (so AH is 1), XMM/MMX/ST number for those. Conventionally a is the destination (ModRM.reg or rm), b the source. */
+    /* Operands. a and b are register numbers of the operation's own class: GPR index for 2-, 4- and 8-byte operands, *byte offset into s.r*
+     * for 1-byte ones (so AH is 1), XMM/MMX/ST number for those. Conventionally a is the destination (ModRM.reg or rm), b the source. */
     uint8_t a, b;
     uint8_t base, index, scale; /* of the memory operand: r[base] + (r[index] << scale) + disp */
     uint8_t seg;                /* index into segbase; 6 = none */
@@ -68,7 +68,7 @@ struct iblock {
     uint32_t mode;
     uint16_t count, bytes;
     bool once;                  /* not to be found again: what it says holds for this entry only */
-    bool compared;              /* one instruction of a page that is not marked as code: it holds while the bytes there are those behind op[1] */
+    bool compared; /* one instruction of a page that is not marked as code: it holds while the bytes there are those behind op[1] */
     uint32_t generation[2];     /* of the code's pages when decoded */
     _Atomic uint32_t *current[2]; /* [1] == [0] unless the last instruction crosses into another page */
     uint64_t phys2;             /* page address of the second page */
@@ -77,7 +77,12 @@ struct iblock {
 };
 
 struct itlb { uint64_t read_tag; _Atomic uint64_t write_tag; uint64_t addend; uint64_t fetch_tag; };
-struct itlb_cold { bool global; _Atomic(struct dp_ram *) ram; _Atomic uint64_t ram_offset; uint64_t large; /* page size when more than 4 KiB */ };
+struct itlb_cold {
+    bool global;
+    _Atomic(struct dp_ram *) ram;
+    _Atomic uint64_t ram_offset;
+    uint64_t large; /* page size when more than 4 KiB */
+};
 struct ijump { uint64_t rip; uint64_t key; struct iblock *block; };
 
 enum { ITLB_USER, ITLB_SUPER, ITLB_SUPER_AC, ITLB_EMPTY /* never filled: every access is slow */, ITLB_KINDS };
@@ -112,7 +117,8 @@ struct interp_accel {
     /* A page fault: what was known of this page is void (SDM vol. 3 4.10.4.1). */
     void (*forget)(struct icpu *c, uint64_t linear);
     /* A TLB entry of the kind was filled: the page at an offset of RAM; writable: it may be written without telling anyone. */
-    void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset);
+    void (*filled)(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram,
+                   uint64_t offset);
 };
 
 /* icpu.attention */
@@ -233,22 +239,24 @@ void interp_load_bytes(struct icpu *c, const struct iop *o, uint64_t linear, voi
 void interp_store_bytes(struct icpu *c, const struct iop *o, uint64_t linear, const void *data, unsigned size);
 /* Faults if a store of size bytes would. */
 void interp_probe_store(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
-/* Host address for a read-modify-write of size bytes within one page of plain RAM (or two neighbours), NULL when it is none (then use load and store).
- * Faults as a write would. After writing call interp_rmw_done. */
+/* Host address for a read-modify-write of size bytes within one page of plain RAM (or two neighbours), NULL when it is none (then use load
+ * and store). Faults as a write would. After writing call interp_rmw_done. */
 void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsigned size);
 void interp_rmw_done(struct icpu *c, const struct iop *o, const volatile void *host, unsigned size);
 
 static inline struct itlb *interp_tlb(struct icpu *c, uint64_t linear) { return &c->tlb[linear >> 12 & (ITLB_SIZE - 1)]; }
 
 #define INTERP_MEMORY(bits)                                                                                                              \
-    __attribute__((always_inline)) static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o, uint64_t linear)                                 \
+    __attribute__((always_inline)) static inline uint##bits##_t interp_load##bits(struct icpu *c, const struct iop *o,                   \
+                                                                                   uint64_t linear)                                      \
     {                                                                                                                                    \
         const struct itlb *e = interp_tlb(c, linear);                                                                                    \
         if (DP_LIKELY((((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation) == e->read_tag))                                      \
             return *(volatile uint##bits##_t *)(uintptr_t)(linear + e->addend);                                                          \
         return (uint##bits##_t)interp_load_slow(c, o, linear, bits / 8);                                                                 \
     }                                                                                                                                    \
-    __attribute__((always_inline)) static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear, uint##bits##_t value)                    \
+    __attribute__((always_inline)) static inline void interp_store##bits(struct icpu *c, const struct iop *o, uint64_t linear,           \
+                                                                         uint##bits##_t value)                                           \
     {                                                                                                                                    \
         struct itlb *e = interp_tlb(c, linear);                                                                                          \
         uint64_t tag = ((linear + bits / 8 - 1) & ~0xfffull) | c->tlb_generation;                                                       \
@@ -309,8 +317,8 @@ static inline bool interp_pf(const struct icpu *c) { return !__builtin_parity((u
 /* All of RFLAGS. */
 static inline uint64_t interp_flags(const struct icpu *c)
 {
-    return (c->s.rflags & ~(uint64_t)X86_ARITH) | 2 | (interp_cf(c) ? X86_CF : 0) | (interp_pf(c) ? X86_PF : 0) | (interp_af(c) ? X86_AF : 0) |
-           (interp_zf(c) ? X86_ZF : 0) | (interp_sf(c) ? X86_SF : 0) | (interp_of(c) ? X86_OF : 0);
+    return (c->s.rflags & ~(uint64_t)X86_ARITH) | 2 | (interp_cf(c) ? X86_CF : 0) | (interp_pf(c) ? X86_PF : 0) |
+           (interp_af(c) ? X86_AF : 0) | (interp_zf(c) ? X86_ZF : 0) | (interp_sf(c) ? X86_SF : 0) | (interp_of(c) ? X86_OF : 0);
 }
 /* Sets the six arithmetic flags from f; leaves the rest of rflags alone. */
 static inline void interp_set_arith(struct icpu *c, uint64_t f)
@@ -328,10 +336,14 @@ static inline bool interp_block_valid(const struct iblock *b)
     return atomic_load_explicit(b->current[0], memory_order_acquire) == b->generation[0] &&
            atomic_load_explicit(b->current[1], memory_order_acquire) == b->generation[1];
 }
-static inline bool interp_wanted(const struct icpu *c) { return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed)); }
+static inline bool interp_wanted(const struct icpu *c)
+{
+    return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed));
+}
 static inline bool interp_must_leave(const struct icpu *c)
 {
-    return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) | (c->instructions >= c->instruction_limit));
+    return DP_UNLIKELY(atomic_load_explicit(&((struct icpu *)c)->attention, memory_order_relaxed) |
+                       (c->instructions >= c->instruction_limit));
 }
 static inline const struct iop *interp_enter(struct icpu *c, struct iblock *b)
 {
@@ -355,9 +367,10 @@ static inline const struct iop *interp_jump(struct icpu *c)
 }
 
 /* ---- between the files ---- */
-/* Registers, arithmetic flags and the FPU into their canonical places, RIP = that of o (call before isa functions that look at or print s). */
+/* Registers, arithmetic flags and the FPU into their canonical places, RIP = that of o (call before
+ * isa functions that look at or print s). */
 void interp_sync_out(struct icpu *c);
-void interp_sync_in(struct icpu *c);      /* after isa functions changed s (flags, segments, control registers): recomputes mode and bases */
+void interp_sync_in(struct icpu *c); /* after isa functions changed s (flags, segments, control registers): recomputes mode and bases */
 void interp_update_mode(struct icpu *c);  /* the cheap part of sync_in: after RFLAGS.AC/TF, CR0, segments, MXCSR masks changed in place */
 int interp_memory_init(struct icpu *c, struct dp_error *e);
 void interp_memory_fini(struct icpu *c);
@@ -379,13 +392,15 @@ static inline struct itlb *interp_fetch_tlb(struct icpu *c, uint64_t linear)
 }
 /* The current block holds bytes that were just written: what follows in it must be decoded anew. */
 void interp_check_own_block(struct icpu *c, const struct iop *o);
-/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than a page empties it; then accel->flush. */
+/* All flushes go through here: this TLB knows no PCIDs and no global pages, so whatever is more than
+ * a page empties it; then accel->flush. */
 void interp_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid);
 static inline void interp_flush_all(struct icpu *c) { interp_flush(c, X86_FLUSH_ALL, 0, 0); }
 /* Jump cache entries are void. */
 void interp_new_epoch(struct icpu *c);
 
-/* Translates as an access of the running code would and fills the TLB (and calls accel->filled). False: a fault, in c->ctx.fault, or no plain RAM. */
+/* Translates as an access of the running code would and fills the TLB (and calls accel->filled).
+ * False: a fault, in c->ctx.fault, or no plain RAM. */
 bool interp_fill_data(struct icpu *c, uint64_t linear, enum x86_access access);
 
 /* block.c */
@@ -406,7 +421,8 @@ void interp_leave_smm(struct icpu *c); /* RSM */
 /* An unmasked x87 exception waits: #MF, or FERR#; returns if the instruction shall run all the same. */
 void interp_x87_pending(struct icpu *c, const struct iop *o) DP_COLD;
 
-/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault. *global: its translation is (may be NULL). */
+/* Where the code at a linear address is: 0, *ram NULL when it is not RAM; -1 with c->ctx.fault.
+ * *global: its translation is (may be NULL). */
 int interp_locate_code(struct icpu *c, uint64_t linear, struct dp_ram **ram, uint64_t *offset, bool *global);
 
 /* flow.c: pushes and pops through the current stack, any width */
@@ -418,8 +434,8 @@ void interp_lower_end(struct icpu *c, struct iop *o, unsigned bytes, unsigned pa
 uint64_t interp_tsc(struct icpu *c); /* the guest's */
 static inline unsigned interp_cpl(const struct icpu *c) { return c->mode >> IMODE_CPL_SHIFT & 3; }
 
-/* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where meaningful) and return true when
- * the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
+/* Lowering: fill o (operands are prepared: base, index, disp, seg, amask, length, offset, size, a = ModRM.reg's, b = rm's register where
+ * meaningful) and return true when the op is theirs. need_insn set: o->insn will point to a lasting copy of the instruction. */
 bool interp_lower_integer(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
 bool interp_lower_bmi(struct icpu *c, const struct x86_insn *i, struct iop *o);
 bool interp_lower_flow(struct icpu *c, const struct x86_insn *i, struct iop *o, bool *need_insn);
@@ -434,8 +450,8 @@ iop_fn interp_op_refetch; /* back to the run loop at this instruction: the block
 void interp_uncount(struct icpu *c, unsigned offset);
 void interp_ctx_init(struct icpu *c);
 
-/* fpu.c: the host's FPU becomes the guest's on entering run() and goes back on leaving. save brings s.mxcsr and s.fpu up to date (status flags that
- * accumulated in the host's registers); load does the reverse after s changed. */
+/* fpu.c: the host's FPU becomes the guest's on entering run() and goes back on leaving. save brings s.mxcsr and s.fpu up to date (status
+ * flags that accumulated in the host's registers); load does the reverse after s changed. */
 void interp_fpu_enter(struct icpu *c);
 void interp_fpu_leave(struct icpu *c);
 void interp_fpu_save(struct icpu *c);

@@ -43,7 +43,10 @@ static inline bool sse_pick(const struct x86_insn *i, struct iop *o, const struc
 static inline __m128i sse_get(const struct icpu *c, unsigned n) { return _mm_loadu_si128((const __m128i *)(const void *)c->s.vec[n]); }
 static inline void sse_put(struct icpu *c, unsigned n, __m128i v) { _mm_storeu_si128((__m128i *)(void *)c->s.vec[n], v); }
 /* Of YMM registers. */
-static inline __m128i sse_get_high(const struct icpu *c, unsigned n) { return _mm_loadu_si128((const __m128i *)(const void *)(c->s.vec[n] + 16)); }
+static inline __m128i sse_get_high(const struct icpu *c, unsigned n)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)(c->s.vec[n] + 16));
+}
 static inline void sse_put_high(struct icpu *c, unsigned n, __m128i v) { _mm_storeu_si128((__m128i *)(void *)(c->s.vec[n] + 16), v); }
 /* The low 4 or 8 bytes, the rest untouched. */
 static inline void sse_put32(struct icpu *c, unsigned n, uint32_t v) { dp_st32(c->s.vec[n], v); }

@@ -48,7 +48,10 @@ static void clear_entry(struct icpu *c, unsigned n)
     atomic_store_explicit(&c->tlb_all[n].write_tag, 0, memory_order_relaxed);
 }
 
-static unsigned large_hash(uint64_t linear, uint64_t size) { return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> (64 - ILARGE_BITS)); }
+static unsigned large_hash(uint64_t linear, uint64_t size)
+{
+    return (unsigned)((linear / size * 0x9e3779b97f4a7c15ull + size) >> (64 - ILARGE_BITS));
+}
 
 void interp_forget_page(struct icpu *c, uint64_t linear)
 {
@@ -115,7 +118,8 @@ void interp_map_changed(struct icpu *c)
 /* ---- filling ---- */
 
 /* Records the page of t in the entry; gives it the tag for the access. */
-static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access access, const struct x86_translation *t, const struct dp_range *r)
+static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access access, const struct x86_translation *t,
+                 const struct dp_range *r)
 {
     if (kind == ITLB_EMPTY)
         return;
@@ -125,7 +129,8 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
     uint64_t tag = (linear & PAGE_MASK) | c->tlb_generation;
     uint64_t offset = r->ram_offset + ((t->phys & PAGE_MASK) - r->base);
     uint64_t addend = (uint64_t)(uintptr_t)(r->ram->host + offset) - (linear & PAGE_MASK);
-    if ((e->read_tag && e->read_tag != tag) || (e->fetch_tag && e->fetch_tag != tag) || e->addend != addend || cold->ram_offset != offset || cold->ram != r->ram)
+    if ((e->read_tag && e->read_tag != tag) || (e->fetch_tag && e->fetch_tag != tag) || e->addend != addend || cold->ram_offset != offset ||
+        cold->ram != r->ram)
         clear_entry(c, n);
     e->addend = addend;
     atomic_store_explicit(&cold->ram, r->ram, memory_order_relaxed);
@@ -142,8 +147,10 @@ static void fill(struct icpu *c, unsigned kind, uint64_t linear, enum x86_access
     }
     e->read_tag = tag;
     if (c->accel) {
-        bool dirty = t->dirty || access == X86_ACCESS_WRITE, allowed = access == X86_ACCESS_WRITE || (t->writable && (kind != ITLB_USER || t->user));
-        c->accel->filled(c, kind, linear, dirty && allowed && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT), t->global, t->page_size, r->ram, offset);
+        bool dirty = t->dirty || access == X86_ACCESS_WRITE,
+             allowed = access == X86_ACCESS_WRITE || (t->writable && (kind != ITLB_USER || t->user));
+        c->accel->filled(c, kind, linear, dirty && allowed && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT),
+                         t->global, t->page_size, r->ram, offset);
     }
     if (access == X86_ACCESS_WRITE && !r->readonly && dp_ram_write_is_free(r->ram, offset >> DP_PAGE_SHIFT)) {
         atomic_store_explicit(&e->write_tag, tag, memory_order_relaxed);
@@ -441,7 +448,8 @@ void *interp_rmw_host(struct icpu *c, const struct iop *o, uint64_t linear, unsi
     dp_space_find(c->memory, t.phys, &r);
     if (first < size) { /* pages that are neighbours in RAM, too, still make one atomic operand; others do not */
         struct x86_translation second;
-        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE, &second);
+        translate_or_leave(c, o, (linear + first) & ((c->mode & IMODE_CODE) == X86_MODE64 ? ~0ull : 0xffffffffull), X86_ACCESS_WRITE,
+                           &second);
         if (second.phys != t.phys + first)
             return NULL;
     }
@@ -553,7 +561,8 @@ uint64_t interp_linear_moved(struct icpu *c, const struct iop *o, int64_t by, un
 /* ---- callbacks of isa/x86: they return -1 with the fault instead of leaving ---- */
 
 /* Host address of one byte range within a page, or NULL with *mmio = phys when it is no plain RAM. -1 on a fault. */
-static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, bool user, uint8_t **host, uint64_t *phys, struct dp_range *r)
+static int access_page(struct icpu *c, uint64_t linear, enum x86_access access, bool user, uint8_t **host, uint64_t *phys,
+                       struct dp_range *r)
 {
     bool ac = !user && c->ctx.explicit_access && has_ac(c);
     unsigned kind = user ? ITLB_USER : ac ? ITLB_SUPER_AC : ITLB_SUPER;
@@ -679,17 +688,22 @@ static bool ctx_phys_compare_exchange(struct x86_ctx *x, uint64_t phys, uint64_t
     uint64_t offset = r.ram_offset + (phys - r.base);
     uint8_t *host = r.ram->host + offset;
     uint32_t old32 = (uint32_t)old;
-    bool done = size == 8 ? __atomic_compare_exchange_n((uint64_t *)host, &old, new_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
-                          : __atomic_compare_exchange_n((uint32_t *)host, &old32, (uint32_t)new_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    bool done = size == 8
+                    ? __atomic_compare_exchange_n((uint64_t *)host, &old, new_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+                    : __atomic_compare_exchange_n((uint32_t *)host, &old32, (uint32_t)new_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     if (done && !dp_ram_write_is_free(r.ram, offset >> DP_PAGE_SHIFT))
         dp_ram_mark_dirty(r.ram, offset, size);
     return done;
 }
 
-static void ctx_flush(struct x86_ctx *x, enum x86_flush kind, uint64_t linear, unsigned pcid) { interp_flush(x->opaque, kind, linear, pcid); }
+static void ctx_flush(struct x86_ctx *x, enum x86_flush kind, uint64_t linear, unsigned pcid)
+{
+    interp_flush(x->opaque, kind, linear, pcid);
+}
 
 void interp_ctx_init(struct icpu *c)
 {
-    c->ctx = (struct x86_ctx){ .s = &c->s, .model = c->vm->model, .read = ctx_read, .write = ctx_write, .probe_write = ctx_probe_write, .phys_load = ctx_phys_load,
-                               .phys_compare_exchange = ctx_phys_compare_exchange, .flush = ctx_flush, .opaque = c };
+    c->ctx = (struct x86_ctx){ .s = &c->s, .model = c->vm->model, .read = ctx_read, .write = ctx_write, .probe_write = ctx_probe_write,
+                               .phys_load = ctx_phys_load, .phys_compare_exchange = ctx_phys_compare_exchange, .flush = ctx_flush,
+                               .opaque = c };
 }

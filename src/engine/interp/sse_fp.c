@@ -136,8 +136,8 @@ struct undo {
 };
 static void undo_take(const struct icpu *c, unsigned a, struct undo *u)
 {
-    *u = (struct undo){sse_get(c, a & 15), sse_get_high(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]), c->s.r[a & 15], c->lf_result,
-                       c->lf_aux};
+    *u = (struct undo){sse_get(c, a & 15), sse_get_high(c, a & 15), _mm_loadu_si128((const __m128i *)(const void *)c->s.fpu.st[a & 7]),
+                       c->s.r[a & 15], c->lf_result, c->lf_aux};
 }
 static void undo_apply(struct icpu *c, unsigned a, const struct undo *u)
 {

@@ -1,15 +1,18 @@
 /* engine/interp/string.c - string instructions, ports, REP.
  *
- * Model: one handler per instruction; `extra` tells REP. A repeated instruction runs in this handler until rCX is 0, a fault, or until something
- * wants the run loop: then RIP stays on the instruction, whose registers hold the progress, as the architecture has it. MOVS and STOS go page by page
- * at memory speed when both sides are plain RAM and the direction is up.
+ * Model: one handler per instruction; `extra` tells REP. A repeated instruction runs in this handler until rCX is 0, a fault, or until
+ * something wants the run loop: then RIP stays on the instruction, whose registers hold the progress, as the architecture has it. MOVS and
+ * STOS go page by page at memory speed when both sides are plain RAM and the direction is up.
  * Source: Intel SDM vol. 2 (MOVS, STOS, REP); vol. 1 ch. 7.3.9.3 (fast string operation may be interrupted at any iteration boundary).
  */
 #include "engine/interp/interp_internal.h"
 
 enum { REP_NONE, REP, REP_NE };
 /* Stepping: one iteration at a time. */
-static bool in_runs(const struct icpu *c, const struct iop *o, int64_t step) { return o->extra && step > 0 && !o->slow_segment && c->instruction_limit; }
+static bool in_runs(const struct icpu *c, const struct iop *o, int64_t step)
+{
+    return o->extra && step > 0 && !o->slow_segment && c->instruction_limit;
+}
 
 static uint64_t counter_mask(const struct iop *o) { return o->amask; }
 static uint64_t get_count(const struct icpu *c, const struct iop *o) { return c->s.r[X86_RCX] & counter_mask(o); }
@@ -111,14 +114,15 @@ static uint8_t *run_of(struct icpu *c, uint64_t linear, bool write, uint64_t *wa
 static void run_written(struct icpu *c, const struct iop *o, uint64_t linear, uint8_t *host, uint64_t bytes)
 {
     atomic_signal_fence(memory_order_seq_cst);
-    if (DP_UNLIKELY(((linear & ~0xfffull) | c->tlb_generation) != atomic_load_explicit(&interp_tlb(c, linear)->write_tag, memory_order_relaxed)))
+    if (DP_UNLIKELY(((linear & ~0xfffull) | c->tlb_generation) !=
+                    atomic_load_explicit(&interp_tlb(c, linear)->write_tag, memory_order_relaxed)))
         interp_store_raced(c, o, (uint64_t)(uintptr_t)host, (unsigned)bytes);
 }
 
 static bool fits(uint64_t linear, unsigned size) { return (linear & 0xfff) + size <= DP_PAGE_SIZE; }
 
-/* The same for runs upwards (step > 0) or downwards from linear, which may have to be translated first: source and destination can be at odds over one
- * TLB entry. told: interp_rmw_done is wanted after writing. */
+/* The same for runs upwards (step > 0) or downwards from linear, which may have to be translated first: source and destination can be at
+ * odds over one TLB entry. told: interp_rmw_done is wanted after writing. */
 static uint8_t *readable_run(struct icpu *c, const struct iop *o, uint64_t linear, int64_t step, uint64_t *bytes)
 {
     uint64_t want = *bytes;

@@ -127,7 +127,8 @@ static void RSM(struct icpu *c, const struct iop *o)
     interp_leave_smm(c);
     LEAVE_HERE(c);
 }
-/* These take the single-step trap if TF is set afterwards: none in a kernel whose FMASK clears it, one in the user before its next instruction. */
+/* These take the single-step trap if TF is set afterwards: none in a kernel whose FMASK clears it,
+ * one in the user before its next instruction. */
 static int settle_trap(struct icpu *c, int result)
 {
     if (!result) {
@@ -497,12 +498,14 @@ static void INVPCID(struct icpu *c, const struct iop *o)
 }
 
 /* ---- MSRs, identification, time ---- */
-enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0, MSR_KVM_WALL_OLD = 0x11, MSR_KVM_TIME_OLD = 0x12,
+enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0, MSR_KVM_WALL_OLD = 0x11,
+       MSR_KVM_TIME_OLD = 0x12,
        MSR_KVM_FIRST = 0x4b564d00, MSR_KVM_WALL = 0x4b564d00, MSR_KVM_TIME = 0x4b564d01 };
 static bool apic_msr(uint32_t msr) { return msr == MSR_APIC_BASE || msr == MSR_TSC_DEADLINE || (msr >= 0x800 && msr < 0x900); }
 static bool pv_msr(const struct icpu *c, uint32_t msr)
 {
-    return c->vm->model->kvm_clock && c->bus.pv_msr_write && (msr == MSR_KVM_WALL_OLD || msr == MSR_KVM_TIME_OLD || msr == MSR_KVM_WALL || msr == MSR_KVM_TIME);
+    return c->vm->model->kvm_clock && c->bus.pv_msr_write &&
+           (msr == MSR_KVM_WALL_OLD || msr == MSR_KVM_TIME_OLD || msr == MSR_KVM_WALL || msr == MSR_KVM_TIME);
 }
 APART(RDMSR)
 {

@@ -1,10 +1,11 @@
 /* engine/translate/alias.c - the translator's two views of guest RAM.
  *
- * Model: each RAM is mapped twice more from its file: read-write and read-only. In the read-write view pages with known code are made read-only
- * (mprotect), so that a store to them faults wherever it comes from; the kernel's own TLB shootdown makes this hold for all threads at once. Pages
- * that no shadow page table ever led to in that view (programs and libraries, which come from the disk) are spared the call.
- * Invariants: under v->lock a page that was handed out is protected exactly when ram->has_code says so, or more often (then the fault handler finds
- * no code and takes the protection away). A page is handed out only while it has no code.
+ * Model: each RAM is mapped twice more from its file: read-write and read-only. In the read-write view pages with known
+ * code are made read-only (mprotect), so that a store to them faults wherever it comes from; the kernel's own TLB shootdown
+ * makes this hold for all threads at once. Pages that no shadow page table ever led to in that view (programs and
+ * libraries, which come from the disk) are spared the call.
+ * Invariants: under v->lock a page that was handed out is protected exactly when ram->has_code says so, or more often (then the fault
+ * handler finds no code and takes the protection away). A page is handed out only while it has no code.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,8 +14,8 @@
 
 #define LOW_PLACES 31 /* 1 TiB each, above 2^45 */
 
-/* An unmapped page before and after: a wild access one page off hits nothing. Where the host lets us, ALIAS_RO_BIT of an address tells the views
- * apart: the read-write one lies low. Nothing but speed depends on it (translate.c, store_check). */
+/* An unmapped page before and after: a wild access one page off hits nothing. Where the host lets us, ALIAS_RO_BIT of an address tells the
+ * views apart: the read-write one lies low. Nothing but speed depends on it (translate.c, store_check). */
 static uint8_t *map_guarded(struct dp_ram *ram, int protection)
 {
     size_t size = ram->size + 2 * DP_PAGE_SIZE;
@@ -121,7 +122,8 @@ void alias_unprotect(struct tvm *v, struct dp_ram *ram, uint64_t page)
     if (!a)
         return;
     pthread_mutex_lock(&v->lock);
-    if (a->protected_[page] && !atomic_load(&ram->has_code[page]) && !mprotect(a->rw + (page << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ | PROT_WRITE))
+    if (a->protected_[page] && !atomic_load(&ram->has_code[page]) &&
+        !mprotect(a->rw + (page << DP_PAGE_SHIFT), DP_PAGE_SIZE, PROT_READ | PROT_WRITE))
         a->protected_[page] = 0;
     pthread_mutex_unlock(&v->lock);
 }
@@ -137,7 +139,8 @@ bool alias_protected(const struct tvm *v, uint64_t host)
     return false;
 }
 
-/* Against a page that becomes code at the same time: it sets has_code and then looks at the flag; we set the flag and then look at has_code. */
+/* Against a page that becomes code at the same time: it sets has_code and then looks at the flag; we
+ * set the flag and then look at has_code. */
 bool alias_direct_write(struct talias *a, uint64_t page)
 {
     atomic_store(&a->direct[page], 1);

@@ -5,8 +5,8 @@
 #include "isa/x86/decode_table.h"
 
 #define GROUP_SPAN 256
-/* Of a base register from what it held when a group began, and of an access from it. A stack access is in a group always, so twice this must fit in 31 bits;
- * in 32-bit code two of each do not get from a page in a table past the ends of the address space. */
+/* Of a base register from what it held when a group began, and of an access from it. A stack access is in a group always, so twice this
+ * must fit in 31 bits; in 32-bit code two of each do not get from a page in a table past the ends of the address space. */
 #define REACH64 (1 << 28)
 #define REACH32 (GUARD32 / 4)
 
@@ -18,7 +18,8 @@ static bool is_x87(const struct x86_insn *i) { return (i->row->flags & (X86_F_X8
 static bool is_x87_state(unsigned op)
 {
     switch (op) {
-    case X86_OP_FLDENV: case X86_OP_FNSTENV: case X86_OP_FRSTOR: case X86_OP_FNSAVE: case X86_OP_FNINIT: case X86_OP_FXSAVE: case X86_OP_FXRSTOR: return true;
+    case X86_OP_FLDENV: case X86_OP_FNSTENV: case X86_OP_FRSTOR: case X86_OP_FNSAVE: case X86_OP_FNINIT: case X86_OP_FXSAVE:
+    case X86_OP_FXRSTOR: return true;
     default: return false;
     }
 }
@@ -28,17 +29,22 @@ static bool is_vector_op(unsigned op) { return op >= X86_OP_MOVD && !(op >= X86_
 static bool copied(const struct x86_insn *i)
 {
     switch (i->op) {
-    case X86_OP_ADD: case X86_OP_OR: case X86_OP_ADC: case X86_OP_SBB: case X86_OP_AND: case X86_OP_SUB: case X86_OP_XOR: case X86_OP_CMP: case X86_OP_TEST:
+    case X86_OP_ADD: case X86_OP_OR: case X86_OP_ADC: case X86_OP_SBB: case X86_OP_AND: case X86_OP_SUB: case X86_OP_XOR: case X86_OP_CMP:
+    case X86_OP_TEST:
     case X86_OP_MOV: case X86_OP_LEA: case X86_OP_XCHG: case X86_OP_INC: case X86_OP_DEC: case X86_OP_NOT: case X86_OP_NEG:
     case X86_OP_MUL: case X86_OP_IMUL: case X86_OP_DIV: case X86_OP_IDIV:
-    case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_SHLD: case X86_OP_SHRD:
-    case X86_OP_BT: case X86_OP_BTS: case X86_OP_BTR: case X86_OP_BTC: case X86_OP_BSF: case X86_OP_BSR: case X86_OP_POPCNT: case X86_OP_LZCNT: case X86_OP_TZCNT:
+    case X86_OP_ROL: case X86_OP_ROR: case X86_OP_RCL: case X86_OP_RCR: case X86_OP_SHL: case X86_OP_SHR: case X86_OP_SAR: case X86_OP_SHLD:
+    case X86_OP_SHRD:
+    case X86_OP_BT: case X86_OP_BTS: case X86_OP_BTR: case X86_OP_BTC: case X86_OP_BSF: case X86_OP_BSR: case X86_OP_POPCNT:
+    case X86_OP_LZCNT: case X86_OP_TZCNT:
     case X86_OP_MOVZX: case X86_OP_MOVSX: case X86_OP_MOVSXD: case X86_OP_CMOVCC: case X86_OP_SETCC: case X86_OP_CBW: case X86_OP_CWD:
-    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B: case X86_OP_XADD: case X86_OP_MOVBE: case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
+    case X86_OP_BSWAP: case X86_OP_CMPXCHG: case X86_OP_CMPXCHG8B: case X86_OP_CMPXCHG16B: case X86_OP_XADD: case X86_OP_MOVBE:
+    case X86_OP_CRC32: case X86_OP_ADCX: case X86_OP_ADOX:
     case X86_OP_CLC: case X86_OP_STC: case X86_OP_CMC: case X86_OP_PAUSE: case X86_OP_LAHF: case X86_OP_SAHF:
     case X86_OP_MOVNTI: case X86_OP_LFENCE: case X86_OP_MFENCE: case X86_OP_SFENCE:
     case X86_OP_ANDN: case X86_OP_BEXTR: case X86_OP_BLSI: case X86_OP_BLSMSK: case X86_OP_BLSR: case X86_OP_BZHI:
-    case X86_OP_MULX: case X86_OP_PDEP: case X86_OP_PEXT: case X86_OP_RORX: case X86_OP_SARX: case X86_OP_SHLX: case X86_OP_SHRX: return true;
+    case X86_OP_MULX: case X86_OP_PDEP: case X86_OP_PEXT: case X86_OP_RORX: case X86_OP_SARX: case X86_OP_SHLX:
+    case X86_OP_SHRX: return true;
     case X86_OP_MASKMOVQ: case X86_OP_MASKMOVDQU: case X86_OP_VMASKMOVDQU: case X86_OP_VLDMXCSR: case X86_OP_VSTMXCSR: return false;
     default: return is_vector_op(i->op) || (is_x87(i) && !is_x87_state(i->op));
     }
@@ -107,7 +113,10 @@ unsigned spilled_operands(const struct x86_insn *i)
 }
 
 /* Page offset and displacement together must be one. */
-static bool is_far(int64_t displacement) { return displacement != (int32_t)displacement || displacement > INT32_MAX - 2 * (int32_t)DP_PAGE_SIZE; }
+static bool is_far(int64_t displacement)
+{
+    return displacement != (int32_t)displacement || displacement > INT32_MAX - 2 * (int32_t)DP_PAGE_SIZE;
+}
 
 static enum insn_kind classify_branch(const struct x86_insn *i, unsigned word)
 {
@@ -124,8 +133,8 @@ static enum insn_kind classify_branch(const struct x86_insn *i, unsigned word)
     }
 }
 
-/* Encodings that mean something else in the host's 64-bit mode: VEX.W and registers 8-15 are ignored in 32-bit code (W: where it is the size of an
- * integer, which for these sets it is not). */
+/* Encodings that mean something else in the host's 64-bit mode: VEX.W and registers 8-15 are ignored in 32-bit code (W: where it is the
+ * size of an integer, which for these sets it is not). */
 static bool foreign_vex(const struct x86_insn *i)
 {
     bool wide = i->vex_w && i->row->feature != X86_FEATURE_FMA && i->row->feature != X86_FEATURE_AVX2;
@@ -196,7 +205,8 @@ static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, un
         return classify_branch(i, word);
     if (!copied(i))
         return KIND_INTERPRET;
-    if (checked && (i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m && i->operand[1].kind != X86_IMM)
+    if (checked && (i->op == X86_OP_BT || i->op == X86_OP_BTS || i->op == X86_OP_BTR || i->op == X86_OP_BTC) && m &&
+        i->operand[1].kind != X86_IMM)
         return KIND_INTERPRET; /* reaches beyond the operand */
     bool high = false, ch = false;
     for (unsigned k = 0; k < i->operand_count; k++)
@@ -280,9 +290,10 @@ static void describe_accesses(struct insn_info *n, unsigned word)
     const struct x86_insn *i = &n->i;
     const struct x86_operand *m = memory_operand(i);
     if (m && i->op != X86_OP_LEA && n->kind != KIND_NOTHING && n->kind != KIND_STRING) {
-        n->memory = (struct access){.used = true, .write = (m->access & X86_WRITE) != 0, .base = i->base, .group = NO_GROUP, .size = m->size, .disp = (int32_t)i->disp};
-        n->memory.simple = i->base < 16 && !is_spilled(i->base) && i->index == X86_ZERO && i->address_size == word && i->seg != X86_FS && i->seg != X86_GS &&
-                           i->disp == (int32_t)i->disp;
+        n->memory = (struct access){.used = true, .write = (m->access & X86_WRITE) != 0, .base = i->base, .group = NO_GROUP,
+                                    .size = m->size, .disp = (int32_t)i->disp};
+        n->memory.simple = i->base < 16 && !is_spilled(i->base) && i->index == X86_ZERO && i->address_size == word && i->seg != X86_FS &&
+                           i->seg != X86_GS && i->disp == (int32_t)i->disp;
     }
     struct access stack = {.used = true, .simple = true, .base = X86_RSP, .group = NO_GROUP, .size = (uint16_t)word};
     switch (n->kind) {
@@ -413,8 +424,8 @@ static bool within_reach(const struct path *p, int64_t distance)
     return distance >= -reach && distance <= reach;
 }
 
-/* Where flags are wanted at the first access of a group, its check moves up to where they are not, as long as the base is the same and no other
- * path leaves in between (a check for an access that may not happen would send null pointers to the slow path). */
+/* Where flags are wanted at the first access of a group, its check moves up to where they are not, as long as the base is the same and no
+ * other path leaves in between (a check for an access that may not happen would send null pointers to the slow path). */
 static void join_group(struct path *p, const struct tracking *t, const struct dead *dead, struct access *a, unsigned k, bool separate)
 {
     if (!a->used || !a->simple)
@@ -438,7 +449,8 @@ static void join_group(struct path *p, const struct tracking *t, const struct de
         return;
     }
     a->group = (uint8_t)p->groups;
-    p->group[p->groups++] = (struct group){.base = a->base, .version = t->version[a->base], .low = (int32_t)low, .high = (int32_t)high, .write = a->write,
+    p->group[p->groups++] = (struct group){.base = a->base, .version = t->version[a->base], .low = (int32_t)low, .high = (int32_t)high,
+                                           .write = a->write,
                                            .first = (uint8_t)k, .at = (uint8_t)k, .count = 1, .adjust_at = t->offset[a->base]};
     if (p->insn[k].live && !separate && dead->at != NO_PLACE && dead->known.version[a->base] == t->version[a->base]) {
         p->group[p->groups - 1].at = (uint8_t)dead->at;

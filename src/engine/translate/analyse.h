@@ -1,8 +1,9 @@
 /* engine/translate/analyse.h - what the translator finds out about a block before it writes code.
  *
- * Model: a superblock is a path through one guest page: it runs on past conditional branches and follows unconditional ones, up to MAX_INSNS and MAX_BRANCHES. Three passes:
- * decode and classify; arithmetic flags backward (which are still wanted before each instruction); accesses forward, which are put into *groups* of
- * the same base register with the same contents, so that one page check serves all.
+ * Model: a superblock is a path through one guest page: it runs on past conditional branches and follows unconditional
+ * ones, up to MAX_INSNS and MAX_BRANCHES. Three passes: decode and classify; arithmetic flags backward (which are still
+ * wanted before each instruction); accesses forward, which are put into *groups* of the same base register with the
+ * same contents, so that one page check serves all.
  */
 #ifndef DP_TRANSLATE_ANALYSE_H
 #define DP_TRANSLATE_ANALYSE_H
@@ -78,8 +79,8 @@ enum place place_of(unsigned operand_code);
 bool implicit_rcx(const struct x86_insn *i);             /* shifts by CL, CMPXCHG8B and 16B: as it is, only read */
 unsigned spilled_operands(const struct x86_insn *i);     /* how many of guest R13-R15 it names as register operands */
 
-/* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be used. Not checked: no
- * access gets into a group. */
+/* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be
+ * used. Not checked: no access gets into a group. */
 void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode, bool checked);
 
 #endif

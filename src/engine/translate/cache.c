@@ -1,9 +1,9 @@
 /* engine/translate/cache.c - the code cache of one processor: blocks by guest-physical place, by page, by host address.
  *
- * Model: one file mapped twice, writable and executable; never both at once in one view. Blocks are appended; when the cache or the arena of their
- * descriptions is full everything is dropped. Blocks are found by (address of the guest code in RAM, mode); a page's blocks die together when the page
- * is written, and since direct links stay within a page, nothing needs to be unlinked: only the entry of a dead block is overwritten by a
- * jump to the stale stub, for jump caches may still name it.
+ * Model: one file mapped twice, writable and executable; never both at once in one view. Blocks are appended; when the cache or the arena
+ * of their descriptions is full everything is dropped. Blocks are found by (address of the guest code in RAM, mode); a page's blocks die
+ * together when the page is written, and since direct links stay within a page, nothing needs to be unlinked: only the entry of a dead
+ * block is overwritten by a jump to the stale stub, for jump caches may still name it.
  * Invariants: only the processor's own thread uses its cache. Emptied or invalidated only while no translated code of it runs.
  */
 #include <stdlib.h>
@@ -92,10 +92,12 @@ void cache_empty(struct tcpu *t)
 
 bool cache_has_room(const struct tcpu *t)
 {
-    return t->used + BLOCK_ROOM <= CODE_BYTES && t->arena_used + BLOCK_ROOM <= ARENA_BYTES && t->blocks < MAX_BLOCKS && t->hashed < t->hash_mask / 4 * 3;
+    return t->used + BLOCK_ROOM <= CODE_BYTES && t->arena_used + BLOCK_ROOM <= ARENA_BYTES && t->blocks < MAX_BLOCKS &&
+           t->hashed < t->hash_mask / 4 * 3;
 }
 
-/* Memory for the next block's code, ahead and many pages at a time: they cost a host page fault each otherwise, and another in the other view. */
+/* Memory for the next block's code, ahead and many pages at a time: they cost a host page fault each
+ * otherwise, and another in the other view. */
 void cache_populate(struct tcpu *t)
 {
     if (DP_LIKELY(t->used + POPULATE / 8 <= t->populated) || t->populated >= CODE_BYTES)
@@ -112,8 +114,9 @@ void *cache_alloc(struct tcpu *t, size_t size)
     return p;
 }
 
-/* Open addressing in one array: a lookup, of which programs that are just starting make a million a second, touches one line of it and the block. An
- * entry has all bits of its hash, so that the array grows without a look at blocks. A dead block's entry stays, leading nowhere. */
+/* Open addressing in one array: a lookup, of which programs that are just starting make a million a second, touches
+ * one line of it and the block. An entry has all bits of its hash, so that the array grows without a look at blocks.
+ * A dead block's entry stays, leading nowhere. */
 #define DEAD_BLOCK 1u
 static uint32_t hash_of(uint64_t host, uint32_t mode) { return (uint32_t)((host ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull >> 32); }
 static uint32_t block_number(const struct tcpu *t, const struct tblock *b) { return cache_number(t, b) + DEAD_BLOCK + 1; }
@@ -140,7 +143,8 @@ static void hash_put(struct thash *table, uint32_t mask, struct thash entry)
     table[i & mask] = entry;
 }
 
-/* Out with the dead; twice the room if there are not many. If that fails the array fills up to 3/4 (cache_has_room): some entry is free always. */
+/* Out with the dead; twice the room if there are not many. If that fails the array fills up to 3/4
+ * (cache_has_room): some entry is free always. */
 static void hash_grow(struct tcpu *t)
 {
     uint32_t live = 0;
@@ -250,7 +254,8 @@ static struct tpair *pair_of(struct tcpu *t, struct tpage *from, struct tpage *t
 
 static void patch32(struct tcpu *t, uint32_t at, uint32_t v) { __atomic_store_n((uint32_t *)(t->rw + at), v, __ATOMIC_RELAXED); }
 
-bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global, uint64_t page_size)
+bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global,
+                    uint64_t page_size)
 {
     struct tfar *far = (struct tfar *)link;
     struct tpage *from = link->from->page;
@@ -309,7 +314,8 @@ void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page)
     unlink_far(t, p);
     if (p->blocks || p->crossers) {
         t->c->counters.code_invalidations++;
-        DP_TRACE(t->c->vm->trace, DP_TRACE_SMC, "cpu%u: blocks of page 0x%llx of %s dropped", t->c->index, (unsigned long long)page, ram->name);
+        DP_TRACE(t->c->vm->trace, DP_TRACE_SMC, "cpu%u: blocks of page 0x%llx of %s dropped", t->c->index, (unsigned long long)page,
+                 ram->name);
     }
     p->blocks = NULL;
     p->crossers = NULL;

@@ -161,8 +161,8 @@ static void map_around(struct tdirect *d, uint64_t linear, bool itself)
         struct dp_range r = {0};
         unsigned e = extent_at(d, at);
         bool known = i < AROUND && (itself || at != (linear & PAGE_MASK)) && !(e < d->extents && d->extent[e].linear <= at) &&
-                     c->address_mask == UINT64_MAX && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE && !is_apic_page(c, t.phys) &&
-                     dp_space_find(c->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
+                     c->address_mask == UINT64_MAX && x86_walk_used(&c->ctx, at, &t) && t.user && t.page_size == DP_PAGE_SIZE &&
+                     !is_apic_page(c, t.phys) && dp_space_find(c->memory, t.phys, &r) && r.ram && (t.phys & PAGE_MASK) >= r.base &&
                      (t.phys & PAGE_MASK) + DP_PAGE_SIZE - r.base <= r.size;
         struct talias *b = known ? alias_of(d->owner->v, r.ram) : NULL;
         uint64_t page = known ? (r.ram_offset + ((t.phys & PAGE_MASK) - r.base)) >> DP_PAGE_SHIFT : 0;
@@ -325,7 +325,8 @@ void direct_flush_all(struct tcpu *t)
             unmap_all(t->directs[i]);
 }
 
-/* Blocks made ahead of their first use in the runner, since each that it misses costs a turn: those that are known here, and some that only follow. */
+/* Blocks made ahead of their first use in the runner, since each that it misses costs a turn: those
+ * that are known here, and some that only follow. */
 struct ahead {
     struct tdirect *d;
     struct { struct tblock *block; uint64_t page; } made[LINK_AHEAD];
@@ -350,8 +351,8 @@ static struct tblock *block_ahead(struct ahead *a, uint64_t rip, uint64_t *page_
     if (b)
         return b->count && !b->phys2 ? b : NULL;
     const struct tblock *known = cache_find(t, host, c->mode, 0);
-    if (a->count == LINK_AHEAD || !(known ? known->count && !known->phys2 : a->guesses) || (rip & 0xfff) > DP_PAGE_SIZE - 64 || !cache_has_room(k) ||
-        dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
+    if (a->count == LINK_AHEAD || !(known ? known->count && !known->phys2 : a->guesses) || (rip & 0xfff) > DP_PAGE_SIZE - 64 ||
+        !cache_has_room(k) || dp_ram_code_is_volatile(ram, offset >> DP_PAGE_SHIFT))
         return NULL;
     a->guesses -= !known;
     b = translate_block(k, rip, ram, offset, c->mode);
@@ -647,8 +648,6 @@ bool direct_kick(struct tcpu *t)
     return runner;
 }
 
-static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
-
 /* The processor's state to where the runner takes it from, and back. Back: registers of a user program, and of tctx what blocks write
  * before they leave. */
 static void give(struct tdirect *d, struct tctx *x)
@@ -795,6 +794,42 @@ static void end_stay(struct tdirect *d)
     d->served = 0;
 }
 
+/* One turn of guest code, the place to go on being in the orders. *kicked: somebody wants the processor, maybe before it began. */
+static inline int run_turn(struct tdirect *d, bool step, bool *kicked)
+{
+    struct tcpu *t = d->owner;
+    struct direct_state *s = d->state;
+    s->kicked = 0;
+    atomic_store(&t->runner, d->pid);
+    atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
+    bool wanted = (atomic_load(&t->c->attention) | atomic_load(&t->wish)) && !step;
+    uint64_t since = __rdtsc();
+    int r = wanted ? 0 : turn(d);
+    atomic_store(&t->runner, 0);
+    atomic_store_explicit(&t->inside, 0, memory_order_release);
+    *kicked = wanted || s->outcome == DIRECT_KICKED;
+    if (!r && !*kicked)
+        note_turn(d, s->woken - since + (__rdtsc() - s->left), s->left - s->entered);
+    return r;
+}
+
+/* LEAVE_X87: the guest's state for the unit; *pc: where the block goes on with it. False: out, for x->reason. */
+static bool want_x87(struct tdirect *d, struct tctx *x, uint64_t *pc)
+{
+    struct direct_state *s = d->state;
+    uint64_t record = s->x.record;
+    if (record >= cache_number(&d->cpu, d->cpu.arena + d->cpu.arena_used)) { /* cannot be */
+        x->reason = LEAVE_INTERPRET;
+        return false;
+    }
+    const struct tslow *slow = cache_numbered(&d->cpu, record);
+    d->x87 = true;
+    *pc = (uint64_t)(uintptr_t)d->cpu.rx + slow->back;
+    x->rip = s->x.page + (slow->site & 0xfff); /* should an interruption come first */
+    x87_prepare(&s->x, &d->cpu, &s->x87);
+    return true;
+}
+
 int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
 {
     struct tcpu *t = d->owner;
@@ -808,51 +843,33 @@ int direct_run(struct tdirect *d, struct tctx *x, uint64_t page, uint64_t rip, u
     }
     give(d, x);
     for (uint64_t pc = code;;) {
+        bool kicked;
         enter_at(d, pc, step || t->countdown);
-        s->kicked = 0;
-        atomic_store(&t->runner, d->pid);
-        atomic_store(&t->inside, 1); /* before looking at what others may have asked for */
-        bool wanted = (atomic_load(&t->c->attention) | atomic_load(&t->wish)) && !step;
-        uint64_t since = __rdtsc();
-        int r = wanted ? 0 : turn(d);
-        atomic_store(&t->runner, 0);
-        atomic_store_explicit(&t->inside, 0, memory_order_release);
-        if (!r && !wanted && s->outcome != DIRECT_KICKED)
-            note_turn(d, s->woken - since + (__rdtsc() - s->left), s->left - s->entered);
+        int r = run_turn(d, step, &kicked);
         if (r)
             return r;
-        if (wanted || s->outcome == DIRECT_KICKED) {
+        if (kicked) {
             if (step)
                 continue;
             x->reason = LEAVE_KICK; /* a fault's pc, or where it was to begin: the guest is at x->rip */
             break;
         }
         if (s->outcome == DIRECT_SIGNAL) {
-            if (signalled(d, x, &pc, &step)) {
-                if (!warming(d) &&
-                    ++d->served == SERVED) /* pages get mapped once, mostly; but who always wants others is better off without a runner */
-                    end_stay(d);
-                continue;
-            }
-            break;
-        }
-        x->reason = s->x.reason;
-        if (x->reason == LEAVE_X87) { /* its site says where, should an interruption come first */
-            uint64_t record = s->x.record;
-            if (record >= cache_number(&d->cpu, d->cpu.arena + d->cpu.arena_used)) { /* cannot be */
-                x->reason = LEAVE_INTERPRET;
+            if (!signalled(d, x, &pc, &step))
                 break;
-            }
-            const struct tslow *slow = cache_numbered(&d->cpu, record);
-            d->x87 = true;
-            pc = (uint64_t)(uintptr_t)d->cpu.rx + slow->back;
-            x->rip = s->x.page + (slow->site & 0xfff);
-            x87_prepare(&s->x, &d->cpu, &s->x87);
-            step = false;
+            /* pages get mapped once, mostly; but who always wants others is better off without a runner */
+            if (!warming(d) && ++d->served == SERVED)
+                end_stay(d);
             continue;
         }
-        x->rip = s->x.rip;
-        break;
+        x->reason = s->x.reason;
+        if (x->reason != LEAVE_X87) {
+            x->rip = s->x.rip;
+            break;
+        }
+        if (!want_x87(d, x, &pc))
+            break;
+        step = false;
     }
     if ((x->reason != LEAVE_LINK && x->reason != LEAVE_LOOKUP) || !warming(d))
         end_stay(d);
@@ -878,8 +895,8 @@ static void detach(struct tdirect *d)
 {
     unmap_all(d);
     empty_cache(d);
-    fallocate(d->cpu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, d->cpu.first,
-              CODE_BYTES - d->cpu.first); /* the stubs end with a page */
+    /* the stubs end with a page */
+    fallocate(d->cpu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, d->cpu.first, CODE_BYTES - d->cpu.first);
     space_flush_jumps(&d->cpu.space[0].table[0], false);
     d->space->direct = NULL;
     d->space = NULL;
@@ -919,42 +936,54 @@ static bool ready(struct tcpu *t, struct tdirect *d)
     return !d->starting;
 }
 
-static struct tdirect *promote(struct tcpu *t, uint64_t now)
+/* A processor's runners, by what can be done with them. */
+struct offer {
+    struct tdirect **place; /* for one more; NULL: all are there */
+    struct tdirect *idle;   /* of no space */
+    struct tdirect *oldest; /* of the space that was used longest ago */
+    bool coming;            /* one was started and is not there yet */
+};
+static struct offer look_around(struct tcpu *t)
 {
-    struct tspace *s = t->current;
-    struct tdirect **place = NULL, *idle = NULL, *oldest = NULL;
-    bool coming = false;
+    struct offer o = {0};
     for (unsigned i = 0; i < DIRECTS; i++) {
         struct tdirect *d = t->directs[i];
         if (d && !ready(t, d))
-            coming |= (d = t->directs[i]) != NULL;
+            o.coming |= (d = t->directs[i]) != NULL;
         else if (d && !d->space)
-            idle = d;
-        else if (d && (!oldest || d->space->used < oldest->space->used))
-            oldest = d;
+            o.idle = d;
+        else if (d && (!o.oldest || d->space->used < o.oldest->space->used))
+            o.oldest = d;
         if (!d)
-            place = &t->directs[i];
+            o.place = &t->directs[i];
     }
-    if (!idle && !place && !coming && oldest) {
-        detach(oldest);
-        idle = oldest;
+    return o;
+}
+
+/* A runner for the current space. NULL: none, or not yet. */
+static struct tdirect *promote(struct tcpu *t, uint64_t now)
+{
+    struct offer o = look_around(t);
+    if (!o.idle && !o.place && !o.coming && o.oldest) {
+        detach(o.oldest);
+        o.idle = o.oldest;
     }
-    if (idle && guest_uses(t->c, (uint64_t)(uintptr_t)idle->cpu.rx)) {
-        drop(t, idle);
-        idle = NULL;
-    } else if (idle) {
-        attach(idle, s);
+    if (o.idle && guest_uses(t->c, (uint64_t)(uintptr_t)o.idle->cpu.rx)) {
+        drop(t, o.idle);
+        o.idle = NULL;
+    } else if (o.idle) {
+        attach(o.idle, t->current);
     }
-    if (place && !coming) { /* for this space, or for the next; it starts beside us */
-        *place = t->direct_failures < MAX_FAILURES ? create(t) : NULL;
-        t->direct_failures += !*place;
-        coming = *place;
-        if (coming && !idle && t->v->direct == TRANSLATE_DIRECT_ALWAYS && !wait_for_reply(*place, 1))
+    if (o.place && !o.coming) { /* for this space, or for the next; it starts beside us */
+        *o.place = t->direct_failures < MAX_FAILURES ? create(t) : NULL;
+        t->direct_failures += !*o.place;
+        o.coming = *o.place;
+        if (o.coming && !o.idle && t->v->direct == TRANSLATE_DIRECT_ALWAYS && !wait_for_reply(*o.place, 1))
             return promote(t, now);
     }
-    if (!idle && !coming)
-        s->refused = now;
-    return idle;
+    if (!o.idle && !o.coming)
+        t->current->refused = now;
+    return o.idle;
 }
 
 static bool in_user_mode(const struct icpu *c) { return (c->mode >> IMODE_CPL_SHIFT & 3) == 3; }

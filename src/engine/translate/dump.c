@@ -1,10 +1,10 @@
 /* engine/translate/dump.c - for who looks into the translator: names of generated code for perf(1), and each block beside its guest code.
  *
- * Model: one struct dump for a VM, made only when it was asked for. A block is described once, when it is translated: jumps that are linked later
- * and blocks that die are not shown, and an address of the code cache names different blocks after the cache was emptied. Host code is read
- * with the guest's own decoder; struct tctx, the common stubs and their constants are told by name.
- * Invariants: every processor writes, a whole block at a time, under the lock; what cannot be written (a full disk) is lost in silence, the guest
- * goes on. The perf map's format is that of the kernel's tools/perf/Documentation/jit-interface.txt: "START SIZE name", hexadecimal.
+ * Model: one struct dump for a VM, made only when it was asked for. A block is described once, when it is translated: jumps that are linked
+ * later and blocks that die are not shown, and an address of the code cache names different blocks after the cache was emptied. Host code
+ * is read with the guest's own decoder; struct tctx, the common stubs and their constants are told by name.
+ * Invariants: every processor writes, a whole block at a time, under the lock; what cannot be written (a full disk) is lost in silence, the
+ * guest goes on. The perf map's format is that of the kernel's tools/perf/Documentation/jit-interface.txt: "START SIZE name", hexadecimal.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -94,8 +94,11 @@ enum { STUBS = 10 };
 /* In order of address; the last is where they end. */
 static void stubs_of(const struct tcpu *t, struct stub s[STUBS])
 {
-    const struct stub all[STUBS] = {{t->stub_enter, "enter"}, {t->stub_kick, "kick"}, {t->stub_leave, "leave"}, {t->stub_stale, "stale"}, {t->stub_lookup, "lookup"},
-                                    {t->stub_link, "link"}, {t->stub_slow, "slow"}, {t->stub_far, "far"}, {t->stub_helper, "helper"}, {(uint64_t)(uintptr_t)t->rx + t->first, NULL}};
+    const struct stub all[STUBS] = {
+        {t->stub_enter, "enter"}, {t->stub_kick, "kick"}, {t->stub_leave, "leave"}, {t->stub_stale, "stale"}, {t->stub_lookup, "lookup"},
+        {t->stub_link, "link"}, {t->stub_slow, "slow"}, {t->stub_far, "far"}, {t->stub_helper, "helper"},
+        {(uint64_t)(uintptr_t)t->rx + t->first, NULL},
+    };
     unsigned n = 0;
     for (unsigned k = 0; k < STUBS; k++) {
         if (!all[k].at)
@@ -126,9 +129,9 @@ static const char *context_name(uint64_t offset)
 {
     static const struct { uint16_t at; const char *name; } fields[] = {
 #define F(field) {offsetof(struct tctx, field), #field}
-        F(r13), F(r14), F(r15), F(page), F(segbase[0]), F(segbase[1]), F(kernel_gs_base), F(system_flags), F(go), F(undo), F(found), F(save_rsp),
-        F(save_r14), F(save_r15), F(rip), F(flags), F(host_rsp), F(c), F(record), F(site), F(reason), F(adjust), F(x87_live), F(x87_seg), F(x87_fdp), F(x87_page),
-        F(x87_fcs), F(helper), F(op), F(gs), F(other_table),
+        F(r13), F(r14), F(r15), F(page), F(segbase[0]), F(segbase[1]), F(kernel_gs_base), F(system_flags), F(go), F(undo), F(found),
+        F(save_rsp), F(save_r14), F(save_r15), F(rip), F(flags), F(host_rsp), F(c), F(record), F(site), F(reason), F(adjust), F(x87_live),
+        F(x87_seg), F(x87_fdp), F(x87_page), F(x87_fcs), F(helper), F(op), F(gs), F(other_table),
 #undef F
     };
     for (unsigned k = 0; k < DP_ARRAY_LEN(fields); k++)
@@ -156,11 +159,11 @@ static void annotate(struct dp_buffer *b, const struct tcpu *t, const struct tbl
         if (i->operand[k].kind != X86_MEM || i->op == X86_OP_LEA)
             continue;
         uint64_t constant = (next + (uint64_t)i->disp - t->constants) / 8;
-        const char *field = i->seg == X86_FS ? context_name((uint64_t)i->disp - (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer())) : NULL;
+        const char *field = i->seg == X86_FS ? context_name((uint64_t)i->disp - (uint64_t)ctx_offset()) : NULL;
         if (field)
             dp_buffer_printf(b, "  ; tctx.%s", field);
         else if (i->seg == X86_GS)
-            dp_buffer_printf(b, "  ; %s", !i->disp ? "shadow page table" : (int64_t)i->disp < -(int64_t)JUMP_BYTES ? "link cell" : "jump cache");
+            dp_buffer_printf(b, "  ; %s", !i->disp ? "shadow page table" : i->disp < -(int64_t)JUMP_BYTES ? "link cell" : "jump cache");
         else if (i->base == X86_RIP && constant < CONSTANT_SLOT)
             dp_buffer_printf(b, "  ; %s index", constant == CONSTANT_PAGE ? "page" : "jump cache");
         else if (i->base == X86_RIP && constant < CONSTANT_SLOT + 12)
@@ -208,8 +211,8 @@ void dump_block(struct tcpu *t, const struct tblock *block, const struct path *p
     if (d->blocks < 0)
         return;
     struct dp_buffer b = {0};
-    dp_buffer_printf(&b, "block %016" PRIx64 " %s cpu%u: %u instructions, host code at %" PRIx64 ", %u bytes + %u of slow paths\n", linear, mode, t->c->index, block->count,
-                     host, block->body, block->size - block->body);
+    dp_buffer_printf(&b, "block %016" PRIx64 " %s cpu%u: %u instructions, host code at %" PRIx64 ", %u bytes + %u of slow paths\n", linear,
+                     mode, t->c->index, block->count, host, block->body, block->size - block->body);
     for (unsigned k = 0; k < block->count; k++) {
         const struct insn_info *n = &p->insn[k];
         uint64_t rip = (linear & PAGE_MASK) + n->offset;

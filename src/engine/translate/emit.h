@@ -61,8 +61,14 @@ static inline uint8_t *put_modrm_mem(uint8_t *p, int64_t shift, unsigned reg, co
     put32(p, (uint32_t)m->disp); /* what is not wanted of it will be overwritten */
     return p + (mod == 0x40 ? 1 : mod == 0x80 ? 4 : 0);
 }
-static inline void emit_modrm_mem(struct emitter *e, unsigned reg, const struct mem *m, unsigned after) { e->w = put_modrm_mem(e->w, e->shift, reg, m, after); }
-static inline unsigned mem_rex(const struct mem *m) { return (m->index != NO_REG && m->index & 8 ? 2u : 0) | (m->base < 16 && m->base & 8 ? 1u : 0); }
+static inline void emit_modrm_mem(struct emitter *e, unsigned reg, const struct mem *m, unsigned after)
+{
+    e->w = put_modrm_mem(e->w, e->shift, reg, m, after);
+}
+static inline unsigned mem_rex(const struct mem *m)
+{
+    return (m->index != NO_REG && m->index & 8 ? 2u : 0) | (m->base < 16 && m->base & 8 ? 1u : 0);
+}
 
 static inline uint8_t *put_rex_opcode(uint8_t *p, unsigned rex, unsigned opcode)
 {
@@ -93,6 +99,12 @@ static inline void emit_store(struct emitter *e, unsigned reg, const struct mem 
 static inline void emit_lea(struct emitter *e, unsigned reg, const struct mem *m, bool w) { emit_op_mem(e, w, 0x8d, reg, m, 0); }
 static inline void emit_mov(struct emitter *e, unsigned to, unsigned from) { emit_op_reg(e, true, 0x8b, to, from); }
 static inline void emit_not(struct emitter *e, unsigned reg) { emit_op_reg(e, true, 0xf7, 2, reg); }
+/* MOV dword [m], v */
+static inline void emit_set32(struct emitter *e, struct mem m, uint32_t v)
+{
+    emit_op_mem(e, false, 0xc7, 0, &m, 4);
+    emit32(e, v);
+}
 static inline void emit_mov_imm64(struct emitter *e, unsigned reg, uint64_t v)
 {
     emit8(e, 0x48 | (reg >> 3));
@@ -134,8 +146,9 @@ static inline void emit_patch(const struct emitter *e, uint8_t *at, uint64_t tar
 
 /* What stands in an instruction's register and memory places after translation. NO_REG: unused. */
 struct places { uint8_t reg, rm, vvvv; bool memory; struct mem m; };
-/* Emits the guest instruction `raw` (decoded: i) with other places: prefixes, opcode and immediate as they are, REX or VEX made anew. Segment and
- * address-size prefixes are dropped: p->m is a complete host operand. Without ModRM p->rm is the register in the opcode, where there is one. */
+/* Emits the guest instruction `raw` (decoded: i) with other places: prefixes, opcode and immediate as they are, REX or
+ * VEX made anew. Segment and address-size prefixes are dropped: p->m is a complete host operand. Without ModRM p->rm is
+ * the register in the opcode, where there is one. */
 void emit_insn(struct emitter *e, const uint8_t *raw, const struct x86_insn *i, const struct places *p);
 
 #endif

@@ -1,9 +1,10 @@
 /* engine/translate/engine.c - the translator as an engine: life cycle, going in and out of translated code, invalidation between threads.
  *
- * Model: the engine is the interpreter with a struct interp_accel: state, events, system instructions and the run loop are the interpreter's.
- * Threads: a processor's caches and tables are touched by its own thread. Other threads leave wishes (pages whose code changed, write permissions to be
- * revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no stale
- * translation runs and no store through a revoked entry is on its way.
+ * Model: the engine is the interpreter with a struct interp_accel: state, events, system
+ * instructions and the run loop are the interpreter's.
+ * Threads: a processor's caches and tables are touched by its own thread. Other threads leave wishes (pages whose code changed, write
+ * permissions to be revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no
+ * stale translation runs and no store through a revoked entry is on its way.
  */
 #include <sched.h>
 #include <signal.h>
@@ -55,8 +56,9 @@ static void signal_inside(struct tcpu *t)
         syscall(SYS_tgkill, getpid(), thread, signals_kick_number());
 }
 
-/* Returns when the processor is outside of translated code, or has been since the wish was made. A processor in a slow path (its page walk set a bit
- * in a page that holds code) does not wait: two would wait for each other. Nothing can rely on when such a bit appears in code. */
+/* Returns when the processor is outside of translated code, or has been since the wish was made. A processor in a
+ * slow path (its page walk set a bit in a page that holds code) does not wait: two would wait for each other. Nothing
+ * can rely on when such a bit appears in code. */
 static void wait_outside(struct tcpu *t)
 {
     if (atomic_load(&t->thread) == (pid_t)syscall(SYS_gettid))
@@ -130,9 +132,13 @@ static void on_changed(void *opaque, struct dp_space *s)
 
 /* ---- the interpreter's calls ---- */
 
-static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid) { space_flush(c->accel_data, kind, linear, pcid); }
+static void accel_flush(struct icpu *c, enum x86_flush kind, uint64_t linear, unsigned pcid)
+{
+    space_flush(c->accel_data, kind, linear, pcid);
+}
 static void accel_forget(struct icpu *c, uint64_t linear) { space_forget_page(c->accel_data, linear); }
-static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram, uint64_t offset)
+static void accel_filled(struct icpu *c, unsigned kind, uint64_t linear, bool writable, bool global, uint64_t page_size, struct dp_ram *ram,
+                         uint64_t offset)
 {
     space_set(c->accel_data, table_kind(c, kind), linear, writable, ram, offset, global, page_size);
 }
@@ -158,11 +164,13 @@ static uint32_t slow_path(struct tctx *x)
     uint32_t site = slow->site;
     sync_ac(x, c);
     unsigned length = site >> SITE_LENGTH_SHIFT & 0xfff;
-    uint64_t address = slow->base == TSLOW_R14 ? x->save_r14 : c->s.r[slow->base] + (uint64_t)(int64_t)slow->disp, last = address + length - 1;
+    uint64_t address = slow->base == TSLOW_R14 ? x->save_r14 : c->s.r[slow->base] + (uint64_t)(int64_t)slow->disp,
+             last = address + length - 1;
     x->rip = x->page + (site & 0xfff);
     x->go = (uint64_t)(uintptr_t)t->rx + slow->back;
     atomic_signal_fence(memory_order_seq_cst);
-    if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) { /* a kick that came before x->go was set is lost, but not its reason */
+    /* a kick that came before x->go was set is lost, but not its reason */
+    if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish))) {
         x->reason = LEAVE_KICK;
         return 1;
     }
@@ -178,8 +186,8 @@ static uint32_t slow_path(struct tctx *x)
     uint64_t *entry = space_entry(b, address);
     if (!*entry || site & SITE_REFUSED) {
         c->counters.table_misses += !*entry;
-        DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip, site & SITE_WRITE ? "write" : "read",
-                 (unsigned long long)address);
+        DP_TRACE(c->vm->trace, DP_TRACE_TABLES, "cpu%u: miss at 0x%llx, %s of 0x%llx", c->index, (unsigned long long)x->rip,
+                 site & SITE_WRITE ? "write" : "read", (unsigned long long)address);
         c->ctx.fault.vector = 0;
         if (!interp_fill_data(c, address, site & SITE_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ) || !*entry) {
             x->reason = site & SITE_SOLE && c->ctx.fault.vector == X86_PF_ && !c->by_blocks ? LEAVE_RAISE : LEAVE_INTERPRET;
@@ -255,8 +263,8 @@ static void set_gs(struct tctx *x, const uint8_t *base)
     }
 }
 
-/* What 32-bit code relies on: upper halves of registers are zero (SDM vol. 1 3.4.1.1: undefined after a switch from 64-bit mode), and addresses in
- * FS and GS that only their limit or type refuses are non-canonical. */
+/* What 32-bit code relies on: upper halves of registers are zero (SDM vol. 1 3.4.1.1: undefined after a switch from 64-bit mode), and
+ * addresses in FS and GS that only their limit or type refuses are non-canonical. */
 static void enter32(struct tctx *x, struct icpu *c)
 {
     for (unsigned r = X86_RAX; r <= X86_RDI; r++)
@@ -366,8 +374,9 @@ static void run_block(struct tcpu *t, struct tctx *x, uint64_t page, uint64_t ri
 static bool still_ours(const struct icpu *c)
 {
     unsigned lines = atomic_load_explicit(&c->lines, memory_order_relaxed);
-    return mode_translatable(c->mode) && !(c->s.rflags & X86_TF) && !(c->by_blocks && c->s.rflags & X86_RF) && !c->watching && !c->pending_db && !(c->s.sti_shadow | c->s.movss_shadow) &&
-           !(lines & ~(1u << DP_LINE_INTR)) && !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
+    return mode_translatable(c->mode) && !(c->s.rflags & X86_TF) && !(c->by_blocks && c->s.rflags & X86_RF) && !c->watching &&
+           !c->pending_db && !(c->s.sti_shadow | c->s.movss_shadow) && !(lines & ~(1u << DP_LINE_INTR)) &&
+           !((c->s.rflags & X86_IF) && lines) && c->s.run_state == X86_RUNNING;
 }
 
 /* How many instructions of the block ran before it was left. Blocks run by_blocks are not linked, so it was this one. */
@@ -416,7 +425,8 @@ static bool choose(struct course *o)
     return o->table;
 }
 
-/* Lets code run from there until it leaves. Behind the last instruction of a page it is that page's code still. False: the guest's state is lost. */
+/* Lets code run from there until it leaves. Behind the last instruction of a page it is that page's
+ * code still. False: the guest's state is lost. */
 static bool run(struct course *o, struct tctx *x, uint64_t page, uint64_t rip, uint64_t code)
 {
     struct icpu *c = o->t->c;
@@ -452,12 +462,14 @@ static struct iblock *lower_op(struct tcpu *k, uint64_t rip)
     uint8_t bytes[16];
     unsigned avail = DP_MIN(15u, (unsigned)(DP_PAGE_SIZE - (offset & 0xfff)));
     memcpy(bytes, ram->host + offset, avail);
-    if (!atomic_load(&ram->has_code[offset >> DP_PAGE_SHIFT]) || x86_decode(bytes, avail, c->mode & IMODE_CODE, &i) <= 0 || i.row->flags & X86_F_BRANCH)
+    if (!atomic_load(&ram->has_code[offset >> DP_PAGE_SHIFT]) || x86_decode(bytes, avail, c->mode & IMODE_CODE, &i) <= 0 ||
+        i.row->flags & X86_F_BRANCH)
         return NULL;
     return interp_lower_one(c, &i, ram, offset, generation, cache_alloc(k, INTERP_ONE_SIZE));
 }
 
-/* Lets the interpreter do the instruction at r[RIP]. It may fault, and then accel_enter is left for good: everything is as the run loop wants it. */
+/* Lets the interpreter do the instruction at r[RIP]. It may fault, and then accel_enter is left for
+ * good: everything is as the run loop wants it. */
 static bool run_op(const struct course *o, struct tctx *x, struct top *p)
 {
     struct icpu *c = o->t->c;
@@ -519,13 +531,146 @@ static void lead_there(struct course *o, struct tctx *x, struct tlink *link, str
             k->c->counters.links++;
             return;
         }
-    } else if (link && !b->phys2 && link->from->page == b->page) { /* only within a page of RAM: the address may lead to another one by now */
+    } else if (link && !b->phys2 && link->from->page == b->page) {
+        /* only within a page of RAM: the address may lead to another one by now */
         struct emitter e = {NULL, k->rx - k->rw};
         emit_patch(&e, k->rw + link->patch, code);
         k->c->counters.links++;
         return;
     }
     space_set_jump(k, o->table, rip, code, b->phys2 != 0, global, page_size);
+}
+
+/* Where to go on after code left: what it left for says it, step by step. */
+struct way {
+    uint64_t rip, code;   /* code: host code that is known for rip, 0: to be found */
+    uint32_t variant;     /* of the block */
+    struct tlink *link;   /* that led to rip; NULL: none did */
+};
+enum next {
+    NEXT_FIND,      /* go on at rip */
+    NEXT_KNOWN,     /* go on at rip, in way.code */
+    NEXT_OUT,       /* back to the run loop, which may call again at once */
+    NEXT_INTERPRET, /* back to the run loop: the interpreter has to do something first */
+};
+
+/* LEAVE_LINK. A target that is no address: the branch faults. */
+static inline enum next follow_link(struct course *o, struct tctx *x, struct way *w)
+{
+    struct tlink *link = numbered(o, x->record);
+    w->rip = link ? x->page + (uint64_t)(int64_t)link->target : w->rip;
+    if (DP_UNLIKELY(!link || !canonical(w->rip))) {
+        if (link && link->site != FAR_NONE)
+            w->rip = x->page + link->site;
+        return NEXT_INTERPRET;
+    }
+    w->link = link;
+    o->t->c->s.r[X86_RSP] += (uint64_t)(int64_t)link->adjust;
+    return NEXT_FIND;
+}
+
+/* LEAVE_LOOKUP. */
+static inline enum next follow_jump(struct course *o, struct tctx *x, struct way *w)
+{
+    struct icpu *c = o->t->c;
+    c->counters.lookups++;
+    if (DP_UNLIKELY(!canonical(w->rip))) {
+        if (!(x->site & SITE_NONE)) /* the branch faults; SITE_NONE: execution ran on to there */
+            w->rip = x->page + (x->site & 0xfff);
+        if (x->site & SITE_UNDO) /* the call had pushed already. Not through the table: others may have protected the page */
+            (void)c->ctx.write(&c->ctx, c->s.r[X86_RSP] - 8, &x->undo, 8, interp_cpl(c) == 3);
+        return NEXT_INTERPRET;
+    }
+    c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
+    return NEXT_FIND;
+}
+
+/* LEAVE_HELPER. */
+static inline enum next do_helper(struct course *o, struct tctx *x, struct way *w)
+{
+    struct icpu *c = o->t->c;
+    const struct tcpu *was = o->k;
+    bool done = help(o, x, &w->code);
+    w->rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
+    if (!done)
+        return NEXT_INTERPRET;
+    if (!still_ours(c) || !choose(o))
+        return NEXT_OUT;
+    use_table(o->t, x, o->table);
+    return w->code && o->k == was ? NEXT_KNOWN : NEXT_FIND;
+}
+
+/* LEAVE_RAISE. */
+static inline enum next raise_fault(struct course *o, struct tctx *x, struct way *w)
+{
+    struct icpu *c = o->t->c;
+    store_context(x, c);
+    c->s.r[X86_RIP] = mode_wrap(c->mode, w->rip);
+    interp_set_arith(c, arith_flags(x));
+    interp_raise(c);
+    w->rip = c->s.r[X86_RIP];
+    load_context(x, c, interp_flags(c));
+    if (!still_ours(c) || !choose(o))
+        return NEXT_OUT;
+    use_table(o->t, x, o->table);
+    return NEXT_FIND;
+}
+
+/* LEAVE_FAULT: the interpreter does it. A store that was refused often will look first. */
+static inline enum next note_fault(struct course *o, struct tctx *x, const struct way *w)
+{
+    struct tcpu *t = o->t;
+    t->c->counters.exits_fault++;
+    if (x->refused && cache_refuse_store(t, block_host(x->refused, w->rip)))
+        cache_invalidate(t, x->refused->page->ram, x->refused->page->number); /* blocks of a page die together: all are made anew */
+    return NEXT_INTERPRET;
+}
+
+static inline enum next after_leaving(struct course *o, struct tctx *x, struct way *w)
+{
+    switch ((enum leave_reason)x->reason) {
+    case LEAVE_LINK: return follow_link(o, x, w);
+    case LEAVE_LOOKUP: return follow_jump(o, x, w);
+    case LEAVE_HELPER: return do_helper(o, x, w);
+    case LEAVE_RAISE: return raise_fault(o, x, w);
+    case LEAVE_UNGROUPED: w->variant = MODE_UNGROUPED; return NEXT_FIND;
+    case LEAVE_KICK: o->t->c->counters.exits_kick++; return NEXT_OUT;
+    case LEAVE_FAULT: return note_fault(o, x, w);
+    case LEAVE_INTERPRET: case LEAVE_X87: return NEXT_INTERPRET;
+    }
+    return NEXT_FIND;
+}
+
+/* Where code is for a way on, and who comes there again finds it by itself. *b: the block, if it had to be found. */
+static inline enum next find_next(struct course *o, struct tctx *x, struct way *w, struct tblock **b)
+{
+    if ((x->reason == LEAVE_HELPER || x->reason == LEAVE_RAISE) && (w->code = space_jump(o->table, w->rip)))
+        return NEXT_KNOWN;
+    bool global;
+    unsigned dropped = o->k->drops;
+    *b = find(o->k, w->rip, w->variant, &global);
+    if (!*b)
+        return NEXT_INTERPRET;
+    w->code = (uint64_t)(uintptr_t)o->k->rx + (*b)->code;
+    if (!w->variant)
+        lead_there(o, x, dropped == o->k->drops ? w->link : NULL, *b, w->rip, global);
+    if (o->d)
+        direct_link(o->d, *b, w->rip & PAGE_MASK);
+    return NEXT_KNOWN;
+}
+
+/* The first block: what is known for RIP, *b NULL then, or found. 0: the interpreter is to go on. */
+static inline uint64_t first_code(struct course *o, uint64_t rip, struct tblock **b, bool *global)
+{
+    struct icpu *c = o->t->c;
+    uint64_t code = c->by_blocks || o->table->mode != c->mode ? 0 : space_jump(o->table, rip);
+    *b = NULL;
+    if (code)
+        return code;
+    *b = find(o->k, rip, 0, global);
+    if (!*b || (c->by_blocks && (*b)->count > c->budget_end - c->instructions))
+        return 0;
+    return (uint64_t)(uintptr_t)o->k->rx + (*b)->code;
 }
 
 static bool accel_enter(struct icpu *c)
@@ -542,14 +687,11 @@ static bool accel_enter(struct icpu *c)
     if (!choose(&o))
         return false;
     bool global;
-    struct tblock *b = NULL;
-    uint64_t rip = c->s.r[X86_RIP], code = c->by_blocks || o.table->mode != c->mode ? 0 : space_jump(o.table, rip);
-    if (!code) {
-        b = find(o.k, rip, 0, &global);
-        if (!b || (c->by_blocks && b->count > c->budget_end - c->instructions))
-            return false;
-        code = (uint64_t)(uintptr_t)o.k->rx + b->code;
-    }
+    struct tblock *b;
+    struct way w = {.rip = c->s.r[X86_RIP]};
+    w.code = first_code(&o, w.rip, &b, &global);
+    if (!w.code)
+        return false;
     c->link_from = NULL;
     c->block = NULL;
     x->c = c;
@@ -557,114 +699,46 @@ static bool accel_enter(struct icpu *c)
     uint64_t flags = x->flags, before = c->instructions;
     use_table(t, x, o.table);
     if (b && !c->by_blocks)
-        lead_there(&o, x, NULL, b, rip, global);
+        lead_there(&o, x, NULL, b, w.rip, global);
     if (b && o.d)
-        direct_link(o.d, b, rip & PAGE_MASK);
+        direct_link(o.d, b, w.rip & PAGE_MASK);
     enter_mxcsr(c);
-    uint64_t page = rip & PAGE_MASK;
-    bool go_on = true; /* the run loop may call again at once; else the interpreter has to do something first */
-    for (;;) {
-        uint32_t variant = 0;
-        struct tlink *link = NULL;
-        bool ran = run(&o, x, page, rip, code);
-        page = x->page;
-        if (DP_UNLIKELY(!ran)) {
+    uint64_t page = w.rip & PAGE_MASK;
+    enum next next;
+    do {
+        if (DP_UNLIKELY(!run(&o, x, page, w.rip, w.code))) {
             t->lost = true;
             atomic_fetch_or(&c->attention, IATT_KICK);
-            goto out;
+            next = NEXT_OUT;
+            break;
         }
         if (c->by_blocks)
             count(t, instructions_done(b, x));
-        rip = x->rip;
-        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: %spage 0x%llx, last known at 0x%llx: %s", c->index, o.d ? "runner: " : "", (unsigned long long)x->page, (unsigned long long)rip, leave_name(x));
-        switch ((enum leave_reason)x->reason) {
-        case LEAVE_LINK:
-            link = numbered(&o, x->record);
-            rip = link ? x->page + (uint64_t)(int64_t)link->target : rip;
-            if (DP_UNLIKELY(!link || !canonical(rip))) { /* as below */
-                if (link && link->site != FAR_NONE)
-                    rip = x->page + link->site;
-                go_on = false;
-                goto out;
-            }
-            c->s.r[X86_RSP] += (uint64_t)(int64_t)link->adjust;
-            break;
-        case LEAVE_LOOKUP:
-            c->counters.lookups++;
-            if (DP_UNLIKELY(!canonical(rip))) {
-                if (!(x->site & SITE_NONE)) /* the branch faults; SITE_NONE: execution ran on to there */
-                    rip = x->page + (x->site & 0xfff);
-                if (x->site & SITE_UNDO) /* the call had pushed already. Not through the table: others may have protected the page */
-                    (void)c->ctx.write(&c->ctx, c->s.r[X86_RSP] - 8, &x->undo, 8, interp_cpl(c) == 3);
-                go_on = false;
-                goto out;
-            }
-            c->s.r[X86_RSP] = mode_wrap(c->mode, c->s.r[X86_RSP] + (uint64_t)(int64_t)x->adjust);
-            break;
-        case LEAVE_HELPER: {
-            const struct tcpu *was = o.k;
-            go_on = help(&o, x, &code);
-            rip = mode_wrap(c->mode, c->s.r[X86_RIP]);
-            if (!go_on || !still_ours(c) || !choose(&o))
-                goto out;
-            use_table(t, x, o.table);
-            if (code && o.k == was)
-                continue;
-            break;
-        }
-        case LEAVE_RAISE:
-            store_context(x, c);
-            c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
-            interp_set_arith(c, arith_flags(x));
-            interp_raise(c);
-            rip = c->s.r[X86_RIP];
-            load_context(x, c, interp_flags(c));
-            if (!still_ours(c) || !choose(&o))
-                goto out;
-            use_table(t, x, o.table);
-            break;
-        case LEAVE_UNGROUPED: variant = MODE_UNGROUPED; break;
-        case LEAVE_KICK: c->counters.exits_kick++; goto out;
-        case LEAVE_FAULT:
-            c->counters.exits_fault++;
-            if (x->refused && cache_refuse_store(t, block_host(x->refused, rip)))
-                cache_invalidate(t, x->refused->page->ram, x->refused->page->number); /* blocks of a page die together: all are made anew */
-            go_on = false;
-            goto out;
-        case LEAVE_INTERPRET: case LEAVE_X87: go_on = false; goto out;
-        }
-        if (DP_UNLIKELY(atomic_load(&c->attention) | atomic_load(&t->wish)))
-            goto out;
-        if (c->by_blocks && c->instructions != before)
-            goto out;
-        if (o.d && !direct_worth(o.d))
-            goto out;
-        page = rip & PAGE_MASK;
-        if ((x->reason == LEAVE_HELPER || x->reason == LEAVE_RAISE) && (code = space_jump(o.table, rip)))
+        w = (struct way){.rip = x->rip};
+        page = x->page;
+        DP_TRACE(c->vm->trace, DP_TRACE_EXITS, "cpu%u: %spage 0x%llx, last known at 0x%llx: %s", c->index, o.d ? "runner: " : "",
+                 (unsigned long long)x->page, (unsigned long long)w.rip, leave_name(x));
+        next = after_leaving(&o, x, &w);
+        if (next != NEXT_FIND)
             continue;
-        unsigned dropped = o.k->drops;
-        b = find(o.k, rip, variant, &global);
-        if (!b) {
-            go_on = false;
-            goto out;
+        bool wanted = atomic_load(&c->attention) | atomic_load(&t->wish);
+        if (DP_UNLIKELY(wanted) || (c->by_blocks && c->instructions != before) || (o.d && !direct_worth(o.d))) {
+            next = NEXT_OUT;
+            break;
         }
-        code = (uint64_t)(uintptr_t)o.k->rx + b->code;
-        if (!variant)
-            lead_there(&o, x, dropped == o.k->drops ? link : NULL, b, rip, global);
-        if (o.d)
-            direct_link(o.d, b, page);
-    }
-out:
+        page = w.rip & PAGE_MASK;
+        next = find_next(&o, x, &w, &b);
+    } while (next == NEXT_KNOWN);
     x87_leave(x, t);
     if (c->by_blocks && c->instructions != before)
-        go_on = true; /* what is to be interpreted is the next run's */
+        next = NEXT_OUT; /* what is to be interpreted is the next run's */
     else if (c->by_blocks)
         x->flags = flags; /* page checks may have spoiled them, where they are dead */
     leave_mxcsr(c);
     store_context(x, c);
-    c->s.r[X86_RIP] = mode_wrap(c->mode, rip);
+    c->s.r[X86_RIP] = mode_wrap(c->mode, w.rip);
     interp_set_arith(c, arith_flags(x));
-    return go_on;
+    return next == NEXT_OUT;
 }
 
 static const struct interp_accel accel = {accel_enter, system_tsc, accel_flush, accel_forget, accel_filled};
@@ -761,7 +835,8 @@ static void tcpu_free(struct tcpu *t)
     free(t);
 }
 
-static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out, struct dp_error *e)
+static int translate_cpu_init(struct dp_engine_state *s, unsigned index, const struct dp_x86_bus *bus, struct dp_cpu **out,
+                              struct dp_error *e)
 {
     struct tvm *v = s->accel_data;
     int r = dp_engine_interp.cpu_init(s, index, bus, out, e);

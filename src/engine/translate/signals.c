@@ -1,9 +1,9 @@
 /* engine/translate/signals.c - host faults and kicks inside translated code.
  *
- * Model: a fault of translated code belongs to a guest instruction that has not changed anything yet (translate.c), so the handler has the guest's
- * whole state in the host's registers: it puts the guest RIP in tctx and lets the thread go on at the leave stub. A kick does the same when the host
- * is at such a point; if not it single-steps (TF) until it is. When the thread is in C or in a common stub, tctx.go is redirected, and the next
- * transfer into translated code becomes the way out.
+ * Model: a fault of translated code belongs to a guest instruction that has not changed anything yet (translate.c), so the handler has the
+ * guest's whole state in the host's registers: it puts the guest RIP in tctx and lets the thread go on at the leave stub. A kick does the
+ * same when the host is at such a point; if not it single-steps (TF) until it is. When the thread is in C or in a common stub, tctx.go is
+ * redirected, and the next transfer into translated code becomes the way out.
  * Faults that are not translated code's are the program's own: default action.
  */
 #include <pthread.h>

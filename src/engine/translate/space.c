@@ -1,10 +1,11 @@
 /* engine/translate/space.c - shadow page tables and jump caches.
  *
- * Model: per processor two tables (64-bit and 32-bit code) for each access kind of the interpreter (user, supervisor, supervisor with AC). A table is 512 GiB of address space of
- * which only the touched pages exist; entries that are set are logged, so that a flush costs what was filled. A jump cache (direct-mapped, by the low
- * bits of the address) stands just below its table, so that one base register reaches both.
- * Invariants: an entry of 0 is "not known"; the entry's index comes from 36 bits of the address, so every address is inside the table. Only the
- * processor's own thread touches its tables.
+ * Model: per processor two tables (64-bit and 32-bit code) for each access kind of the interpreter (user, supervisor,
+ * supervisor with AC). A table is 512 GiB of address space of which only the touched pages exist; entries that are set are
+ * logged, so that a flush costs what was filled. A jump cache (direct-mapped, by the low bits of the address) stands just below
+ * its table, so that one base register reaches both.
+ * Invariants: an entry of 0 is "not known"; the entry's index comes from 36 bits of the address, so every address is inside the table.
+ * Only the processor's own thread touches its tables.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -86,7 +87,8 @@ void space_flush_jumps(struct ttable *b, bool keep_global)
 {
     bool noted = b->jumps || b->jump_overflow || b->global_jumps; /* else the filters are empty */
     if (b->jump_overflow || (!keep_global && b->global_jumps)) {
-        for (uint64_t used = b->front_used; used; used &= used - 1) /* it will be wanted again soon: to clear costs less than to get it anew */
+        /* it will be wanted again soon: to clear costs less than to get it anew */
+        for (uint64_t used = b->front_used; used; used &= used - 1)
             memset(front_piece(b, (unsigned)__builtin_ctzll(used)), 0, FRONT_PIECE);
         keep_global = false;
     } else {
@@ -188,8 +190,8 @@ static void enter_blocks(struct tcpu *t, struct ttable *b, const struct tpage *p
     }
 }
 
-/* Far links of a page believe that it is at one place of the table only, its home: nothing is compared when they are taken. A home lives as long as jumps that lead
- * to the page there. */
+/* Far links of a page believe that it is at one place of the table only, its home: nothing is compared when they are taken. A home lives
+ * as long as jumps that lead to the page there. */
 void space_enter_page(struct tcpu *t, struct ttable *b, struct tpage *page, uint64_t rip, bool global, uint64_t page_size)
 {
     uint64_t at = rip & PAGE_MASK;
@@ -350,7 +352,8 @@ void space_forget_page(struct tcpu *t, uint64_t linear)
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid)
 {
     t->c->counters.table_flushes++;
-    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush kind %u, address 0x%llx, PCID %u", t->c->index, kind, (unsigned long long)linear, pcid);
+    DP_TRACE(t->c->vm->trace, DP_TRACE_TABLES, "cpu%u: flush kind %u, address 0x%llx, PCID %u", t->c->index, kind,
+             (unsigned long long)linear, pcid);
     switch (kind) {
     case X86_FLUSH_ALL: case X86_FLUSH_PCIDS:
         for (unsigned i = 0; i < SPACES; i++)
@@ -385,7 +388,8 @@ void space_revoke_writes(struct tcpu *t)
         flush_table(b, false);
 }
 
-void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size)
+void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global,
+               uint64_t page_size)
 {
     struct ttable *b = space_table(t, kind);
     struct talias *a = alias_of(t->v, ram);

@@ -1,12 +1,13 @@
 /* engine/translate/stubs.c - the common host code: entering and leaving translated code, slow paths.
  *
- * Model: made once at the start of each code cache. `enter` is a C function of no arguments (everything is in struct tctx); the matching return is
- * `leave`, jumped to from translated code with the reason in tctx. Guest registers are kept in struct icpu.s while C runs. All transfers into
- * translated code go through tctx.go, so that a signal can redirect them: there is no moment at which a kick gets lost.
- * Slow paths call C on the stack of `enter` with the guest's registers saved, and come back to tctx.go.
+ * Model: made once at the start of each code cache. `enter` is a C function of no arguments (everything is in struct tctx); the matching
+ * return is `leave`, jumped to from translated code with the reason in tctx. Guest registers are kept in struct icpu.s while C runs. All
+ * transfers into translated code go through tctx.go, so that a signal can redirect them: there is no moment at which a kick gets lost. Slow
+ * paths call C on the stack of `enter` with the guest's registers saved, and come back to tctx.go.
  *
- * A direct space's cache has other stubs (stubs_emit_direct, see direct.h): its blocks leave by the same names, but there is no C and no stack; the runner
- * gives its registers to the processor's thread and waits for the next orders. Nothing in memory that guest code can write is taken for a code address.
+ * A direct space's cache has other stubs (stubs_emit_direct, see direct.h): its blocks leave by the same names, but there is no C
+ * and no stack; the runner gives its registers to the processor's thread and waits for the next orders. Nothing in memory that
+ * guest code can write is taken for a code address.
  */
 #include <stddef.h>
 #include <sys/syscall.h>
@@ -14,15 +15,6 @@
 #include "engine/translate/direct.h"
 
 _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
-
-static struct mem ctx_at(size_t offset)
-{
-    return (struct mem){NO_REG, NO_REG, 0, 0x64, (char *)&translate_ctx + offset - (char *)__builtin_thread_pointer()};
-}
-#define CTX(field) ctx_at(offsetof(struct tctx, field))
-
-/* Host register of each guest one; NO_REG: in struct tctx. */
-static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
 
 static struct mem icpu_at(unsigned base, size_t offset) { return (struct mem){(uint8_t)base, NO_REG, 0, 0, (int64_t)offset}; }
 static struct mem gpr(unsigned base, unsigned r) { return icpu_at(base, offsetof(struct icpu, s.r) + 8 * r); }
@@ -94,12 +86,6 @@ static void go(struct emitter *e)
     struct mem m = CTX(go);
     emit_op_mem(e, false, 0xff, 4, &m, 0);
 }
-static void set32(struct emitter *e, struct mem m, uint32_t v)
-{
-    emit_op_mem(e, false, 0xc7, 0, &m, 4);
-    emit32(e, v);
-}
-
 static void constants(struct tcpu *t, struct emitter *e)
 {
     t->constants = emit_here(e);
@@ -131,7 +117,8 @@ static uint8_t *compare_jump(struct emitter *e)
 /* There; tctx.adjust is added to RSP. */
 static void take_jump(struct emitter *e, uint8_t *from)
 {
-    struct mem where = jump_entry(offsetof(struct tjump, page)), code = jump_entry(offsetof(struct tjump, code)), page = CTX(page), by = CTX(adjust);
+    struct mem where = jump_entry(offsetof(struct tjump, page)), code = jump_entry(offsetof(struct tjump, code)), page = CTX(page),
+               by = CTX(adjust);
     from[-1] = (uint8_t)(e->w - from);
     emit_load(e, RCX, &where);
     emit_store(e, RCX, &page);
@@ -155,7 +142,8 @@ static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
 void stubs_emit(struct tcpu *t)
 {
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
-    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp), record = CTX(record);
+    struct mem save_r14 = CTX(save_r14), save_r15 = CTX(save_r15), found = CTX(found), rip = CTX(rip), stack = CTX(host_rsp),
+               record = CTX(record);
 
     constants(t, e);
     t->stub_enter = emit_here(e);
@@ -172,7 +160,7 @@ void stubs_emit(struct tcpu *t)
 
     /* A kick: where the signal handler leads. */
     t->stub_kick = emit_here(e);
-    set32(e, CTX(reason), LEAVE_KICK);
+    emit_set32(e, CTX(reason), LEAVE_KICK);
     t->stub_leave = emit_here(e);
     save_guest(t, e);
     uint64_t out = emit_here(e);
@@ -186,21 +174,21 @@ void stubs_emit(struct tcpu *t)
 
     /* R14 = where to: the block there died. */
     t->stub_stale = emit_here(e);
-    set32(e, CTX(adjust), 0);
-    set32(e, CTX(site), SITE_NONE);
+    emit_set32(e, CTX(adjust), 0);
+    emit_set32(e, CTX(site), SITE_NONE);
     uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
-    set32(e, CTX(reason), LEAVE_LOOKUP);
+    emit_set32(e, CTX(reason), LEAVE_LOOKUP);
     emit_jmp(e, t->stub_leave);
 
     /* An unlinked direct branch. RCX = number of its struct tlink. */
     t->stub_link = emit_here(e);
     emit_store(e, RCX, &record);
-    set32(e, CTX(reason), LEAVE_LINK);
+    emit_set32(e, CTX(reason), LEAVE_LINK);
     emit_jmp(e, t->stub_leave);
 
-    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = number of its struct tlink. This and stub_lookup go on at an address that is not
-     * tctx.go: who is there is stepped to their end (signals.c). */
+    /* The same, of a far branch that is not to be linked: through the jump cache. RCX = number of its struct tlink. This and stub_lookup go
+     * on at an address that is not tctx.go: who is there is stepped to their end (signals.c). */
     struct mem page = CTX(page), by = CTX(adjust), mask = {RIP_REG, NO_REG, 0, 0, (int64_t)(t->constants + 8 * CONSTANT_JUMP)};
     struct mem target = {RCX, NO_REG, 0, 0, offsetof(struct tlink, target)}, adjust = {RCX, NO_REG, 0, 0, offsetof(struct tlink, adjust)};
     t->stub_far = emit_here(e);
@@ -222,7 +210,7 @@ void stubs_emit(struct tcpu *t)
     second_half(t, e, unknown);
 
     t->stub_helper = emit_here(e);
-    set32(e, CTX(reason), LEAVE_HELPER);
+    emit_set32(e, CTX(reason), LEAVE_HELPER);
     emit_jmp(e, t->stub_leave);
 
     /* RCX = number of a struct tslow: C looks, then on at tctx.go with RCX = the table's entry, or out. */
@@ -233,7 +221,7 @@ void stubs_emit(struct tcpu *t)
     save_guest(t, e);
     struct mem self = {NO_REG, NO_REG, 0, 0x64, 0};
     emit_load(e, RDI, &self); /* FS:0 is the thread pointer itself */
-    struct mem offset = {RDI, NO_REG, 0, 0, (char *)&translate_ctx - (char *)__builtin_thread_pointer()};
+    struct mem offset = {RDI, NO_REG, 0, 0, ctx_offset()};
     emit_lea(e, RDI, &offset, true);
     emit_mov_imm64(e, RAX, (uint64_t)(uintptr_t)translate_slow);
     emit8(e, 0xff), emit8(e, 0xd0); /* CALL RAX */
@@ -334,7 +322,8 @@ static void enter_direct(struct runner *r, bool step)
 static void leave_direct(struct runner *r)
 {
     struct emitter *e = r->e;
-    struct mem state = at(r->state), rcx = STATE(r, r[RCX]), flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
+    struct mem state = at(r->state), rcx = STATE(r, r[RCX]),
+               flags = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, flags));
     struct mem mxcsr = in_state(offsetof(struct direct_state, mxcsr)), x87 = in_state(offsetof(struct direct_state, x87));
     struct mem live = in_state(offsetof(struct direct_state, x) + offsetof(struct tctx, x87_live));
     emit_store(e, RCX, &rcx);
@@ -375,12 +364,18 @@ static uint8_t *within(struct runner *r, uint64_t from, uint64_t to, uint8_t **a
 static void handler_direct(struct runner *r, uint64_t critical, uint64_t critical_end, int kick)
 {
     struct emitter *e = r->e;
-    enum { GREGS = 40, U_EFL = GREGS + 8 * 17, U_RIP = GREGS + 8 * 16, U_ERR = GREGS + 8 * 19, U_TRAP = GREGS + 8 * 20, U_CR2 = GREGS + 8 * 22 };
-    const struct { unsigned from; size_t to; } copies[] = {{U_RIP, offsetof(struct direct_state, pc)}, {U_ERR, offsetof(struct direct_state, error)},
-                                                           {U_TRAP, offsetof(struct direct_state, trap)}, {U_CR2, offsetof(struct direct_state, address)}};
+    enum { GREGS = 40, U_RIP = GREGS + 8 * 16, U_EFL = GREGS + 8 * 17, U_ERR = GREGS + 8 * 19,
+           U_TRAP = GREGS + 8 * 20, U_CR2 = GREGS + 8 * 22 };
+    const struct { unsigned from; size_t to; } copies[] = {
+        {U_RIP, offsetof(struct direct_state, pc)},
+        {U_ERR, offsetof(struct direct_state, error)},
+        {U_TRAP, offsetof(struct direct_state, trap)},
+        {U_CR2, offsetof(struct direct_state, address)},
+    };
     struct mem pc = {RDX, NO_REG, 0, 0, U_RIP}, efl = {RDX, NO_REG, 0, 0, U_EFL};
     struct mem blocks = at((uint64_t)(uintptr_t)r->t->rx + DP_PAGE_SIZE), end = at((uint64_t)(uintptr_t)r->t->rx + CODE_BYTES);
-    struct mem state = at(r->state), signal = STATE(r, signal), outcome = STATE(r, outcome), stepped = STATE(r, stepped), is_kicked = STATE(r, kicked);
+    struct mem state = at(r->state), signal = STATE(r, signal), outcome = STATE(r, outcome), stepped = STATE(r, stepped),
+               is_kicked = STATE(r, kicked);
     struct mem kick_place = at(r->t->stub_kick), leave_place = at(r->t->stub_leave);
     emit_load(e, RAX, &pc);
     emit_lea(e, RCX, &blocks, true); /* the stubs are less than a page */
@@ -393,7 +388,7 @@ static void handler_direct(struct runner *r, uint64_t critical, uint64_t critica
     emit_op_reg(e, false, 0x83, 7, RDI), emit8(e, 5); /* CMP EDI, SIGTRAP */
     uint8_t *report = emit_jcc(e, CC_NZ, 0);
     uint8_t *report2 = branch_on_zero(r, stepped, CC_NZ);
-    set32(e, stepped, 1);
+    emit_set32(e, stepped, 1);
     emit8(e, 0xc3);
     here(r, report);
     here(r, report2);
@@ -404,7 +399,7 @@ static void handler_direct(struct runner *r, uint64_t critical, uint64_t critica
         emit_load(e, RAX, &m);
         emit_store(e, RAX, &d);
     }
-    set32(e, outcome, DIRECT_SIGNAL);
+    emit_set32(e, outcome, DIRECT_SIGNAL);
     emit_lea(e, RCX, &leave_place, true);
     uint8_t *go_there = emit_jmp(e, 0);
     /* in a stub: SIGTRAP goes on stepping if it leads to a block, a kick is noted, anything else is a mistake of ours */
@@ -428,10 +423,10 @@ static void handler_direct(struct runner *r, uint64_t critical, uint64_t critica
     mov_imm32(r, RDI, 1);
     system_call(r, SYS_exit_group);
     here(r, is_kick);
-    set32(e, is_kicked, 1);
+    emit_set32(e, is_kicked, 1);
     above_lookup = NULL;
     below_lookup = within(r, r->t->stub_lookup, r->t->stub_handler, &above_lookup);
-    set32(e, stepped, 1); /* the first trap in a block counts */
+    emit_set32(e, stepped, 1); /* the first trap in a block counts */
     emit_op_mem(e, false, 0x81, 1, &efl, 4), emit32(e, 0x100); /* OR dword: TF on */
     emit8(e, 0xc3);
     here(r, above_lookup);
@@ -451,13 +446,15 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
     struct emitter emitter = {t->rw, t->rx - t->rw}, *e = &emitter;
     struct runner runner = {e, t, area + DIRECT_AT_ORDERS, area + DIRECT_AT_STATE}, *r = &runner;
     uint64_t code = (uint64_t)(uintptr_t)t->rx, end = area + DIRECT_AREA_BYTES, top = 0x7ffffffff000ull;
-    struct mem request = ORDERS(r, request), reply = STATE(r, reply), count = ORDERS(r, count), call = ORDERS(r, call), errors = STATE(r, errors);
-    struct mem outcome = STATE(r, outcome), rip = CTX(rip), record = CTX(record), kicked = STATE(r, kicked), x87 = STATE(r, x87), mxcsr = ORDERS(r, mxcsr);
+    struct mem request = ORDERS(r, request), reply = STATE(r, reply), count = ORDERS(r, count), call = ORDERS(r, call),
+               errors = STATE(r, errors);
+    struct mem outcome = STATE(r, outcome), rip = CTX(rip), record = CTX(record), kicked = STATE(r, kicked), x87 = STATE(r, x87),
+               mxcsr = ORDERS(r, mxcsr);
 
     constants(t, e);
     /* The runner's first steps: FS, GS; away with everything else. */
     t->stub_enter = emit_here(e);
-    emit_mov_imm64(e, RAX, area + DIRECT_AT_STATE + offsetof(struct direct_state, x) - (uint64_t)((char *)&translate_ctx - (char *)__builtin_thread_pointer()));
+    emit_mov_imm64(e, RAX, area + DIRECT_AT_STATE + offsetof(struct direct_state, x) - (uint64_t)ctx_offset());
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd0); /* WRFSBASE RAX */
     emit_mov_imm64(e, RAX, area + FRONT_BYTES);
     emit8(e, 0xf3), emit8(e, 0x48), emit8(e, 0x0f), emit8(e, 0xae), emit8(e, 0xd8); /* WRGSBASE RAX */
@@ -517,30 +514,30 @@ void stubs_emit_direct(struct tcpu *t, uint64_t area)
 
     t->stub_kick = emit_here(e);
     here(r, come_back);
-    set32(e, outcome, DIRECT_KICKED);
+    emit_set32(e, outcome, DIRECT_KICKED);
     uint8_t *no_state = emit_jmp(e, 0);
 
     t->stub_stale = emit_here(e);
-    set32(e, CTX(adjust), 0);
-    set32(e, CTX(site), SITE_NONE);
+    emit_set32(e, CTX(adjust), 0);
+    emit_set32(e, CTX(site), SITE_NONE);
     uint64_t unknown = emit_here(e);
     emit_store(e, R14, &rip);
-    set32(e, CTX(reason), LEAVE_LOOKUP);
+    emit_set32(e, CTX(reason), LEAVE_LOOKUP);
     uint8_t *from_lookup = emit_jmp(e, 0);
     t->stub_link = emit_here(e);
     emit_store(e, RCX, &record);
-    set32(e, CTX(reason), LEAVE_LINK);
+    emit_set32(e, CTX(reason), LEAVE_LINK);
     uint8_t *from_link = emit_jmp(e, 0);
     t->stub_slow = emit_here(e); /* SITE_X87 only */
     emit_store(e, RCX, &record);
-    set32(e, CTX(reason), LEAVE_X87);
+    emit_set32(e, CTX(reason), LEAVE_X87);
     uint8_t *from_slow = emit_jmp(e, 0);
     t->stub_helper = emit_here(e);
-    set32(e, CTX(reason), LEAVE_HELPER);
+    emit_set32(e, CTX(reason), LEAVE_HELPER);
     here(r, from_lookup);
     here(r, from_link);
     here(r, from_slow);
-    set32(e, outcome, DIRECT_LEFT);
+    emit_set32(e, outcome, DIRECT_LEFT);
     t->stub_leave = emit_here(e); /* with the outcome set: after a signal */
     leave_direct(r);
     here(r, no_state);

@@ -1,7 +1,7 @@
 /* engine/translate/system.c - system instructions done in C between two blocks, without the interpreter.
  *
- * Model: the canonical state is complete and RIP is the instruction's own; the work is in isa/x86. A fault leaves the state as it was: then the
- * interpreter does the instruction again and raises it. Mode and interruptibility may have changed afterwards; the caller looks.
+ * Model: the canonical state is complete and RIP is the instruction's own; the work is in isa/x86. A fault leaves the state as it was: then
+ * the interpreter does the instruction again and raises it. Mode and interruptibility may have changed afterwards; the caller looks.
  */
 #include <x86intrin.h>
 
@@ -15,9 +15,9 @@ static bool settle_trap(struct icpu *c, int result)
     return !result;
 }
 
-/* Translated RDTSC extrapolates from a moment at which both counters were read, for 2^TSC_WINDOW_BITS host ticks; then it comes here again. The ratio is
- * measured between two such moments and made a little smaller, so that time never goes back. Only where the clock follows the host's, and for one
- * processor: several would see each other's time go back by what their moments differ. */
+/* Translated RDTSC extrapolates from a moment at which both counters were read, for 2^TSC_WINDOW_BITS host ticks; then it comes here again.
+ * The ratio is measured between two such moments and made a little smaller, so that time never goes back. Only where the clock follows the
+ * host's, and for one processor: several would see each other's time go back by what their moments differ. */
 static bool extrapolates(const struct icpu *c)
 {
     return c->vm->cpu_count == 1 && !c->by_blocks && dp_clock_follows_host(c->vm->clock);
@@ -30,7 +30,8 @@ uint64_t system_tsc(struct icpu *c)
     bool same = t->tsc.host && t->tsc.offset == c->s.tsc_offset;
     if (same && t->tsc.ratio && hosts >> TSC_WINDOW_BITS == 0 && extrapolates(c))
         return t->tsc.guest + (hosts * t->tsc.ratio >> 32);
-    uint64_t guest = dp_tsc_from_ns(dp_clock_now(c->vm->clock), c->vm->model->tsc_khz) + (uint64_t)c->s.tsc_offset, guests = guest - t->tsc.guest;
+    uint64_t guest = dp_tsc_from_ns(dp_clock_now(c->vm->clock), c->vm->model->tsc_khz) + (uint64_t)c->s.tsc_offset,
+             guests = guest - t->tsc.guest;
     if (!extrapolates(c) || (same && hosts < 1ull << 20))
         return guest;
     bool sane = same && hosts < 1ull << 40 && guests < 1ull << 40;

@@ -1,7 +1,8 @@
 /* engine/translate/translate.c - writing the host code of a block.
  *
- * Model: see docs/translator.md. Each guest instruction becomes: page checks of the access groups that begin here; loads of spilled registers;
- * the instruction itself with its operands replaced; stores of spilled registers. Paths that are rarely taken (misses, exits) stand behind the block.
+ * Model: see docs/translator.md. Each guest instruction becomes: page checks of the access groups that begin here; loads
+ * of spilled registers; the instruction itself with its operands replaced; stores of spilled registers. Paths that are
+ * rarely taken (misses, exits) stand behind the block.
  * Invariants: until the instruction's first visible effect (tinsn.commit) nothing the guest can see has changed, so at any host address
  * up to there the guest is at the beginning of that instruction.
  * All accesses that can fault come before that effect.
@@ -12,12 +13,6 @@
 #include "engine/translate/analyse.h"
 #include "engine/translate/dump.h"
 
-#define CTX(field) ctx_at(offsetof(struct tctx, field))
-static struct mem ctx_at(size_t offset)
-{
-    return (struct mem){NO_REG, NO_REG, 0, 0x64, (char *)&translate_ctx + offset - (char *)__builtin_thread_pointer()};
-}
-static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
 static bool spilled(unsigned guest) { return guest >= X86_R13 && guest <= X86_R15; }
 static struct mem slot(unsigned guest) { return ctx_at(offsetof(struct tctx, r13) + 8 * (guest - X86_R13)); }
 
@@ -65,7 +60,8 @@ void translate_fini(struct tcpu *t) { free(t->writer); }
 
 /* ---- small pieces ---- */
 
-static struct mem constant(const struct writer *w, unsigned k) { return (struct mem){RIP_REG, NO_REG, 0, 0, (int64_t)(w->t->constants + 8 * k)}; }
+static struct mem constant(const struct writer *w, unsigned k) { return (struct mem){RIP_REG, NO_REG, 0, 0,
+                                                                                     (int64_t)(w->t->constants + 8 * k)}; }
 static unsigned log2_up(unsigned n)
 {
     unsigned k = 0;
@@ -87,11 +83,6 @@ static void commit_here(struct writer *w)
     if (m->commit == 0xff)
         m->commit = (uint8_t)DP_MIN((unsigned)(w->e.w - w->start) - m->host, 0xfeu);
 }
-static void set32(struct emitter *e, struct mem m, uint32_t v)
-{
-    emit_op_mem(e, false, 0xc7, 0, &m, 4);
-    emit32(e, v);
-}
 
 /* Few of these ever run: what they say is in the arena, and the code only says where. */
 static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
@@ -103,8 +94,8 @@ static void jump_numbered(struct writer *w, const void *record, uint64_t stub)
 
 static void leave_for_helper(struct writer *w, unsigned page_offset, uint32_t helper)
 {
-    set32(&w->e, CTX(site), page_offset);
-    set32(&w->e, CTX(helper), helper);
+    emit_set32(&w->e, CTX(site), page_offset);
+    emit_set32(&w->e, CTX(helper), helper);
     emit_jmp(&w->e, w->t->stub_helper);
 }
 
@@ -117,9 +108,9 @@ static void patch_near(struct writer *w, uint8_t *at)
     *at = (uint8_t)d;
 }
 
-/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. Called at the start of each
- * instruction, where room is what an instruction without checks may take, and before jumps through the jump cache; before each check it
- * places whatever waits. What a check and the rest of its instruction take (26 and 61 bytes after its first JRCXZ) is in reach. */
+/* JRCXZ reaches 127 bytes: when the oldest waiting one gets too far away, jumps to the slow paths are placed here. Called at the start of
+ * each instruction, where room is what an instruction without checks may take, and before jumps through the jump cache; before each check
+ * it places whatever waits. What a check and the rest of its instruction take (26 and 61 bytes after its first JRCXZ) is in reach. */
 #define ROOM 75
 #define ROOM_JUMP 96 /* jump_cached */
 #define ROOM_FAR 60  /* jump_far */
@@ -161,16 +152,19 @@ static void islands(struct writer *w, unsigned room, bool falls_through)
         over[-1] = (uint8_t)(w->e.w - over);
 }
 
-/* Page check of `size` bytes. The address is base + disp (base: a guest register that is in a host's), or in R14. Leaves the table's entry in RCX. within: it
- * is known that they do not cross a page.
+/* Page check of `size` bytes. The address is base + disp (base: a guest register that is in a host's), or in R14. Leaves the table's entry
+ * in RCX. within: it is known that they do not cross a page.
  * clobber: the arithmetic flags may be. temp: a free register besides RCX, used only when they may not.
- * Stacks end at the end of a page, and a kernel's first frame is there in every system call: through RSP it is the last byte that is looked at, for
- * more than a word, and what goes the slow way is the begin of a page. Large groups are tested exactly, where flags do not matter: too much of a page would go there. */
-static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, bool within, uint32_t site, bool clobber, unsigned temp)
+ * Stacks end at the end of a page, and a kernel's first frame is there in every system call: through RSP it is the last byte that is
+ * looked at, for more than a word, and what goes the slow way is the begin of a page. Large groups are tested exactly, where flags do
+ * not matter: too much of a page would go there. */
+static void check(struct writer *w, bool in_r14, unsigned base, int32_t disp, unsigned size, bool within, uint32_t site, bool clobber,
+                  unsigned temp)
 {
     struct emitter *e = &w->e;
     bool exact = !in_r14 && clobber && size > 32, last = !in_r14 && !exact && base == X86_RSP && size > 8;
-    struct mem address = {home[base], NO_REG, 0, 0, last ? disp + (int32_t)size - 1 : disp}, page_mask = constant(w, CONSTANT_PAGE), table = {NO_REG, RCX, 3, 0x65, 0};
+    struct mem address = {home[base], NO_REG, 0, 0, last ? disp + (int32_t)size - 1 : disp}, page_mask = constant(w, CONSTANT_PAGE),
+               table = {NO_REG, RCX, 3, 0x65, 0};
     unsigned k = log2_up(size);
     islands(w, ROOM_NONE, true);
     struct slow *s = &w->slow[w->slows++];
@@ -261,13 +255,15 @@ static void group_checks(struct writer *w, unsigned k)
                 continue;
             const struct access *a = n->memory.used ? &n->memory : &n->stack;
             bool first = q->first == k && a->group == g && a->disp == q->low - q->adjust_at;
-            uint32_t site = (first ? sole_fault(n, a) : 0) | n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
+            uint32_t site =
+                (first ? sole_fault(n, a) : 0) | n->offset | (q->first == k && q->write ? SITE_WRITE : 0) | (q->count > 1 ? SITE_GROUP : 0);
             check(w, false, q->base, q->low - q->adjust_at, (unsigned)(q->high - q->low), false, site, !n->live, R14);
             store_delta(w, q);
         }
 }
 
-/* Register that holds a group's entry: R15, or RCX after loading it. In a direct space there are no groups, and addresses are the host's. */
+/* Register that holds a group's entry: R15, or RCX after loading it. In a direct space there are no
+ * groups, and addresses are the host's. */
 static unsigned delta_register(struct writer *w, unsigned g)
 {
     if (g == NO_GROUP)
@@ -293,13 +289,14 @@ static void r14_from_page(struct writer *w, int64_t offset)
     }
 }
 
-
-/* A store that is known for finding the read-only view: it looks, and goes to the interpreter without a host signal. The operand becomes R14. */
+/* A store that is known for finding the read-only view: it looks, and goes to the interpreter
+ * without a host signal. The operand becomes R14. */
 static struct mem store_check(struct writer *w, const struct insn_info *n, struct mem m)
 {
     struct emitter *e = &w->e;
     struct mem bit = constant(w, CONSTANT_RO);
-    if (w->t->is_direct || !n->memory.write || n->x87 /* its pointer is made of R14 */ || !cache_store_refused(w->t, w->page_host + n->offset))
+    if (w->t->is_direct || !n->memory.write || n->x87 /* its pointer is made of R14 */ ||
+        !cache_store_refused(w->t, w->page_host + n->offset))
         return m;
     islands(w, 80, true);
     emit_lea(e, R14, &m, true);
@@ -308,7 +305,9 @@ static struct mem store_check(struct writer *w, const struct insn_info *n, struc
     uint8_t *writable = e->w;
     if (n->memory.simple && sole_fault(n, &n->memory)) {
         struct tslow *record = cache_alloc(w->t, sizeof(*record));
-        *record = (struct tslow){(uint32_t)(e->w - w->t->rw), n->offset | SITE_WRITE | SITE_SOLE | SITE_REFUSED | (uint32_t)n->memory.size << SITE_LENGTH_SHIFT, n->memory.disp, n->memory.base};
+        *record = (struct tslow){(uint32_t)(e->w - w->t->rw),
+                                 n->offset | SITE_WRITE | SITE_SOLE | SITE_REFUSED | (uint32_t)n->memory.size << SITE_LENGTH_SHIFT,
+                                 n->memory.disp, n->memory.base};
         jump_numbered(w, record, w->t->stub_slow);
     } else {
         leave_for_helper(w, n->offset, 0);
@@ -330,7 +329,8 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
     if (i->base == X86_RIP) {
         int64_t at = i->disp + n->offset + i->length;
         r14_from_page(w, at);
-        within = i->seg != X86_FS && i->seg != X86_GS && i->address_size == w->path.word && ((uint64_t)at & 0xfff) + a->size <= DP_PAGE_SIZE;
+        within =
+            i->seg != X86_FS && i->seg != X86_GS && i->address_size == w->path.word && ((uint64_t)at & 0xfff) + a->size <= DP_PAGE_SIZE;
         m = (struct mem){R14, NO_REG, 0, 0, 0};
     } else {
         if (i->base < 16 && spilled(i->base)) {
@@ -370,12 +370,13 @@ static struct mem memory_operand(struct writer *w, const struct insn_info *n)
 
 /* ---- leaving the block ---- */
 
-/* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. The way on after a hit takes no branch: LOOP does
- * not if RCX gets 0. That is one cycle on AMD's processors, several on others, which jump over a jump. */
+/* To the address in R14, through the jump cache; adjust is added to RSP with the jump. Clobbers RCX, R15. The way on after a hit takes no
+ * branch: LOOP does not if RCX gets 0. That is one cycle on AMD's processors, several on others, which jump over a jump. */
 static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t adjust)
 {
     struct emitter *e = &w->e;
-    struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page), jump = {NO_REG, R15, 3, 0x65, -(int64_t)JUMP_BYTES}, negative = jump, where = jump, code = jump;
+    struct mem mask = constant(w, CONSTANT_JUMP), page = CTX(page), jump = {NO_REG, R15, 3, 0x65, -(int64_t)JUMP_BYTES}, negative = jump,
+               where = jump, code = jump;
     negative.disp += offsetof(struct tjump, negative_rip);
     where.disp += offsetof(struct tjump, page);
     code.disp += offsetof(struct tjump, code);
@@ -398,14 +399,15 @@ static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t 
         add_rsp(w, adjust);
     emit_op_mem(e, false, 0xff, 4, &code, 0);
     miss[-1] = (uint8_t)(e->w - miss);
-    set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
-    set32(e, CTX(adjust), (uint32_t)adjust);
+    emit_set32(e, CTX(site), site | done << SITE_DONE_SHIFT);
+    emit_set32(e, CTX(adjust), (uint32_t)adjust);
     emit_jmp(e, w->t->stub_lookup);
 }
 
 
-/* To a place outside the page that is known by its distance. The link cell holds the page it is in, if the link is made and holds in the current table; its
- * displacement and the jump's are patched by cache_link_far. The way to C stands right behind (FAR_COLD). Clobbers RCX. */
+/* To a place outside the page that is known by its distance. The link cell holds the page it is in, if the link is
+ * made and holds in the current table; its displacement and the jump's are patched by cache_link_far. The way to C
+ * stands right behind (FAR_COLD). Clobbers RCX. */
 static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned done, int32_t adjust)
 {
     struct emitter *e = &w->e;
@@ -427,7 +429,8 @@ static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned d
     uint8_t *patch = emit_jmp(e, w->t->stub_link);
     miss[-1] = (uint8_t)(e->w - miss);
     struct tfar *far = cache_alloc(w->t, sizeof(*far));
-    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, w->block->links, (uint8_t)(patch - cell),
+    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, w->block->links,
+                               (uint8_t)(patch - cell),
                                site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff), adjust};
     w->block->links = &far->link;
     jump_numbered(w, &far->link, w->t->stub_link);
@@ -439,7 +442,8 @@ static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned d
 }
 
 static unsigned done_here(const struct writer *w) { return DP_MIN(w->current + 1, w->path.count); } /* with the one that is being written */
-static void add_out(struct writer *w, uint8_t *patch, int64_t target, uint32_t site) { w->out[w->outs++] = (struct out){patch, target, site, done_here(w)}; }
+static void add_out(struct writer *w, uint8_t *patch, int64_t target, uint32_t site) { w->out[w->outs++] = (struct out){patch, target, site,
+                                                                                                                        done_here(w)}; }
 
 /* To a page offset, from here, unconditionally. site: the branch's page offset, SITE_NONE: none, execution runs on to there. */
 static void leave_to(struct writer *w, int64_t target, uint32_t site)
@@ -489,8 +493,8 @@ static void x87_test(struct writer *w, const struct insn_info *n)
     w->x87_tested = true;
 }
 
-/* After an x87 instruction, what the host's pointers do not tell: its page, once on a path, and its memory operand, whose effective address is in
- * its base register, or in R14 with the segment's base added. */
+/* After an x87 instruction, what the host's pointers do not tell: its page, once on a path, and its memory operand, whose effective address
+ * is in its base register, or in R14 with the segment's base added. */
 static void x87_note_pointers(struct writer *w, const struct insn_info *n)
 {
     struct emitter *e = &w->e;
@@ -756,7 +760,8 @@ static void system_flag(struct writer *w, unsigned not_bit, uint32_t value)
 /* Does what translated code may rely on, the place of the code that follows among it, outlive the instruction? */
 static bool keeps_code(const struct x86_insn *i)
 {
-    return !(i->row->flags & X86_F_SYSTEM) || i->op == X86_OP_STAC || i->op == X86_OP_CLAC || (i->op == X86_OP_MOV_CR && i->operand[0].reg_class == X86_RC_GPR);
+    return !(i->row->flags & X86_F_SYSTEM) || i->op == X86_OP_STAC || i->op == X86_OP_CLAC ||
+           (i->op == X86_OP_MOV_CR && i->operand[0].reg_class == X86_RC_GPR);
 }
 
 /* The interpreter does it, and where it can (struct top) execution comes back to what stands behind. */
@@ -963,7 +968,8 @@ static void instruction(struct writer *w, const struct insn_info *n)
     case KIND_HELPER: leave_for_helper(w, n->offset, n->i.op | (uint32_t)n->i.operand_size << 16 | (uint32_t)n->i.length << 24); break;
     case KIND_OP: {
         struct x86_insn i = n->i;
-        bool ac = (i.op == X86_OP_STAC || i.op == X86_OP_CLAC) && x86_insn_supported(&i, w->t->c->vm->model->features) && !(w->t->c->mode >> IMODE_CPL_SHIFT & 3);
+        bool ac = (i.op == X86_OP_STAC || i.op == X86_OP_CLAC) && x86_insn_supported(&i, w->t->c->vm->model->features) &&
+                  !(w->t->c->mode >> IMODE_CPL_SHIFT & 3);
         ac ? set_ac(w, n) : in_place(w, n);
         break;
     }
@@ -1054,48 +1060,22 @@ static void trace_block(const struct tcpu *t, const struct tblock *b, uint64_t l
     char mode[40];
     dump_mode(b->mode, mode, sizeof(mode));
     if (b->count)
-        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: %u instructions, %u bytes to %u + %u", t->c->index, (unsigned long long)linear, mode, b->count,
-                      b->bytes, b->body, b->size - b->body);
+        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: %u instructions, %u bytes to %u + %u", t->c->index,
+                      (unsigned long long)linear, mode, b->count, b->bytes, b->body, b->size - b->body);
     else
-        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: the interpreter's", t->c->index, (unsigned long long)linear, mode);
+        dp_trace_emit(trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx %s: the interpreter's", t->c->index, (unsigned long long)linear,
+                      mode);
 }
 
-struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
+/* The host code of a path, from w->start on: first its instructions, then the way out at its end. */
+static void write_path(struct writer *w)
 {
-    struct icpu *c = t->c;
-    struct writer *w = t->writer;
-    uint64_t page = offset >> DP_PAGE_SHIFT;
-    unsigned at = (unsigned)(offset & 0xfff);
-    interp_mark_code(c, ram, page);
-    const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
-    struct dp_ram *ram2 = NULL;
-    uint64_t offset2 = 0;
-    uint64_t after = mode_next_page(mode, linear);
-    if (at > DP_PAGE_SIZE - 15 && after && !interp_locate_code(c, after, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
-        interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
-        next = ram2->host + (offset2 & PAGE_MASK);
-    }
-    w->t = t;
-    cache_populate(t);
-    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
-    struct tblock *b = cache_alloc(t, sizeof(*b));
-    b->page = cache_page(t, ram, page, true);
-    b->host = (uint64_t)(uintptr_t)ram->host + offset;
-    w->page_host = b->host & PAGE_MASK;
-    b->mode = mode;
-    if (!w->path.count) { /* the interpreter's; known as such */
-        cache_add(t, b);
-        trace_block(t, b, linear);
-        return b;
-    }
-    w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
     w->start = w->e.w;
     w->slows = w->islands_done = w->outs = 0;
     w->near_waiting = false;
     w->x87_tested = w->x87_noted = false;
     w->x87_seg = 0xff;
     w->broken = false;
-    w->block = b;
     for (unsigned k = 0; k < w->path.count; k++) {
         const struct insn_info *n = &w->path.insn[k];
         w->current = k;
@@ -1120,11 +1100,54 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     islands(w, ROOM_NONE, false);
     while (w->e.w - w->start < 8) /* room for the jump that marks a dead block */
         emit8(&w->e, 0x90);
+}
+
+/* The block runs into a page after its own: it dies with that one, too. */
+static void note_crossing(struct tcpu *t, struct tblock *b, struct dp_ram *ram, uint64_t offset)
+{
+    b->phys2 = (uint64_t)(uintptr_t)ram->host + (offset & PAGE_MASK);
+    struct tcrosser *x = cache_alloc(t, sizeof(*x));
+    struct tpage *second = cache_page(t, ram, offset >> DP_PAGE_SHIFT, true);
+    *x = (struct tcrosser){second->crossers, b};
+    second->crossers = x;
+}
+
+struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *ram, uint64_t offset, uint32_t mode)
+{
+    struct icpu *c = t->c;
+    struct writer *w = t->writer;
+    uint64_t page = offset >> DP_PAGE_SHIFT;
+    unsigned at = (unsigned)(offset & 0xfff);
+    interp_mark_code(c, ram, page);
+    const uint8_t *code = ram->host + (page << DP_PAGE_SHIFT), *next = NULL;
+    struct dp_ram *ram2 = NULL;
+    uint64_t offset2 = 0, after = mode_next_page(mode, linear);
+    if (at > DP_PAGE_SIZE - 15 && after && !interp_locate_code(c, after, &ram2, &offset2, NULL) && ram2 && alias_of(t->v, ram2)) {
+        interp_mark_code(c, ram2, offset2 >> DP_PAGE_SHIFT);
+        next = ram2->host + (offset2 & PAGE_MASK);
+    }
+    cache_populate(t);
+    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
+    struct tblock *b = cache_alloc(t, sizeof(*b));
+    b->page = cache_page(t, ram, page, true);
+    b->host = (uint64_t)(uintptr_t)ram->host + offset;
+    b->mode = mode;
+    w->t = t;
+    w->block = b;
+    w->page_host = b->host & PAGE_MASK;
+    if (!w->path.count) { /* the interpreter's; known as such */
+        cache_add(t, b);
+        trace_block(t, b, linear);
+        return b;
+    }
+    w->e = (struct emitter){t->rw + t->used, t->rx - t->rw};
+    write_path(w);
     b->body = (uint32_t)(w->e.w - w->start);
     ways_out(w);
     slow_paths(w);
     if (w->broken) {
-        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx: a short jump does not reach", c->index, (unsigned long long)linear);
+        DP_TRACE(c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: block 0x%llx: a short jump does not reach", c->index,
+                 (unsigned long long)linear);
         cache_add(t, b);
         return b;
     }
@@ -1135,13 +1158,8 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->end = w->path.end;
     b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
     memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));
-    if (w->path.crosses) {
-        b->phys2 = (uint64_t)(uintptr_t)ram2->host + (offset2 & PAGE_MASK);
-        struct tcrosser *x = cache_alloc(t, sizeof(*x));
-        struct tpage *second = cache_page(t, ram2, offset2 >> DP_PAGE_SHIFT, true);
-        *x = (struct tcrosser){second->crossers, b};
-        second->crossers = x;
-    }
+    if (w->path.crosses)
+        note_crossing(t, b, ram2, offset2);
     t->used = (uint32_t)DP_ALIGN_UP((size_t)(w->e.w - t->rw), (size_t)16);
     cache_add(t, b);
     c->counters.translated_blocks++;

@@ -1,22 +1,24 @@
 /* engine/translate/translate_internal.h - the translator's own structures. The model is told in docs/translator.md; in short:
  *
- * The translator is a fast path inside the interpreter's run loop (struct interp_accel): hot guest code becomes host code in a code cache of the
- * processor's own; everything it does not do itself (system instructions, faults, device memory, cold code) the interpreter does on the
- * same struct icpu. Control goes back and forth at instruction boundaries only.
+ * The translator is a fast path inside the interpreter's run loop (struct interp_accel): hot guest code becomes host code in a code cache
+ * of the processor's own; everything it does not do itself (system instructions, faults, device memory, cold code) the interpreter does on
+ * the same struct icpu. Control goes back and forth at instruction boundaries only.
  *
- * Registers inside translated code: guest RAX RDX RBX RSP RBP RSI RDI R8-R12 are in the host registers of the same names, guest RCX is in host R13;
- * guest R13-R15 are in memory (struct tctx). Host RCX, R14, R15 are scratch. Arithmetic flags are the host's; vector registers, MXCSR and (once
- * a block needed it) the x87 unit too. FS is the C library's (struct tctx is thread-local), GS is the base of the current shadow page table.
+ * Registers inside translated code: guest RAX RDX RBX RSP RBP RSI RDI R8-R12 are in the host registers of the same names, guest
+ * RCX is in host R13; guest R13-R15 are in memory (struct tctx). Host RCX, R14, R15 are scratch. Arithmetic flags are the
+ * host's; vector registers, MXCSR and (once a block needed it) the x87 unit too. FS is the C library's (struct tctx is
+ * thread-local), GS is the base of the current shadow page table.
  *
- * Memory: a shadow page table has an 8-byte entry per guest page: host address minus guest address, or 0. The index is the inverted page number, PEXTed, so
- * no address can reach outside the table. Entries lead to one of two aliases of guest RAM: read-write, or read-only (clean pages, pages a guest may not
- * write). Pages of the read-write alias that hold code are mprotected. A store that must not happen directly therefore faults, and is then
- * done by the interpreter.
+ * Memory: a shadow page table has an 8-byte entry per guest page: host address minus guest address, or 0. The index is the inverted page
+ * number, PEXTed, so no address can reach outside the table. Entries lead to one of two aliases of guest RAM: read-write, or read-only
+ * (clean pages, pages a guest may not write). Pages of the read-write alias that hold code are mprotected. A store that must not happen
+ * directly therefore faults, and is then done by the interpreter.
  */
 #ifndef DP_TRANSLATE_INTERNAL_H
 #define DP_TRANSLATE_INTERNAL_H
 
 #include <pthread.h>
+#include <stddef.h>
 #include <time.h>
 
 #include "engine/interp/interp_internal.h"
@@ -59,7 +61,7 @@ struct tctx {
     uint64_t r13, r14, r15;         /* guest */
     uint64_t page;                  /* virtual address of the page whose code runs */
     uint64_t segbase[2];            /* guest FS, GS */
-    uint64_t segpoison[2];          /* 32-bit code: added to their addresses; makes them non-canonical unless all 4 GiB may be read and written */
+    uint64_t segpoison[2]; /* 32-bit code: added to their addresses; makes them non-canonical unless all 4 GiB may be read and written */
     uint64_t kernel_gs_base;
     uint64_t system_flags;          /* RFLAGS but the arithmetic ones */
     uint64_t delta[DELTA_SLOTS];    /* of access groups */
@@ -91,7 +93,8 @@ struct tctx {
 struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t global; };
 #define JUMP_SHIFT 5 /* log2 of its size */
 
-/* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it asks a link cell first, and both are patched. */
+/* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it
+ * asks a link cell first, and both are patched. */
 struct tlink {
     struct tblock *from;
     uint32_t patch;     /* offset in the cache of the jump's displacement */
@@ -105,12 +108,14 @@ struct tlink {
 };
 #define FAR_NONE 0xffffu
 #define FAR_COLD (4 + 5 + 1) /* from the jump's displacement to that of the jump to stub_link */
-struct tfar { struct tlink link; struct tfar *next_incoming; uint32_t fallback; bool linked; }; /* next_incoming: of those into the same page; fallback: direct spaces: place in the cache of what asks the jump cache */
+/* next_incoming: of those into the same page; fallback: direct spaces: place in the cache of what asks the jump cache */
+struct tfar { struct tlink link; struct tfar *next_incoming; uint32_t fallback; bool linked; };
 
 /* Far links of one page to another, by their distance: one cell in each table says whether they hold there. */
 struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cell; };
 
-/* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address: guest register + disp, or what is in R14. */
+/* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address:
+ * guest register + disp, or what is in R14. */
 struct tslow { uint32_t back, site; int32_t disp; uint8_t base; };
 #define TSLOW_R14 0xff
 
@@ -170,8 +175,8 @@ struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of t
 #define SITE_REFUSED (1u << 29) /* the entry is known, and not for writing (store_check): there is no way back */
 #define SITE_NONE (1u << 31)
 
-/* A shadow page table with its jump cache just below it, and link cells below that. 32-bit code has tables of its own, with entries for addresses from GUARD32 to 4 GiB - GUARD32 only:
- * who is in such a page and moves by less than GUARD32 does not wrap. */
+/* A shadow page table with its jump cache just below it, and link cells below that. 32-bit code has tables of its own, with entries for
+ * addresses from GUARD32 to 4 GiB - GUARD32 only: who is in such a page and moves by less than GUARD32 does not wrap. */
 struct ttable {
     uint32_t mode;              /* icpu.mode that the jump cache is for */
     bool code32;
@@ -200,7 +205,8 @@ struct tspace {
     uint64_t used;
     bool valid;
     struct tdirect *direct;     /* NULL: not promoted */
-    uint64_t stay, longest;     /* how long user code runs without C, in host TSC ticks: decaying mean; longest since direct_choose last looked */
+    /* how long user code runs without C, in host TSC ticks: decaying mean; longest since direct_choose last looked */
+    uint64_t stay, longest;
     uint64_t refused;           /* when promotion failed */
 };
 
@@ -302,10 +308,20 @@ static inline bool mode_translatable(uint32_t mode)
 static inline uint64_t mode_wrap(uint32_t mode, uint64_t address) { return mode_code32(mode) ? (uint32_t)address : address; }
 /* The page after that of an address; 0: there is none (32-bit code faults at 4 GiB). */
 static inline uint64_t mode_next_page(uint32_t mode, uint64_t address) { return mode_wrap(mode, (address & PAGE_MASK) + DP_PAGE_SIZE); }
-static inline unsigned table_kind(const struct icpu *c, unsigned access_kind) { return access_kind + (mode_code32(c->mode) ? ITLB_EMPTY : 0u); }
+static inline unsigned table_kind(const struct icpu *c, unsigned access_kind)
+{
+    return access_kind + (mode_code32(c->mode) ? ITLB_EMPTY : 0u);
+}
 static inline unsigned access_kind(const struct icpu *c) { return (unsigned)(c->tlb - c->tlb_all) / ITLB_SIZE; }
 
 extern _Thread_local struct tctx translate_ctx __attribute__((tls_model("local-exec")));
+
+/* Host register of each guest one; NO_REG: in struct tctx. */
+static const uint8_t home[16] = {RAX, R13, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, NO_REG, NO_REG, NO_REG};
+/* Where struct tctx is from FS, and the operand for one of its fields. */
+static inline ptrdiff_t ctx_offset(void) { return (char *)&translate_ctx - (char *)__builtin_thread_pointer(); }
+static inline struct mem ctx_at(size_t offset) { return (struct mem){NO_REG, NO_REG, 0, 0x64, ctx_offset() + (ptrdiff_t)offset}; }
+#define CTX(field) ctx_at(offsetof(struct tctx, field))
 
 /* space.c */
 int space_init(struct tcpu *t, struct dp_error *e);
@@ -322,8 +338,12 @@ bool space_maybe_large(const struct ttable *b, uint64_t linear);
 void space_forget_jumps_of_page(struct ttable *b, uint64_t linear);
 /* The current table of a kind (table_kind), made on first use; NULL: no address space left. */
 struct ttable *space_table(struct tcpu *t, unsigned kind);
-void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global, uint64_t page_size);
-static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear) { return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull); }
+void space_set(struct tcpu *t, unsigned kind, uint64_t linear, bool writable, struct dp_ram *ram, uint64_t offset, bool global,
+               uint64_t page_size);
+static inline uint64_t *space_entry(const struct ttable *b, uint64_t linear)
+{
+    return (uint64_t *)b->base + (~linear >> 12 & 0xfffffffffull);
+}
 /* crosses: the block runs into the next page. global: its translation survives CR3 writes. page_size: of the translation. */
 void space_set_jump(struct tcpu *t, struct ttable *b, uint64_t rip, uint64_t code, bool crosses, bool global, uint64_t page_size);
 /* Code of a page of RAM is entered at rip. */
@@ -366,8 +386,10 @@ bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
 struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
 void cache_add(struct tcpu *t, struct tblock *b);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
-/* Links a branch at virtual page `page` to a block at rip, in this table and all others that agree. global: what was said of both pages. False: it cannot be. */
-bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global, uint64_t page_size);
+/* Links a branch at virtual page `page` to a block at rip, in this table and all others that agree. global: what
+ * was said of both pages. False: it cannot be. */
+bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, struct tblock *b, uint64_t page, uint64_t rip, bool global,
+                    uint64_t page_size);
 void *cache_alloc(struct tcpu *t, size_t size);
 /* What is in the arena has a number that fits into an instruction. */
 static inline uint32_t cache_number(const struct tcpu *t, const void *p) { return (uint32_t)(((const uint8_t *)p - t->arena) / 8); }
@@ -408,7 +430,8 @@ void x87_take(struct tctx *x, const struct tcpu *t, const struct x87_image *imag
 
 /* Constants in the code cache, 8 bytes each. */
 enum {
-    CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_VICTIM, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12, CONSTANT_NOT_DF, CONSTANT_DF, CONSTANT_ARITH,
+    CONSTANT_PAGE, CONSTANT_JUMP, CONSTANT_VICTIM, CONSTANT_SLOT /* by log2 of the size */, CONSTANT_NOT_IF = CONSTANT_SLOT + 12,
+    CONSTANT_NOT_DF, CONSTANT_DF, CONSTANT_ARITH,
     CONSTANT_TSC, CONSTANT_RO, CONSTANT_AC, CONSTANT_HIGH
 };
 #define TSC_WINDOW_BITS 22

@@ -1,12 +1,14 @@
 /* engine/translate/x87.c - the guest's x87 and MMX state in the host's x87 unit.
  *
- * Model: translated x87 and MMX instructions are the guest's own, on the guest's whole state: control word with its unmasked exceptions, status, tags.
- * The interpreter wants the unit empty and everything masked (interp_x87.h), so the state is loaded when a block first needs it (tctx.x87_live, tested
- * by every block with such an instruction) and goes back to c->s.fpu when the processor returns to the interpreter's loop. An unmasked exception
- * is the host's #MF, which becomes SIGFPE, at the next waiting instruction: signals.c gives that one to the interpreter, which raises #MF.
+ * Model: translated x87 and MMX instructions are the guest's own, on the guest's whole state: control word with its unmasked
+ * exceptions, status, tags. The interpreter wants the unit empty and everything masked (interp_x87.h), so the state is loaded when a
+ * block first needs it (tctx.x87_live, tested by every block with such an instruction) and goes back to c->s.fpu when the processor
+ * returns to the interpreter's loop. An unmasked exception is the host's #MF, which becomes SIGFPE, at the next waiting instruction:
+ * signals.c gives that one to the interpreter, which raises #MF.
  *
- * Pointers: the host's instruction pointer says which translated instruction was the last; the block's map tells the guest's. Page and memory operand are
- * noted by translated code (x87_note_pointers). No address of the host gets into c->s.fpu: what is not a place in this code cache changes nothing there.
+ * Pointers: the host's instruction pointer says which translated instruction was the last; the block's map tells the guest's. Page
+ * and memory operand are noted by translated code (x87_note_pointers). No address of the host gets into c->s.fpu: what is not a
+ * place in this code cache changes nothing there.
  * Source: Intel SDM vol. 1 8.1.8, 8.1.10, 8.7; AMD APM vol. 2 11.4.4.
  */
 #include "engine/interp/interp_x87.h"

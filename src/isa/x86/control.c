@@ -3,8 +3,8 @@
  * Model: a write is checked whole against the processor's features and the mode, then done, with what follows from it: EFER.LMA, PDPTE
  * registers of PAE paging, flushes of translations.
  * Invariants: a refused write changes nothing. Callers have checked CPL.
- * Source: Intel SDM vol. 3 2.5 (reserved bits), 4.1.2 (mode changes), 4.4.1 (PDPTEs), 4.10 (PCIDs, flushes), 17.2 (debug registers), vol. 2 XSETBV,
- * INVPCID.
+ * Source: Intel SDM vol. 3 2.5 (reserved bits), 4.1.2 (mode changes), 4.4.1 (PDPTEs), 4.10 (PCIDs, flushes),
+ * 17.2 (debug registers), vol. 2 XSETBV, INVPCID.
  */
 #include "isa/x86/x86_internal.h"
 
@@ -89,7 +89,8 @@ static int write_cr3(struct x86_ctx *c, uint64_t value)
 uint64_t x86_cr4_writable(const struct x86_cpuid_model *m)
 {
     static const struct { uint32_t bits; uint8_t feature; } by_feature[] = {
-        {X86_CR4_VME | X86_CR4_PVI, X86_FEATURE_VME}, {X86_CR4_TSD, X86_FEATURE_TSC}, {X86_CR4_DE, X86_FEATURE_DE}, {X86_CR4_PSE, X86_FEATURE_PSE},
+        {X86_CR4_VME | X86_CR4_PVI, X86_FEATURE_VME}, {X86_CR4_TSD, X86_FEATURE_TSC}, {X86_CR4_DE, X86_FEATURE_DE},
+        {X86_CR4_PSE, X86_FEATURE_PSE},
         {X86_CR4_PAE, X86_FEATURE_PAE}, {X86_CR4_MCE, X86_FEATURE_MCE}, {X86_CR4_PGE, X86_FEATURE_PGE}, {X86_CR4_OSFXSR, X86_FEATURE_FXSR},
         {X86_CR4_OSXMMEXCPT, X86_FEATURE_SSE}, {X86_CR4_UMIP, X86_FEATURE_UMIP}, {X86_CR4_FSGSBASE, X86_FEATURE_FSGSBASE},
         {X86_CR4_OSXSAVE, X86_FEATURE_XSAVE}, {X86_CR4_SMEP, X86_FEATURE_SMEP}, {X86_CR4_SMAP, X86_FEATURE_SMAP},

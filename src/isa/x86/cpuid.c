@@ -45,8 +45,8 @@ static const uint8_t v3_features[] = { /* besides those of v2 */
 };
 /* What engines let the host execute: without it there, a model that lists it cannot run. */
 static const uint8_t native_features[] = {
-    F(CMOV), F(MMX), F(SSE), F(SSE2), F(SSE3), F(SSSE3), F(SSE4_1), F(SSE4_2), F(POPCNT), F(AVX), F(AVX2), F(BMI1), F(BMI2), F(F16C), F(FMA),
-    F(LZCNT), F(AES), F(PCLMULQDQ),
+    F(CMOV), F(MMX), F(SSE), F(SSE2), F(SSE3), F(SSSE3), F(SSE4_1), F(SSE4_2), F(POPCNT), F(AVX), F(AVX2), F(BMI1), F(BMI2), F(F16C),
+    F(FMA), F(LZCNT), F(AES), F(PCLMULQDQ),
 };
 /* The same, but no level of the x86-64 psABI needs it, and processors of the level without it are common: the model does without. */
 static const uint8_t optional_features[] = { F(SHA), F(ADX) };
@@ -135,8 +135,9 @@ int x86_cpuid_fit(struct x86_cpuid_model *m, const uint64_t host[2], struct dp_e
         unsigned f = native_features[i];
 
         if (given(m->features, f) && !given(host, f))
-            return dp_error_set(e, -ENOTSUP, "CPU model %s needs a host processor with %s, which this one lacks; choose a lower model (--cpu x86-64-v%c)",
-                                m->name, names[f], m->name[strlen(m->name) - 1] > '2' ? '2' : '1');
+            return dp_error_set(
+                e, -ENOTSUP, "CPU model %s needs a host processor with %s, which this one lacks; choose a lower model (--cpu x86-64-v%c)",
+                m->name, names[f], m->name[strlen(m->name) - 1] > '2' ? '2' : '1');
     }
     for (unsigned i = 0; i < DP_ARRAY_LEN(optional_features); i++)
         if (!given(host, optional_features[i]))

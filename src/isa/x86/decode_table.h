@@ -28,7 +28,8 @@ enum { NP, P66, PF3, PF2 }; /* members of BY_PREFIX */
 
 /* Widths, in bytes; decode.c has them as a table. */
 enum x86_width {
-    X86_WIDTH_NONE, X86_WIDTH_B, X86_WIDTH_W, X86_WIDTH_D, X86_WIDTH_Q, X86_WIDTH_T, X86_WIDTH_DQ, X86_WIDTH_QQ, /* 0, 1, 2, 4, 8, 10, 16, 32 */
+    /* 0, 1, 2, 4, 8, 10, 16, 32 */
+    X86_WIDTH_NONE, X86_WIDTH_B, X86_WIDTH_W, X86_WIDTH_D, X86_WIDTH_Q, X86_WIDTH_T, X86_WIDTH_DQ, X86_WIDTH_QQ,
     X86_WIDTH_V,    /* operand size */
     X86_WIDTH_Z,    /* 2 or 4 */
     X86_WIDTH_Y,    /* 4 or 8 */

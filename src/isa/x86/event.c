@@ -1,7 +1,7 @@
 /* isa/x86/event.c - delivery of interrupts and exceptions, and the rules that turn faults within faults into double and triple faults.
  *
- * Model: x86_deliver is one attempt: find the handler through IVT or IDT, check it, push the frame on a detached stack, commit. x86_raise is the
- * loop around it: what an attempt faults with is raised in turn, until something is delivered or the processor shuts down.
+ * Model: x86_deliver is one attempt: find the handler through IVT or IDT, check it, push the frame on a detached stack, commit. x86_raise
+ * is the loop around it: what an attempt faults with is raised in turn, until something is delivered or the processor shuts down.
  * Invariants: an attempt that faults leaves the registers as they were, except when a task switch had already happened.
  * Source: Intel SDM vol. 2 INT n; vol. 3 6.12-6.15 (delivery, error codes, table 6-5 for double faults), 6.14 (64-bit), 17.3.1 (#DB, RF).
  */
@@ -112,7 +112,9 @@ static int deliver_inner(struct x86_ctx *c, const struct delivery *v, unsigned s
     for (unsigned i = 0; v86 && i < 4; i++)
         if (x86_stack_push(c, st, s->seg[data[i]].sel, size))
             return -1;
-    return x86_stack_push(c, st, s->seg[X86_SS].sel, size) || x86_stack_push(c, st, s->r[X86_RSP], size) || push_frame(c, st, v, size) ? -1 : 0;
+    bool failed = x86_stack_push(c, st, s->seg[X86_SS].sel, size) || x86_stack_push(c, st, s->r[X86_RSP], size) ||
+                  push_frame(c, st, v, size);
+    return failed ? -1 : 0;
 }
 
 static int deliver_protected(struct x86_ctx *c, const struct delivery *v)
@@ -329,7 +331,8 @@ static void before_exception(struct x86_ctx *c, const struct x86_fault *f)
 
 static unsigned class_of(unsigned vector) { return vector == X86_PF_ ? 2 : vector < 32 && (CONTRIBUTORY >> vector & 1); }
 
-unsigned x86_raise(struct x86_ctx *c, const struct x86_fault *first, enum x86_event_kind kind, uint64_t next_rip, struct x86_fault history[4])
+unsigned x86_raise(struct x86_ctx *c, const struct x86_fault *first, enum x86_event_kind kind, uint64_t next_rip,
+                   struct x86_fault history[4])
 {
     struct x86_fault f = *first;
     unsigned nested = 0;

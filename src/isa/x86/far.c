@@ -2,7 +2,8 @@
  *
  * Model: find the target (a code segment, or through a gate), check it, push or pop on a detached stack, commit registers last.
  * Invariants: a fault leaves the state as it was (memory below the stack pointer may have been written, accessed bits set).
- * Source: Intel SDM vol. 2 JMP, CALL, RET, SYSCALL, SYSRET, SYSENTER, SYSEXIT; vol. 3 5.8; AMD APM vol. 3 for SYSCALL and SYSRET of AMD processors.
+ * Source: Intel SDM vol. 2 JMP, CALL, RET, SYSCALL, SYSRET, SYSENTER, SYSEXIT; vol. 3 5.8; AMD APM
+ * vol. 3 for SYSCALL and SYSRET of AMD processors.
  */
 #include "isa/x86/x86_internal.h"
 
@@ -57,7 +58,8 @@ static int check_direct(struct x86_ctx *c, uint16_t sel, uint64_t raw)
     return 0;
 }
 
-static int transfer_direct(struct x86_ctx *c, uint16_t sel, struct x86_desc *d, uint64_t offset, unsigned size, uint64_t next_rip, bool call)
+static int transfer_direct(struct x86_ctx *c, uint16_t sel, struct x86_desc *d, uint64_t offset, unsigned size, uint64_t next_rip,
+                           bool call)
 {
     struct x86_state *s = c->s;
     struct x86_stack st;

@@ -1,9 +1,10 @@
 /* isa/x86/mmu.c - page walks: 4-level, PAE and 2-level tables, with every check and exact error codes.
  *
  * Model: one loop over the levels for 8-byte entries (4-level starts at level 4, PAE at level 2 below its PDPTE register), one function for
- * the 4-byte format. A walk first reads, combining rights and checking reserved bits as it meets entries; then judges the access; then sets A and
- * D by compare-exchange and starts over when another processor changed an entry in between.
- * Invariants: a refused access changes neither tables nor state. A and D are never set for entries of another translation than the one returned.
+ * the 4-byte format. A walk first reads, combining rights and checking reserved bits as it meets entries; then judges the access; then sets
+ * A and D by compare-exchange and starts over when another processor changed an entry in between.
+ * Invariants: a refused access changes neither tables nor state. A and D are never set for entries
+ * of another translation than the one returned.
  * Source: Intel SDM vol. 3 4.3-4.7 (formats, rights, error codes), 4.8 (A and D).
  */
 #include "isa/x86/x86_internal.h"
@@ -203,7 +204,8 @@ static void fill(const struct x86_ctx *c, uint64_t linear, const struct walk *w,
 
 static void fill_flat(uint64_t linear, struct x86_translation *t)
 {
-    *t = (struct x86_translation){.phys = (uint32_t)linear, .page_size = 4096, .writable = true, .user = true, .executable = true, .dirty = true};
+    *t = (struct x86_translation){.phys = (uint32_t)linear, .page_size = 4096, .writable = true, .user = true, .executable = true,
+                                  .dirty = true};
 }
 
 int x86_walk(struct x86_ctx *c, uint64_t linear, enum x86_access a, bool user, bool smap_ac, struct x86_translation *t)

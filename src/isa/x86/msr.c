@@ -1,8 +1,8 @@
 /* isa/x86/msr.c - model-specific registers that are plain processor state.
  *
  * Model: two switches, read and write; each register exists when the processor's model has the feature it belongs to, else it is unknown.
- * Invariants: unknown registers, and values with reserved bits, are #GP(0) and change nothing. TSC, APIC base, TSC deadline and x2APIC registers are
- * the engine's and unknown here. Callers have checked CPL.
+ * Invariants: unknown registers, and values with reserved bits, are #GP(0) and change nothing. TSC, APIC base, TSC deadline and x2APIC
+ * registers are the engine's and unknown here. Callers have checked CPL.
  * Source: Intel SDM vol. 4 ch. 2; vol. 3 11.11 (MTRR), 11.12 (PAT), 15.3 (machine check); KVM's documentation of its paravirtual registers.
  */
 #include "isa/x86/x86_internal.h"

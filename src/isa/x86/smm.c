@@ -1,10 +1,10 @@
 /* isa/x86/smm.c - system management mode: the state on entry, the save area, and RSM.
  *
- * Model: the save area is that of AMD64 (revision 0x00020064: SMBASE can be moved, no restart of I/O instructions), the last 512 bytes of the 64 KiB
- * at SMBASE; firmware knows it by its revision. Here it is an image: the engine writes and reads it in memory, and tells the board, which decides
- * what memory processors in this mode see.
- * Invariants: what x86_smm_leave refuses ends in shutdown, as processors do; the state then may be half restored, but is one that an engine runs.
- * Bit 0 of the byte at 0xfeca says that NMIs were blocked; that byte is "NMI mask" in newer manuals and reserved in older ones.
+ * Model: the save area is that of AMD64 (revision 0x00020064: SMBASE can be moved, no restart of I/O instructions), the last 512 bytes of
+ * the 64 KiB at SMBASE; firmware knows it by its revision. Here it is an image: the engine writes and reads it in memory, and tells the
+ * board, which decides what memory processors in this mode see.
+ * Invariants: what x86_smm_leave refuses ends in shutdown, as processors do; the state then may be half restored, but is one that an engine
+ * runs. Bit 0 of the byte at 0xfeca says that NMIs were blocked; that byte is "NMI mask" in newer manuals and reserved in older ones.
  * Source: AMD64 APM vol. 2 10.2 (table 10-1), 10.3; Intel SDM vol. 3 33.4-33.11.
  */
 #include "isa/x86/x86_internal.h"
@@ -12,7 +12,8 @@
 enum { REVISION = 0x00020064 };
 /* Offsets from SMBASE + X86_SMM_SAVE. */
 enum {
-    ES = 0x00, GDTR = 0x60, LDTR = 0x70, IDTR = 0x80, TR = 0x90, AUTO_HALT = 0xc9, NMI_MASK = 0xca, CPL = 0xcb, EFER = 0xd0, REVISION_AT = 0xfc,
+    ES = 0x00, GDTR = 0x60, LDTR = 0x70, IDTR = 0x80, TR = 0x90, AUTO_HALT = 0xc9, NMI_MASK = 0xca, CPL = 0xcb, EFER = 0xd0,
+    REVISION_AT = 0xfc,
     SMBASE = 0x100, CR4 = 0x148, CR3 = 0x150, CR0 = 0x158, DR7 = 0x160, DR6 = 0x168, RFLAGS = 0x170, RIP = 0x178, R15 = 0x180, RDI = 0x1c0,
 };
 /* In the order they have there from RDI on. */

@@ -173,7 +173,8 @@ static void reset_execution(struct x86_state *s, bool bsp)
     s->rflags = X86_FLAGS_FIXED;
     for (unsigned i = 0; i < X86_SEGS; i++)
         s->seg[i] = (struct x86_seg){.attr = X86_ATTR_P | X86_ATTR_S | X86_TYPE_DATA_RW_A, .limit = 0xffff};
-    s->seg[X86_CS] = (struct x86_seg){.sel = 0xf000, .attr = X86_ATTR_P | X86_ATTR_S | X86_TYPE_CODE_XR_A, .limit = 0xffff, .base = 0xffff0000};
+    s->seg[X86_CS] = (struct x86_seg){.sel = 0xf000, .attr = X86_ATTR_P | X86_ATTR_S | X86_TYPE_CODE_XR_A, .limit = 0xffff,
+                                      .base = 0xffff0000};
     s->ldtr = (struct x86_seg){.attr = X86_ATTR_P | X86_TYPE_LDT, .limit = 0xffff};
     s->tr = (struct x86_seg){.attr = X86_ATTR_P | X86_TYPE_TSS32_BUSY, .limit = 0xffff};
     s->gdtr.base = s->idtr.base = 0;
@@ -259,7 +260,8 @@ static const char *mode_name(const struct x86_state *s)
 
 void x86_state_print(const struct x86_state *s, struct dp_buffer *out)
 {
-    static const char *const gpr[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
+    static const char *const gpr[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+                                      "r15"};
     static const char *const seg[] = {"es", "cs", "ss", "ds", "fs", "gs"};
     static const char *const run[] = {"running", "halted", "waiting for SIPI", "shut down"};
     #define LL(x) ((unsigned long long)(x))

@@ -1,6 +1,7 @@
 /* isa/x86/task.c - hardware task switches between 16- and 32-bit TSSs.
  *
- * Model: three steps. Check the new TSS and that everything to be touched is mapped; save the old task and move the busy bits; load the new task.
+ * Model: three steps. Check the new TSS and that everything to be touched is mapped; save the old
+ * task and move the busy bits; load the new task.
  * Invariants: a fault in the first step leaves the old task running untouched. In the third the new task is already the current one: its
  * selectors are loaded (without descriptors, hence unusable) and faults belong to it, as table 7-1 of the manual demands.
  * Source: Intel SDM vol. 3 7.2-7.4 (formats, steps, table 7-1 and 7-2).
@@ -247,7 +248,8 @@ static void load_registers(struct x86_ctx *c, const struct tss *to, const struct
         s->seg[i] = x86_seg_null(t->seg[i], i == X86_SS ? cpl : 0);
 }
 
-int x86_task_switch_to(struct x86_ctx *c, uint16_t sel, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip, unsigned ext)
+int x86_task_switch_to(struct x86_ctx *c, uint16_t sel, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip,
+                       unsigned ext)
 {
     struct x86_state *s = c->s;
     uint32_t eflags = (uint32_t)s->rflags;

@@ -1,7 +1,7 @@
 /* isa/x86/x86_internal.h - what the files of isa/x86 share: faults, descriptors, stacks.
  *
- * Model: a descriptor is the 64 (long mode system segments: 128) bits as read from memory plus where it was read; a stack is a detached copy of
- * SS:rSP, so that a transfer does all its checks and pushes first and commits registers last.
+ * Model: a descriptor is the 64 (long mode system segments: 128) bits as read from memory plus where it was read; a stack is a detached
+ * copy of SS:rSP, so that a transfer does all its checks and pushes first and commits registers last.
  * Source: Intel SDM vol. 3 ch. 3.4.5, 5, 6.12, 8.2 (formats and checks).
  */
 #ifndef DP_ISA_X86_INTERNAL_H
@@ -14,12 +14,12 @@
 #define X86_FLAGS_FIXED 2u
 #define X86_FLAGS_VALID 0x3f7fd7u /* bits an EFLAGS image can have */
 #define X86_CR0_VALID \
-    ((uint64_t)X86_CR0_PG | X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | \
-     X86_CR0_CD)
+    ((uint64_t)X86_CR0_PG | X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM | \
+     X86_CR0_NW | X86_CR0_CD)
 #define X86_CR4_KNOWN \
     (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE | X86_CR4_PCE | \
-     X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_LA57 | X86_CR4_FSGSBASE | X86_CR4_PCIDE | X86_CR4_OSXSAVE | X86_CR4_SMEP | \
-     X86_CR4_SMAP)
+     X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_LA57 | X86_CR4_FSGSBASE | X86_CR4_PCIDE | X86_CR4_OSXSAVE | \
+     X86_CR4_SMEP | X86_CR4_SMAP)
 enum {
     X86_MISC_ENABLE_FAST_STRING = 1 << 0, X86_MISC_ENABLE_NO_BTS = 1 << 11, X86_MISC_ENABLE_NO_PEBS = 1 << 12,
     X86_DR6_BD = 1 << 13, X86_DR6_BS = 1 << 14, X86_DR6_BT = 1 << 15, X86_DR7_GD = 1 << 13,
@@ -104,12 +104,16 @@ static inline int x86_desc_mark(struct x86_ctx *c, struct x86_desc *d)
 }
 /* Marks a TSS descriptor busy or available. */
 int x86_desc_set_busy(struct x86_ctx *c, const struct x86_desc *d, bool busy);
-/* Every check of loading SS with sel for the privilege level cpl; wrong selectors fault with `vector` (#GP, or #TS for stacks out of a TSS). */
+/* Every check of loading SS with sel for the privilege level cpl; wrong selectors fault with
+ * `vector` (#GP, or #TS for stacks out of a TSS). */
 int x86_stack_segment(struct x86_ctx *c, uint16_t sel, unsigned cpl, unsigned vector, unsigned ext, struct x86_desc *d);
 /* Loads CS from a checked descriptor. 64-bit code segments get base 0 and no limit, as the processor sees them. */
 void x86_set_cs(struct x86_state *s, uint16_t sel, uint64_t raw, unsigned cpl);
 /* After a change to virtual-8086 mode or a load in it. */
-static inline struct x86_seg x86_seg_v86(uint16_t sel) { return (struct x86_seg){.sel = sel, .attr = 0xf3, .limit = 0xffff, .base = (uint64_t)sel << 4}; }
+static inline struct x86_seg x86_seg_v86(uint16_t sel)
+{
+    return (struct x86_seg){.sel = sel, .attr = 0xf3, .limit = 0xffff, .base = (uint64_t)sel << 4};
+}
 
 /* ---- stacks ---- */
 
@@ -155,7 +159,8 @@ int x86_check_target(struct x86_ctx *c, uint64_t raw, uint64_t rip, unsigned ext
 uint64_t x86_arch_capabilities(void);
 
 /* task.c: the body of x86_task_switch; ext: EXT bit of error codes. */
-int x86_task_switch_to(struct x86_ctx *c, uint16_t selector, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip, unsigned ext);
+int x86_task_switch_to(struct x86_ctx *c, uint16_t selector, enum x86_task_why why, bool has_error, uint32_t error, uint64_t next_rip,
+                       unsigned ext);
 
 /* control.c */
 /* The bits of CR4 that the model has. */
