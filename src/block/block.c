@@ -132,7 +132,8 @@ static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error 
 
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
 {
-    if (o->format && strcmp(o->format, "raw"))
+    bool qcow2 = o->format && !strcmp(o->format, "qcow2");
+    if (o->format && !qcow2 && strcmp(o->format, "raw"))
         return dp_error_set(e, -EINVAL, "disk %s: format '%s' is not supported; convert the image with: qemu-img convert -O raw %s NEW.img",
                             o->path, o->format, o->path);
     struct dp_block *b = calloc(1, sizeof(*b));
@@ -141,6 +142,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     b->loop = l;
     b->trace = o->trace;
     b->readonly = o->readonly;
+    b->backing_anywhere = o->backing_anywhere;
     b->fd = b->event_fd = -1;
     b->finished_tail = &b->finished;
     pthread_mutex_init(&b->lock, NULL);
@@ -151,6 +153,8 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     else if (!(rc = dp_raw_open(b, e))) {
         if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
             rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
+        else if (qcow2)
+            rc = (b->engine = &dp_block_qcow2)->open(b, e);
         else
             rc = open_engine(b, o->io, e);
     }
