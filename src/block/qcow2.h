@@ -27,6 +27,7 @@ enum {
     QCOW2_L1_CHAIN_MAX = 8 << 20,       /* entries of all L1 tables of a chain */
     QCOW2_TABLE_BYTES_MAX = 8 << 20,    /* refcount table, as in QEMU */
     QCOW2_FREES_MAX = 4096,
+    QCOW2_BEYOND_MAX = 1 << 20,         /* clusters counted behind the end of the file */
 };
 
 #define QCOW2_COPIED (1ull << 63)     /* the refcount is exactly 1: may be written in place */

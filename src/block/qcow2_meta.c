@@ -298,7 +298,7 @@ static int check_new(struct qcow2 *q, uint64_t offset, uint64_t size)
 
 int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got)
 {
-    uint64_t n = q->hint, count = 0, value;
+    uint64_t n = q->hint, count = 0, value, beyond = 0;
     int rc = 0;
     while (count < want) {
         uint64_t at = n + count, block;
@@ -329,6 +329,9 @@ int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got)
         } else {
             if (count)
                 break;
+            /* A crash may leave some that are counted and not there; a table made to be searched for hours has more. */
+            if (n << q->cluster_bits >= q->file_end && ++beyond > QCOW2_BEYOND_MAX)
+                return qcow2_corrupt(q, "clusters behind the end of the file are counted as used", n << q->cluster_bits);
             n++;
         }
     }

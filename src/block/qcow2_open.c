@@ -21,7 +21,8 @@ enum { HEAD_MAX = 65536, NAME_MAX_BYTES = 1023 };
 static const uint32_t BACKING_FORMAT = 0xe2792aca;
 
 struct chain {
-    char *folder;       /* backing files must be below it; NULL: anywhere */
+    bool anywhere;
+    char *folder;       /* else backing files must be below it; NULL: the image has no folder */
     uint64_t l1_entries;
     unsigned depth;
     struct { uint64_t device, inode; } seen[QCOW2_CHAIN_MAX];
@@ -195,7 +196,7 @@ static int open_backing(struct qcow2 *q, const struct header *h, const char *nam
     else if (!(real = realpath(joined, NULL)))
         rc = dp_error_set(e, -errno, "disk %s: its backing file cannot be found: %s; is it where the image says (qemu-img info)?", q->path,
                           strerror(errno));
-    else if (chain->folder && !is_below(real, chain->folder))
+    else if (!chain->anywhere && !(chain->folder && is_below(real, chain->folder)))
         rc = dp_error_set(e, -EACCES, "disk %s wants to read %.200s, outside its folder; if you trust the image, add ,backing=any", q->path, real);
     else if (chain->depth == QCOW2_CHAIN_MAX)
         rc = REFUSE("disk %s: more than %d images above one another; merge some with: qemu-img convert", q->path, QCOW2_CHAIN_MAX);
@@ -290,14 +291,13 @@ static int open_image(struct qcow2 *q, struct chain *chain, struct dp_error *e)
 
 int qcow2_open(struct dp_block *b, struct qcow2 **out, struct dp_error *e)
 {
-    struct chain chain = {0};
-    char *real = NULL;
+    struct chain chain = {.anywhere = b->backing_anywhere};
     struct qcow2 *q = calloc(1, sizeof *q);
-    if (!q || !(q->path = strdup(b->path)) || (!b->backing_anywhere && !(real = realpath(b->path, NULL)))) {
-        free(q ? q->path : NULL);
+    if (!q || !(q->path = strdup(b->path))) {
         free(q);
         return dp_error_set(e, -ENOMEM, "disk %s: out of memory", b->path);
     }
+    char *real = realpath(b->path, NULL); /* NULL: a descriptor of something without a name */
     chain.folder = real ? dirname(real) : NULL;
     q->fd = b->fd;
     q->readonly = b->readonly;
