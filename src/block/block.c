@@ -130,6 +130,15 @@ static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error 
     return b->engine->open(b, e);
 }
 
+/* The format is never guessed, but who forgot to say it should hear why the guest finds no system. */
+static void suspect(const struct dp_block *b)
+{
+    char magic[4];
+    if (b->trace && pread(b->fd, magic, 4, 0) == 4 && !memcmp(magic, "QFI\xfb", 4))
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s begins like a qcow2 image and is used as raw; if it is one, add ,format=qcow2 (else "
+                      ",format=raw)", b->path);
+}
+
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
 {
     bool qcow2 = o->format && !strcmp(o->format, "qcow2");
@@ -153,9 +162,11 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     else if (!(rc = dp_raw_open(b, e))) {
         if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
             rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
-        else if (qcow2)
+        else if (!o->format)
+            suspect(b);
+        if (!rc && qcow2)
             rc = (b->engine = &dp_block_qcow2)->open(b, e);
-        else
+        else if (!rc)
             rc = open_engine(b, o->io, e);
     }
     if (!rc && l && (rc = dp_loop_watch(l, b->event_fd, EPOLLIN, event_ready, b))) {
