@@ -130,9 +130,19 @@ static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error 
     return b->engine->open(b, e);
 }
 
+/* The format is never guessed, but who forgot to say it should hear why the guest finds no system. */
+static void suspect(const struct dp_block *b)
+{
+    char magic[4];
+    if (b->trace && pread(b->fd, magic, 4, 0) == 4 && !memcmp(magic, "QFI\xfb", 4))
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s begins like a qcow2 image and is used as raw; if it is one, add ,format=qcow2 (else "
+                      ",format=raw)", b->path);
+}
+
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
 {
-    if (o->format && strcmp(o->format, "raw"))
+    bool qcow2 = o->format && !strcmp(o->format, "qcow2");
+    if (o->format && !qcow2 && strcmp(o->format, "raw"))
         return dp_error_set(e, -EINVAL, "disk %s: format '%s' is not supported; convert the image with: qemu-img convert -O raw %s NEW.img",
                             o->path, o->format, o->path);
     struct dp_block *b = calloc(1, sizeof(*b));
@@ -141,6 +151,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     b->loop = l;
     b->trace = o->trace;
     b->readonly = o->readonly;
+    b->backing_anywhere = o->backing_anywhere;
     b->fd = b->event_fd = -1;
     b->finished_tail = &b->finished;
     pthread_mutex_init(&b->lock, NULL);
@@ -151,7 +162,11 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     else if (!(rc = dp_raw_open(b, e))) {
         if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
             rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
-        else
+        else if (!o->format)
+            suspect(b);
+        if (!rc && qcow2)
+            rc = (b->engine = &dp_block_qcow2)->open(b, e);
+        else if (!rc)
             rc = open_engine(b, o->io, e);
     }
     if (!rc && l && (rc = dp_loop_watch(l, b->event_fd, EPOLLIN, event_ready, b))) {

@@ -29,14 +29,15 @@ struct dp_block_engine {
     void (*submit)(struct dp_block *b, struct dp_block_request *r); /* any thread */
     void (*reap)(struct dp_block *b);                               /* moves what the kernel finished to the finished list; may be NULL */
 };
-extern const struct dp_block_engine dp_block_uring, dp_block_threads;
+extern const struct dp_block_engine dp_block_uring, dp_block_threads; /* of raw images */
+extern const struct dp_block_engine dp_block_qcow2; /* opens after the file; sets size */
 
 struct dp_block {
     struct dp_loop *loop;
     struct dp_trace *trace;
     char *path;
     int fd;
-    bool readonly;
+    bool readonly, backing_anywhere;
     uint64_t size;
     const struct dp_block_engine *engine;
     void *engine_data;

@@ -613,7 +613,8 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         rc = read_firmware(vm, e);
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
         struct dp_block_options o = {
-            .path = c->disk[i].path, .format = c->disk[i].format, .readonly = c->disk[i].readonly, .trace = c->trace};
+            .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
+            .readonly = c->disk[i].readonly, .trace = c->trace};
         if (o.path)
             rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
         if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))

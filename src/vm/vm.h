@@ -25,7 +25,7 @@ struct dp_vm;
 enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB };
 struct dp_vm_disk {
     const char *path, *format; /* path NULL: of a CD or floppy drive: there is none in it yet */
-    bool readonly;
+    bool readonly, backing_anywhere; /* the latter: as in struct dp_block_options */
     enum dp_vm_bus bus;
 };
 

@@ -1,0 +1,263 @@
+/* qcow2_read.c - reading a qcow2 image: bytes of the file, where a piece of the disk is, compressed clusters, the backing chain.
+ *
+ * Model, invariants, source: qcow2.h. qcow2_map finds the longest run it can describe without looking at a second slice.
+ * Compressed clusters are raw deflate streams (RFC 1951) or zstd frames; the last one unpacked is kept for who reads it piecemeal.
+ */
+#include <stdlib.h>
+#include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include "block/qcow2.h"
+
+enum { PIECES = 64, TRANSFER_MAX = 1 << 30 };
+
+/* ---- moving bytes ---- */
+
+/* The next piece of memory, at most size bytes, and past it. */
+static struct iovec take(struct qcow2_cursor *c, uint64_t size)
+{
+    struct iovec v = {(uint8_t *)c->iov->iov_base + c->skip, DP_MIN(c->iov->iov_len - c->skip, size)};
+    c->skip += v.iov_len;
+    if (c->skip == c->iov->iov_len) {
+        c->iov++;
+        c->count--;
+        c->skip = 0;
+    }
+    return v;
+}
+
+static void skip(struct qcow2_cursor *c, uint64_t size)
+{
+    while (size)
+        size -= take(c, size).iov_len;
+}
+
+void qcow2_zero(struct qcow2_cursor *c, uint64_t size)
+{
+    while (size) {
+        struct iovec v = take(c, size);
+        memset(v.iov_base, 0, v.iov_len);
+        size -= v.iov_len;
+    }
+}
+
+void qcow2_copy_in(struct qcow2_cursor *c, const uint8_t *from, uint64_t size)
+{
+    while (size) {
+        struct iovec v = take(c, size);
+        memcpy(v.iov_base, from, v.iov_len);
+        from += v.iov_len;
+        size -= v.iov_len;
+    }
+}
+
+void qcow2_copy_out(struct qcow2_cursor *c, uint8_t *to, uint64_t size)
+{
+    while (size) {
+        struct iovec v = take(c, size);
+        memcpy(to, v.iov_base, v.iov_len);
+        to += v.iov_len;
+        size -= v.iov_len;
+    }
+}
+
+int qcow2_transfer(struct qcow2 *q, struct qcow2_cursor *c, bool write, uint64_t at, uint64_t size)
+{
+    while (size) {
+        struct qcow2_cursor ahead = *c;
+        struct iovec v[PIECES];
+        uint64_t bytes = 0;
+        int n = 0;
+        while (n < PIECES && bytes < DP_MIN(size, (uint64_t)TRANSFER_MAX)) {
+            v[n] = take(&ahead, DP_MIN(size, (uint64_t)TRANSFER_MAX) - bytes);
+            bytes += v[n++].iov_len;
+        }
+        ssize_t done = write ? pwritev(q->fd, v, n, at) : preadv(q->fd, v, n, at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return -errno;
+        if (!done && write)
+            return -EIO;
+        if (!done) { /* past the end of the file: it was never written */
+            qcow2_zero(c, size);
+            return 0;
+        }
+        skip(c, done);
+        at += done;
+        size -= done;
+    }
+    return 0;
+}
+
+int qcow2_pread(struct qcow2 *q, void *data, uint64_t size, uint64_t at)
+{
+    struct iovec v = {data, size};
+    return qcow2_transfer(q, &(struct qcow2_cursor){&v, 1, 0}, false, at, size);
+}
+
+int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at)
+{
+    struct iovec v = {(void *)data, size};
+    return qcow2_transfer(q, &(struct qcow2_cursor){&v, 1, 0}, true, at, size);
+}
+
+/* ---- mapping ---- */
+
+/* What entry e says about the byte at within its cluster, and for how many bytes from there. */
+static int entry_extent(struct qcow2 *q, struct qcow2_entry e, uint64_t at, struct qcow2_extent *x)
+{
+    *x = (struct qcow2_extent){.size = q->cluster - at, .descriptor = e.descriptor};
+    if (e.descriptor & QCOW2_COMPRESSED) {
+        if (e.descriptor & QCOW2_COPIED || e.bitmap)
+            return qcow2_corrupt(q, "a compressed cluster has flags of another kind", e.descriptor);
+        x->kind = QCOW2_PACKED;
+        x->offset = at;
+        return 0;
+    }
+    uint64_t offset = e.descriptor & QCOW2_OFFSET;
+    bool zero = e.descriptor & QCOW2_ZERO;
+    if (e.descriptor & QCOW2_RESERVED || (zero && (q->version < 3 || q->extended)) || (!offset && e.descriptor & QCOW2_COPIED))
+        return qcow2_corrupt(q, "an L2 entry has reserved bits", e.descriptor);
+    if (offset & (q->cluster - 1))
+        return qcow2_corrupt(q, "a cluster is not aligned", offset);
+    x->offset = offset + at;
+    if (q->extended) {
+        unsigned bits = q->cluster_bits - 5, i = at >> bits, n = 1;
+        uint32_t data = e.bitmap, zeros = e.bitmap >> 32;
+        if (data & zeros || (data && !offset))
+            return qcow2_corrupt(q, "an L2 entry contradicts itself", e.bitmap);
+        while (i + n < QCOW2_SUBCLUSTERS && !(((data >> i ^ data >> (i + n)) | (zeros >> i ^ zeros >> (i + n))) & 1))
+            n++;
+        x->kind = data >> i & 1 ? QCOW2_DATA : zeros >> i & 1 ? QCOW2_ZEROS : QCOW2_UNALLOCATED;
+        x->size = ((uint64_t)(i + n) << bits) - at;
+    } else {
+        x->kind = zero ? QCOW2_ZEROS : offset ? QCOW2_DATA : QCOW2_UNALLOCATED;
+    }
+    return 0;
+}
+
+int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t size, struct qcow2_extent *x)
+{
+    uint64_t n = offset >> q->cluster_bits, per_table = 1ull << q->l2_bits, per_slice = (1ull << q->slice_bits) / qcow2_entry_bytes(q);
+    uint64_t table = q->l1[n >> q->l2_bits] & QCOW2_OFFSET, at = offset & (q->cluster - 1);
+    if (!table) {
+        *x = (struct qcow2_extent){.kind = QCOW2_UNALLOCATED, .size = ((per_table - (n & (per_table - 1))) << q->cluster_bits) - at};
+        x->size = DP_MIN(x->size, size);
+        return 0;
+    }
+    int rc = qcow2_table_ok(q, table);
+    struct qcow2_slice *s;
+    unsigned first = n & (per_slice - 1);
+    if (rc || (rc = qcow2_slice(q, QCOW2_L2, table + ((n & (per_table - 1) & ~(per_slice - 1)) * qcow2_entry_bytes(q)), &s)))
+        return rc;
+    rc = entry_extent(q, qcow2_entry_get(q, s, first * qcow2_entry_bytes(q)), at, x);
+    if (!rc && at + x->size < q->cluster) /* ends with a subcluster */
+        size = DP_MIN(size, x->size);
+    for (unsigned i = first + 1; !rc && i < per_slice && x->size < size && x->kind != QCOW2_PACKED; i++) {
+        struct qcow2_extent next;
+        if (entry_extent(q, qcow2_entry_get(q, s, i * qcow2_entry_bytes(q)), 0, &next)) /* told when it is its turn */
+            break;
+        if (next.kind != x->kind || (x->kind == QCOW2_DATA && next.offset != x->offset + x->size))
+            break;
+        x->size += next.size;
+        if (next.size != q->cluster)
+            break;
+    }
+    x->size = DP_MIN(x->size, size);
+    return rc;
+}
+
+/* ---- compressed clusters ---- */
+
+static bool unpack_zlib(struct qcow2 *q, size_t packed)
+{
+    z_stream z = {.next_in = q->packed, .avail_in = packed, .next_out = q->plain, .avail_out = q->cluster};
+    if (inflateInit2(&z, -15) != Z_OK)
+        return false;
+    int rc = inflate(&z, Z_FINISH);
+    inflateEnd(&z);
+    return !z.avail_out && (rc == Z_STREAM_END || rc == Z_BUF_ERROR || rc == Z_OK);
+}
+
+static bool unpack_zstd(struct qcow2 *q, size_t packed)
+{
+    ZSTD_DCtx_reset(q->zstd_context, ZSTD_reset_session_only);
+    ZSTD_inBuffer in = {q->packed, packed, 0};
+    ZSTD_outBuffer out = {q->plain, q->cluster, 0};
+    while (out.pos < out.size) {
+        size_t before = in.pos + out.pos, rc = ZSTD_decompressStream(q->zstd_context, &out, &in);
+        if (ZSTD_isError(rc) || in.pos + out.pos == before)
+            return false;
+    }
+    return true;
+}
+
+/* The cluster that descriptor tells of into q->plain. */
+static int unpack(struct qcow2 *q, uint64_t descriptor)
+{
+    if (q->plain_descriptor == descriptor)
+        return 0;
+    unsigned x = 62 - (q->cluster_bits - 8);
+    uint64_t at = descriptor & ((1ull << x) - 1) & 0x00ffffffffffffffull;
+    uint64_t sectors = (descriptor & (QCOW2_COMPRESSED - 1)) >> x, size = (sectors + 1) * 512 - (at & 511);
+    if (at < q->cluster || at >= q->file_end)
+        return qcow2_corrupt(q, "a compressed cluster is not inside the file", at);
+    if (!q->packed && !(q->packed = malloc(2 * q->cluster + 512)))
+        return -ENOMEM;
+    if (!q->plain && !(q->plain = malloc(q->cluster)))
+        return -ENOMEM;
+    q->plain_descriptor = 0;
+    int rc = qcow2_pread(q, q->packed, size, at);
+    if (rc)
+        return rc;
+    if (q->zstd && !q->zstd_context && !(q->zstd_context = ZSTD_createDCtx()))
+        return -ENOMEM;
+    if (!(q->zstd ? unpack_zstd(q, size) : unpack_zlib(q, size)))
+        return qcow2_corrupt(q, "a compressed cluster cannot be unpacked", at);
+    q->plain_descriptor = descriptor;
+    return 0;
+}
+
+/* ---- reading ---- */
+
+/* size bytes of a backing file that may be smaller than the disk above it. */
+static int read_backing(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size)
+{
+    uint64_t there = q && offset < q->size ? DP_MIN(size, q->size - offset) : 0;
+    int rc = !there ? 0 : q->raw ? qcow2_transfer(q, c, false, offset, there) : qcow2_read(q, c, offset, there);
+    if (!rc)
+        qcow2_zero(c, size - there);
+    return rc;
+}
+
+int qcow2_read(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size)
+{
+    while (size) {
+        struct qcow2_extent x;
+        int rc = qcow2_map(q, offset, size, &x);
+        if (rc)
+            return rc;
+        switch (x.kind) {
+        case QCOW2_DATA:
+            rc = qcow2_transfer(q, c, false, x.offset, x.size);
+            break;
+        case QCOW2_PACKED:
+            if (!(rc = unpack(q, x.descriptor)))
+                qcow2_copy_in(c, q->plain + x.offset, x.size);
+            break;
+        case QCOW2_ZEROS:
+            qcow2_zero(c, x.size);
+            break;
+        case QCOW2_UNALLOCATED:
+            rc = read_backing(q->backing, c, offset, x.size);
+            break;
+        }
+        if (rc)
+            return rc;
+        offset += x.size;
+        size -= x.size;
+    }
+    return 0;
+}

@@ -1,0 +1,168 @@
+/* test_qcow2_crash.c - power cuts: after each write of a workload the host stops, and of what was not yet flushed any part is lost.
+ *
+ * Model: the linker leads pwritev, fdatasync and fallocate here (--wrap). The log of what was done since the last barrier is replayed onto the
+ * state of that barrier, each write whole or not, in chance's choice; the file that results must open, be without errors in qemu-img's eyes
+ * (leaks are allowed), and hold every byte that was flushed and not written or zeroed since.
+ */
+#include "tests/block/qcow2_rig.h"
+
+ssize_t __real_pwritev64(int fd, const struct iovec *v, int n, off_t at);
+int __real_fdatasync(int fd);
+int __real_fallocate64(int fd, int mode, off_t at, off_t size);
+ssize_t __wrap_pwritev64(int fd, const struct iovec *v, int n, off_t at);
+int __wrap_fdatasync(int fd);
+int __wrap_fallocate64(int fd, int mode, off_t at, off_t size);
+
+enum { SIZE = 2 << 20, LOG_MAX = 100000 };
+
+/* Written by the image's worker thread, read when it has nothing to do. */
+static struct { uint8_t *data; uint64_t at, size; } done[LOG_MAX];
+static unsigned done_count;
+static uint64_t barriers;
+static bool recording;
+static uint8_t *stable;       /* the file at the last barrier */
+static uint64_t stable_size;
+enum { STABLE_MAX = 64 << 20 };
+
+static void record(const struct iovec *v, int n, uint64_t at, uint64_t size)
+{
+    if (!recording || done_count == LOG_MAX)
+        return;
+    done[done_count].at = at;
+    done[done_count].size = size;
+    done[done_count].data = NULL;
+    uint8_t *to = v ? done[done_count].data = malloc(size) : NULL;
+    for (int i = 0; i < n; to += v[i++].iov_len)
+        memcpy(to, v[i].iov_base, v[i].iov_len);
+    done_count++;
+}
+
+ssize_t __wrap_pwritev64(int fd, const struct iovec *v, int n, off_t at)
+{
+    uint64_t size = 0;
+    for (int i = 0; i < n; i++)
+        size += v[i].iov_len;
+    record(v, n, at, size);
+    return __real_pwritev64(fd, v, n, at);
+}
+
+int __wrap_fallocate64(int fd, int mode, off_t at, off_t size)
+{
+    record(NULL, 0, at, size);
+    return __real_fallocate64(fd, mode, at, size);
+}
+
+static void apply(uint8_t *file, uint64_t *size, unsigned i)
+{
+    assert_true(done[i].at + done[i].size <= STABLE_MAX);
+    if (done[i].data) {
+        memcpy(file + done[i].at, done[i].data, done[i].size);
+        *size = DP_MAX(*size, done[i].at + done[i].size);
+    } else {
+        memset(file + done[i].at, 0, done[i].size);
+    }
+}
+
+int __wrap_fdatasync(int fd)
+{
+    for (unsigned i = 0; i < done_count; i++) {
+        apply(stable, &stable_size, i);
+        free(done[i].data);
+    }
+    done_count = 0;
+    barriers++;
+    return 0; /* the test's own kernel does not crash */
+}
+
+static void load(struct rig *r, const char *name)
+{
+    int fd = open(in(r, name), O_RDONLY);
+    memset(stable, 0, STABLE_MAX);
+    ssize_t n = read(fd, stable, STABLE_MAX);
+    assert_true(n > 0);
+    stable_size = n;
+    close(fd);
+}
+
+/* now: what the disk holds; sectors that changed since the last flush may have any of the values they had. */
+static void cut(struct rig *r, const bool *changed, const uint8_t *now)
+{
+    static uint8_t *file, *got;
+    if (!file)
+        file = malloc(STABLE_MAX), got = malloc(SIZE);
+    memcpy(file, stable, STABLE_MAX);
+    uint64_t size = stable_size, threshold = dp_random_next(&r->random) % 5;
+    for (unsigned i = 0; i < done_count; i++)
+        if (dp_random_next(&r->random) % 4 < threshold)
+            apply(file, &size, i);
+    write_file(r, "sub/cut", file, size);
+    must(r, "qemu-img check sub/cut || [ $? = 3 ]");
+    struct dp_block *b = open_image(r, "sub/cut", true);
+    assert_int_equal(request(b, DP_BLOCK_READ, false, 0, got, SIZE), 0);
+    dp_block_close(b);
+    for (unsigned at = 0; at < SIZE; at += 512)
+        if (!changed[at / 512] && memcmp(got + at, now + at, 512))
+            fail_msg("what was flushed at %u is lost", at);
+}
+
+static void cuts(struct rig *r, const char *layout, bool backing)
+{
+    uint8_t *now = calloc(1, SIZE), *was = malloc(SIZE);
+    bool changed[SIZE / 512] = {false};
+    print_message("%s%s\n", layout, backing ? " with a backing file" : "");
+    if (backing) {
+        fill(&r->random, now, SIZE);
+        write_file(r, "base", now, SIZE);
+        must(r, "mkdir -p sub && cp base sub/base"); /* base itself is locked by the image that is open */
+    }
+    must(r, "rm -f image; qemu-img create -f qcow2 %s -o %s image %d", backing ? "-b base -F raw" : "", layout, SIZE);
+    load(r, "image");
+    recording = true;
+    struct dp_block *b = open_image(r, "image", false);
+    for (unsigned i = 0; i < 150; i++) {
+        uint64_t before = barriers;
+        memcpy(was, now, SIZE);
+        random_op(r, b, now, SIZE);
+        if (i % 8 == 7) {
+            assert_int_equal(request(b, DP_BLOCK_FLUSH, false, 0, NULL, 0), 0);
+            memset(changed, 0, sizeof changed);
+        } else {
+            for (unsigned at = 0; at < SIZE; at += 512)
+                changed[at / 512] |= memcmp(was + at, now + at, 512) != 0;
+        }
+        recording = false;
+        if (i % 4 == 3 || barriers != before)
+            cut(r, changed, now);
+        recording = true;
+    }
+    dp_block_close(b);
+    recording = false;
+    must(r, "qemu-img check image");
+    b = open_image(r, "image", true);
+    expect(r, b, now, SIZE);
+    dp_block_close(b);
+    free(now);
+    free(was);
+}
+
+static void power(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    stable = malloc(STABLE_MAX);
+    must(r, "mkdir -p sub");
+    cuts(r, "cluster_size=512", false);
+    cuts(r, "cluster_size=4k", true);
+    cuts(r, "cluster_size=64k", true);
+    cuts(r, "cluster_size=64k", false);
+    cuts(r, "cluster_size=512,refcount_bits=64", true);
+    cuts(r, "extended_l2=on,cluster_size=16k", true);
+    cuts(r, "compat=0.10,cluster_size=4k", false);
+    free(stable);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(power, rig_setup, rig_teardown)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
