@@ -1,11 +1,9 @@
-/* tests/cpu/native.h - what the native side's two halves share: one block of memory, on descriptor 3 of the child, which reads a byte from
- * descriptor 4 to start and writes one to 5 when the batch is done. */
+/* tests/cpu/native.h - what the native side's two halves share: a batch of cases (native_side.h). */
 #ifndef TESTS_CPU_NATIVE_H
 #define TESTS_CPU_NATIVE_H
 
 #include "cpu.h"
-
-enum { CPU_NATIVE_BATCH_FD = 3, CPU_NATIVE_START_FD, CPU_NATIVE_DONE_FD };
+#include "native_side.h"
 
 struct cpu_native_batch {
     unsigned count;

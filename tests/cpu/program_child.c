@@ -205,7 +205,7 @@ static int map_world(void)
 int main(void)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    struct prog_native_batch *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED, PROG_NATIVE_BATCH_FD, 0);
+    struct prog_native_batch *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED, NATIVE_BATCH_FD, 0);
     if (b == MAP_FAILED)
         return 3;
     child.batch = b;
@@ -225,14 +225,14 @@ int main(void)
         sigaction(signals[i], &a, NULL);
     }
     char byte;
-    while (read(PROG_NATIVE_START_FD, &byte, 1) == 1) {
+    while (read(NATIVE_START_FD, &byte, 1) == 1) {
         const struct itimerval tick = {{0, 100000}, {0, 100000}}, off = {{0, 0}, {0, 0}};
         child.last_tick = ~0u;
         setitimer(ITIMER_REAL, &tick, NULL);
         if (b->next < b->count)
             __asm__ volatile("hlt" : : : "memory"); /* #GP: the handler takes over; every register comes back */
         setitimer(ITIMER_REAL, &off, NULL);
-        if (write(PROG_NATIVE_DONE_FD, &byte, 1) != 1)
+        if (write(NATIVE_DONE_FD, &byte, 1) != 1)
             break;
     }
     return 0;
