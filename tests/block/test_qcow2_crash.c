@@ -1,8 +1,10 @@
 /* test_qcow2_crash.c - power cuts: after each write of a workload the host stops, and of what was not yet flushed any part is lost.
  *
- * Model: the linker leads pwritev, fdatasync and fallocate here (--wrap). The log of what was done since the last barrier is replayed onto the
+ * Model: the linker leads pwritev, fdatasync and fallocate here (--wrap). The log of what was done since the last barrier is replayed
+ * onto the
  * state of that barrier, each write whole or not, in chance's choice; the file that results must open, be without errors in qemu-img's eyes
- * (leaks are allowed), and hold every byte that was flushed and not written or zeroed since. Before that: writes that fail for want of room.
+ * (leaks are allowed), and hold every byte that was flushed and not written or zeroed since. Before that: writes that fail for want of
+ * room.
  */
 #include "tests/block/qcow2_rig.h"
 
@@ -174,7 +176,8 @@ static void full(void **state)
 {
     struct rig *r = *state;
     need_qemu_img(r);
-    static const char *const layouts[] = {"cluster_size=512", "cluster_size=512,refcount_bits=64", "cluster_size=4k", "extended_l2=on,cluster_size=16k"};
+    static const char *const layouts[] = {"cluster_size=512", "cluster_size=512,refcount_bits=64", "cluster_size=4k",
+        "extended_l2=on,cluster_size=16k"};
     static uint8_t piece[64 << 10];
     static bool unknown[SIZE / 512];
     uint8_t *now = malloc(SIZE), *got = malloc(SIZE);
