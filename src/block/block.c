@@ -135,7 +135,8 @@ static void suspect(const struct dp_block *b)
 {
     char magic[4];
     if (b->trace && pread(b->fd, magic, 4, 0) == 4 && !memcmp(magic, "QFI\xfb", 4))
-        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s begins like a qcow2 image and is used as raw; if it is one, add ,format=qcow2 (else "
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK,
+            "disk %s begins like a qcow2 image and is used as raw; if it is one, add ,format=qcow2 (else "
                       ",format=raw)", b->path);
 }
 

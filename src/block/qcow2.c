@@ -136,7 +136,8 @@ static void worker_close(struct dp_block *b)
     for (unsigned i = 0; !rc && i < 2 && !b->readonly && qcow2_is_dirty(w->image); i++)
         rc = qcow2_commit(w->image);
     if (rc && b->trace)
-        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: not everything could be written at the end: %s; look with: qemu-img check %s", b->path,
+        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: not everything could be written at the end: %s; look with: qemu-img check %s",
+            b->path,
                       strerror(-rc), b->path);
     qcow2_free(w->image);
     worker_fini(w);

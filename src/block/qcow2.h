@@ -1,7 +1,7 @@
 /* qcow2.h - private to the qcow2 format: one image of a chain, and what its parts (open, map, metadata, write) offer each other.
  *
- * Model: all of this is synchronous and belongs to one thread at a time: the opener's until dp_block_open returns, then the worker thread of
- * the topmost image (qcow2.c). There are no locks.
+ * Model: all of this is synchronous and belongs to one thread at a time: the opener's until dp_block_open returns, then the worker
+ * thread of the topmost image (qcow2.c). There are no locks.
  *   Metadata is cached in slices of at most 4 KiB of L2 tables and refcount blocks; the L1 and the refcount table are in memory whole.
  *   Writes change the cache; qcow2_commit writes it back in the order that keeps the file consistent at each moment:
  *     A  refcounts, then a barrier (fdatasync), which makes guest data and the contents of new tables durable, too;

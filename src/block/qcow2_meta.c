@@ -13,7 +13,8 @@
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 {
     if (q->trace && !q->told_corrupt)
-        dp_trace_emit(q->trace, DP_TRACE_BLOCK, "disk %s is damaged: %s (0x%llx); copy what is left, and look with: qemu-img check %s", q->path,
+        dp_trace_emit(q->trace, DP_TRACE_BLOCK, "disk %s is damaged: %s (0x%llx); copy what is left, and look with: qemu-img check %s",
+            q->path,
                       what, (unsigned long long)offset, q->path);
     q->told_corrupt = true;
     return -EIO;
@@ -381,7 +382,8 @@ int qcow2_release(struct qcow2 *q, uint64_t offset, uint64_t count, bool punch)
 
 bool qcow2_is_dirty(const struct qcow2 *q)
 {
-    return q->l2_dirty || q->refcount_dirty || q->free_count || q->l1_dirty_from != q->l1_dirty_to || q->table_dirty_from != q->table_dirty_to;
+    return q->l2_dirty || q->refcount_dirty || q->free_count || q->l1_dirty_from != q->l1_dirty_to ||
+        q->table_dirty_from != q->table_dirty_to;
 }
 
 static int write_slices(struct qcow2 *q, enum qcow2_kind kind)
@@ -398,7 +400,8 @@ static int write_slices(struct qcow2 *q, enum qcow2_kind kind)
 static void punch_hole(struct qcow2 *q, uint64_t first, uint64_t count)
 {
     /* Giving space back is a kindness; a file system that cannot is as good. */
-    if (count && q->regular && fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first << q->cluster_bits, count << q->cluster_bits))
+    if (count && q->regular && fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first << q->cluster_bits,
+        count << q->cluster_bits))
         DP_TRACE(q->trace, DP_TRACE_BLOCK, "disk %s: no hole punched: %s", q->path, strerror(errno));
 }
 

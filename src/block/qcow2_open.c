@@ -3,9 +3,9 @@
  * Model, source: qcow2.h. The header is read once and every field is checked before it is used; what a table's entries say is checked where
  * they are used. Memory is bounded: L1 tables of a chain by QCOW2_L1_CHAIN_MAX entries, the refcount table (writable images only) by 8 MiB,
  * slices by 1 MiB for each image.
- * Backing files: an image may come from anywhere, and who made it chose the name. So a backing file is opened only if it is in the folder of
- * the topmost image or below (links followed), unless the user said `backing=any`; its format must be declared, never guessed; it is
- * never written; URLs are refused.
+ * Backing files: an image may come from anywhere, and who made it chose the name. So a backing file is opened only if it is in
+ * the folder of the topmost image or below (links followed), unless the user said `backing=any`; its format must be declared, never
+ * guessed; it is never written; URLs are refused.
  */
 #include <libgen.h>
 #include <limits.h>
@@ -63,11 +63,13 @@ static int parse_header(struct qcow2 *q, const uint8_t *head, uint64_t bytes, st
     if (bytes < 72 || memcmp(head, "QFI\xfb", 4))
         return REFUSE("disk %s is not a qcow2 image; if it is raw, say format=raw", q->path);
     *h = (struct header){.version = be32(head + 4), .backing_file_offset = be64(head + 8), .backing_file_size = be32(head + 16),
-                         .cluster_bits = be32(head + 20), .size = be64(head + 24), .crypt_method = be32(head + 32), .l1_size = be32(head + 36),
+                         .cluster_bits = be32(head + 20), .size = be64(head + 24), .crypt_method = be32(head + 32),
+                             .l1_size = be32(head + 36),
                          .l1_table_offset = be64(head + 40), .refcount_table_offset = be64(head + 48),
                          .refcount_table_clusters = be32(head + 56), .refcount_order = 4, .header_length = 72};
     if (h->version != 2 && h->version != 3)
-        return REFUSE("disk %s: qcow2 version %u is not known; convert it with: qemu-img convert -O qcow2 %s NEW", q->path, h->version, q->path);
+        return REFUSE("disk %s: qcow2 version %u is not known; convert it with: qemu-img convert -O qcow2 %s NEW", q->path, h->version,
+            q->path);
     if (h->cluster_bits < 9 || h->cluster_bits > 21)
         return REFUSE("disk %s: clusters of 2^%u bytes are not possible (2^9 to 2^21 are); the image is damaged", q->path, h->cluster_bits);
     if (h->version == 3) {
@@ -95,7 +97,7 @@ static int check_header(struct qcow2 *q, const struct header *h, uint64_t length
     if (h->crypt_method)
         return REFUSE("disk %s is encrypted, which doppel cannot read yet; convert it with: qemu-img convert", q->path);
     if (h->incompatible_features & EXTERNAL_DATA)
-        return REFUSE("disk %s has its data in another file, which doppel cannot read yet; convert it with: qemu-img convert -O qcow2 %s NEW",
+        return REFUSE("disk %s has its data in another file, which doppel cannot read yet; convert it: qemu-img convert -O qcow2 %s NEW",
                       q->path, q->path);
     if (!q->readonly && h->incompatible_features & (DIRTY | CORRUPT))
         return REFUSE("disk %s is marked as %s; repair it first with: qemu-img check -r all %s", q->path,
@@ -135,7 +137,7 @@ static int read_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t *
     return 0;
 }
 
-/* Refcount blocks are aligned, in the file, and neither the header, the L1 table, the refcount table nor one another's... the last at use. */
+/* Refcount blocks are aligned, in the file, and in no other table. */
 static int check_table(struct qcow2 *q, struct dp_error *e)
 {
     for (uint32_t i = 0; i < q->table_size; i++) {
@@ -184,7 +186,8 @@ static int open_backing(struct qcow2 *q, const struct header *h, const char *nam
     if (strcmp(h->backing_format, "raw") && strcmp(h->backing_format, "qcow2"))
         return *h->backing_format
                    ? REFUSE("disk %s: its backing file's format is not known to doppel (raw and qcow2 are); convert that file", q->path)
-                   : REFUSE("disk %s does not say which format its backing file has; add it with: qemu-img rebase -u -F FORMAT -b FILE %s", q->path,
+                   : REFUSE("disk %s does not say which format its backing file has; add it with: qemu-img rebase -u -F FORMAT -b FILE %s",
+                       q->path,
                             q->path);
     const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
     if (colon && (!slash || colon < slash))
@@ -197,7 +200,8 @@ static int open_backing(struct qcow2 *q, const struct header *h, const char *nam
         rc = dp_error_set(e, -errno, "disk %s: its backing file cannot be found: %s; is it where the image says (qemu-img info)?", q->path,
                           strerror(errno));
     else if (!chain->anywhere && !(chain->folder && is_below(real, chain->folder)))
-        rc = dp_error_set(e, -EACCES, "disk %s wants to read %.200s, outside its folder; if you trust the image, add ,backing=any", q->path, real);
+        rc = dp_error_set(e, -EACCES, "disk %s wants to read %.200s, outside its folder; if you trust the image, add ,backing=any",
+            q->path, real);
     else if (chain->depth == QCOW2_CHAIN_MAX)
         rc = REFUSE("disk %s: more than %d images above one another; merge some with: qemu-img convert", q->path, QCOW2_CHAIN_MAX);
     else if (!(q->backing = calloc(1, sizeof *q->backing)))
@@ -268,7 +272,8 @@ static int open_image(struct qcow2 *q, struct chain *chain, struct dp_error *e)
         return rc;
     for (uint32_t i = 0; i < q->l1_size; i++)
         if (q->l1[i] & ~(QCOW2_OFFSET | QCOW2_COPIED) || q->l1[i] & QCOW2_OFFSET & (q->cluster - 1))
-            return REFUSE("disk %s is damaged: entry %u of its L1 table is not possible; try: qemu-img check -r all %s", q->path, i, q->path);
+            return REFUSE("disk %s is damaged: entry %u of its L1 table is not possible; try: qemu-img check -r all %s", q->path, i,
+                q->path);
     if (!q->readonly) {
         q->table_size = (uint64_t)h.refcount_table_clusters << q->cluster_bits >> 3;
         if ((rc = read_entries(q, h.refcount_table_offset, q->table_size, &q->table, e)) || (rc = check_table(q, e)))

@@ -57,7 +57,9 @@ static void command_failed(const struct rig *r)
         return;
 }
 
-#define need_qemu_img(r) do { if (command(r, "qemu-img --version")) { print_message("qemu-img is not here (package qemu-utils)\n"); skip(); } } while (0)
+#define need_qemu_img(r) do { \
+        if (command(r, "qemu-img --version")) { print_message("qemu-img is not here (package qemu-utils)\n"); skip(); } \
+    } while (0)
 
 static const char *in(const struct rig *r, const char *name)
 {
@@ -91,7 +93,8 @@ static int request(struct dp_block *b, enum dp_block_op op, bool unmap, uint64_t
         piece = n == 2 ? size - at : DP_MIN(size - at, n ? 1000 : 77);
         v[n] = (struct iovec){(uint8_t *)data + at, piece};
     }
-    struct dp_block_request r = {.op = op, .unmap = unmap, .offset = offset, .size = size, .iov = v, .iov_count = n, .done = on_done, .opaque = &result};
+    struct dp_block_request r = {.op = op, .unmap = unmap, .offset = offset, .size = size, .iov = v, .iov_count = n, .done = on_done,
+        .opaque = &result};
     dp_block_submit(b, &r);
     dp_block_drain(b);
     assert_true(result <= 0);

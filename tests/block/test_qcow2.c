@@ -1,5 +1,7 @@
 /* test_qcow2.c - qcow2 images side by side with qemu-img: what it makes we read, what we write it checks and compares; snapshots, chains,
  * damaged and hostile images. */
+#include <pthread.h>
+
 #include "tests/block/qcow2_rig.h"
 
 enum { SIZE = 6 << 20 };
@@ -111,7 +113,8 @@ static void snapshots(void **state)
     struct rig *r = *state;
     need_qemu_img(r);
     uint8_t *model = calloc(1, SIZE), *old = malloc(SIZE);
-    static const char *const some[] = {"cluster_size=4k", "cluster_size=64k", "extended_l2=on", "compat=0.10", "refcount_bits=2,cluster_size=512"};
+    static const char *const some[] = {"cluster_size=4k", "cluster_size=64k", "extended_l2=on", "compat=0.10",
+        "refcount_bits=2,cluster_size=512"};
     for (unsigned i = 0; i < DP_ARRAY_LEN(some); i++) {
         memset(model, 0, SIZE);
         must(r, "rm -f image; qemu-img create -f qcow2 -o %s image %d", some[i], SIZE);
@@ -173,6 +176,51 @@ static void capacity(void **state)
     free(model);
 }
 
+/* Many requests at once, from two threads. */
+struct many { struct dp_block *b; uint8_t *data; unsigned part; int results[512]; struct dp_block_request r[512]; struct iovec v[512]; };
+
+static void *submit_many(void *opaque)
+{
+    struct many *m = opaque;
+    for (unsigned i = 0; i < 512; i++) {
+        uint64_t at = ((i * 37 % 512) * 2 + m->part) * 5 * 512;
+        m->v[i] = (struct iovec){m->data + at, 5 * 512};
+        m->results[i] = 1;
+        m->r[i] = (struct dp_block_request){.op = DP_BLOCK_WRITE, .offset = at, .size = 5 * 512, .iov = &m->v[i], .iov_count = 1,
+                                            .done = on_done, .opaque = &m->results[i]};
+        dp_block_submit(m->b, &m->r[i]);
+    }
+    return NULL;
+}
+
+static void many(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    enum { BYTES = 1024 * 5 * 512 };
+    uint8_t *data = malloc(BYTES);
+    fill(&r->random, data, BYTES);
+    must(r, "qemu-img create -f qcow2 -o cluster_size=4k image %d", BYTES);
+    struct dp_block *b = open_image(r, "image", false);
+    static struct many m[2];
+    pthread_t thread[2];
+    for (unsigned i = 0; i < 2; i++) {
+        m[i].b = b;
+        m[i].data = data;
+        m[i].part = i;
+        assert_false(pthread_create(&thread[i], NULL, submit_many, &m[i]));
+    }
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    dp_block_drain(b);
+    for (unsigned i = 0; i < 1024; i++)
+        assert_int_equal(m[i / 512].results[i % 512], 0);
+    expect(r, b, data, BYTES);
+    dp_block_close(b);
+    check(r, data, BYTES);
+    free(data);
+}
+
 static int try_open(struct rig *r, const char *name, bool readonly, struct dp_error *e)
 {
     struct dp_block *b;
@@ -198,11 +246,16 @@ static void hostile(void **state)
     struct dp_error e;
     need_qemu_img(r);
     static const struct { unsigned at; uint64_t value; unsigned bytes; int readonly; const char *say; } bad[] = {
-        {0, 0, 4, 0, "not a qcow2"}, {4, 1, 4, 0, "version"}, {4, 4, 4, 0, "version"}, {20, 8, 4, 0, "clusters"}, {20, 22, 4, 0, "clusters"},
-        {24, 0, 8, 0, "bytes is not possible"}, {24, ~0ull, 8, 0, "bytes is not possible"}, {24, 1ull << 60, 8, 0, "L1 table"}, {32, 2, 4, 0, "encrypted"},
-        {36, 0, 4, 0, "L1 table"}, {36, ~0u, 4, 0, "L1 table"}, {36, 1 << 20, 4, 0, "L1 table"}, {40, 3, 8, 0, "L1 table"}, {40, 1ull << 62, 8, 0, "L1 table"},
-        {48, 512, 8, 0, "refcount table"}, {48, 0x30000, 8, 0, "in one another"}, {56, 0, 4, 0, "refcount table"}, {56, ~0u, 4, 0, "refcount table"},
-        {72, 1, 8, 1, "repair"}, {72, 2, 8, 1, "repair"}, {72, 4, 8, 0, "another file"}, {72, 8, 8, 0, "compression"}, {72, 64, 8, 0, "does not know"},
+        {0, 0, 4, 0, "not a qcow2"}, {4, 1, 4, 0, "version"}, {4, 4, 4, 0, "version"}, {20, 8, 4, 0, "clusters"}, {20, 22, 4, 0,
+            "clusters"},
+        {24, 0, 8, 0, "bytes is not possible"}, {24, ~0ull, 8, 0, "bytes is not possible"}, {24, 1ull << 60, 8, 0, "L1 table"}, {32, 2, 4,
+            0, "encrypted"},
+        {36, 0, 4, 0, "L1 table"}, {36, ~0u, 4, 0, "L1 table"}, {36, 1 << 20, 4, 0, "L1 table"}, {40, 3, 8, 0, "L1 table"}, {40,
+            1ull << 62, 8, 0, "L1 table"},
+        {48, 512, 8, 0, "refcount table"}, {48, 0x30000, 8, 0, "in one another"}, {56, 0, 4, 0, "refcount table"}, {56, ~0u, 4, 0,
+            "refcount table"},
+        {72, 1, 8, 1, "repair"}, {72, 2, 8, 1, "repair"}, {72, 4, 8, 0, "another file"}, {72, 8, 8, 0, "compression"}, {72, 64, 8, 0,
+            "does not know"},
         {96, 7, 4, 0, "refcounts"}, {100, 96, 4, 0, "header"}, {100, ~0u, 4, 0, "header"}, {100, 108, 4, 0, "header"},
         {8, 0x10000, 8, 0, "backing"}, {0x10000, 0x10000, 8, 1, "refcount block"}, {0x10000, 0, 8, 1, "refcount block"},
         {0x30000, 1, 8, 0, "L1 table"}, {116, ~0u, 4, 0, "extension"},
@@ -239,7 +292,8 @@ static void hostile(void **state)
     must(r, "qemu-img create -u -f qcow2 -b ../base.qcow2 -F qcow2 inside/a 1M");
     assert_int_equal(try_open(r, "inside/a", true, &e), -EACCES);
     struct dp_block *b;
-    assert_ok(dp_block_open(NULL, &(struct dp_block_options){.path = in(r, "inside/a"), .format = "qcow2", .backing_anywhere = true}, &b, &e), e);
+    assert_ok(dp_block_open(NULL, &(struct dp_block_options){.path = in(r, "inside/a"), .format = "qcow2", .backing_anywhere = true}, &b,
+        &e), e);
     dp_block_close(b);
     must(r, "qemu-img create -u -f qcow2 -b http://example.org/x -F raw a 1M");
     assert_int_equal(try_open(r, "a", true, &e), -EINVAL);
@@ -269,6 +323,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(overlays, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(snapshots, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(capacity, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(many, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(hostile, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,10 @@
 /* test_qcow2_crash.c - power cuts: after each write of a workload the host stops, and of what was not yet flushed any part is lost.
  *
- * Model: the linker leads pwritev, fdatasync and fallocate here (--wrap). The log of what was done since the last barrier is replayed onto the
+ * Model: the linker leads pwritev, fdatasync and fallocate here (--wrap). The log of what was done since the last barrier is replayed
+ * onto the
  * state of that barrier, each write whole or not, in chance's choice; the file that results must open, be without errors in qemu-img's eyes
- * (leaks are allowed), and hold every byte that was flushed and not written or zeroed since.
+ * (leaks are allowed), and hold every byte that was flushed and not written or zeroed since. Before that: writes that fail for want of
+ * room.
  */
 #include "tests/block/qcow2_rig.h"
 
@@ -24,6 +26,10 @@ static uint8_t *stable;       /* the file at the last barrier */
 static uint64_t stable_size;
 enum { STABLE_MAX = 64 << 20 };
 
+/* Of the writes to the file, chance makes this many of 1000 fail, as on a full host disk. */
+static unsigned failing;
+static struct dp_random failures;
+
 static void record(const struct iovec *v, int n, uint64_t at, uint64_t size)
 {
     if (!recording || done_count == LOG_MAX)
@@ -42,6 +48,10 @@ ssize_t __wrap_pwritev64(int fd, const struct iovec *v, int n, off_t at)
     uint64_t size = 0;
     for (int i = 0; i < n; i++)
         size += v[i].iov_len;
+    if (dp_random_next(&failures) % 1000 < failing) {
+        errno = ENOSPC;
+        return -1;
+    }
     record(v, n, at, size);
     return __real_pwritev64(fd, v, n, at);
 }
@@ -161,8 +171,56 @@ static void power(void **state)
     free(stable);
 }
 
+/* The host's disk is full again and again: what was written well stays, and the image is sound in the end. */
+static void full(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    static const char *const layouts[] = {"cluster_size=512", "cluster_size=512,refcount_bits=64", "cluster_size=4k",
+        "extended_l2=on,cluster_size=16k"};
+    static uint8_t piece[64 << 10];
+    static bool unknown[SIZE / 512];
+    uint8_t *now = malloc(SIZE), *got = malloc(SIZE);
+    dp_random_seed(&failures, 3);
+    for (unsigned l = 0; l < DP_ARRAY_LEN(layouts); l++) {
+        memset(now, 0, SIZE);
+        memset(unknown, 0, sizeof unknown);
+        must(r, "rm -f image; qemu-img create -f qcow2 -o %s image %d", layouts[l], SIZE);
+        struct dp_block *b = open_image(r, "image", false);
+        unsigned failed = 0;
+        for (unsigned i = 0; i < 400; i++) {
+            uint64_t size = 512 * (1 + dp_random_next(&r->random) % 128), offset = dp_random_next(&r->random) % ((SIZE - size) / 512) * 512;
+            bool zero = i % 5 == 4;
+            fill(&r->random, piece, size);
+            if (zero)
+                memset(piece, 0, size);
+            failing = i < 350 ? 60 : 0; /* there is room in the end */
+            int rc = request(b, zero ? DP_BLOCK_WRITE_ZEROES : DP_BLOCK_WRITE, i & 1, offset, zero ? NULL : piece, size);
+            assert_true(rc == 0 || rc == -ENOSPC);
+            failed += rc != 0;
+            memset(unknown + offset / 512, rc != 0, size / 512);
+            memcpy(now + offset, piece, size);
+            if (i % 10 == 9 && request(b, DP_BLOCK_FLUSH, false, 0, NULL, 0))
+                failed++;
+        }
+        assert_true(failed > 20);
+        assert_int_equal(request(b, DP_BLOCK_FLUSH, false, 0, NULL, 0), 0);
+        dp_block_close(b);
+        must(r, "qemu-img check image || [ $? = 3 ]");
+        b = open_image(r, "image", true);
+        assert_int_equal(request(b, DP_BLOCK_READ, false, 0, got, SIZE), 0);
+        dp_block_close(b);
+        for (unsigned at = 0; at < SIZE; at += 512)
+            if (!unknown[at / 512] && memcmp(got + at, now + at, 512))
+                fail_msg("%s: what was written at %u is lost", layouts[l], at);
+    }
+    free(now);
+    free(got);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(power, rig_setup, rig_teardown)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(full, rig_setup, rig_teardown),
+                                       cmocka_unit_test_setup_teardown(power, rig_setup, rig_teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

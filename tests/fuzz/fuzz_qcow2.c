@@ -1,6 +1,7 @@
 /* fuzz_qcow2.c - qcow2 images made by others: opened, read, written, discarded, closed and opened again.
  *
- * Input: a byte of choices (bit 0: read-only, bit 1: a long hole follows), a byte that seeds the requests, then the image. Backing files are
+ * Input: a byte of choices (bit 0: read-only, bit 1: a long hole follows), a byte that seeds the requests, then the image. Backing files
+ * are
  * refused, since a memfd has no folder.
  */
 #include <stdlib.h>
@@ -38,7 +39,8 @@ static void use(struct dp_block *b, uint8_t seed)
     dp_random_seed(&random, seed);
     uint64_t size = dp_block_size(b);
     for (unsigned i = 0; i < REQUESTS; i++) {
-        uint64_t v = dp_random_next(&random), offset = v & 1 ? v >> 8 & 0xfffff & ~511ull : (v >> 8) * 512, n = 512 * (1 + (v >> 4) % (BYTES_MAX / 512));
+        uint64_t v = dp_random_next(&random), offset = v & 1 ? v >> 8 & 0xfffff & ~511ull : (v >> 8) * 512,
+            n = 512 * (1 + (v >> 4) % (BYTES_MAX / 512));
         offset %= size;
         n = DP_MIN(n, size - offset);
         switch (dp_random_next(&random) % 6) {
