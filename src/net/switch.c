@@ -591,8 +591,9 @@ int dp_switch_create(const struct dp_switch_options *o, struct dp_switch **out, 
     pthread_cond_init(&s->left, NULL);
     dp_switch_groups_init(&s->groups);
     if (dp_switch_table_init(&s->table, s->o.table_size, s->o.age_ns)) {
+        int rc = dp_error_set(e, -ENOMEM, "switch: out of memory for a table of %u addresses", s->o.table_size);
         dp_switch_destroy(s);
-        return dp_error_set(e, -ENOMEM, "switch: out of memory for a table of %u addresses", s->o.table_size);
+        return rc;
     }
     *out = s;
     return 0;
