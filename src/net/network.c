@@ -129,6 +129,16 @@ static void gone(void *opaque)
 
 static struct dp_net_port *wire(struct port *p) { return p->vxlan ? dp_net_vxlan_port(p->vxlan) : dp_net_datagram_port(p->datagram); }
 
+/* Has a capture see a port, if it is one of those that it watches. What comes in from all ports is all there is; of one port also what it
+ * gets. */
+static int watch(struct port *p, struct port *capture, struct dp_error *e)
+{
+    bool all = !strcmp(capture->text, "*");
+    if (!p->port || p->kind == CAPTURE || (!all && strcmp(capture->text, p->name)))
+        return 0;
+    return dp_switch_mirror(p->port, capture->port, true, !all, e);
+}
+
 /* The switch's side of a port whose other side is there. */
 static int plug(struct port *p, const char *text, struct dp_error *e)
 {
@@ -142,7 +152,11 @@ static int plug(struct port *p, const char *text, struct dp_error *e)
     if (rc || (rc = dp_switch_port_create(p->network->sw, &o, &p->port, e)) || (rc = dp_switch_port_connect(p->port, wire(p), e)))
         return rc;
     dp_net_set_link(wire(p), !p->down);
-    return 0;
+    struct dp_network *n = p->network;
+    for (unsigned i = 0; !rc && i < n->ports; i++)
+        if (n->port[i]->kind == CAPTURE && n->port[i]->port)
+            rc = watch(p, n->port[i], e);
+    return rc;
 }
 
 static int set_text(char **to, const char *text, struct dp_error *e)
@@ -345,11 +359,10 @@ static int capture(struct dp_network *n, struct guest *g, const char *which, str
     link.fd = fcntl(g->fd, F_DUPFD_CLOEXEC, 3);
     if (link.fd < 0)
         rc = dp_error_set(e, -errno, "no descriptor: %s", strerror(errno));
-    if (!rc && !(rc = dp_net_datagram_create(n->o.loop, &link, gone, p, &p->datagram, e)) && !(rc = plug(p, "", e)))
-        rc = set_text(&p->text, which, e);
+    if (!rc && !(rc = set_text(&p->text, which, e)) && !(rc = dp_net_datagram_create(n->o.loop, &link, gone, p, &p->datagram, e)))
+        rc = plug(p, "", e);
     for (unsigned i = 0; !rc && i < n->ports; i++)
-        if (n->port[i]->port && n->port[i]->kind != CAPTURE && (!from || n->port[i] == from))
-            rc = dp_switch_mirror(n->port[i]->port, p->port, true, from != NULL, e); /* all that comes in from all ports is all there is */
+        rc = watch(n->port[i], p, e);
     if (rc)
         drop(p);
     return rc;
