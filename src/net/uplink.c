@@ -165,7 +165,8 @@ int dp_net_parse_address(const char *text, uint16_t port, struct sockaddr_storag
     if (colon)
         number = strtoul(colon + 1, &rest, 10);
     memset(out, 0, sizeof *out);
-    if (n >= sizeof host || (colon && (rest == colon + 1 || *rest)) || !number || number > UINT16_MAX)
+    bool brackets = *text != '[' || (end && (!end[1] || end[1] == ':'));
+    if (!brackets || n >= sizeof host || (colon && (rest == colon + 1 || *rest)) || !number || number > UINT16_MAX)
         return dp_error_set(e, -EINVAL, "'%s' is no address: give IP:PORT, such as 192.0.2.1:4789 or [2001:db8::1]:4789", text);
     memcpy(host, start, n);
     host[n] = 0;
