@@ -11,9 +11,9 @@
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 {
     if (q->image.trace && !q->told_corrupt)
-        dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s is damaged: %s (0x%llx); copy what is left, and look with: doppel image check %s",
-            q->image.name,
-                      what, (unsigned long long)offset, q->image.name);
+        dp_trace_emit(q->image.trace, DP_TRACE_BLOCK,
+                      "disk %s is damaged: %s (0x%llx); copy what is left, and look with: doppel image check %s", q->image.name, what,
+                      (unsigned long long)offset, q->image.name);
     q->told_corrupt = true;
     return -EIO;
 }
@@ -114,7 +114,7 @@ static int refcount_slice(struct qcow2 *q, uint64_t n, uint64_t block, struct qc
     return qcow2_slice(q, QCOW2_REFCOUNT, block + byte, s);
 }
 
-static int get_refcount(struct qcow2 *q, uint64_t n, uint64_t *value)
+int qcow2_get_refcount(struct qcow2 *q, uint64_t n, uint64_t *value)
 {
     uint64_t block, bit;
     struct qcow2_slice *s;
@@ -126,11 +126,20 @@ static int get_refcount(struct qcow2 *q, uint64_t n, uint64_t *value)
         return rc;
     const uint8_t *p = s->data + (bit >> 3);
     switch (q->refcount_order) {
-    case 3: *value = *p; break;
-    case 4: *value = __builtin_bswap16(dp_ld16(p)); break;
-    case 5: *value = __builtin_bswap32(dp_ld32(p)); break;
-    case 6: *value = qcow2_be(dp_ld64(p)); break;
-    default: *value = *p >> (bit & 7) & ((1u << (1u << q->refcount_order)) - 1);
+    case 3:
+        *value = *p;
+        break;
+    case 4:
+        *value = __builtin_bswap16(dp_ld16(p));
+        break;
+    case 5:
+        *value = __builtin_bswap32(dp_ld32(p));
+        break;
+    case 6:
+        *value = qcow2_be(dp_ld64(p));
+        break;
+    default:
+        *value = *p >> (bit & 7) & ((1u << (1u << q->refcount_order)) - 1);
     }
     return 0;
 }
@@ -147,10 +156,18 @@ static int set_refcount(struct qcow2 *q, uint64_t n, uint64_t value)
         return rc;
     uint8_t *p = s->data + (bit >> 3);
     switch (q->refcount_order) {
-    case 3: *p = value; break;
-    case 4: dp_st16(p, __builtin_bswap16(value)); break;
-    case 5: dp_st32(p, __builtin_bswap32(value)); break;
-    case 6: dp_st64(p, qcow2_be(value)); break;
+    case 3:
+        *p = value;
+        break;
+    case 4:
+        dp_st16(p, __builtin_bswap16(value));
+        break;
+    case 5:
+        dp_st32(p, __builtin_bswap32(value));
+        break;
+    case 6:
+        dp_st64(p, qcow2_be(value));
+        break;
     default: {
         unsigned mask = (1u << (1u << q->refcount_order)) - 1;
         *p = (*p & ~(mask << (bit & 7))) | (unsigned)value << (bit & 7);
@@ -166,7 +183,7 @@ static int set_refcount(struct qcow2 *q, uint64_t n, uint64_t value)
 static int drop_refcount(struct qcow2 *q, uint64_t n, bool *now_free)
 {
     uint64_t value;
-    int rc = get_refcount(q, n, &value);
+    int rc = qcow2_get_refcount(q, n, &value);
     if (!rc && !value)
         rc = qcow2_corrupt(q, "a cluster in use has refcount 0", n << q->cluster_bits);
     *now_free = !rc && value == 1;
@@ -186,13 +203,16 @@ static int write_zeros(struct qcow2 *q, uint64_t at, uint64_t size)
     return rc;
 }
 
-static void table_changed(struct qcow2 *q, uint32_t i)
+static void include(uint32_t *from, uint32_t *to, uint32_t i)
 {
-    if (q->table_dirty_from == q->table_dirty_to)
-        q->table_dirty_from = i, q->table_dirty_to = i + 1;
-    q->table_dirty_from = DP_MIN(q->table_dirty_from, i);
-    q->table_dirty_to = DP_MAX(q->table_dirty_to, i + 1);
+    if (*from == *to)
+        *from = i, *to = i + 1;
+    *from = DP_MIN(*from, i);
+    *to = DP_MAX(*to, i + 1);
 }
+
+static void table_changed(struct qcow2 *q, uint32_t i) { include(&q->table_dirty_from, &q->table_dirty_to, i); }
+void qcow2_l1_changed(struct qcow2 *q, uint32_t i) { include(&q->l1_dirty_from, &q->l1_dirty_to, i); }
 
 /* An empty block for the range of table entry i, at the cluster number n; it is in the table only in memory until the next commit. */
 static int new_block(struct qcow2 *q, uint32_t i, uint64_t n)
@@ -241,6 +261,7 @@ static int grow_table(struct qcow2 *q)
     q->table = table;
     q->table_offset = base << q->cluster_bits;
     q->table_size = bytes / 8;
+    q->table_clusters = clusters;
     q->file_end = DP_MAX(q->file_end, (base + clusters + blocks) << q->cluster_bits);
     for (uint64_t i = 0; !rc && i < blocks; i++)
         rc = new_block(q, old_size + i, base + clusters + i);
@@ -270,6 +291,7 @@ static int grow_table(struct qcow2 *q)
         q->table = old;
         q->table_offset = old_offset;
         q->table_size = old_size;
+        q->table_clusters = DP_ALIGN_UP(old_size * 8ull, q->cluster) >> q->cluster_bits;
         free(table);
         return rc;
     }
@@ -321,7 +343,7 @@ int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got)
             n++;
             continue;
         }
-        if ((rc = get_refcount(q, at, &value)))
+        if ((rc = qcow2_get_refcount(q, at, &value)))
             return rc;
         if (!value) {
             count++;
@@ -349,6 +371,66 @@ int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got)
     *offset = n << q->cluster_bits;
     *got = count;
     return 0;
+}
+
+int qcow2_alloc_row(struct qcow2 *q, uint64_t want, uint64_t *offset)
+{
+    uint64_t base = q->file_end >> q->cluster_bits, blocks = 0, value;
+    int rc = 0;
+    /* The blocks that the row needs lie behind it, and may need one more for themselves. */
+    for (uint64_t i = base >> q->block_bits; i <= (base + want + blocks) >> q->block_bits; i++) {
+        while (!rc && i >= q->table_size)
+            rc = grow_table(q);
+        if (rc || q->file_end >> q->cluster_bits != base) /* the table has moved behind the end: so does the row */
+            return rc ? rc : qcow2_alloc_row(q, want, offset);
+        blocks += !q->table[i];
+    }
+    if ((base + want + blocks) << q->cluster_bits > QCOW2_OFFSET)
+        return -EFBIG;
+    q->file_end = (base + want + blocks) << q->cluster_bits;
+    uint64_t next = base + want;
+    for (uint64_t i = base >> q->block_bits; !rc && i <= (base + want + blocks) >> q->block_bits; i++)
+        if (!q->table[i])
+            rc = new_block(q, i, next++);
+    for (uint64_t n = base; !rc && n < base + want + blocks; n++) {
+        if (!(rc = qcow2_get_refcount(q, n, &value)) && value)
+            rc = qcow2_corrupt(q, "clusters behind the end of the file are counted as used", n << q->cluster_bits);
+        if (!rc)
+            rc = set_refcount(q, n, 1);
+    }
+    *offset = base << q->cluster_bits;
+    return rc;
+}
+
+int qcow2_add_refcount(struct qcow2 *q, uint64_t n)
+{
+    uint64_t value, max = q->refcount_order == 6 ? INT64_MAX : (1ull << (1u << q->refcount_order)) - 1;
+    int rc = qcow2_get_refcount(q, n, &value);
+    if (!rc && !value)
+        rc = qcow2_corrupt(q, "a cluster in use has refcount 0", n << q->cluster_bits);
+    return rc ? rc : value >= max ? -EOVERFLOW : set_refcount(q, n, value + 1);
+}
+
+int qcow2_switch_l1(struct qcow2 *q, uint64_t *l1, uint32_t entries, uint64_t at, uint64_t size)
+{
+    uint8_t field[24] = {0}; /* size, crypt_method, l1_size, l1_table_offset: within one sector */
+    uint64_t old = q->l1_offset, clusters = DP_ALIGN_UP(q->l1_size * 8ull, q->cluster) >> q->cluster_bits;
+    int rc = qcow2_commit(q);
+    if (rc || (rc = write_entries(q, l1, at, 0, entries)) || (rc = barrier(q)) || (rc = qcow2_pread(q, field, sizeof field, 24)))
+        return rc;
+    dp_st64(field, qcow2_be(size));
+    dp_st32(field + 12, __builtin_bswap32(entries));
+    dp_st64(field + 16, qcow2_be(at));
+    if ((rc = qcow2_pwrite(q, field, sizeof field, 24)) || (rc = barrier(q))) {
+        q->failed = true; /* which table counts is unknown */
+        return rc;
+    }
+    free(q->l1);
+    q->l1 = l1;
+    q->l1_size = entries;
+    q->l1_offset = at;
+    rc = clusters ? qcow2_release(q, old, clusters, true) : 0;
+    return rc ? rc : qcow2_commit(q);
 }
 
 void qcow2_unalloc(struct qcow2 *q, uint64_t offset, uint64_t count)
@@ -381,7 +463,7 @@ int qcow2_release(struct qcow2 *q, uint64_t offset, uint64_t count, bool punch)
 bool qcow2_is_dirty(const struct qcow2 *q)
 {
     return q->l2_dirty || q->refcount_dirty || q->free_count || q->l1_dirty_from != q->l1_dirty_to ||
-        q->table_dirty_from != q->table_dirty_to;
+           q->table_dirty_from != q->table_dirty_to;
 }
 
 static int write_slices(struct qcow2 *q, enum qcow2_kind kind)

@@ -15,6 +15,8 @@ static const uint32_t BACKING_FORMAT = 0xe2792aca;
 
 struct header {
     uint64_t backing_file_offset, size, l1_table_offset, refcount_table_offset, incompatible_features, autoclear_features;
+    uint64_t snapshots_offset;
+    uint32_t nb_snapshots;
     uint32_t version, backing_file_size, cluster_bits, crypt_method, l1_size, refcount_table_clusters, refcount_order, header_length;
     uint8_t compression_type;
     char backing_format[16];
@@ -57,6 +59,8 @@ static int parse_header(struct qcow2 *q, const uint8_t *head, uint64_t bytes, st
                          .l1_table_offset = be64(head + 40),
                          .refcount_table_offset = be64(head + 48),
                          .refcount_table_clusters = be32(head + 56),
+                         .nb_snapshots = be32(head + 60),
+                         .snapshots_offset = be64(head + 64),
                          .refcount_order = 4,
                          .header_length = 72};
     if (h->version != 2 && h->version != 3)
@@ -81,7 +85,7 @@ static int parse_header(struct qcow2 *q, const uint8_t *head, uint64_t bytes, st
 
 static bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
 
-static int check_header(struct qcow2 *q, const struct header *h, uint64_t length, struct dp_error *e)
+static int check_header(struct qcow2 *q, const struct header *h, uint64_t length, bool repair, struct dp_error *e)
 {
     uint64_t cluster = 1ull << h->cluster_bits, l1_bytes = h->l1_size * 8ull, table_bytes = (uint64_t)h->refcount_table_clusters * cluster;
     if (h->incompatible_features & ~(uint64_t)KNOWN)
@@ -92,7 +96,7 @@ static int check_header(struct qcow2 *q, const struct header *h, uint64_t length
     if (h->incompatible_features & EXTERNAL_DATA)
         return REFUSE("disk %s has its data in another file, which doppel cannot read yet; convert it: qemu-img convert -O qcow2 %s NEW",
                       q->image.name, q->image.name);
-    if (!q->image.readonly && h->incompatible_features & (DIRTY | CORRUPT))
+    if (!q->image.readonly && !repair && h->incompatible_features & (DIRTY | CORRUPT))
         return REFUSE("disk %s is marked as %s; repair it first with: doppel image check -r all %s", q->image.name,
                       h->incompatible_features & CORRUPT ? "damaged" : "not closed properly", q->image.name);
     if (!!(h->incompatible_features & COMPRESSION) != !!h->compression_type || h->compression_type > 1)
@@ -132,16 +136,20 @@ static int read_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t *
 }
 
 /* Refcount blocks are aligned, in the file, and in no other table. */
-static int check_table(struct qcow2 *q, struct dp_error *e)
+static int check_table(struct qcow2 *q, bool repair, struct dp_error *e)
 {
     for (uint32_t i = 0; i < q->table_size; i++) {
         uint64_t at = q->table[i];
         if (at && (at & (q->cluster - 1) || at >= q->file_end || overlap(at, q->cluster, q->l1_offset, q->l1_size * 8ull) ||
-                   overlap(at, q->cluster, q->table_offset, q->table_size * 8ull)))
+                   overlap(at, q->cluster, q->table_offset, q->table_size * 8ull))) {
+            q->table[i] = 0;
+            if (repair) /* the check looks at it again */
+                continue;
             return REFUSE("disk %s is damaged: a refcount block cannot be at 0x%llx; try: doppel image check -r all %s", q->image.name,
                           (unsigned long long)at, q->image.name);
+        }
     }
-    if (!q->table[0])
+    if (!q->table[0] && !repair)
         return REFUSE("disk %s is damaged: its first refcount block is missing; try: doppel image check -r all %s", q->image.name,
                       q->image.name);
     return 0;
@@ -162,11 +170,16 @@ static void take_header(struct qcow2 *q, const struct header *h, uint64_t length
     q->file_end = DP_ALIGN_UP(length, q->cluster);
     q->l1_offset = h->l1_table_offset;
     q->table_offset = h->refcount_table_offset;
+    q->table_clusters = h->refcount_table_clusters;
+    q->snapshots = h->nb_snapshots;
+    q->snapshots_offset = h->snapshots_offset;
+    q->marked_dirty = h->incompatible_features & DIRTY;
+    q->marked_corrupt = h->incompatible_features & CORRUPT;
     q->clear_autoclear = h->autoclear_features;
 }
 
 /* The head of the file, checked. */
-static int read_header(struct qcow2 *q, struct header *h, struct dp_error *e)
+static int read_header(struct qcow2 *q, struct header *h, bool repair, struct dp_error *e)
 {
     uint64_t length = q->image.file->size, bytes = DP_MIN(length, (uint64_t)HEAD_MAX);
     uint8_t *head = malloc(HEAD_MAX);
@@ -175,7 +188,7 @@ static int read_header(struct qcow2 *q, struct header *h, struct dp_error *e)
     int rc = qcow2_pread(q, head, bytes, 0);
     if (rc)
         dp_error_set(e, rc, "disk %s cannot be read: %s", q->image.name, strerror(-rc));
-    else if (!(rc = parse_header(q, head, bytes, h, e)) && !(rc = check_header(q, h, length, e)))
+    else if (!(rc = parse_header(q, head, bytes, h, e)) && !(rc = check_header(q, h, length, repair, e)))
         rc = parse_extensions(q, head, DP_MIN(bytes, 1ull << h->cluster_bits), h, e);
     free(head);
     return rc;
@@ -199,17 +212,17 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
 {
     struct qcow2 *q = (struct qcow2 *)i;
     struct header h;
-    int rc = read_header(q, &h, e);
+    int rc = read_header(q, &h, o->repair, e);
     if (rc)
         return rc;
     take_header(q, &h, i->file->size);
     uint64_t needed = ((h.size - 1) >> (q->cluster_bits + q->l2_bits)) + 1;
     if (needed > h.l1_size)
         return REFUSE("disk %s is damaged: its L1 table has %u entries and needs %llu", i->name, h.l1_size, (unsigned long long)needed);
-    if ((i->chain->memory += needed * 8) > QCOW2_L1_CHAIN_MAX * 8ull)
+    if ((i->chain->memory += h.l1_size * 8ull) > QCOW2_L1_CHAIN_MAX * 8ull)
         return REFUSE("disk %s: the tables of its chain of images are too large; merge some with: doppel image commit", i->name);
-    q->l1_size = needed;
-    if ((rc = read_entries(q, h.l1_table_offset, needed, &q->l1, e)))
+    q->l1_size = h.l1_size;
+    if ((rc = read_entries(q, h.l1_table_offset, h.l1_size, &q->l1, e)))
         return rc;
     for (uint32_t n = 0; n < q->l1_size; n++)
         if (q->l1[n] & ~(QCOW2_OFFSET | QCOW2_COPIED) || q->l1[n] & QCOW2_OFFSET & (q->cluster - 1))
@@ -217,11 +230,15 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
                           i->name);
     if (!i->readonly) {
         q->table_size = (uint64_t)h.refcount_table_clusters << q->cluster_bits >> 3;
-        if ((rc = read_entries(q, h.refcount_table_offset, q->table_size, &q->table, e)) || (rc = check_table(q, e)))
+        if ((rc = read_entries(q, h.refcount_table_offset, q->table_size, &q->table, e)) || (rc = check_table(q, o->repair, e)))
             return rc;
         if (!(q->bounce = malloc(q->cluster)) || !(q->frees = calloc(QCOW2_FREES_MAX, sizeof *q->frees)))
             return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     }
+    if (o->snapshot && !i->readonly)
+        return REFUSE("disk %s: a snapshot can only be read", i->name);
+    if (o->snapshot && (rc = qcow2_open_snapshot(q, o->snapshot, e)))
+        return rc;
     return open_backing(q, &h, o, e);
 }
 

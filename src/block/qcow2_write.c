@@ -30,10 +30,12 @@ static int check_entry(struct qcow2 *q, struct qcow2_entry e)
     return 0;
 }
 
-static int clear_autoclear(struct qcow2 *q)
+int qcow2_may_change(struct qcow2 *q)
 {
     static const uint64_t none;
-    int rc = qcow2_pwrite(q, &none, 8, 88);
+    if (q->failed)
+        return -EIO;
+    int rc = q->clear_autoclear ? qcow2_pwrite(q, &none, 8, 88) : 0;
     if (!rc)
         q->clear_autoclear = false;
     return rc;
@@ -62,10 +64,7 @@ static int own_table(struct qcow2 *q, uint64_t offset, uint64_t *table)
         return rc;
     }
     q->l1[i] = *table | QCOW2_COPIED;
-    if (q->l1_dirty_from == q->l1_dirty_to)
-        q->l1_dirty_from = i, q->l1_dirty_to = i + 1;
-    q->l1_dirty_from = DP_MIN(q->l1_dirty_from, i);
-    q->l1_dirty_to = DP_MAX(q->l1_dirty_to, i + 1);
+    qcow2_l1_changed(q, i);
     return old ? qcow2_release(q, old, 1, false) : 0;
 }
 
@@ -208,7 +207,7 @@ static int count_in_place(struct qcow2 *q, uint64_t table, uint64_t offset, uint
 
 int qcow2_write(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
-    int rc = q->failed ? -EIO : q->clear_autoclear ? clear_autoclear(q) : 0;
+    int rc = qcow2_may_change(q);
     while (!rc && size) {
         uint64_t table, within = offset & (q->cluster - 1), n = DP_MIN(size, q->cluster - within);
         struct qcow2_entry e;
@@ -284,7 +283,7 @@ static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t size)
 
 int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unmap, bool discard)
 {
-    int rc = q->failed ? -EIO : q->clear_autoclear ? clear_autoclear(q) : 0;
+    int rc = qcow2_may_change(q);
     while (!rc && size) {
         uint64_t within = offset & (q->cluster - 1), n = DP_MIN(size, q->cluster - within);
         if (!q->image.backing && !(q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET)) { /* nothing there: zeros, all of it */
@@ -300,6 +299,56 @@ int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unm
             rc = zero_part(q, offset, n);
         offset += n;
         size -= n;
+    }
+    return rc;
+}
+
+/* ---- whole tables ---- */
+
+int qcow2_preallocate(struct qcow2 *q, uint64_t offset, uint64_t size)
+{
+    int rc = qcow2_may_change(q);
+    while (!rc && size) {
+        uint64_t table, want = ((size - 1) >> q->cluster_bits) + 1, count, to, got = 0;
+        if ((rc = own_table(q, offset, &table)) || (rc = count_new(q, table, offset, want, &count)))
+            return rc;
+        if (!count) { /* it is there */
+            count = 1;
+        } else if (!(rc = qcow2_alloc(q, count, &to, &got))) {
+            count = got;
+            for (uint64_t i = 0; !rc && i < got; i++) /* no references are lost: nothing was there */
+                rc = put_entry(q, table, offset + (i << q->cluster_bits), data_entry(q, to + (i << q->cluster_bits)));
+        }
+        size -= DP_MIN(size, count << q->cluster_bits);
+        offset += count << q->cluster_bits;
+    }
+    return rc;
+}
+
+int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+    int rc = 0;
+    for (uint64_t n = from; !rc && n < to;) {
+        uint64_t offset = n << q->cluster_bits, first = n >> q->l2_bits << q->l2_bits, table;
+        uint32_t i = n >> q->l2_bits;
+        uint64_t end = DP_MIN(to, first + (1ull << q->l2_bits));
+        if (!(q->l1[i] & QCOW2_OFFSET)) {
+            n = end;
+            continue;
+        }
+        if ((rc = own_table(q, offset, &table)))
+            return rc;
+        for (; !rc && n < end; n++) {
+            struct qcow2_entry old;
+            if (!(rc = get_entry(q, table, n << q->cluster_bits, &old)) && (old.descriptor || old.bitmap) &&
+                !(rc = put_entry(q, table, n << q->cluster_bits, (struct qcow2_entry){0})))
+                rc = release_entry(q, old, true);
+        }
+        if (!rc && first >= from) { /* nothing of it is left */
+            q->l1[i] = 0;
+            qcow2_l1_changed(q, i);
+            rc = qcow2_release(q, table, 1, true);
+        }
     }
     return rc;
 }

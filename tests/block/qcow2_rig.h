@@ -70,7 +70,7 @@ static const char *in(const struct rig *r, const char *name)
     return p;
 }
 
-static struct dp_block *open_image(const struct rig *r, const char *name, bool readonly)
+static inline struct dp_block *open_image(const struct rig *r, const char *name, bool readonly)
 {
     struct dp_error e = {0};
     struct dp_block *b = NULL;
@@ -101,7 +101,7 @@ static int request(struct dp_block *b, enum dp_block_op op, bool unmap, uint64_t
     return result;
 }
 
-static void write_file(const struct rig *r, const char *name, const void *data, size_t size)
+static inline void write_file(const struct rig *r, const char *name, const void *data, size_t size)
 {
     int fd = open(in(r, name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     assert_true(fd >= 0);
@@ -127,7 +127,7 @@ static void fill(struct dp_random *random, uint8_t *data, size_t size)
 }
 
 /* The image reads as data says, in pieces of random size. */
-static void expect(struct rig *r, struct dp_block *b, const uint8_t *data, size_t size)
+static inline void expect(struct rig *r, struct dp_block *b, const uint8_t *data, size_t size)
 {
     uint8_t *got = malloc(size);
     assert_true(dp_block_size(b) == size);
@@ -144,7 +144,7 @@ static void expect(struct rig *r, struct dp_block *b, const uint8_t *data, size_
 }
 
 /* One random operation on the image and on its model. discard leaves either the old bytes or zeros: sees which. */
-static void random_op(struct rig *r, struct dp_block *b, uint8_t *model, size_t size)
+static inline void random_op(struct rig *r, struct dp_block *b, uint8_t *model, size_t size)
 {
     struct dp_random *random = &r->random;
     uint64_t offset = dp_random_next(random) % (size / 512) * 512;
