@@ -4,13 +4,13 @@ _doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
-    local run='--machine --firmware --nvram --cdrom --floppy --usb --boot --firmware-log --display --video --input --printer --uuid --vmgenid --fw-cfg --speaker --kernel --initrd --append --memory --cpus --disk --nic --publish --engine --cpu --timeout --serial --virtio-console --no-rng --test-device --no-reboot
+    local run='--machine --firmware --nvram --cdrom --floppy --usb --boot --firmware-log --display --video --input --printer --uuid --vmgenid --fw-cfg --speaker --kernel --initrd --append --memory --cpus --disk --nic --publish --engine --cpu --timeout --serial --virtio-console --no-rng --no-balloon --test-device --no-reboot
         --name --trace --perf-map --dump-blocks --json --json-fd --help'
     local lockstep='--engines --kernel --initrd --append --memory --disk --cpu --instructions --timeout --skip --step --slice --every --ps --ignore
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -53,7 +53,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject balloon quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -76,8 +76,13 @@ _doppel()
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -W 'eject --ro --help' -- "$word"; compgen -f -- "$word") ;;
         esac ;;
+    balloon)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W '128M 256M 512M 1G --json --help' -- "$word") ;;
+        esac ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -31,7 +31,7 @@ struct run_options {
     struct cli_list initrd, disk, serial, cdrom, floppy, usb, nic, publish;
     struct cli_board board;
     uint64_t memory, cpus, timeout_ms, json_fd;
-    bool no_reboot, json, no_rng, test_device, perf_map;
+    bool no_reboot, json, no_rng, no_balloon, test_device, perf_map;
 };
 
 #define FIELD(member) offsetof(struct run_options, member)
@@ -80,6 +80,7 @@ static const struct cli_option options[] = {
      .help = "first serial port (stdio); again: a second one"},
     {"virtio-console", 0, "[=stdio|none|file:PATH]", CLI_OPTIONAL, FIELD(virtio_console), .help = "add a virtio console, hvc0 (none)"},
     {"no-rng", 0, NULL, CLI_FLAG, FIELD(no_rng), .help = "no virtio entropy device"},
+    {"no-balloon", 0, NULL, CLI_FLAG, FIELD(no_balloon), .help = "no balloon: the host keeps what the guest does not need any more"},
     {"test-device", 0, NULL, CLI_FLAG, FIELD(test_device), .help = "registers and interrupt lines for test kernels"},
     {"no-reboot", 0, NULL, CLI_FLAG, FIELD(no_reboot), .help = "end when the guest resets the machine"},
     {"name", 'n', "NAME", CLI_STRING, FIELD(name), .help = "name it, for `doppel list`, `stats` and `control` to reach it while it runs"},
@@ -545,6 +546,7 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         .name = o->name,
         .cmdline = o->append,
         .no_rng = o->no_rng,
+        .no_balloon = o->no_balloon,
         .test_device = o->test_device,
         .no_reboot = o->no_reboot,
         .virtio_console = o->virtio_console,

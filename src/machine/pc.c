@@ -15,7 +15,7 @@
 #include "devices/net/e1000.h"
 #include "devices/net/ne2k.h"
 #include "devices/net/rtl8139.h"
-#include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_balloon.h"
 #include "machine/pc_internal.h"
 #include "machine/pvclock.h"
 #include "net/net.h"
@@ -402,6 +402,12 @@ static int add_usb(struct dp_pc *pc, struct dp_error *e)
     return rc ? rc : dp_pci_plug(dp_pci_host_of(pc->pci), dp_xhci_function(d), SLOT_USB, e);
 }
 
+/* The last slot of all. A Q35 has its ICH9 there, and nothing where other boards have PIIX3. */
+static unsigned pc_balloon_slot(const struct dp_pc *pc)
+{
+    return pc->chipset && pc->config.firmware->board == DP_PC_Q35 ? 1 : SLOTS - 1;
+}
+
 /* Disks are one a slot, up to the first that something else has. */
 static int check_disks(const struct dp_pc *pc, struct dp_error *e)
 {
@@ -411,6 +417,8 @@ static int check_disks(const struct dp_pc *pc, struct dp_error *e)
         end = DP_MIN(end, (unsigned)SLOT_SCREEN);
     if (c->usb_count)
         end = DP_MIN(end, (unsigned)SLOT_USB);
+    if (c->balloon && pc_balloon_slot(pc) > first)
+        end = DP_MIN(end, pc_balloon_slot(pc));
     for (unsigned i = 0; i < c->nic_count; i++)
         end = pc_nic_slot(pc, i) > first ? DP_MIN(end, pc_nic_slot(pc, i)) : end;
     if (first + c->disk_count <= end)
@@ -450,6 +458,12 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
             return dp_error_set(e, -ENOMEM, "no memory for a device");
         dp_virtio_console_attach(d, c->virtio_console_backend);
         if ((rc = add_virtio(pc, d, "hvc0-pci", slot + SLOT_CONSOLE, e)))
+            return rc;
+    }
+    if (c->balloon) {
+        if (!(d = pc->balloon = dp_device_alloc(&dp_virtio_balloon_class, "balloon0", &pc->env)))
+            return dp_error_set(e, -ENOMEM, "no memory for a device");
+        if ((rc = add_virtio(pc, d, "balloon0-pci", pc_balloon_slot(pc), e)))
             return rc;
     }
     for (unsigned i = 0; i < c->disk_count; i++) {
@@ -573,6 +587,7 @@ int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_bloc
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
 struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
 struct dp_space *dp_pc_smm_memory(struct dp_pc *pc) { return pc->smm_memory; }
+struct dp_device *dp_pc_balloon(struct dp_pc *pc) { return pc->balloon; }
 unsigned dp_pc_device_count(const struct dp_pc *pc) { return pc->device_count; }
 struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n) { return pc->device[n]; }
 

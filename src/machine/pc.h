@@ -82,7 +82,7 @@ struct dp_pc_config {
     void (*line)(void *opaque, unsigned cpu, enum dp_line line, unsigned value);
     void *opaque;
     struct dp_console *serial[DP_PC_SERIALS]; /* NULL: the first drops its output, others do not exist */
-    bool rng, virtio_console, test_device;
+    bool rng, balloon, virtio_console, test_device;
     bool no_vga;       /* with firmware: no VGA */
     bool virtio_gpu;   /* a virtio-gpu; without firmware with virtio_input */
     bool virtio_input; /* virtio's keyboard and tablet */
@@ -133,6 +133,8 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
 /* Another medium for the n-th CD or floppy drive, in the configuration's order, or none (NULL): dp_ide_change_medium,
  * dp_fdc_change_medium. The old one is not in use any more when this returns 0. */
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
+
+struct dp_device *dp_pc_balloon(struct dp_pc *pc); /* devices/virtio/virtio_balloon.h; NULL: it has none */
 
 /* All devices, in the order of making: state conformance tests, snapshots. */
 unsigned dp_pc_device_count(const struct dp_pc *pc);

@@ -43,7 +43,7 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */;
+    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */, *balloon /* NULL: none */;
     uint8_t usb_port[DP_PC_USB];       /* as firmware counts them */
     struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */

@@ -623,6 +623,27 @@ void dp_space_unpin(struct dp_space *s, struct dp_pin *p, uint64_t written)
     p->host = NULL;
 }
 
+int dp_space_discard(struct dp_space *s, uint64_t addr, uint64_t size)
+{
+    if (!size || (addr | size) % DP_PAGE_SIZE)
+        return -EINVAL;
+    struct dp_range r;
+    for (uint64_t done = 0; done < size; done += within(&r, addr + done, size - done)) {
+        if (addr + done < addr || !dp_space_find(s, addr + done, &r) || !r.ram || r.readonly)
+            return -EFAULT;
+    }
+    /* Should the view change in between, what is not RAM any more is passed over. */
+    int rc = 0;
+    for (uint64_t done = 0, n; done < size; done += n) {
+        bool found = dp_space_find(s, addr + done, &r);
+        n = within(&r, addr + done, size - done);
+        uint64_t offset = r.ram_offset + (addr + done - r.base);
+        int one = found && r.ram && !r.readonly && !((offset | n) % DP_PAGE_SIZE) ? ram_discard(r.ram, offset, n) : -EFAULT;
+        rc = rc ? rc : one;
+    }
+    return rc;
+}
+
 /* ---- dirty clients ---- */
 
 int dp_space_dirty_start(struct dp_space *s, unsigned client, struct dp_error *e)

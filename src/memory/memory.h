@@ -131,6 +131,11 @@ struct dp_pin { uint8_t *host; uint64_t size; struct dp_ram *ram; uint64_t ram_o
 bool dp_space_pin(struct dp_space *s, uint64_t addr, uint64_t size, bool for_write, struct dp_pin *out);
 void dp_space_unpin(struct dp_space *s, struct dp_pin *p, uint64_t written);
 
+/* Gives whole pages back to the host: they read as zeros from then on and cost nothing until they are written. To everybody who looks for
+ * writes it is one. All of it must be RAM that can be written, else nothing is done: -EINVAL, -EFAULT. Other errors: the host's refusal,
+ * after which the pages may still be there. Any thread. */
+int dp_space_discard(struct dp_space *s, uint64_t addr, uint64_t size) DP_MUST_CHECK;
+
 /* ---- dirty clients ---- */
 
 int dp_space_dirty_start(struct dp_space *s, unsigned client, struct dp_error *e) DP_MUST_CHECK; /* all RAM of the space counts as dirty */

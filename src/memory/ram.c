@@ -4,11 +4,13 @@
  * which count.
  * Invariants: code_lock makes "bump the generation, clear has_code" and "set has_code, read the generation" atomic to each other. A writer
  * that sees has_code clear without the lock is right: either the bump came before, or the decoder that marks later reads the new bytes
- * (a full fence parts the write of the bytes from the look at has_code).
+ * (a full fence parts the write of the bytes from the look at has_code). A discard is such a write: the hole is there in every mapping of
+ * the file, other processes' too, when it is marked.
  * Source of the limits: Linux Documentation/filesystems/proc.rst (MemAvailable), admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
  */
 #include "memory/memory_internal.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -228,6 +230,13 @@ void dp_ram_mark_dirty(struct dp_ram *r, uint64_t offset, uint64_t size)
                 r->code_written(r->code_opaque, r, page);
         }
     }
+}
+
+int ram_discard(struct dp_ram *r, uint64_t offset, uint64_t size)
+{
+    int rc = fallocate(r->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) ? -errno : 0;
+    dp_ram_mark_dirty(r, offset, size);
+    return rc;
 }
 
 bool dp_ram_code_volatile(struct dp_ram *r, uint64_t page)

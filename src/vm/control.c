@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "devices/virtio/virtio_balloon.h"
 #include "display/typist.h"
 #include "event/event.h"
 #include "vm/vm.h"
@@ -202,6 +203,36 @@ static struct json_object *eject(struct dp_control *c, const char *const *argume
     return dp_vm_change_medium(c->vm, argument[0], NULL, false, e) ? NULL : json_object_new_object();
 }
 
+/* ---- memory ---- */
+
+static struct json_object *balloon(struct dp_control *c, const char *const *argument, struct dp_error *e)
+{
+    struct dp_balloon_status s;
+    uint64_t size, all = dp_vm_memory_size(c->vm);
+    if (argument[0] && (dp_parse_size(argument[0], &size, e) || dp_vm_set_balloon(c->vm, size, e)))
+        return NULL;
+    if (dp_vm_balloon(c->vm, &s, e))
+        return NULL;
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "memory", json_object_new_uint64(all));
+    json_object_object_add(o, "target", json_object_new_uint64(all - DP_MIN(s.target, all)));
+    json_object_object_add(o, "actual", json_object_new_uint64(all - DP_MIN(s.actual, all)));
+    json_object_object_add(o, "driver", json_object_new_boolean(s.driver));
+    json_object_object_add(o, "reporting", json_object_new_boolean(s.reporting));
+    json_object_object_add(o, "inflated", json_object_new_uint64(s.inflated));
+    json_object_object_add(o, "reported", json_object_new_uint64(s.reported));
+    json_object_object_add(o, "refused_pages", json_object_new_uint64(s.refused));
+    if (s.stat_known) {
+        struct json_object *stats = json_object_new_object();
+        json_object_object_add(stats, "age", json_object_new_double((double)s.stat_age_ns / 1e9));
+        for (unsigned i = 0; i < DP_BALLOON_STATS; i++)
+            if (s.stat_known >> i & 1)
+                json_object_object_add(stats, dp_balloon_stat_names[i], json_object_new_uint64(s.stat[i]));
+        json_object_object_add(o, "statistics", stats);
+    }
+    return o;
+}
+
 static struct json_object *help(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     struct json_object *o = json_object_new_object();
@@ -225,6 +256,7 @@ static const struct command {
     {{"insert", "puts file, an absolute path, into drive: cdrom0, floppy1; mode ro: for reading only", {"drive", "file", "mode"}, 1},
      insert},
     {{"eject", "takes out what is in drive", {"drive"}}, eject},
+    {{"balloon", "memory of the guest: what it has, what it gave back; size: what it shall have", {"size"}, 1}, balloon},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},
 };
 

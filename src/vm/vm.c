@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "block/block.h"
+#include "devices/virtio/virtio_balloon.h"
 #include "machine/pc.h"
 #include "net/network.h"
 #include "net/user.h"
@@ -673,6 +674,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .line = vm_line,
             .opaque = vm,
             .rng = !c->no_rng,
+            .balloon = !c->no_balloon,
             .virtio_console = c->virtio_console,
             .test_device = c->test_device,
             .no_vga = c->no_vga,
@@ -940,6 +942,35 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     free(vm->file[i]);
     vm->disk[i] = medium;
     vm->file[i] = copy;
+    return 0;
+}
+
+static struct dp_device *find_balloon(struct dp_vm *vm, struct dp_error *e)
+{
+    struct dp_device *d = dp_pc_balloon(vm->pc);
+    if (!d)
+        dp_error_set(e, -ENODEV, "this VM has no balloon (start it without --no-balloon)");
+    return d;
+}
+
+int dp_vm_balloon(struct dp_vm *vm, struct dp_balloon_status *s, struct dp_error *e)
+{
+    struct dp_device *d = find_balloon(vm, e);
+    if (!d)
+        return -ENODEV;
+    dp_virtio_balloon_status(d, s);
+    return 0;
+}
+
+int dp_vm_set_balloon(struct dp_vm *vm, uint64_t target, struct dp_error *e)
+{
+    struct dp_device *d = find_balloon(vm, e);
+    if (!d)
+        return -ENODEV;
+    if (!target || target > vm->config.memory)
+        return dp_error_set(e, -EINVAL, "the guest can have up to the %llu MiB it was started with, and not 0",
+                            (unsigned long long)(vm->config.memory >> 20));
+    dp_virtio_balloon_set(d, vm->config.memory - target);
     return 0;
 }
 

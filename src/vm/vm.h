@@ -75,7 +75,7 @@ struct dp_vm_config {      /* strings are copied */
     struct dp_vm_nic nic[DP_VM_NICS];
     unsigned nic_count;
     unsigned usb_tablets, usb_keyboards, usb_mice;
-    bool no_rng, virtio_console;
+    bool no_rng, no_balloon, virtio_console;
     bool no_vga, virtio_gpu, virtio_input;    /* see struct dp_pc_config */
     unsigned screen_width, screen_height;     /* see struct dp_pc_config */
     bool test_device;                         /* registers and interrupt lines for test kernels */
@@ -164,6 +164,11 @@ bool dp_vm_drive(const struct dp_vm *vm, unsigned n, struct dp_vm_drive *d); /* 
  * be opened, there is no such drive or it does not take a disk of this size, or (-EBUSY) the guest has locked the drive; it is then asked
  * to let go. */
 int dp_vm_change_medium(struct dp_vm *vm, const char *drive, const char *file, bool readonly, struct dp_error *e) DP_MUST_CHECK;
+
+/* The balloon; -ENODEV: the machine has none. The loop's thread. target is what the guest shall have to use, at most all its memory. */
+struct dp_balloon_status;
+int dp_vm_balloon(struct dp_vm *vm, struct dp_balloon_status *s, struct dp_error *e) DP_MUST_CHECK;
+int dp_vm_set_balloon(struct dp_vm *vm, uint64_t target, struct dp_error *e) DP_MUST_CHECK;
 
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */
 struct dp_space *dp_vm_memory(struct dp_vm *vm);

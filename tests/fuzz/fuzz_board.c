@@ -156,6 +156,7 @@ static void world_init(struct world *w, unsigned pick)
         .opaque = w,
         .serial = {w->console[0], w->console[1]},
         .rng = true,
+        .balloon = true,
         .disk = {w->disk[DISK_VIRTIO]},
         .disk_count = 1,
     };

@@ -61,6 +61,7 @@ static void world_init(struct world *w, unsigned cpus)
         .line = line,
         .opaque = w,
         .rng = true,
+        .balloon = true,
         .virtio_console = true,
         .disk_count = DISKS,
     };

@@ -1,4 +1,4 @@
-/* fuzz_virtio.c - a hostile driver: bytes become what lies in guest memory and accesses to three virtio devices.
+/* fuzz_virtio.c - a hostile driver: bytes become what lies in guest memory and accesses to four virtio devices.
  *
  * Input: a byte per operation and its operands (see `operation`). Offsets and addresses are steered towards what exists, else nearly every
  * input would die at the first check. The disk is a sparse temporary file without a loop; each operation ends with a drain, or not.
@@ -11,7 +11,7 @@
 #include "block/block.h"
 #include "console/console.h"
 #include "devices/pci/pci.h"
-#include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_balloon.h"
 #include "tests/fuzz/input.h"
 
 #define RAM_SIZE (1u << 20)
@@ -19,7 +19,7 @@
 #define ECAM_BASE 0xb0000000u
 #define ROM_BASE 0x60000000u
 #define RINGS 0x1000u /* device i has its rings at RINGS + i * 0x8000 */
-enum { DEVICES = 3, OPERATIONS_MAX = 400 };
+enum { DEVICES = 4, BALLOON = 3, OPERATIONS_MAX = 400 };
 
 struct dp_console { struct dp_console_client client; bool attached; uint8_t takes; };
 
@@ -45,6 +45,7 @@ struct world {
     struct dp_device_env env;
     struct dp_ram *ram, *rom;
     struct dp_device *host, *adapter[DEVICES];
+    unsigned second; /* queue of the balloon that has the second rings */
     struct dp_block *block;
     struct dp_console console;
     char path[40];
@@ -68,7 +69,8 @@ static void world_init(struct world *w)
     w->host = dp_device_alloc(&dp_pci_host_class, "pci", &w->env);
     MUST(dp_device_init(w->host, NULL) || dp_device_map(w->host, DP_PCI_WINDOW_PORTS, 0xcf8, NULL) ||
          dp_device_map(w->host, DP_PCI_WINDOW_ECAM, ECAM_BASE, NULL));
-    static const struct dp_device_class *const classes[DEVICES] = { &dp_virtio_blk_class, &dp_virtio_rng_class, &dp_virtio_console_class };
+    static const struct dp_device_class *const classes[DEVICES] = { &dp_virtio_blk_class, &dp_virtio_rng_class, &dp_virtio_console_class,
+                                                               &dp_virtio_balloon_class };
     for (unsigned i = 0; i < DEVICES; i++) {
         struct dp_device *child = dp_device_alloc(classes[i], "device", &w->env);
         if (i == 0)
@@ -115,7 +117,8 @@ static void bring_up(struct world *w, unsigned i, uint32_t features)
     dp_space_store(m, bar + 20, 11, 1);
     for (unsigned q = 0; q < 2; q++) {
         uint64_t at = RINGS + i * 0x8000 + q * 0x4000;
-        dp_space_store(m, bar + 22, q, 2);
+        unsigned number = i == BALLOON && q ? w->second = 1 + (features >> 16) % 4 : q;
+        dp_space_store(m, bar + 22, number, 2);
         dp_space_store(m, bar + 24, 16, 2);
         dp_space_store(m, bar + 32, at, 8);
         dp_space_store(m, bar + 40, at + 0x1000, 8);
@@ -162,7 +165,8 @@ static void operation(struct world *w, struct input *in)
         slot = dp_space_load(m, at + 2, 2);
         dp_space_store(m, at + 4 + slot % 16 * 2, take(in, 1) % 20, 2);
         dp_space_store(m, at + 2, slot + 1, 2);
-        dp_space_store(m, bar + 0x3000 + queue * 4, queue, 2);
+        slot = i == BALLOON && queue ? w->second : queue;
+        dp_space_store(m, bar + 0x3000 + slot * 4, slot, 2);
         break;
     case 3: /* a request header */
         at = RINGS + DEVICES * 0x8000 + take(in, 1) * 16;
@@ -193,7 +197,13 @@ static void operation(struct world *w, struct input *in)
         w->console.client.receive(w->console.client.opaque, text, take(in, 1) % 64);
         break;
     }
-    case 13: (queue ? dp_device_pause : dp_device_resume)(w->adapter[i]); break;
+    case 13:
+        if (i == BALLOON) {
+            struct dp_balloon_status s;
+            dp_virtio_balloon_status(dp_virtio_pci_child(w->adapter[i]), &s);
+            dp_virtio_balloon_set(dp_virtio_pci_child(w->adapter[i]), take(in, 4));
+        }
+        (queue ? dp_device_pause : dp_device_resume)(w->adapter[i]); break;
     case 14:
         if (queue)
             dp_device_reset(w->adapter[i]);

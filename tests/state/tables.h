@@ -32,6 +32,7 @@
 #include "devices/timer/rtc.h"
 #include "devices/usb/xhci.h"
 #include "devices/virtio/virtio.h"
+#include "devices/virtio/virtio_balloon.h"
 #include "devices/virtio/virtio_gpu.h"
 #include "devices/virtio/virtio_input.h"
 #include "isa/x86/state.h"
@@ -50,6 +51,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_virtio_net_class,
     &dp_virtio_gpu_class,  &dp_virtio_input_class,
     &dp_xhci_class,
+    &dp_virtio_balloon_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

@@ -388,6 +388,45 @@ static void code_marks(void **state)
     dp_ram_destroy(r);
 }
 
+static void discard(void **state)
+{
+    struct dp_space *s = new_space(1ull << 32);
+    struct dp_ram *r = new_ram(8 * DP_PAGE_SIZE), *next = new_ram(4 * DP_PAGE_SIZE);
+    struct dp_error e = {0};
+    uint64_t bitmap[1];
+    map_ram(s, 0, r, 0, 8 * DP_PAGE_SIZE, false, 0);
+    map_ram(s, 8 * DP_PAGE_SIZE, next, DP_PAGE_SIZE, 2 * DP_PAGE_SIZE, false, 0);
+    map_ram(s, 16 * DP_PAGE_SIZE, next, 0, DP_PAGE_SIZE, true, 0);
+    memset(r->host, 1, r->size);
+    memset(next->host, 2, next->size);
+    uint32_t g = dp_ram_code_mark(r, 7);
+    assert_ok(dp_space_dirty_start(s, 0, &e), e);
+    dp_space_dirty_harvest(s, 0, r, bitmap);
+    assert_int_equal(dp_space_discard(s, 6 * DP_PAGE_SIZE, 3 * DP_PAGE_SIZE), 0); /* across two */
+    assert_int_equal(r->host[6 * DP_PAGE_SIZE - 1], 1);
+    assert_int_equal(r->host[6 * DP_PAGE_SIZE], 0);
+    assert_int_equal(r->host[8 * DP_PAGE_SIZE - 1], 0);
+    assert_int_equal(next->host[DP_PAGE_SIZE - 1], 2);
+    assert_int_equal(next->host[DP_PAGE_SIZE], 0);
+    assert_int_equal(next->host[2 * DP_PAGE_SIZE], 2);
+    assert_int_equal(atomic_load(&r->code_generation[7]), g + 1);
+    assert_int_equal(dp_space_dirty_harvest(s, 0, r, bitmap), 2);
+    assert_int_equal(bitmap[0], 0xc0);
+    /* All or nothing. */
+    assert_int_equal(dp_space_discard(s, 0, 0), -EINVAL);
+    assert_int_equal(dp_space_discard(s, 1, DP_PAGE_SIZE), -EINVAL);
+    assert_int_equal(dp_space_discard(s, 0, DP_PAGE_SIZE - 1), -EINVAL);
+    assert_int_equal(dp_space_discard(s, 16 * DP_PAGE_SIZE, DP_PAGE_SIZE), -EFAULT);
+    assert_int_equal(dp_space_discard(s, 9 * DP_PAGE_SIZE, 2 * DP_PAGE_SIZE), -EFAULT);
+    assert_int_equal(dp_space_discard(s, 0, -DP_PAGE_SIZE), -EFAULT);
+    assert_int_equal(dp_space_discard(s, -DP_PAGE_SIZE, 2 * DP_PAGE_SIZE), -EFAULT);
+    assert_int_equal(r->host[0], 1);
+    assert_int_equal(next->host[2 * DP_PAGE_SIZE], 2);
+    dp_space_destroy(s);
+    dp_ram_destroy(r);
+    dp_ram_destroy(next);
+}
+
 /* One thread changes a byte of "code" and marks; another decodes it whenever its copy's generation is old. A copy whose generation
  * is current after a write was completed must hold what was written. */
 struct coherence { struct dp_space *s; struct dp_ram *r; atomic_uint written; atomic_bool stop, stale; };
@@ -585,7 +624,7 @@ int main(void)
         cmocka_unit_test(ram_and_holes),     cmocka_unit_test(bad_mappings),     cmocka_unit_test(priorities),
         cmocka_unit_test(random_views),      cmocka_unit_test(windows),          cmocka_unit_test(readonly_and_pins),
         cmocka_unit_test(flash),
-        cmocka_unit_test(dirty_clients),     cmocka_unit_test(code_marks),       cmocka_unit_test(code_coherence),
+        cmocka_unit_test(dirty_clients),     cmocka_unit_test(code_marks), cmocka_unit_test(discard),       cmocka_unit_test(code_coherence),
         cmocka_unit_test(concurrent_remap),  cmocka_unit_test(listeners),         cmocka_unit_test(over),        cmocka_unit_test(impossible_ram),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);

@@ -158,7 +158,7 @@ static void commands(void **state)
         expect(w, fd, text);
         snprintf(text, sizeof text, "{\"command\":\"%s\"}\n", c->name);
         put(fd, text);
-        expect(w, fd, c->argument[0] ? "{\"error\":\"" : "{\"result\":{"); /* those with an argument: test_screen.c */
+        expect(w, fd, c->argument[c->optional] ? "{\"error\":\"" : "{\"result\":{"); /* those with an argument: test_screen.c */
     }
     settle(w);
     assert_int_equal(dp_vm_phase(w->vm), DP_VM_STOPPED); /* by quit, one of them */
@@ -166,6 +166,25 @@ static void commands(void **state)
     assert_int_equal(dp_vm_result(w->vm)->status, 0);
     put(fd, "{\"command\":\"query-status\"}\n");
     expect(w, fd, "\"phase\":\"stopped\"");
+    close(fd);
+}
+
+static void balloon(void **state)
+{
+    struct world *w = *state;
+    int fd = client(w);
+    put(fd, "{\"command\":\"balloon\"}\n");
+    expect(w, fd, "\"target\":16777216,\"actual\":16777216,\"driver\":false,");
+    put(fd, "{\"command\":\"balloon\",\"size\":\"10M\"}\n");
+    expect(w, fd, "\"memory\":16777216,\"target\":10485760,\"actual\":16777216,");
+    put(fd, "{\"command\":\"balloon\",\"size\":\"17M\"}\n");
+    expect(w, fd, "the guest can have up to the 16 MiB");
+    put(fd, "{\"command\":\"balloon\",\"size\":\"0\"}\n");
+    expect(w, fd, "and not 0");
+    put(fd, "{\"command\":\"balloon\",\"size\":\"some\"}\n");
+    expect(w, fd, "{\"error\":\"");
+    put(fd, "{\"command\":\"balloon\",\"size\":\"16M\"}\n");
+    expect(w, fd, "\"target\":16777216,");
     close(fd);
 }
 
@@ -189,7 +208,7 @@ static void rubbish(void **state)
         {"{\"command\":\"quit\",\"id\":[1]}", "must be a string or an integer"},
         {"{\"command\":\"quit\",\"id\":{}}", "{\"error\""},
         {"{\"command\":\"quit\\u0000x\"}", "is no command"},
-        {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, screenshot, type, key, media, insert, eject, quit"},
+        {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, screenshot, type, key, media, insert, eject, balloon, quit"},
         {"{\"command\":\"\"}", "is no command"},
         {"{\"command\":\"screenshot\",\"file\":\"/tmp/x\"}", "this VM has no screen (start it with --machine pc, or --video virtio)"},
         {"{\"command\":\"type\",\"text\":\"x\"}", "this VM has no screen"},
@@ -544,6 +563,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(commands, setup, teardown),      cmocka_unit_test_setup_teardown(rubbish, setup, teardown),
+        cmocka_unit_test_setup_teardown(balloon, setup, teardown),
         cmocka_unit_test_setup_teardown(halves, setup, teardown),        cmocka_unit_test_setup_teardown(long_lines, setup, teardown),
         cmocka_unit_test_setup_teardown(deaf, setup, teardown),          cmocka_unit_test_setup_teardown(many, setup, teardown),
         cmocka_unit_test_setup_teardown(folders, setup, teardown),       cmocka_unit_test_setup_teardown(contested, setup, teardown),

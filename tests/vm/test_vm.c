@@ -339,7 +339,7 @@ static void test_pci(void **state)
             assert_non_null(r.ops);
         }
     }
-    assert_int_equal(functions, 1 + 1 + 1 + 3); /* bridge, rng, console, disks */
+    assert_int_equal(functions, 1 + 1 + 1 + 1 + 3); /* bridge, rng, balloon, console, disks */
     /* After a reset everything has its address again. */
     assert_ok(dp_vm_reset(vm, &w->e), w->e);
     assert_int_equal(dp_space_load(m, 0xe0000000 + (1 << 15) + 4, 2) & 2, 2);

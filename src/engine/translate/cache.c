@@ -6,6 +6,7 @@
  * block is overwritten by a jump to the stale stub, for jump caches may still name it.
  * Invariants: only the processor's own thread uses its cache. Emptied or invalidated only while no translated code of it runs.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -29,6 +30,8 @@ static void *reserve(size_t size)
     madvise(p, size, MADV_DONTFORK);
     return p;
 }
+
+static struct thash *hash_alloc(uint32_t mask);
 
 int cache_init(struct tcpu *t, struct dp_error *e)
 {
@@ -88,6 +91,21 @@ void cache_empty(struct tcpu *t)
     space_forget_jumps(t);
     t->c->counters.code_flushes++;
     DP_TRACE(t->c->vm->trace, DP_TRACE_TRANSLATE, "cpu%u: code cache emptied", t->c->index);
+}
+
+void cache_release(struct tcpu *t)
+{
+    cache_empty(t);
+    t->populated = DP_ALIGN_UP(t->used, (uint32_t)DP_PAGE_SIZE);
+    if (fallocate(t->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, t->populated, (off_t)(CODE_BYTES - t->populated))) {} /* it stays, then */
+    madvise(t->arena, ARENA_BYTES, MADV_DONTNEED);
+    madvise(t->by_code, MAX_BLOCKS * sizeof(*t->by_code), MADV_DONTNEED);
+    struct thash *small = t->hash_mask >= 1u << HASH_BITS ? hash_alloc((1u << HASH_BITS) - 1) : NULL;
+    if (small) {
+        free(t->hash);
+        t->hash = small;
+        t->hash_mask = (1u << HASH_BITS) - 1;
+    }
 }
 
 bool cache_has_room(const struct tcpu *t)

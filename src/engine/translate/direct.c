@@ -603,6 +603,15 @@ void direct_fini(struct tcpu *t)
         timer_delete(t->sampler);
 }
 
+void direct_release(struct tcpu *t)
+{
+    for (unsigned i = 0; i < DIRECTS; i++)
+        if (t->directs[i]) {
+            destroy(t->directs[i]);
+            t->directs[i] = NULL;
+        }
+}
+
 /* ---- turns ---- */
 
 static int wait_for_reply(struct tdirect *d, uint32_t number)

@@ -118,6 +118,8 @@ void direct_flush_all(struct tcpu *t);
 void direct_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 void direct_revoke(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 /* The runners end. */
+/* All runners end; who is worth one gets another. */
+void direct_release(struct tcpu *t);
 void direct_fini(struct tcpu *t);
 
 /* stubs.c */

@@ -6,6 +6,7 @@
  * permissions to be revoked) and, when the processor is inside translated code, kick it out by a signal and wait until it is: after that no
  * stale translation runs and no store through a revoked entry is on its way.
  */
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -878,6 +879,36 @@ static void translate_cpu_fini(struct dp_cpu *cpu)
     dp_engine_interp.cpu_fini(cpu);
 }
 
+#define WINDOW 2000000000ull
+#define RELEASE_EVERY 30000000000ull
+#define RELEASE_MIN (2u << 20)
+
+static uint64_t coarse_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* A processor that halts: when it was idle for nine tenths of the last seconds, most of what was translated is of what it did before
+ * (its boot), and the memory is worth more than making anew what it still needs, which takes some milliseconds. */
+static void give_back(struct tcpu *t)
+{
+    uint64_t now = t->halted_at = coarse_ns();
+    if (now - t->window < WINDOW)
+        return;
+    bool is_idle = (now - t->window) - t->idle < (now - t->window) / 10;
+    t->window = now;
+    t->idle = 0;
+    if (!is_idle || t->arena_used + t->used < RELEASE_MIN || (t->released_at && now - t->released_at < RELEASE_EVERY))
+        return;
+    t->released_at = now;
+    direct_release(t);
+    cache_release(t);
+    space_release(t);
+    malloc_trim(0);
+}
+
 static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *exit)
 {
     struct tcpu *t = cpu->c.accel_data;
@@ -891,12 +922,17 @@ static void translate_run(struct dp_cpu *cpu, uint64_t budget, struct dp_exit *e
     atomic_store(&t->thread, (pid_t)syscall(SYS_gettid));
     t->uncounted |= !budget;
     t->countdown = t->v->kick_after;
+    if (t->halted_at)
+        t->idle += coarse_ns() - t->halted_at;
+    t->halted_at = 0;
     dp_engine_interp.run(cpu, budget, exit);
     t->countdown = 0;
     atomic_store(&t->thread, 0);
     if (DP_UNLIKELY(t->lost)) {
         *exit = (struct dp_exit){.kind = DP_EXIT_ERROR};
         dp_buffer_printf(&exit->text, "cpu%u: the process that ran the guest's program was killed (out of memory?)\n", t->c->index);
+    } else if (exit->kind == DP_EXIT_HALT && !budget) {
+        give_back(t);
     }
 }
 

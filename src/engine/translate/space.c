@@ -57,13 +57,18 @@ int space_init(struct tcpu *t, struct dp_error *e)
             if (b->base)
 #define FOR_TABLES(t, b) FOR_TABLES_IF(t, b, true)
 
+static void free_table(struct ttable *b)
+{
+    munmap(b->base - FRONT_BYTES, FRONT_BYTES + TABLE_BYTES);
+    free(b->log);
+    free(b->jump_log);
+    *b = (struct ttable){0};
+}
+
 void space_fini(struct tcpu *t)
 {
-    FOR_TABLES(t, b) {
-        munmap(b->base - FRONT_BYTES, FRONT_BYTES + TABLE_BYTES);
-        free(b->log);
-        free(b->jump_log);
-    }
+    FOR_TABLES(t, b)
+        free_table(b);
 }
 
 static struct tjump *jumps_of(const struct ttable *b) { return (struct tjump *)(b->base - JUMP_BYTES); }
@@ -376,6 +381,22 @@ void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned 
         FOR_TABLES_IF(t, b, global || s_ == t->current || s_->pcid == pcid)
             flush_page(b, linear);
     }
+    }
+}
+
+void space_release(struct tcpu *t)
+{
+    FOR_TABLES(t, b)
+        b->overflow = true; /* there may be memory without entries */
+    interp_flush(t->c, X86_FLUSH_ALL, 0, 0); /* the interpreter's, too: what it fills comes here */
+    for (struct tspace *s = t->space; s < t->space + SPACES; s++)
+        s->valid = s == t->current;
+    FOR_TABLES_IF(t, b, s_ != t->current)
+        free_table(b);
+    FOR_TABLES(t, b) {
+        madvise(b->base - FRONT_BYTES, FRONT_BYTES, MADV_DONTNEED);
+        b->front_used = 0;
+        space_flush_jumps(b, false);
     }
 }
 

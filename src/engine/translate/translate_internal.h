@@ -290,6 +290,7 @@ struct tcpu {
     pid_t sampler_thread;       /* whom it signals; 0: there is none */
     unsigned direct_failures;
     unsigned countdown;         /* host instructions until the kick of kick_after; 0: none is to come */
+    uint64_t halted_at, window, idle, released_at; /* ns: see give_back */
     bool lost;                  /* a runner died while it had the guest's registers */
 };
 
@@ -326,6 +327,8 @@ static inline struct mem ctx_at(size_t offset) { return (struct mem){NO_REG, NO_
 /* space.c */
 int space_init(struct tcpu *t, struct dp_error *e);
 void space_fini(struct tcpu *t);
+/* The memory of all tables goes back to the host; nothing is known then. */
+void space_release(struct tcpu *t);
 void space_flush(struct tcpu *t, enum x86_flush kind, uint64_t linear, unsigned pcid);
 /* The page of an address in the current space and, where it was global, in all; after a page fault. */
 void space_forget_page(struct tcpu *t, uint64_t linear);
@@ -379,6 +382,8 @@ bool alias_readonly(const struct tvm *v, uint64_t host);
 int cache_init(struct tcpu *t, struct dp_error *e);
 void cache_fini(struct tcpu *t);
 void cache_empty(struct tcpu *t);
+/* The same, and its memory goes back to the host. */
+void cache_release(struct tcpu *t);
 bool cache_has_room(const struct tcpu *t);
 void cache_populate(struct tcpu *t);
 /* Has this place been asked for `threshold` times? */
