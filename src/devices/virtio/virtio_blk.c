@@ -16,7 +16,6 @@
 #define SECTOR 512u
 #define QUEUE_SIZE 256
 #define DATA_MAX (256ull << 20)
-#define PINS_MAX (DP_VIRTIO_SEGMENTS + 64) /* a buffer that crosses RAM ranges needs more than one */
 #define DISCARD_SECTORS_MAX (1u << 22)
 #define ZERO_SECTORS_MAX (1u << 18)
 #define ID_SIZE 20
@@ -56,7 +55,7 @@ struct virtio_blk {
     struct dp_block *block;
     struct blk_request *ready, **ready_tail; /* to be submitted */
     struct dp_virtio_request request; /* scratch, under the lock */
-    struct dp_pin pin[PINS_MAX];
+    struct dp_pin pin[DP_VIRTIO_PINS];
 };
 
 static const struct dp_field blk_fields[] = { DP_FIELD_STRUCT(struct blk_regs, virtio, 1, &dp_virtio_regs_table) };
@@ -86,14 +85,6 @@ static void complete(struct virtio_blk *b, uint16_t queue, uint16_t head, uint64
     dp_virtio_push(v, queue, head, written);
 }
 
-static void unpin_all(struct dp_space *space, const struct dp_pin *pins, unsigned count, bool written)
-{
-    for (unsigned i = 0; i < count; i++) {
-        struct dp_pin p = pins[i];
-        dp_space_unpin(space, &p, written ? p.size : 0);
-    }
-}
-
 static void io_done(struct dp_block_request *io, int result)
 {
     struct blk_request *r = DP_CONTAINER_OF(io, struct blk_request, io);
@@ -105,7 +96,7 @@ static void io_done(struct dp_block_request *io, int result)
         return;
     }
     /* A read that failed may have written some of its buffers. */
-    unpin_all(b->base.device.env->memory, r->pin, r->pin_count, io->op == DP_BLOCK_READ);
+    dp_virtio_unpin(&b->base.virtio, r->pin, r->pin_count, io->op == DP_BLOCK_READ);
     dp_virtio_lock(&b->base.virtio);
     complete(b, r->queue, r->head, r->status_address, result ? S_IOERR : S_OK, result ? 0 : r->written);
     dp_virtio_unlock(&b->base.virtio);
@@ -113,29 +104,6 @@ static void io_done(struct dp_block_request *io, int result)
 }
 
 /* ---- submission ---- */
-
-/* Pins bytes [skip, skip + size) of the segments into b->pin. Returns how many pins, or -1 with none left. */
-static int pin_data(struct virtio_blk *b, const struct dp_virtio_segment *s, unsigned count, uint64_t skip, uint64_t size, bool write)
-{
-    struct dp_space *space = b->base.device.env->memory;
-    int n = 0;
-    for (unsigned i = 0; i < count && size; i++) {
-        uint64_t at = DP_MIN(skip, s[i].length);
-        skip -= at;
-        while (at < s[i].length && size) {
-            uint64_t address = s[i].address + at, want = DP_MIN(s[i].length - at, size);
-            if (address < at || n == PINS_MAX || !dp_space_pin(space, address, want, write, &b->pin[n])) {
-                unpin_all(space, b->pin, n, false);
-                return -1;
-            }
-            b->pin[n].size = DP_MIN(b->pin[n].size, want);
-            at += b->pin[n].size;
-            size -= b->pin[n].size;
-            n++;
-        }
-    }
-    return n;
-}
 
 /* What a request asks for, checked; the caller completes it with the status that comes back unless it is S_OK. */
 struct wish { enum dp_block_op op; uint64_t offset, size; bool data, unmap; };
@@ -183,8 +151,8 @@ static void start(struct virtio_blk *b, const struct wish *w, uint64_t status_ad
     bool read = w->op == DP_BLOCK_READ;
     int pins = 0;
     if (w->data) {
-        pins = read ? pin_data(b, r->segment + r->out_count, r->in_count, 0, w->size, true)
-                    : pin_data(b, r->segment, r->out_count, HEADER_SIZE, w->size, false);
+        pins = read ? dp_virtio_pin(v, r->segment + r->out_count, r->in_count, 0, w->size, true, b->pin, DP_VIRTIO_PINS)
+                    : dp_virtio_pin(v, r->segment, r->out_count, HEADER_SIZE, w->size, false, b->pin, DP_VIRTIO_PINS);
         if (pins < 0) {
             dp_virtio_broken(v, "a data buffer is not in RAM");
             dp_virtio_push(v, r->queue, r->head, 0);
@@ -193,7 +161,7 @@ static void start(struct virtio_blk *b, const struct wish *w, uint64_t status_ad
     }
     struct blk_request *q = malloc(sizeof(*q) + pins * (sizeof(struct iovec) + sizeof(struct dp_pin)));
     if (!q) {
-        unpin_all(b->base.device.env->memory, b->pin, pins, false);
+        dp_virtio_unpin(v, b->pin, pins, false);
         complete(b, r->queue, r->head, status_address, S_IOERR, 0);
         return;
     }
