@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "block/block_internal.h"
+#include "block/file.h"
+#include "block/image.h"
 
 void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal)
 {
@@ -140,35 +142,50 @@ static void suspect(const struct dp_block *b)
                       ",format=raw)", b->path);
 }
 
+static int open_raw(struct dp_block *b, const struct dp_block_options *o, struct dp_error *e)
+{
+    struct dp_file f;
+    int rc = dp_file_open(&(struct dp_file_options){.name = o->path, .readonly = o->readonly, .trace = o->trace}, &f, e);
+    b->fd = f.fd;
+    if (rc)
+        return rc;
+    if (!f.length)
+        return dp_error_set(e, -EINVAL, "disk %s is empty; give it a size with: truncate -s 4G %s", b->path, b->path);
+    if (f.length > INT64_MAX - DP_BLOCK_SECTOR)
+        return dp_error_set(e, -EFBIG, "disk %s is too large", b->path);
+    b->size = DP_ALIGN_UP(f.length, DP_BLOCK_SECTOR);
+    if (!o->format)
+        suspect(b);
+    return open_engine(b, o->io, e);
+}
+
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
 {
-    bool qcow2 = o->format && !strcmp(o->format, "qcow2");
-    if (o->format && !qcow2 && strcmp(o->format, "raw"))
-        return dp_error_set(e, -EINVAL, "disk %s: format '%s' is not supported; convert the image with: qemu-img convert -O raw %s NEW.img",
-                            o->path, o->format, o->path);
     struct dp_block *b = calloc(1, sizeof(*b));
     if (!b)
         return dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
     b->loop = l;
     b->trace = o->trace;
     b->readonly = o->readonly;
-    b->backing_anywhere = o->backing_anywhere;
     b->fd = b->event_fd = -1;
     b->finished_tail = &b->finished;
     pthread_mutex_init(&b->lock, NULL);
 
     int rc = 0;
+    bool is_file = !strstr(o->path, "://"); /* an address is for the image layer */
+    struct dp_image_options image = {.name = o->path, .format = o->format, .readonly = o->readonly, .backing_anywhere = o->backing_anywhere,
+                                     .trace = o->trace};
     if (!(b->path = strdup(o->path)))
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
-    else if (!(rc = dp_raw_open(b, e))) {
-        if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
-            rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
-        else if (!o->format)
-            suspect(b);
-        if (!rc && qcow2)
-            rc = (b->engine = &dp_block_qcow2)->open(b, e);
-        else if (!rc)
-            rc = open_engine(b, o->io, e);
+    else if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+        rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
+    else if (is_file && (!o->format || !strcmp(o->format, "raw")))
+        rc = open_raw(b, o, e);
+    else {
+        b->engine = &dp_block_worker;
+        b->image = &image;
+        rc = b->engine->open(b, e);
+        b->image = NULL;
     }
     if (!rc && l && (rc = dp_loop_watch(l, b->event_fd, EPOLLIN, event_ready, b))) {
         dp_error_set(e, rc, "disk %s: cannot watch for completions: %s", b->path, strerror(-rc));
@@ -197,7 +214,8 @@ void dp_block_close(struct dp_block *b)
         dp_loop_unwatch(b->loop, b->event_fd);
     b->engine->close(b);
     close(b->event_fd);
-    close(b->fd); /* gives up the lock */
+    if (b->fd >= 0)
+        close(b->fd); /* gives up the lock */
     pthread_mutex_destroy(&b->lock);
     free(b->path);
     free(b);

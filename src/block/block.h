@@ -1,13 +1,13 @@
 /* block/block.h - disk images, always asynchronous.
  *
  * Model: a request is embedded in its owner and completes exactly once, by its callback, in the loop's thread (or in a thread that
- * drains, which does the loop's work for that time). Drain waits for all of a block's requests. raw on a file or block device, and
- * qcow2 (qcow2.h), with what is below it; other formats come in front of the same interface.
+ * drains, which does the loop's work for that time). Drain waits for all of a block's requests. Raw files and devices are driven
+ * directly (io_uring or threads); any other image (image.h) by a worker thread of its own.
  * Size: a file whose length is no multiple of 512 gets its last sector padded with zeros, as in QEMU: it reads as zeros, and the first
  * write to it makes the file whole. What is past the end of a file that shrank under us is gone: reading it fails with -EIO, as a bad
  * sector does.
  * Invariants: the format is what the user said or raw, never guessed from guest-written bytes. Requests outside the image fail with -EIO.
- * A writable image is locked (OFD lock on the whole file), a readonly one is locked for sharing: nobody else's doppel or qemu writes it.
+ * A writable image is locked, a readonly one is locked for sharing (file.h): nobody else's doppel or qemu writes it.
  */
 #ifndef DP_BLOCK_H
 #define DP_BLOCK_H
@@ -40,9 +40,9 @@ struct dp_block_request {
 };
 
 struct dp_block_options {
-    const char *path;
+    const char *path;              /* or an address */
     bool readonly;
-    const char *format;            /* "raw", "qcow2"; NULL is raw */
+    const char *format;            /* a name of image.h's formats; NULL is raw */
     bool backing_anywhere;         /* backing files may lie outside the folder of the image: its maker chose their names */
     enum dp_block_io io;
     struct dp_trace *trace;        /* may be NULL; outlives the block */
@@ -53,7 +53,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
 void dp_block_close(struct dp_block *b);   /* drains; NULL is fine */
 uint64_t dp_block_size(const struct dp_block *b); /* multiple of 512 */
 bool dp_block_readonly(const struct dp_block *b);
-const char *dp_block_io_name(const struct dp_block *b); /* "io_uring" or "threads"; "qcow2" for one */
+const char *dp_block_io_name(const struct dp_block *b); /* "io_uring", "threads" or "worker" */
 void dp_block_submit(struct dp_block *b, struct dp_block_request *r); /* any thread; a full host disk is -ENOSPC, reported once by trace */
 /* Any thread, with no lock held that a done callback takes; returns with nothing in flight and no callback running. */
 void dp_block_drain(struct dp_block *b);

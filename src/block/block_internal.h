@@ -10,6 +10,8 @@
 
 #include "block/block.h"
 
+struct dp_image_options;
+
 #define DP_BLOCK_SECTOR 512u
 
 enum dp_block_call { DP_CALL_READ, DP_CALL_WRITE, DP_CALL_READV, DP_CALL_WRITEV, DP_CALL_DATASYNC, DP_CALL_FALLOCATE };
@@ -30,14 +32,15 @@ struct dp_block_engine {
     void (*reap)(struct dp_block *b);                               /* moves what the kernel finished to the finished list; may be NULL */
 };
 extern const struct dp_block_engine dp_block_uring, dp_block_threads; /* of raw images */
-extern const struct dp_block_engine dp_block_qcow2; /* opens after the file; sets size */
+extern const struct dp_block_engine dp_block_worker; /* of all others: opens b->image, sets size */
 
 struct dp_block {
     struct dp_loop *loop;
     struct dp_trace *trace;
     char *path;
-    int fd;
-    bool readonly, backing_anywhere;
+    int fd;                         /* raw; -1: the worker's image has it */
+    const struct dp_image_options *image; /* while it is being opened */
+    bool readonly;
     uint64_t size;
     const struct dp_block_engine *engine;
     void *engine_data;
@@ -52,7 +55,6 @@ struct dp_block {
 void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal);
 
 /* raw.c */
-int dp_raw_open(struct dp_block *b, struct dp_error *e) DP_MUST_CHECK; /* path and readonly are set: opens, locks, measures */
 void dp_raw_step(struct dp_block *b, const struct dp_block_request *r, struct dp_block_step *s);
 /* Takes the result of a step (count or negative errno). True: the request is over; false: it has another step. */
 bool dp_raw_result(struct dp_block *b, struct dp_block_request *r, const struct dp_block_step *s, int64_t result);

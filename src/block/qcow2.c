@@ -1,157 +1,52 @@
-/* qcow2.c - the qcow2 format as an engine of the block core: one worker thread for each image.
+/* qcow2.c - the qcow2 format: what it offers to image.h.
  *
- * Model: requests queue up and the worker carries them out one after another, by ordinary system calls; so nothing of an image needs a
- * lock, and a request that allocates may take its steps in order (docs/decisions/0007-qcow2.md). The worker writes metadata back when a
- * request flushes, when its cache is full, after a pause of COMMIT_SECONDS, and at the end.
- * Invariants: signals go to other threads; the worker ends only after the queue is empty (close comes after a drain).
+ * Model, invariants, source: qcow2.h.
  */
-#include <signal.h>
-#include <stdlib.h>
-#include <time.h>
-
 #include "block/qcow2.h"
 
-enum { COMMIT_SECONDS = 2 };
+static struct qcow2 *of(struct dp_image *i) { return (struct qcow2 *)i; }
 
-struct worker {
-    struct dp_block *block;
-    struct qcow2 *image;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    pthread_t thread;
-    struct dp_block_request *head, **tail;
-    bool stop;
+static bool probe(const uint8_t *head, const uint8_t *tail, uint64_t length) { return !memcmp(head, "QFI\xfb", 4); }
+
+static int read_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size) { return qcow2_read(of(i), c, offset, size); }
+static int write_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size) { return qcow2_write(of(i), c, offset, size); }
+
+static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags)
+{
+    return qcow2_write_zeroes(of(i), offset, size, flags & DP_ZERO_UNMAP, flags & DP_ZERO_DISCARD);
+}
+
+/* A commit gives clusters back in its last step; a second one writes their refcounts. Who only wants his data safe needs the first. */
+static int flush(struct dp_image *i) { return qcow2_commit(of(i)); }
+static bool dirty(const struct dp_image *i) { return qcow2_is_dirty((const struct qcow2 *)i); }
+
+static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
+{
+    static const enum dp_extent_kind kinds[] = {[QCOW2_DATA] = DP_EXTENT_DATA,
+                                                [QCOW2_PACKED] = DP_EXTENT_PACKED,
+                                                [QCOW2_ZEROS] = DP_EXTENT_ZEROS,
+                                                [QCOW2_UNALLOCATED] = DP_EXTENT_UNALLOCATED};
+    struct qcow2_extent q;
+    int rc = qcow2_map(of(i), offset, size, &q);
+    if (!rc)
+        *x = (struct dp_extent){.kind = kinds[q.kind], .size = q.size, .offset = q.offset, .has_offset = q.kind == QCOW2_DATA};
+    return rc;
+}
+
+static uint32_t cluster_size(const struct dp_image *i) { return 1u << ((const struct qcow2 *)i)->cluster_bits; }
+
+const struct dp_image_format dp_image_qcow2 = {
+    .name = "qcow2",
+    .summary = "grows with its contents, has backing files, snapshots, compression",
+    .instance_size = sizeof(struct qcow2),
+    .probe = probe,
+    .open = qcow2_open,
+    .close = qcow2_close,
+    .read = read_,
+    .write = write_,
+    .zero = zero,
+    .flush = flush,
+    .dirty = dirty,
+    .extent = extent,
+    .cluster_size = cluster_size,
 };
-
-static int carry_out(struct qcow2 *q, struct dp_block_request *r)
-{
-    struct qcow2_cursor c = {r->iov, r->iov_count, 0};
-    uint64_t size = r->offset >= q->size ? 0 : DP_MIN(r->size, q->size - r->offset); /* a disk may end within its last sector */
-    int rc = 0;
-    switch (r->op) {
-    case DP_BLOCK_READ:
-        if (!(rc = qcow2_read(q, &c, r->offset, size)))
-            qcow2_zero(&c, r->size - size);
-        return rc;
-    case DP_BLOCK_WRITE: return qcow2_write(q, &c, r->offset, size);
-    case DP_BLOCK_FLUSH: return qcow2_commit(q);
-    case DP_BLOCK_DISCARD: return qcow2_write_zeroes(q, r->offset, size, true, true);
-    case DP_BLOCK_WRITE_ZEROES: return qcow2_write_zeroes(q, r->offset, size, r->unmap, false);
-    }
-    return -EINVAL;
-}
-
-/* Lock held: until there is something to do; false when it took long. */
-static bool await(struct worker *w, bool dirty)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += COMMIT_SECONDS;
-    while (!w->head && !w->stop) {
-        if (!dirty)
-            pthread_cond_wait(&w->wake, &w->lock);
-        else if (pthread_cond_timedwait(&w->wake, &w->lock, &until) == ETIMEDOUT)
-            return false;
-    }
-    return true;
-}
-
-static void *work(void *opaque)
-{
-    struct worker *w = opaque;
-    bool tried = false; /* to commit since the last request: an error is for a flush to report */
-    pthread_mutex_lock(&w->lock);
-    for (;;) {
-        if (!await(w, !w->image->readonly && !tried && qcow2_is_dirty(w->image))) {
-            pthread_mutex_unlock(&w->lock);
-            tried = qcow2_commit(w->image) != 0;
-            pthread_mutex_lock(&w->lock);
-            continue;
-        }
-        struct dp_block_request *r = w->head;
-        if (!r)
-            break;
-        if (!(w->head = r->next))
-            w->tail = &w->head;
-        pthread_mutex_unlock(&w->lock);
-        tried = false;
-        r->result = carry_out(w->image, r);
-        dp_block_finish(w->block, r, true);
-        pthread_mutex_lock(&w->lock);
-    }
-    pthread_mutex_unlock(&w->lock);
-    return NULL;
-}
-
-static void worker_fini(struct worker *w)
-{
-    pthread_cond_destroy(&w->wake);
-    pthread_mutex_destroy(&w->lock);
-    free(w);
-}
-
-static int worker_open(struct dp_block *b, struct dp_error *e)
-{
-    struct worker *w = calloc(1, sizeof *w);
-    if (!w)
-        return dp_error_set(e, -ENOMEM, "disk %s: out of memory", b->path);
-    w->block = b;
-    w->tail = &w->head;
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
-    int rc = qcow2_open(b, &w->image, e);
-    if (rc) {
-        worker_fini(w);
-        return rc;
-    }
-    b->size = DP_ALIGN_UP(w->image->size, DP_BLOCK_SECTOR);
-    b->engine_data = w;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = -pthread_create(&w->thread, NULL, work, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc) {
-        qcow2_free(w->image);
-        worker_fini(w);
-        return dp_error_set(e, rc, "disk %s: cannot start a thread: %s", b->path, strerror(-rc));
-    }
-    return 0;
-}
-
-static void worker_close(struct dp_block *b)
-{
-    struct worker *w = b->engine_data;
-    pthread_mutex_lock(&w->lock);
-    w->stop = true;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
-    int rc = 0;
-    /* The second round writes the refcounts of what the first gave back. */
-    for (unsigned i = 0; !rc && i < 2 && !b->readonly && qcow2_is_dirty(w->image); i++)
-        rc = qcow2_commit(w->image);
-    if (rc && b->trace)
-        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: not everything could be written at the end: %s; look with: qemu-img check %s",
-            b->path,
-                      strerror(-rc), b->path);
-    qcow2_free(w->image);
-    worker_fini(w);
-}
-
-static void worker_submit(struct dp_block *b, struct dp_block_request *r)
-{
-    struct worker *w = b->engine_data;
-    pthread_mutex_lock(&w->lock);
-    r->next = NULL;
-    *w->tail = r;
-    w->tail = &r->next;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
-}
-
-const struct dp_block_engine dp_block_qcow2 = {"qcow2", worker_open, worker_close, worker_submit, NULL};

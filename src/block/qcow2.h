@@ -1,7 +1,6 @@
 /* qcow2.h - private to the qcow2 format: one image of a chain, and what its parts (open, map, metadata, write) offer each other.
  *
- * Model: all of this is synchronous and belongs to one thread at a time: the opener's until dp_block_open returns, then the worker
- * thread of the topmost image (qcow2.c). There are no locks.
+ * Model: all of this is synchronous and belongs to one thread at a time, as image.h says. There are no locks.
  *   Metadata is cached in slices of at most 4 KiB of L2 tables and refcount blocks; the L1 and the refcount table are in memory whole.
  *   Writes change the cache; qcow2_commit writes it back in the order that keeps the file consistent at each moment:
  *     A  refcounts, then a barrier (fdatasync), which makes guest data and the contents of new tables durable, too;
@@ -16,13 +15,12 @@
 #ifndef DP_BLOCK_QCOW2_H
 #define DP_BLOCK_QCOW2_H
 
-#include "block/block_internal.h"
+#include "block/image_internal.h"
 
 enum {
     QCOW2_SLICE_BITS = 12,
     QCOW2_SETS = 64,
     QCOW2_WAYS = 4,
-    QCOW2_CHAIN_MAX = 64,               /* images above one another */
     QCOW2_L1_ENTRIES_MAX = 4 << 20,     /* 32 MiB, as in QEMU */
     QCOW2_L1_CHAIN_MAX = 8 << 20,       /* entries of all L1 tables of a chain */
     QCOW2_TABLE_BYTES_MAX = 8 << 20,    /* refcount table, as in QEMU */
@@ -52,15 +50,7 @@ struct qcow2_entry { uint64_t descriptor, bitmap; };
 struct qcow2_free { uint64_t first, count; bool punch; };
 
 struct qcow2 {
-    char *path;
-    struct dp_trace *trace;
-    int fd;
-    bool readonly, regular;
-    bool raw;                        /* a backing file without a format: only fd, size and path count */
-    uint64_t size;                   /* of the disk */
-    struct qcow2 *backing;
-    uint64_t device, inode;
-
+    struct dp_image image;           /* first */
     unsigned version, cluster_bits, refcount_order;
     bool extended, zstd;
     uint64_t cluster;                /* bytes in one */
@@ -89,24 +79,18 @@ struct qcow2 {
     bool told_corrupt;
 };
 
-/* Where bytes go to or come from: what is left of a request's iovecs. */
-struct qcow2_cursor { const struct iovec *iov; unsigned count; size_t skip; };
-
 /* What a piece of the disk is: in the file at offset, in a compressed cluster, zeros, or what the backing file says. */
 enum qcow2_extent_kind { QCOW2_DATA, QCOW2_PACKED, QCOW2_ZEROS, QCOW2_UNALLOCATED };
 struct qcow2_extent { enum qcow2_extent_kind kind; uint64_t offset, size, descriptor; };
 
 /* qcow2_open.c */
-int qcow2_open(struct dp_block *b, struct qcow2 **out, struct dp_error *e) DP_MUST_CHECK; /* b's file is open */
-void qcow2_free(struct qcow2 *q); /* closes backing files, not the image's own */
+int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e) DP_MUST_CHECK;
+void qcow2_close(struct dp_image *i);
 
 /* qcow2_read.c */
-void qcow2_zero(struct qcow2_cursor *c, uint64_t size);
-void qcow2_copy_in(struct qcow2_cursor *c, const uint8_t *from, uint64_t size);  /* to the request's memory */
-void qcow2_copy_out(struct qcow2_cursor *c, uint8_t *to, uint64_t size);         /* from the request's memory */
-int qcow2_transfer(struct qcow2 *q, struct qcow2_cursor *c, bool write, uint64_t at, uint64_t size) DP_MUST_CHECK;
+int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at, uint64_t size) DP_MUST_CHECK; /* of the file */
 int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t size, struct qcow2_extent *x) DP_MUST_CHECK;
-int qcow2_read(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
+int qcow2_read(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 int qcow2_pread(struct qcow2 *q, void *data, uint64_t size, uint64_t at) DP_MUST_CHECK; /* past the end are zeros */
 int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at) DP_MUST_CHECK;
 
@@ -122,7 +106,7 @@ int qcow2_commit(struct qcow2 *q) DP_MUST_CHECK;
 bool qcow2_is_dirty(const struct qcow2 *q);
 
 /* qcow2_write.c */
-int qcow2_write(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
+int qcow2_write(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 /* Makes a range read as zeros (discard: or anything else); unmap gives the space back. */
 int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unmap, bool discard) DP_MUST_CHECK;
 

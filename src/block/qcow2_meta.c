@@ -4,28 +4,26 @@
  * A new refcount block is the first cluster of the range it counts; a refcount table that is full moves to the first clusters behind the
  * range it covered, together with the blocks that count them.
  */
-#include <fcntl.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "block/qcow2.h"
 
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 {
-    if (q->trace && !q->told_corrupt)
-        dp_trace_emit(q->trace, DP_TRACE_BLOCK, "disk %s is damaged: %s (0x%llx); copy what is left, and look with: qemu-img check %s",
-            q->path,
-                      what, (unsigned long long)offset, q->path);
+    if (q->image.trace && !q->told_corrupt)
+        dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s is damaged: %s (0x%llx); copy what is left, and look with: doppel image check %s",
+            q->image.name,
+                      what, (unsigned long long)offset, q->image.name);
     q->told_corrupt = true;
     return -EIO;
 }
 
 static int barrier(struct qcow2 *q)
 {
-    if (!fdatasync(q->fd))
-        return 0;
-    q->failed = true; /* the kernel may have dropped what it could not write: a second try would succeed and prove nothing */
-    return -errno;
+    int rc = dp_image_flush(q->image.file);
+    if (rc)
+        q->failed = true; /* the kernel may have dropped what it could not write: a second try would succeed and prove nothing */
+    return rc;
 }
 
 /* ---- slices ---- */
@@ -400,9 +398,9 @@ static int write_slices(struct qcow2 *q, enum qcow2_kind kind)
 static void punch_hole(struct qcow2 *q, uint64_t first, uint64_t count)
 {
     /* Giving space back is a kindness; a file system that cannot is as good. */
-    if (count && q->regular && fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first << q->cluster_bits,
-        count << q->cluster_bits))
-        DP_TRACE(q->trace, DP_TRACE_BLOCK, "disk %s: no hole punched: %s", q->path, strerror(errno));
+    int rc = count ? dp_image_zero(q->image.file, first << q->cluster_bits, count << q->cluster_bits, DP_ZERO_UNMAP | DP_ZERO_DISCARD) : 0;
+    if (rc)
+        DP_TRACE(q->image.trace, DP_TRACE_BLOCK, "disk %s: no hole punched: %s", q->image.name, strerror(-rc));
 }
 
 /* Step C. Loads and evicts refcount slices only: no L2 slice is dirty now. */

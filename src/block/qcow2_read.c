@@ -4,104 +4,20 @@
  * Compressed clusters are raw deflate streams (RFC 1951) or zstd frames; the last one unpacked is kept for who reads it piecemeal.
  */
 #include <stdlib.h>
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "block/qcow2.h"
 
-enum { PIECES = 64, TRANSFER_MAX = 1 << 30 };
-
 /* ---- moving bytes ---- */
 
-/* The next piece of memory, at most size bytes, and past it. */
-static struct iovec take(struct qcow2_cursor *c, uint64_t size)
+int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at, uint64_t size)
 {
-    struct iovec v = {(uint8_t *)c->iov->iov_base + c->skip, DP_MIN(c->iov->iov_len - c->skip, size)};
-    c->skip += v.iov_len;
-    if (c->skip == c->iov->iov_len) {
-        c->iov++;
-        c->count--;
-        c->skip = 0;
-    }
-    return v;
+    return write ? dp_image_write(q->image.file, c, at, size) : dp_image_read(q->image.file, c, at, size);
 }
 
-static void skip(struct qcow2_cursor *c, uint64_t size)
-{
-    while (size)
-        size -= take(c, size).iov_len;
-}
-
-void qcow2_zero(struct qcow2_cursor *c, uint64_t size)
-{
-    while (size) {
-        struct iovec v = take(c, size);
-        memset(v.iov_base, 0, v.iov_len);
-        size -= v.iov_len;
-    }
-}
-
-void qcow2_copy_in(struct qcow2_cursor *c, const uint8_t *from, uint64_t size)
-{
-    while (size) {
-        struct iovec v = take(c, size);
-        memcpy(v.iov_base, from, v.iov_len);
-        from += v.iov_len;
-        size -= v.iov_len;
-    }
-}
-
-void qcow2_copy_out(struct qcow2_cursor *c, uint8_t *to, uint64_t size)
-{
-    while (size) {
-        struct iovec v = take(c, size);
-        memcpy(to, v.iov_base, v.iov_len);
-        to += v.iov_len;
-        size -= v.iov_len;
-    }
-}
-
-int qcow2_transfer(struct qcow2 *q, struct qcow2_cursor *c, bool write, uint64_t at, uint64_t size)
-{
-    while (size) {
-        struct qcow2_cursor ahead = *c;
-        struct iovec v[PIECES];
-        uint64_t bytes = 0;
-        int n = 0;
-        while (n < PIECES && bytes < DP_MIN(size, (uint64_t)TRANSFER_MAX)) {
-            v[n] = take(&ahead, DP_MIN(size, (uint64_t)TRANSFER_MAX) - bytes);
-            bytes += v[n++].iov_len;
-        }
-        ssize_t done = write ? pwritev(q->fd, v, n, at) : preadv(q->fd, v, n, at);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return -errno;
-        if (!done && write)
-            return -EIO;
-        if (!done) { /* past the end of the file: it was never written */
-            qcow2_zero(c, size);
-            return 0;
-        }
-        skip(c, done);
-        at += done;
-        size -= done;
-    }
-    return 0;
-}
-
-int qcow2_pread(struct qcow2 *q, void *data, uint64_t size, uint64_t at)
-{
-    struct iovec v = {data, size};
-    return qcow2_transfer(q, &(struct qcow2_cursor){&v, 1, 0}, false, at, size);
-}
-
-int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at)
-{
-    struct iovec v = {(void *)data, size};
-    return qcow2_transfer(q, &(struct qcow2_cursor){&v, 1, 0}, true, at, size);
-}
+int qcow2_pread(struct qcow2 *q, void *data, uint64_t size, uint64_t at) { return dp_image_pread(q->image.file, data, size, at); }
+int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at) { return dp_image_pwrite(q->image.file, data, size, at); }
 
 /* ---- mapping ---- */
 
@@ -222,17 +138,7 @@ static int unpack(struct qcow2 *q, uint64_t descriptor)
 
 /* ---- reading ---- */
 
-/* size bytes of a backing file that may be smaller than the disk above it. */
-static int read_backing(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size)
-{
-    uint64_t there = q && offset < q->size ? DP_MIN(size, q->size - offset) : 0;
-    int rc = !there ? 0 : q->raw ? qcow2_transfer(q, c, false, offset, there) : qcow2_read(q, c, offset, there);
-    if (!rc)
-        qcow2_zero(c, size - there);
-    return rc;
-}
-
-int qcow2_read(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size)
+int qcow2_read(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
     while (size) {
         struct qcow2_extent x;
@@ -245,13 +151,16 @@ int qcow2_read(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_
             break;
         case QCOW2_PACKED:
             if (!(rc = unpack(q, x.descriptor)))
-                qcow2_copy_in(c, q->plain + x.offset, x.size);
+                dp_cursor_put(c, q->plain + x.offset, x.size);
             break;
         case QCOW2_ZEROS:
-            qcow2_zero(c, x.size);
+            dp_cursor_zero(c, x.size);
             break;
         case QCOW2_UNALLOCATED:
-            rc = read_backing(q->backing, c, offset, x.size);
+            if (q->image.backing)
+                rc = dp_image_read(q->image.backing, c, offset, x.size);
+            else
+                dp_cursor_zero(c, x.size);
             break;
         }
         if (rc)

@@ -125,25 +125,25 @@ static struct qcow2_entry data_entry(const struct qcow2 *q, uint64_t offset)
 /* ---- writing ---- */
 
 /* Part of a cluster that cannot be written in place as it is. */
-static int write_part(struct qcow2 *q, struct qcow2_cursor *c, uint64_t table, struct qcow2_entry old, uint64_t offset, uint64_t size)
+static int write_part(struct qcow2 *q, struct dp_cursor *c, uint64_t table, struct qcow2_entry old, uint64_t offset, uint64_t size)
 {
-    uint64_t within = offset & (q->cluster - 1), to = place(old), got, end = q->file_end;
+    uint64_t within = offset & (q->cluster - 1), to = place(old), got;
     bool fresh = false, own = is_own(old);
     int rc = 0;
     if (!own) {
         if ((rc = qcow2_alloc(q, 1, &to, &got)))
             return rc;
-        fresh = q->regular && to >= end; /* the file has nothing there yet */
+        fresh = to >= q->image.file->size; /* the file has nothing there yet */
     }
-    if (fresh && !q->backing && !old.descriptor && !old.bitmap) {
+    if (fresh && !q->image.backing && !old.descriptor && !old.bitmap) {
         rc = qcow2_transfer(q, c, true, to + within, size);
     } else {
         struct iovec v = {q->bounce, q->cluster};
-        uint64_t start = offset - within, there = DP_MIN(q->cluster, q->size - start);
+        uint64_t start = offset - within, there = DP_MIN(q->cluster, q->image.size - start);
         memset(q->bounce + there, 0, q->cluster - there);
-        rc = qcow2_read(q, &(struct qcow2_cursor){&v, 1, 0}, start, there);
+        rc = qcow2_read(q, &(struct dp_cursor){&v, 1, 0}, start, there);
         if (!rc) {
-            qcow2_copy_out(c, q->bounce + within, size);
+            dp_cursor_get(c, q->bounce + within, size);
             rc = qcow2_pwrite(q, q->bounce, q->cluster, to);
         }
     }
@@ -166,7 +166,7 @@ static int count_new(struct qcow2 *q, uint64_t table, uint64_t offset, uint64_t 
     return rc;
 }
 
-static int write_new(struct qcow2 *q, struct qcow2_cursor *c, uint64_t table, uint64_t offset, uint64_t want, uint64_t *count)
+static int write_new(struct qcow2 *q, struct dp_cursor *c, uint64_t table, uint64_t offset, uint64_t want, uint64_t *count)
 {
     uint64_t to, done = 0;
     int rc = count_new(q, table, offset, want, count);
@@ -206,7 +206,7 @@ static int count_in_place(struct qcow2 *q, uint64_t table, uint64_t offset, uint
     return 0;
 }
 
-int qcow2_write(struct qcow2 *q, struct qcow2_cursor *c, uint64_t offset, uint64_t size)
+int qcow2_write(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
     int rc = q->failed ? -EIO : q->clear_autoclear ? clear_autoclear(q) : 0;
     while (!rc && size) {
@@ -238,19 +238,19 @@ static int zero_cluster(struct qcow2 *q, uint64_t offset, bool unmap, bool disca
     uint64_t table;
     bool flag = q->version >= 3; /* is there an entry that means zeros? */
     *write = false;
-    if (!flag && q->backing) { /* without one what is below would shine through */
+    if (!flag && q->image.backing) { /* without one what is below would shine through */
         *write = !discard;
         return 0;
     }
     int rc = own_table(q, offset, &table);
     if (rc || (rc = get_entry(q, table, offset, &old)))
         return rc;
-    if (!q->backing && !old.descriptor && !old.bitmap)
+    if (!q->image.backing && !old.descriptor && !old.bitmap)
         return 0; /* reads as zeros already */
     bool keep = is_own(old) && !unmap && flag;
     if (keep)
         to.descriptor = place(old) | QCOW2_COPIED;
-    if (flag && (keep || q->backing)) {
+    if (flag && (keep || q->image.backing)) {
         if (q->extended)
             to.bitmap = (uint64_t)UINT32_MAX << 32;
         else
@@ -271,10 +271,10 @@ static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t size)
         struct qcow2_extent x;
         if ((rc = qcow2_map(q, offset, size, &x)))
             return rc;
-        if (x.kind != QCOW2_ZEROS && (x.kind != QCOW2_UNALLOCATED || q->backing)) {
+        if (x.kind != QCOW2_ZEROS && (x.kind != QCOW2_UNALLOCATED || q->image.backing)) {
             x.size = DP_MIN(x.size, sizeof zeros);
             struct iovec v = {(void *)zeros, x.size};
-            rc = qcow2_write(q, &(struct qcow2_cursor){&v, 1, 0}, offset, x.size);
+            rc = qcow2_write(q, &(struct dp_cursor){&v, 1, 0}, offset, x.size);
         }
         offset += x.size;
         size -= x.size;
@@ -287,13 +287,13 @@ int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unm
     int rc = q->failed ? -EIO : q->clear_autoclear ? clear_autoclear(q) : 0;
     while (!rc && size) {
         uint64_t within = offset & (q->cluster - 1), n = DP_MIN(size, q->cluster - within);
-        if (!q->backing && !(q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET)) { /* nothing there: zeros, all of it */
+        if (!q->image.backing && !(q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET)) { /* nothing there: zeros, all of it */
             uint64_t span = 1ull << (q->cluster_bits + q->l2_bits), rest = DP_MIN(size, span - (offset & (span - 1)));
             offset += rest;
             size -= rest;
             continue;
         }
-        bool whole = !within && (n == q->cluster || offset + n == q->size), write = !whole && !discard;
+        bool whole = !within && (n == q->cluster || offset + n == q->image.size), write = !whole && !discard;
         if (whole)
             rc = zero_cluster(q, offset, unmap || discard, discard, &write);
         if (!rc && write)

@@ -1,16 +1,12 @@
 /* raw.c - a raw image: a regular file or a block device of the host.
  *
- * Model: byte n of the disk is byte n of the file. Here are the rules for opening one (kind of file, lock, size) and the small state
- * machine that turns a request into system calls: a read or write goes on after a short transfer, the tail of the
- * last sector that the file does not have gives zeros, zeroing tries the cheap ways first (see `attempt`).
- * Source: fallocate(2), fcntl(2) "Open file description locks", ioctl_list BLKGETSIZE64.
+ * Model: byte n of the disk is byte n of the file (file.h opens it). Here is the small state machine that turns a request into system
+ * calls: a read or write goes on after a short transfer, the tail of the last sector that the file does not have gives zeros, zeroing
+ * tries the cheap ways first (see `attempt`).
+ * Source: fallocate(2).
  */
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/fs.h>
-#include <stdlib.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "block/block_internal.h"
@@ -20,56 +16,6 @@
 
 /* Only read from; iovecs and SQEs want a pointer without const. */
 static const uint8_t zeros[65536];
-
-/* ---- opening ---- */
-
-static int lock_file(struct dp_block *b, struct dp_error *e)
-{
-    struct flock range = { .l_type = b->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
-    if (!fcntl(b->fd, F_OFD_SETLK, &range))
-        return 0;
-    if (errno == EAGAIN || errno == EACCES)
-        return dp_error_set(e, -EBUSY, "disk %s is in use by another virtual machine%s; stop that one first, or give each its own copy",
-                            b->path,
-                            b->readonly ? ", which writes to it" : "");
-    /* A file system without locks (some network ones): usable, but the user should know that nothing guards the image. */
-    if (b->trace)
-        dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s: cannot be locked (%s); make sure nobody else uses it", b->path, strerror(errno));
-    return 0;
-}
-
-int dp_raw_open(struct dp_block *b, struct dp_error *e)
-{
-    /* O_NONBLOCK: opening a FIFO must not hang. It goes away below because io_uring takes it to mean "fail rather than wait". */
-    b->fd = open(b->path, (b->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (b->fd < 0) {
-        int code = -errno;
-        if (!b->readonly && (code == -EACCES || code == -EROFS || code == -EPERM))
-            return dp_error_set(e, code, "disk %s cannot be written: %s; change its permissions, or add ,ro to open it read-only", b->path,
-                                strerror(-code));
-        if (code == -ENOENT)
-            return dp_error_set(e, code, "disk %s does not exist; make an empty one with: truncate -s 4G %s", b->path, b->path);
-        if (code == -EISDIR)
-            return dp_error_set(e, code, "disk %s is a directory; name an image file or a block device", b->path);
-        return dp_error_set(e, code, "disk %s cannot be opened: %s", b->path, strerror(-code));
-    }
-    struct stat st;
-    if (fstat(b->fd, &st) || fcntl(b->fd, F_SETFL, fcntl(b->fd, F_GETFL) & ~O_NONBLOCK))
-        return dp_error_set(e, -errno, "disk %s cannot be examined: %s", b->path, strerror(errno));
-    uint64_t length = 0;
-    if (S_ISREG(st.st_mode))
-        length = st.st_size;
-    else if (!S_ISBLK(st.st_mode))
-        return dp_error_set(e, -EINVAL, "disk %s is neither a regular file nor a block device; name an image file", b->path);
-    else if (ioctl(b->fd, BLKGETSIZE64, &length))
-        return dp_error_set(e, -errno, "disk %s: cannot find out its size: %s", b->path, strerror(errno));
-    if (!length)
-        return dp_error_set(e, -EINVAL, "disk %s is empty; give it a size with: truncate -s 4G %s", b->path, b->path);
-    if (length > INT64_MAX - DP_BLOCK_SECTOR)
-        return dp_error_set(e, -EFBIG, "disk %s is too large", b->path);
-    b->size = DP_ALIGN_UP(length, DP_BLOCK_SECTOR);
-    return lock_file(b, e);
-}
 
 /* ---- steps ---- */
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "cli/options.h"
-#include "vm/rundir.h"
+#include "control/rundir.h"
 
 enum { PATIENCE_SECONDS = 10, REPLY_MAX = 4 << 20 };
 
@@ -30,7 +30,7 @@ static int not_running(const char *name, struct dp_error *e)
 {
     struct names known = {0};
     const char *list[CLI_LIST_MAX], *near;
-    int rc = dp_rundir_each(keep_name, &known, e);
+    int rc = dp_rundir_each(false, keep_name, &known, e);
     if (!rc) {
         for (unsigned i = 0; i < known.count; i++)
             list[i] = known.name[i];

@@ -1,4 +1,4 @@
-/* cli/client.h - the other end of a VM's control socket (vm/control.h), for verbs. */
+/* cli/client.h - the other end of a control socket (control/server.h), for verbs. */
 #ifndef DP_CLI_CLIENT_H
 #define DP_CLI_CLIENT_H
 

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "cli/client.h"
-#include "vm/rundir.h"
+#include "control/rundir.h"
 
 struct list_options {
     bool json;
@@ -42,7 +42,7 @@ static int list(int argc, char **argv)
     if (status >= 0)
         return status;
     struct json_object *all = json_object_new_array();
-    if (dp_rundir_each(ask, all, &e)) {
+    if (dp_rundir_each(false, ask, all, &e)) {
         fprintf(stderr, "doppel: %s\n", e.text);
         json_object_put(all);
         return EXIT_STATUS_ERROR;

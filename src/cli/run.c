@@ -22,7 +22,7 @@
 #include "console/console.h"
 #include "display/options.h"
 #include "vm/control.h"
-#include "vm/rundir.h"
+#include "control/rundir.h"
 #include "vm/vm.h"
 
 struct run_options {

@@ -1,39 +1,20 @@
-/* vm/control.h - the control socket of a VM: what other programs ask of one that runs.
- *
- * Model: a unix stream socket in the VM's folder (vm/rundir.h). One JSON object per line, request and reply in order:
- *     {"command":"query-status"}            {"result":{"phase":"running",...}}
- *     {"command":"nonsense","id":7}         {"id":7,"error":"'nonsense' is no command: ..."}
- * "id", a string or an integer, comes back as it was. A command may need arguments, strings beside it, and take some that may be
- * missing. Commands stand in one table, which help and the documentation derive from.
- * Everything happens in the loop's thread.
- * Invariants: bytes of clients are hostile. A line has an end and at most DP_CONTROL_LINE_MAX bytes: a longer one is answered by an error
- * and skipped, one that is cut off by the end of the connection is not obeyed. The next request is read when the reply to the last has
- * left, so what a client can make us keep is one line and one reply.
- */
+/* vm/control.h - the control socket of a VM (control/server.h), in its folder (control/rundir.h). */
 #ifndef DP_VM_CONTROL_H
 #define DP_VM_CONTROL_H
 
-#include "base/base.h"
+#include "control/server.h"
 
 struct dp_control;
-struct dp_loop;
 struct dp_vm;
 
-enum { DP_CONTROL_LINE_MAX = 65536, DP_CONTROL_CLIENTS_MAX = 16, DP_CONTROL_ARGUMENTS_MAX = 3 };
-
-struct dp_control_command {
-    const char *name, *help, *argument[DP_CONTROL_ARGUMENTS_MAX]; /* the arguments' names, NULL after the last */
-    unsigned optional;                                             /* so many of them, the last ones, may be missing */
-};
 /* The i-th command; NULL after the last. */
 const struct dp_control_command *dp_control_command(unsigned i);
 
 /* For a VM in the same loop. Destroy it before the VM. */
 int dp_control_create(struct dp_loop *loop, struct dp_vm *vm, const char *name, struct dp_control **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_control_destroy(struct dp_control *c); /* NULL is fine; the socket's file stays, its folder's owner removes it */
-/* Makes the socket and serves whoever connects. */
+/* As dp_control_server_listen and dp_control_server_adopt. */
 int dp_control_listen(struct dp_control *c, const char *path, struct dp_error *e) DP_MUST_CHECK;
-/* Serves a connected socket, which becomes the control's, in any case. */
 int dp_control_adopt(struct dp_control *c, int fd, struct dp_error *e) DP_MUST_CHECK;
 
 #endif

@@ -30,7 +30,7 @@ static void reads(void **state)
         print_message("%s%s\n", layout, i & 1 ? " compressed" : "");
         must(r, "qemu-img convert %s -O qcow2 -o %s raw image", i & 1 ? "-c" : "", layout);
         struct dp_block *b = open_image(r, "image", true);
-        assert_string_equal(dp_block_io_name(b), "qcow2");
+        assert_string_equal(dp_block_io_name(b), "worker");
         expect(r, b, data, SIZE);
         dp_block_close(b);
     }
@@ -296,7 +296,8 @@ static void hostile(void **state)
         &e), e);
     dp_block_close(b);
     must(r, "qemu-img create -u -f qcow2 -b http://example.org/x -F raw a 1M");
-    assert_int_equal(try_open(r, "a", true, &e), -EINVAL);
+    assert_int_equal(try_open(r, "a", true, &e), -EACCES);
+    assert_int_equal(try_open(r, "a", false, &e), -EACCES);
     must(r, "qemu-img create -u -f qcow2 -b nothing -F raw a 1M");
     assert_int_equal(try_open(r, "a", true, &e), -ENOENT);
     must(r, "qemu-img create -u -f qcow2 -b b -F qcow2 a 1M; qemu-img create -u -f qcow2 -b a -F qcow2 b 1M");
@@ -312,6 +313,12 @@ static void hostile(void **state)
     must(r, "qemu-img create -f qcow2 image 1M");
     b = open_image(r, "image", false);
     assert_int_equal(try_open(r, "image", true, &e), -EBUSY);
+    assert_int_not_equal(command(r, "qemu-img info image"), 0); /* its locks are ours */
+    must(r, "qemu-img info -U image");
+    dp_block_close(b);
+    b = open_image(r, "image", true);
+    must(r, "qemu-img info image");
+    assert_int_not_equal(command(r, "qemu-io -c 'write 0 512' image"), 0);
     dp_block_close(b);
 }
 

@@ -14,7 +14,7 @@
 #include "tests/unit/test.h"
 #include "tests/vm/images.h"
 #include "vm/control.h"
-#include "vm/rundir.h"
+#include "control/rundir.h"
 #include "vm/vm.h"
 
 struct world {
@@ -372,7 +372,7 @@ static void folders(void **state)
         "", ".", "..", "a/b", "-x", ".x", "a b", "\xc3\xa4", "0123456789012345678901234567890123456789012345678"};
     for (unsigned i = 0; i < DP_ARRAY_LEN(bad); i++)
         assert_int_equal(dp_rundir_check_name(bad[i], &w->e), -EINVAL);
-    assert_ok(dp_rundir_each(count_name, &n, &w->e), w->e); /* no folder at all yet */
+    assert_ok(dp_rundir_each(false, count_name, &n, &w->e), w->e); /* no folder at all yet */
     assert_ok(dp_rundir_claim("a-1", &a, &w->e), w->e);
     assert_ok(dp_rundir_claim("b.2", &b, &w->e), w->e);
     assert_int_equal(stat(a.path, &st), 0);
@@ -381,7 +381,7 @@ static void folders(void **state)
     snprintf(path, sizeof path, "(process %d)", getpid());
     assert_non_null(strstr(w->e.text, path));
     dp_rundir_release(&again); /* claims nothing, releases nothing */
-    assert_ok(dp_rundir_each(count_name, &n, &w->e), w->e);
+    assert_ok(dp_rundir_each(false, count_name, &n, &w->e), w->e);
     assert_int_equal(n, 2);
 
     assert_ok(dp_rundir_socket("a-1", path, sizeof path, &w->e), w->e);
@@ -411,7 +411,7 @@ static void folders(void **state)
     assert_true(WIFSIGNALED(status));
     assert_int_equal(access(path, F_OK), 0);
     n = 1;
-    assert_ok(dp_rundir_each(count_name, &n, &w->e), w->e); /* only b.2 */
+    assert_ok(dp_rundir_each(false, count_name, &n, &w->e), w->e); /* only b.2 */
     assert_int_equal(n, 2);
     assert_ok(dp_rundir_claim("a-1", &a, &w->e), w->e);
     assert_int_equal(access(path, F_OK), -1);
@@ -425,7 +425,7 @@ static void folders(void **state)
     assert_int_equal(rmdir(doppel), 0);
     assert_int_equal(symlink("/tmp", doppel), 0);
     assert_int_equal(dp_rundir_claim("a-1", &a, &w->e), -EPERM);
-    assert_int_equal(dp_rundir_each(count_name, &n, &w->e), -EPERM);
+    assert_int_equal(dp_rundir_each(false, count_name, &n, &w->e), -EPERM);
     assert_int_equal(unlink(doppel), 0);
     setenv("XDG_RUNTIME_DIR", "/nonexistent", 1);
     assert_int_equal(dp_rundir_claim("a-1", &a, &w->e), -ENOENT);

@@ -10,7 +10,7 @@
 #include "block/block.h"
 #include "tests/vm/cli.h"
 #include "vm/control.h"
-#include "vm/rundir.h"
+#include "control/rundir.h"
 #include "vm/vm.h"
 
 static const char *doppel; /* set by main */

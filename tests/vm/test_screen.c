@@ -9,7 +9,7 @@
 #include "tests/display/fake.h"
 #include "tests/vm/cli.h"
 #include "vm/control.h"
-#include "vm/rundir.h"
+#include "control/rundir.h"
 #include "vm/vm.h"
 
 static const char *doppel; /* set by main */

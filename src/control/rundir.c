@@ -1,9 +1,9 @@
-/* vm/rundir.c - see rundir.h.
+/* control/rundir.c - see rundir.h.
  *
  * A folder may be removed by its last owner while the next one enters it: whoever has locked `pid` checks that the file is still the one of
  * that name, and begins anew if not. Removal takes `pid` away while it is locked, and the folder only if nobody has put a new file there.
  */
-#include "vm/rundir.h"
+#include "control/rundir.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -16,8 +16,7 @@ int dp_rundir_check_name(const char *name, struct dp_error *e)
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     size_t length = strlen(name);
     if (!length || length > DP_RUNDIR_NAME_MAX || strspn(name, letters) != length || strchr("._-", *name))
-        return dp_error_set(e, -EINVAL,
-                            "'%.60s' is no name for a VM: take up to %d letters, digits, '.', '_' and '-', the first a letter or digit",
+        return dp_error_set(e, -EINVAL, "'%.60s' is no name: take up to %d letters, digits, '.', '_' and '-', the first a letter or digit",
                             name, DP_RUNDIR_NAME_MAX);
     return 0;
 }
@@ -50,9 +49,9 @@ static int base_folder(char *path, size_t size, struct dp_error *e)
     return 0;
 }
 
-static int vm_folder(const char *name, char *path, size_t size, struct dp_error *e)
+static int folder_of(const char *name, char *path, size_t size, struct dp_error *e)
 {
-    int rc = dp_rundir_check_name(name, e);
+    int rc = dp_rundir_check_name(name + (*name == DP_RUNDIR_NETWORK), e);
     if (!rc)
         rc = base_folder(path, size, e);
     if (rc)
@@ -99,7 +98,7 @@ static int enter(const char *folder, const char *file, int *out, struct dp_error
         return errno == ENOENT ? -EAGAIN : dp_error_set(e, -errno, "%s: %s", file, strerror(errno));
     if (lock_command(fd, F_OFD_SETLK, &l)) {
         rc = errno == EAGAIN || errno == EACCES
-                 ? dp_error_set(e, -EBUSY, "a VM of this name is running (process %ld): take another name", read_pid(fd))
+                 ? dp_error_set(e, -EBUSY, "one of this name is running (process %ld): take another name", read_pid(fd))
                  : dp_error_set(e, -errno, "cannot lock %s: %s", file, strerror(errno));
     } else if (fstat(fd, &here) || lstat(file, &there) || here.st_ino != there.st_ino || here.st_dev != there.st_dev) {
         rc = -EAGAIN;
@@ -113,7 +112,7 @@ static int enter(const char *folder, const char *file, int *out, struct dp_error
 
 static void remove_sockets(const char *folder)
 {
-    static const char *const names[] = {"control", "vnc"};
+    static const char *const names[] = {"control", "vnc", "ports"};
     char file[DP_RUNDIR_PATH_MAX + 16];
     for (unsigned i = 0; i < DP_ARRAY_LEN(names); i++) {
         in_folder(file, sizeof file, folder, names[i]);
@@ -124,7 +123,7 @@ static void remove_sockets(const char *folder)
 int dp_rundir_claim(const char *name, struct dp_rundir *out, struct dp_error *e)
 {
     char base[DP_RUNDIR_PATH_MAX], file[DP_RUNDIR_PATH_MAX + 16] = "", text[24];
-    int rc = vm_folder(name, out->path, sizeof out->path, e);
+    int rc = folder_of(name, out->path, sizeof out->path, e);
     if (!rc)
         rc = base_folder(base, sizeof base, e);
     if (!rc)
@@ -140,11 +139,11 @@ int dp_rundir_claim(const char *name, struct dp_rundir *out, struct dp_error *e)
     }
     if (rc) {
         out->path[0] = 0;
-        return dp_error_prefix(e, rc, "--name %s", name);
+        return dp_error_prefix(e, rc, "name %s", name + (*name == DP_RUNDIR_NETWORK));
     }
     int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
     if (ftruncate(out->lock_fd, 0) || pwrite(out->lock_fd, text, (size_t)n, 0) != n) {
-        rc = dp_error_set(e, -errno, "--name %s: cannot write %s: %s", name, file, strerror(errno));
+        rc = dp_error_set(e, -errno, "name %s: cannot write %s: %s", name, file, strerror(errno));
         dp_rundir_release(out);
         return rc;
     }
@@ -168,7 +167,7 @@ void dp_rundir_release(struct dp_rundir *d)
 int dp_rundir_socket(const char *name, char *path, size_t size, struct dp_error *e)
 {
     char folder[DP_RUNDIR_PATH_MAX];
-    int rc = vm_folder(name, folder, sizeof folder, e);
+    int rc = folder_of(name, folder, sizeof folder, e);
     if (!rc && (size_t)snprintf(path, size, "%s/control", folder) >= size)
         rc = dp_error_set(e, -ENAMETOOLONG, "%s/control is too long for a socket's name: set XDG_RUNTIME_DIR to a shorter path", folder);
     return rc;
@@ -177,7 +176,7 @@ int dp_rundir_socket(const char *name, char *path, size_t size, struct dp_error 
 static bool is_alive(const char *name)
 {
     char folder[DP_RUNDIR_PATH_MAX], file[DP_RUNDIR_PATH_MAX + 16];
-    if (vm_folder(name, folder, sizeof folder, NULL))
+    if (folder_of(name, folder, sizeof folder, NULL))
         return false;
     in_folder(file, sizeof file, folder, "pid");
     int fd = open(file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -189,7 +188,7 @@ static bool is_alive(const char *name)
     return alive;
 }
 
-int dp_rundir_each(void (*fn)(void *opaque, const char *name), void *opaque, struct dp_error *e)
+int dp_rundir_each(bool networks, void (*fn)(void *opaque, const char *name), void *opaque, struct dp_error *e)
 {
     char base[DP_RUNDIR_PATH_MAX];
     struct dirent **entry;
@@ -204,8 +203,9 @@ int dp_rundir_each(void (*fn)(void *opaque, const char *name), void *opaque, str
     if (count < 0)
         return dp_error_set(e, -errno, "%s: %s", base, strerror(errno));
     for (int i = 0; i < count; i++) {
-        if (is_alive(entry[i]->d_name))
-            fn(opaque, entry[i]->d_name);
+        bool network = entry[i]->d_name[0] == DP_RUNDIR_NETWORK;
+        if (network == networks && is_alive(entry[i]->d_name))
+            fn(opaque, entry[i]->d_name + network);
         free(entry[i]);
     }
     free(entry);

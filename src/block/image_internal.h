@@ -1,0 +1,24 @@
+/* block/image_internal.h - between image.c and the drivers that are part of it. */
+#ifndef DP_BLOCK_IMAGE_INTERNAL_H
+#define DP_BLOCK_IMAGE_INTERNAL_H
+
+#include "block/image.h"
+
+/* What the images of one tree know of each other while they are opened. */
+struct dp_image_chain {
+    bool anywhere, create;
+    char *folder;   /* else backing files must be in it or below; NULL: the topmost image has none */
+    unsigned depth; /* backing images above this one */
+    unsigned files;
+    struct {
+        uint64_t device, inode;
+    } seen[2 * DP_IMAGE_DEPTH_MAX];
+    uint64_t memory; /* bytes of tables that drivers hold for the whole tree */
+};
+
+/* A file of the tree is about to be opened (and locked): -EINVAL if it is there already. */
+int dp_image_chain_add(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
+
+extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2;
+
+#endif
