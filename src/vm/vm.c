@@ -58,6 +58,7 @@ struct dp_vm {
     struct dp_block *disk[DP_VM_DISKS];
     struct dp_net_user *network[DP_VM_NICS];
     struct dp_boot_blob nic_rom[DP_VM_NICS];
+    char *serial[DP_VM_DISKS];
     char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
     struct file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
@@ -535,7 +536,9 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
     for (unsigned i = 0; i < vm->config.disk_count; i++) {
         enum dp_vm_bus bus = vm->config.disk[i].bus;
         if (bus == DP_VM_VIRTIO) {
-            p->disk[p->disk_count++] = vm->disk[i];
+            p->disk[p->disk_count++] = (struct dp_pc_disk){vm->disk[i], false, vm->serial[i], vm->config.disk[i].block, vm->config.disk[i].queues};
+        } else if (bus == DP_VM_SCSI || vm->config.disk[i].scsi) {
+            p->scsi[p->scsi_count++] = (struct dp_pc_disk){vm->disk[i], bus == DP_VM_CDROM, vm->serial[i], vm->config.disk[i].block, 0};
         } else if (bus == DP_VM_USB) {
             if (add_usb(p, DP_USB_STORAGE, vm->disk[i], e))
                 return e->code;
@@ -553,7 +556,7 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
             if (drives == most)
                 return dp_error_set(e, -EINVAL, "%s: there are %u %s drives, CDs included; make it a virtio disk",
                                     vm->config.disk[i].path, most, q35 ? "SATA" : "IDE");
-            vm->firmware.drive[drives++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM};
+            vm->firmware.drive[drives++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM, vm->serial[i]};
         }
     }
     return 0;
@@ -615,8 +618,12 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         struct dp_block_options o = {
             .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
             .readonly = c->disk[i].readonly, .trace = c->trace};
+        if (c->disk[i].empty)
+            o.path = NULL;
         if (o.path)
             rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
+        if (!rc && c->disk[i].serial && !(vm->serial[i] = strdup(c->disk[i].serial)))
+            rc = dp_error_set(e, -ENOMEM, "no memory");
         if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))
             rc = dp_error_set(e, -ENOMEM, "no memory");
     }
@@ -806,8 +813,10 @@ void dp_vm_destroy(struct dp_vm *vm)
     for (unsigned i = 0; i < DP_VM_DISKS; i++)
         if (vm->disk[i])
             dp_block_close(vm->disk[i]);
-    for (unsigned i = 0; i < DP_VM_DISKS; i++)
+    for (unsigned i = 0; i < DP_VM_DISKS; i++) {
         free(vm->file[i]);
+        free(vm->serial[i]);
+    }
     if (vm->clock)
         dp_clock_destroy(vm->clock);
     close_file(&vm->kernel);
@@ -884,6 +893,15 @@ static int no_drive(const struct dp_vm *vm, const char *name, struct dp_error *e
     return rc;
 }
 
+/* SCSI targets are numbered in the order of the disks that are there. */
+static unsigned scsi_target(const struct dp_vm *vm, int disk)
+{
+    unsigned target = 0;
+    for (int i = 0; i < disk; i++)
+        target += vm->config.disk[i].bus == DP_VM_SCSI || vm->config.disk[i].scsi;
+    return target;
+}
+
 int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bool readonly, struct dp_error *e)
 {
     struct dp_vm_drive d;
@@ -893,7 +911,9 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     int i = find_drive(vm, n, &of_kind), rc = 0;
     if (i < 0)
         return no_drive(vm, name, e);
-    bool cdrom = vm->config.disk[i].bus == DP_VM_CDROM;
+    bool cdrom = vm->config.disk[i].bus == DP_VM_CDROM, scsi = vm->config.disk[i].scsi;
+    for (int k = 0; k < i && cdrom && !scsi; k++)
+        of_kind -= vm->config.disk[k].scsi; /* of the board's own drives */
     struct dp_block *medium = NULL;
     char *copy = file ? strdup(file) : NULL;
     if (file && !copy)
@@ -901,7 +921,8 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     struct dp_block_options o = {.path = file, .readonly = cdrom || readonly, .trace = vm->config.trace};
     if (file)
         rc = dp_block_open(vm->config.loop, &o, &medium, e);
-    if (!rc && (rc = dp_pc_change_medium(vm->pc, cdrom, of_kind, medium, e)) && medium)
+    if (!rc && (rc = scsi ? dp_pc_change_scsi_medium(vm->pc, scsi_target(vm, i), medium, e)
+                          : dp_pc_change_medium(vm->pc, cdrom, of_kind, medium, e)) && medium)
         dp_block_close(medium);
     if (rc) {
         free(copy);

@@ -244,9 +244,8 @@ static void identity(void **state)
     assert_good(COMMAND(&r, 0, DISK, IN(255), 0x12, 1, 0x80, 0, 255, 0));
     assert_memory_equal(p, "\0\x80\0\x0dSN-0123456789", 17);
     assert_good(COMMAND(&r, 0, DISK, IN(255), 0x12, 1, 0x83, 0, 255, 0));
-    assert_int_equal(be16(p + 2), 12 + 13 + 12);
-    assert_memory_equal(p + 8, "DOPPEL  SN-0123456789", 21);
-    assert_int_equal(p[4 + 12 + 13 + 4] >> 4, 3); /* NAA, locally assigned */
+    assert_int_equal(be16(p + 2), 4 + 24 + 13);
+    assert_memory_equal(p + 8, "DOPPEL  DISK            SN-0123456789", 37);
     assert_good(COMMAND(&r, 0, DISK, IN(255), 0x12, 1, 0xb0, 0, 255, 0));
     assert_int_equal(be16(p + 2), 0x3c);
     assert_int_equal(p[4], 1);

@@ -138,6 +138,8 @@ void scsi_reset(struct scsi_unit *u)
 static uint64_t blocks(const struct scsi_unit *u) { return dp_block_size(u->block) / u->sector; }
 static unsigned physical_exponent(const struct scsi_unit *u) { return u->sector < PHYSICAL_BLOCK ? 3 : 0; }
 
+static const char *product(const struct scsi_unit *u) { return !u ? "TARGET" : u->cdrom ? "CD-ROM" : "DISK"; }
+
 static void text(uint8_t *to, const char *from, unsigned size)
 {
     memset(to, ' ', size);
@@ -145,29 +147,17 @@ static void text(uint8_t *to, const char *from, unsigned size)
         to[i] = (uint8_t)from[i];
 }
 
-/* A name that is the same as long as the serial number is: NAA, locally assigned. */
-static uint64_t name(const struct scsi_unit *u)
-{
-    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
-    for (const char *p = u->serial; *p; p++)
-        hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
-    return hash >> 4 | 3ull << 60;
-}
-
+/* One designator, by which systems name the disk: vendor, product and serial number (SPC-4 7.8.6.4). */
 static unsigned page_identification(const struct scsi_unit *u, uint8_t *b)
 {
-    unsigned serial = (unsigned)strlen(u->serial), n = 4;
-    b[n] = 2; /* ASCII; of the unit, by T10 vendor */
-    b[n + 1] = 1;
-    b[n + 3] = (uint8_t)(8 + serial);
-    text(b + n + 4, "DOPPEL", 8);
-    memcpy(b + n + 12, u->serial, serial);
-    n += 12 + serial;
-    b[n] = 1; /* binary; of the unit, NAA */
-    b[n + 1] = 3;
-    b[n + 3] = 8;
-    put64(b + n + 4, name(u));
-    return n + 12;
+    unsigned serial = (unsigned)strlen(u->serial);
+    b[4] = 2; /* ASCII */
+    b[5] = 1; /* of the unit, by T10 vendor */
+    b[7] = (uint8_t)(24 + serial);
+    text(b + 8, "DOPPEL", 8);
+    text(b + 16, product(u), 16);
+    memcpy(b + 32, u->serial, serial);
+    return 32 + serial;
 }
 
 static unsigned page_limits(const struct scsi_unit *u, uint8_t *b)
@@ -241,7 +231,7 @@ static void inquiry(struct scsi_unit *u, struct scsi_task *t, uint8_t *b)
     b[4] = 96 - 5;
     b[7] = 2; /* CMDQUE */
     text(b + 8, "DOPPEL", 8);
-    text(b + 16, !u ? "TARGET" : u->cdrom ? "CD-ROM" : "DISK", 16);
+    text(b + 16, product(u), 16);
     text(b + 32, "1.0", 4);
     put16(b + 58, 0x00a0);                           /* SAM-5 */
     put16(b + 60, 0x0460);                           /* SPC-4 */

@@ -158,6 +158,7 @@ extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_scsi_class, d
     dp_virtio_pci_class;
 struct dp_block; struct dp_console;
 void dp_virtio_blk_attach(struct dp_device *d, struct dp_block *b);       /* before init; not owned */
+void dp_virtio_blk_resized(struct dp_device *d); /* the image has another size now: the guest is told */
 void dp_virtio_console_attach(struct dp_device *d, struct dp_console *c); /* before init; not owned; NULL: output is dropped */
 /* The card's end of its cable, which may be connected once the device is initialised; its address, before init. */
 struct dp_net_port;
