@@ -30,14 +30,17 @@ static int not_running(const char *name, struct dp_error *e)
 {
     struct names known = {0};
     const char *list[CLI_LIST_MAX], *near;
-    int rc = dp_rundir_each(false, keep_name, &known, e);
+    bool network = *name == DP_RUNDIR_NETWORK;
+    int rc = dp_rundir_each(network, keep_name, &known, e);
     if (!rc) {
         for (unsigned i = 0; i < known.count; i++)
             list[i] = known.name[i];
+        name += network;
         near = cli_nearest(name, list, known.count);
-        rc = dp_error_set(e, -ENOENT, "no VM named '%s' is running%s%s%s", name,
+        rc = dp_error_set(e, -ENOENT, "no %s named '%s' is running%s%s%s", network ? "network" : "VM", name,
                           near          ? ": did you mean "
                           : known.count ? ": there are "
+                          : network     ? " (make it by `doppel network create NAME`)"
                                         : " (give one a name by `doppel run --name NAME`)",
                           near          ? near
                           : known.count ? (const char *)known.text.data
@@ -77,9 +80,9 @@ static int receive(int fd, struct dp_buffer *line, struct dp_error *e)
         if (n < 0 && errno == EINTR)
             continue;
         if (!n || (n < 0 && errno == ECONNRESET))
-            return dp_error_set(e, -EPIPE, "the VM has ended");
+            return dp_error_set(e, -EPIPE, "it has ended");
         if (n < 0)
-            return dp_error_set(e, -errno, "no answer from the VM: %s", errno == EAGAIN ? "it does not react" : strerror(errno));
+            return dp_error_set(e, -errno, "no answer: %s", errno == EAGAIN ? "it does not react" : strerror(errno));
         dp_buffer_append(line, part, (size_t)n);
         if (line->failed || line->size > REPLY_MAX)
             return dp_error_set(e, -EMSGSIZE, "the answer is too long");
@@ -109,8 +112,8 @@ struct json_object *cli_ask_list(int fd, const char *command, const char *const 
     json_object_put(request);
     int rc = 0;
     if (send(fd, text.data, text.size, MSG_NOSIGNAL) != (ssize_t)text.size)
-        rc = errno == EPIPE || errno == ECONNRESET ? dp_error_set(e, -EPIPE, "the VM has ended")
-                                                   : dp_error_set(e, -errno, "cannot ask the VM: %s", strerror(errno));
+        rc = errno == EPIPE || errno == ECONNRESET ? dp_error_set(e, -EPIPE, "it has ended")
+                                                   : dp_error_set(e, -errno, "cannot ask it: %s", strerror(errno));
     text.size = 0;
     if (!rc && !receive(fd, &text, e)) {
         struct json_tokener *t = json_tokener_new();
@@ -121,7 +124,7 @@ struct json_object *cli_ask_list(int fd, const char *command, const char *const 
         else if (json_object_object_get_ex(reply, "error", &part))
             dp_error_set(e, -EINVAL, "%s", json_object_get_string(part)), part = NULL;
         else
-            dp_error_set(e, -EPROTO, "the VM's answer is not understood: is it of another version of doppel?");
+            dp_error_set(e, -EPROTO, "the answer is not understood: is it of another version of doppel?");
     }
     json_object_put(reply);
     dp_buffer_fini(&text);

@@ -6,7 +6,8 @@
 
 struct json_object;
 
-/* Connects to the VM of this name; *fd is the caller's to close. -ENOENT: none runs; the text names those that do. */
+/* Connects to the VM of this name, or the network with DP_RUNDIR_NETWORK in front; *fd is the caller's to close. -ENOENT: none runs; the text
+ * names those that do. */
 int cli_connect(const char *name, int *fd, struct dp_error *e) DP_MUST_CHECK;
 /* The result of one command, which the caller puts; NULL with e set. -EPIPE: the VM has ended. */
 struct json_object *cli_ask(int fd, const char *command, struct dp_error *e);

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 static const struct cli_verb *const verbs[] = {&cli_run, &cli_list, &cli_stats, &cli_control, &cli_screenshot, &cli_type, &cli_key,
-                                               &cli_media_verb, &cli_doctor, &cli_lockstep};
+                                               &cli_media_verb, &cli_network, &cli_doctor, &cli_lockstep};
 
 static void help(FILE *to)
 {
@@ -70,9 +70,7 @@ int main(int argc, char **argv)
                 near ? near : "", near ? "`?" : "");
         return EXIT_STATUS_USAGE;
     }
-    if (wants_help) {
-        cli_help(verb, stdout);
-        return 0;
-    }
+    if (wants_help)
+        return verb->run(1, (char *[]){"--help", NULL});
     return verb->run(argc - 2, argv + 2);
 }

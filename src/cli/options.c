@@ -262,3 +262,41 @@ void cli_help(const struct cli_verb *verb, FILE *to)
     if (verb->more_help)
         verb->more_help(to);
 }
+
+/* The last word of a verb's name. */
+static const char *last_word(const struct cli_verb *verb)
+{
+    const char *space = strrchr(verb->name, ' ');
+    return space ? space + 1 : verb->name;
+}
+
+static void family_help(const struct cli_verb *family, const struct cli_verb *const *verbs, unsigned count)
+{
+    printf("doppel %s - %s\n\nExamples:\n%s\nUsage: doppel %s %s\n\nVerbs:\n", family->name, family->summary, family->examples, family->name,
+           family->usage);
+    for (unsigned i = 0; i < count; i++)
+        help_line(stdout, last_word(verbs[i]), verbs[i]->summary);
+    printf("\n`doppel %s VERB --help` tells about one.\n", family->name);
+}
+
+int cli_family(const struct cli_verb *family, const struct cli_verb *const *verbs, unsigned count, int argc, char **argv)
+{
+    enum { MAX = 32 };
+    const char *names[MAX], *name = argc ? argv[0] : "";
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+        family_help(family, verbs, count);
+        return 0;
+    }
+    for (unsigned i = 0; i < count && i < MAX; i++) {
+        names[i] = last_word(verbs[i]);
+        if (!strcmp(name, names[i]))
+            return verbs[i]->run(argc - 1, argv + 1);
+    }
+    const char *near = argc ? cli_nearest(name, names, DP_MIN(count, (unsigned)MAX)) : NULL;
+    if (argc)
+        fprintf(stderr, "doppel %s: unknown verb '%s'%s%s%s; see `doppel %s --help`\n", family->name, name, near ? ": did you mean '" : "",
+                near ? near : "", near ? "'?" : "", family->name);
+    else
+        fprintf(stderr, "doppel %s: say what to do; see `doppel %s --help`\n", family->name, family->name);
+    return EXIT_STATUS_USAGE;
+}

@@ -58,11 +58,13 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
 void cli_help(const struct cli_verb *verb, FILE *to);
 /* The same, and what verbs do about it: >= 0 is the exit status, for help was shown or an error told; negative: go on. */
 int cli_begin(const struct cli_verb *verb, int argc, char **argv, void *values);
+/* A verb that is a family of verbs, `doppel network create`: runs the one that argv names, or tells which there are. */
+int cli_family(const struct cli_verb *family, const struct cli_verb *const *verbs, unsigned count, int argc, char **argv);
 /* The name among count that is nearest to text, or NULL when none is near. */
 const char *cli_nearest(const char *text, const char *const *names, unsigned count);
 
 extern const struct cli_verb cli_run, cli_list, cli_stats, cli_control, cli_screenshot, cli_type, cli_key, cli_media_verb, cli_doctor,
-    cli_lockstep;
+    cli_lockstep, cli_network;
 
 enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
 

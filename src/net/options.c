@@ -145,7 +145,8 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
                  {"hostname", u->hostname, sizeof u->hostname},
                  {"tftp", u->tftp, sizeof u->tftp},
                  {"bootfile", u->bootfile, sizeof u->bootfile}};
-    for (size_t i = 0; value && i < DP_ARRAY_LEN(texts); i++)
+    size_t known = nic->kind == DP_NET_WAY ? 1 : DP_ARRAY_LEN(texts);
+    for (size_t i = 0; value && i < known; i++)
         if (is(p, key, texts[i].name))
             return size && take(texts[i].to, texts[i].room, value, size)
                        ? 0
@@ -163,6 +164,12 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
         nic->mtu = mtu;
         return 0;
     }
+    if (nic->kind == DP_NET_WAY) { /* what the network is asked for */
+        size_t at = strlen(nic->way);
+        return snprintf(nic->way + at, sizeof nic->way - at, ",%.*s", (int)n, p) < (int)(sizeof nic->way - at)
+                   ? 0
+                   : dp_error_set(e, -E2BIG, "the options are too long");
+    }
     if (value && is(p, key, "hostfwd"))
         return parse_hostfwd(value, size, u, e);
     if (is(p, n, "restrict"))
@@ -177,9 +184,15 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
 int dp_net_parse_nic(const char *text, struct dp_net_nic *nic, struct dp_error *e)
 {
     size_t n = strcspn(text, ",");
-    *nic = (struct dp_net_nic){.kind = is(text, n, "user") ? DP_NET_USER : DP_NET_NONE};
+    bool way = memchr(text, '=', n);
+    *nic = (struct dp_net_nic){.kind = is(text, n, "user") ? DP_NET_USER : way ? DP_NET_WAY : DP_NET_NONE};
+    if (way && !take(nic->way, sizeof nic->way, text, n))
+        return dp_error_set(e, -E2BIG, "'%.40s...' is too long", text);
     if (nic->kind == DP_NET_NONE && !is(text, n, "none"))
-        return dp_error_set(e, -EINVAL, "'%.*s' is no network: possible are user and none (no card)", (int)DP_MIN(n, (size_t)40), text);
+        return dp_error_set(
+            e, -EINVAL,
+            "'%.*s' is no network: possible are user, network=NAME, switch=PATH, tap=, macvtap=, packet=, udp= and none (no card)",
+            (int)DP_MIN(n, (size_t)40), text);
     if (nic->kind == DP_NET_NONE && text[n])
         return dp_error_set(e, -EINVAL, "none is no card, which has no '%.40s'", text + n + 1);
     for (const char *p = text + n; *p; p += n) {

@@ -23,22 +23,24 @@ struct dp_net_user_options {
     unsigned forwards;
 };
 
-enum dp_net_kind { DP_NET_NONE, DP_NET_USER };
+enum dp_net_kind { DP_NET_NONE, DP_NET_USER, DP_NET_WAY };
 struct dp_net_nic {
     enum dp_net_kind kind; /* what its cable leads to; NONE: there is no card */
     char model[16];        /* "": the machine's choice */
     bool has_mac;
     uint8_t mac[DP_NET_MAC];
-    uint32_t mtu; /* 0: 1500, and not told */
+    uint32_t mtu;  /* 0: 1500, and not told; or the network's */
+    char way[512]; /* WAY: for dp_net_open_way (network.h) */
     struct dp_net_user_options user;
 };
 
-/* "user|none[,model=NAME][,mac=ADDRESS][,mtu=N][,hostfwd=tcp:[ADDR:]PORT:[ADDR:]PORT]..." */
+/* "user|none|network=NAME|switch=PATH|tap=NAME|macvtap=NAME|packet=NAME|udp=LOCAL/REMOTE[,model=NAME][,mac=ADDRESS][,mtu=N]
+ * [,hostfwd=tcp:[ADDR:]PORT:[ADDR:]PORT]..." */
 int dp_net_parse_nic(const char *text, struct dp_net_nic *nic, struct dp_error *e) DP_MUST_CHECK;
 /* "[ADDR:]HOST:GUEST[/tcp|/udp]" as another forward. */
 int dp_net_parse_publish(const char *text, struct dp_net_user_options *o, struct dp_error *e) DP_MUST_CHECK;
 /* The address of a VM's n-th card: the same each time, another for another name. */
 void dp_net_default_mac(const char *vm, unsigned n, uint8_t mac[DP_NET_MAC]);
-#define DP_NET_NIC_HELP "user|none[,model=NAME][,mac=MAC][,hostfwd=tcp:PORT:PORT]..."
+#define DP_NET_NIC_HELP "user|network=NAME|tap=IF|...|none[,model=NAME][,mac=MAC][,OPTION]..."
 
 #endif

@@ -165,7 +165,8 @@ int dp_net_parse_address(const char *text, uint16_t port, struct sockaddr_storag
     if (colon)
         number = strtoul(colon + 1, &rest, 10);
     memset(out, 0, sizeof *out);
-    if (n >= sizeof host || (colon && (rest == colon + 1 || *rest)) || !number || number > UINT16_MAX)
+    bool brackets = *text != '[' || (end && (!end[1] || end[1] == ':'));
+    if (!brackets || n >= sizeof host || (colon && (rest == colon + 1 || *rest)) || !number || number > UINT16_MAX)
         return dp_error_set(e, -EINVAL, "'%s' is no address: give IP:PORT, such as 192.0.2.1:4789 or [2001:db8::1]:4789", text);
     memcpy(host, start, n);
     host[n] = 0;
@@ -202,4 +203,45 @@ int dp_net_open_udp(const char *local, const char *remote, struct dp_net_link *o
     set_buffers(fd);
     *out = (struct dp_net_link){.fd = fd, .is_socket = true};
     return 0;
+}
+
+/* ---- as text ---- */
+
+char *dp_net_take_option(char *text, const char *key, char *value, size_t room)
+{
+    size_t n = strlen(key);
+    for (char *p = text; *p; p += strcspn(p, ","), p += *p == ',') {
+        size_t size = strcspn(p, ",");
+        if (strncmp(p, key, n) || (size != n && p[n] != '='))
+            continue;
+        size_t length = size == n ? 0 : size - n - 1;
+        if (length >= room)
+            return NULL;
+        memcpy(value, p + n + (size != n), length);
+        value[length] = 0;
+        memmove(p, p + size + (p[size] == ','), strlen(p + size + (p[size] == ',')) + 1);
+        if (!*p && p > text)
+            p[-1] = 0;
+        return value;
+    }
+    return NULL;
+}
+
+int dp_net_open_uplink(char *text, struct dp_net_link *out, struct dp_error *e)
+{
+    char name[128], bridge[32];
+    if (dp_net_take_option(text, "tap", name, sizeof name))
+        return dp_net_open_tap(name, dp_net_take_option(text, "bridge", bridge, sizeof bridge), out, e);
+    if (dp_net_take_option(text, "macvtap", name, sizeof name))
+        return dp_net_open_macvtap(name, out, e);
+    if (dp_net_take_option(text, "packet", name, sizeof name))
+        return dp_net_open_packet(name, out, e);
+    if (!dp_net_take_option(text, "udp", name, sizeof name))
+        return dp_error_set(e, -EINVAL,
+                            "'%.60s' is no way out: possible are tap=, macvtap=, packet=, udp= and (of a network) vxlan=", text);
+    char *slash = strchr(name, '/');
+    if (!slash)
+        return dp_error_set(e, -EINVAL, "udp=%s: give udp=LOCAL:PORT/REMOTE:PORT", name);
+    *slash = 0;
+    return dp_net_open_udp(name, slash + 1, out, e);
 }

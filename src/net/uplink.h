@@ -19,6 +19,11 @@ int dp_net_open_packet(const char *interface, struct dp_net_link *out, struct dp
 /* "ADDRESS:PORT"; IPv6 addresses in brackets. */
 int dp_net_open_udp(const char *local, const char *remote, struct dp_net_link *out, struct dp_error *e) DP_MUST_CHECK;
 
+/* "tap=NAME[,bridge=NAME]", "macvtap=NAME", "packet=INTERFACE", "udp=LOCAL/REMOTE"; takes what it understands out of text. */
+int dp_net_open_uplink(char *text, struct dp_net_link *out, struct dp_error *e) DP_MUST_CHECK;
+/* Takes "key=value" or "key" out of a list of options; the value, "" for a flag; NULL: it is not there, or too long. */
+char *dp_net_take_option(char *text, const char *key, char *value, size_t room);
+
 /* "ADDRESS:PORT" or "ADDRESS" (then port). */
 struct sockaddr_storage;
 int dp_net_parse_address(const char *text, uint16_t port, struct sockaddr_storage *out, unsigned *size, struct dp_error *e) DP_MUST_CHECK;

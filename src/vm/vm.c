@@ -22,6 +22,7 @@
 
 #include "block/block.h"
 #include "machine/pc.h"
+#include "net/network.h"
 #include "net/user.h"
 
 /* A vmlinux with debugging information is larger than the memory it runs in. */
@@ -57,6 +58,7 @@ struct dp_vm {
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
     struct dp_net_user *network[DP_VM_NICS];
+    struct dp_net_datagram *way[DP_VM_NICS];
     struct dp_boot_blob nic_rom[DP_VM_NICS];
     char *serial[DP_VM_DISKS];
     char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
@@ -564,6 +566,30 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
 
 bool dp_vm_nic_model(const char *model, char *names, size_t size) { return dp_pc_nic_model(model, names, size); }
 
+static void network_gone(void *opaque)
+{
+    struct dp_vm *vm = opaque;
+    if (vm->config.trace)
+        dp_trace_emit(vm->config.trace, DP_TRACE_VM, "a network that this VM had joined has ended: its card has no carrier any more");
+}
+
+/* A network of other processes for card i. */
+static int make_way(struct dp_vm *vm, unsigned i, struct dp_pc_nic *card, struct dp_error *e)
+{
+    const struct dp_vm_config *c = &vm->config;
+    struct dp_net_link link;
+    char port[64];
+    uint32_t mtu;
+    if (c->name)
+        snprintf(port, sizeof port, i ? "%.40s.%u" : "%.40s", c->name, i);
+    else
+        snprintf(port, sizeof port, "vm-%ld.%u", (long)getpid(), i);
+    int rc = dp_net_open_way(c->nic[i].net.way, port, &link, &mtu, e);
+    if (!card->mtu)
+        card->mtu = mtu;
+    return rc ? rc : dp_net_datagram_create(c->loop, &link, network_gone, vm, &vm->way[i], e);
+}
+
 /* The networks, and cards for them. */
 static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
 {
@@ -579,9 +605,10 @@ static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_err
             memcpy(card->mac, n->mac, sizeof card->mac);
         else
             dp_net_default_mac(c->name, i, card->mac);
-        if ((rc = dp_net_user_create(c->loop, vm->clock, c->trace, &n->user, &vm->network[i], e)))
+        if ((rc = n->kind == DP_NET_WAY ? make_way(vm, i, card, e)
+                                        : dp_net_user_create(c->loop, vm->clock, c->trace, &n->user, &vm->network[i], e)))
             return rc;
-        card->port = dp_net_user_port(vm->network[i]);
+        card->port = vm->way[i] ? dp_net_datagram_port(vm->way[i]) : dp_net_user_port(vm->network[i]);
         if (c->nic[i].rom && (rc = read_whole("network card's ROM", c->nic[i].rom, &vm->nic_rom[i], e)))
             return rc;
         card->rom = vm->nic_rom[i];
@@ -805,6 +832,7 @@ void dp_vm_destroy(struct dp_vm *vm)
     dp_pc_destroy(vm->pc);
     for (unsigned i = 0; i < DP_VM_NICS; i++) {
         dp_net_user_destroy(vm->network[i]);
+        dp_net_datagram_destroy(vm->way[i]);
         free((void *)vm->nic_rom[i].data);
     }
     for (unsigned i = 0; i < count; i++)

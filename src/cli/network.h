@@ -1,0 +1,9 @@
+/* cli/network.h - between the verbs of `doppel network`. */
+#ifndef DP_CLI_NETWORK_H
+#define DP_CLI_NETWORK_H
+
+#include "cli/options.h"
+
+extern const struct cli_verb cli_network_create; /* network_serve.c */
+
+#endif
