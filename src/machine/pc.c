@@ -330,6 +330,8 @@ static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
     int rc = set_queues(pc, d, disk->queues, e);
     if (!rc && disk->serial)
         rc = dp_device_set(d, "serial", disk->serial, e);
+    if (!rc && disk->write_through)
+        rc = dp_device_set(d, "cache", "writethrough", e);
     if (!rc && disk->sector)
         rc = dp_device_set(d, "block", disk->sector == 4096 ? "4096" : "512", e);
     if (rc) {
@@ -355,7 +357,7 @@ static int add_scsi(struct dp_pc *pc, struct dp_error *e)
     for (unsigned i = 0; !rc && i < pc->config.scsi_count; i++) {
         const struct dp_pc_disk *disk = &pc->config.scsi[i];
         rc = dp_virtio_scsi_add(d, &(struct dp_virtio_scsi_unit){.block = disk->block, .cdrom = disk->cdrom, .target = i, .serial = disk->serial,
-                                                                 .sector = disk->sector}, e);
+                                                                 .sector = disk->sector, .write_through = disk->write_through}, e);
     }
     return rc;
 }

@@ -54,6 +54,7 @@ struct dp_pc_disk {
     bool cdrom;             /* SCSI only */
     const char *serial;     /* NULL: made up; lives as long as the machine */
     unsigned sector;        /* bytes of a logical block: 512 (or 0), 4096 */
+    bool write_through;     /* the guest's write cache is off at first */
     unsigned queues;        /* virtio-blk only; 0: as many as processors, 4 at most */
 };
 struct dp_pc_firmware {

@@ -530,6 +530,29 @@ static int place_usb(const struct dp_vm_config *c, struct dp_pc_config *p, struc
 /* Drives whose media can be changed have a name. */
 static const char *drive_kind(enum dp_vm_bus bus) { return bus == DP_VM_CDROM ? "cdrom" : bus == DP_VM_FLOPPY ? "floppy" : NULL; }
 
+/* Devices that have a write cache to show leave the flushes that writes need then to the guest, which may also want them no more. */
+static bool shows_cache(const struct dp_vm_disk *d) { return d->bus == DP_VM_VIRTIO || d->bus == DP_VM_SCSI; }
+
+static struct dp_pc_disk pc_disk(const struct dp_vm *vm, unsigned i)
+{
+    const struct dp_vm_disk *d = &vm->config.disk[i];
+    return (struct dp_pc_disk){
+        .block = vm->disk[i],
+        .cdrom = d->bus == DP_VM_CDROM,
+        .serial = vm->serial[i],
+        .sector = d->block,
+        .write_through = d->cache == DP_BLOCK_WRITETHROUGH || d->cache == DP_BLOCK_DIRECTSYNC,
+        .queues = d->queues,
+    };
+}
+
+static enum dp_block_cache block_cache(const struct dp_vm_disk *d)
+{
+    if (!shows_cache(d))
+        return d->cache;
+    return d->cache == DP_BLOCK_WRITETHROUGH ? DP_BLOCK_WRITEBACK : d->cache == DP_BLOCK_DIRECTSYNC ? DP_BLOCK_NONE : d->cache;
+}
+
 /* Each disk to its bus. */
 static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
 {
@@ -538,9 +561,9 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
     for (unsigned i = 0; i < vm->config.disk_count; i++) {
         enum dp_vm_bus bus = vm->config.disk[i].bus;
         if (bus == DP_VM_VIRTIO) {
-            p->disk[p->disk_count++] = (struct dp_pc_disk){vm->disk[i], false, vm->serial[i], vm->config.disk[i].block, vm->config.disk[i].queues};
+            p->disk[p->disk_count++] = pc_disk(vm, i);
         } else if (bus == DP_VM_SCSI || vm->config.disk[i].scsi) {
-            p->scsi[p->scsi_count++] = (struct dp_pc_disk){vm->disk[i], bus == DP_VM_CDROM, vm->serial[i], vm->config.disk[i].block, 0};
+            p->scsi[p->scsi_count++] = pc_disk(vm, i);
         } else if (bus == DP_VM_USB) {
             if (add_usb(p, DP_USB_STORAGE, vm->disk[i], e))
                 return e->code;
@@ -641,10 +664,13 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         rc = dp_error_set(e, -ENOMEM, "no memory");
     if (!rc && c->firmware)
         rc = read_firmware(vm, e);
+    if (!rc)
+        rc = dp_clock_create_vm(c->loop, &vm->clock, e);
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
         struct dp_block_options o = {
             .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
-            .readonly = c->disk[i].readonly, .trace = c->trace};
+            .readonly = c->disk[i].readonly, .cache = block_cache(&c->disk[i]), .discard_ignored = c->disk[i].discard_ignored,
+            .detect_zeroes = c->disk[i].detect_zeroes, .limits = c->disk[i].limits, .clock = vm->clock, .trace = c->trace};
         if (c->disk[i].empty)
             o.path = NULL;
         if (o.path)
@@ -654,8 +680,6 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))
             rc = dp_error_set(e, -ENOMEM, "no memory");
     }
-    if (!rc)
-        rc = dp_clock_create_vm(c->loop, &vm->clock, e);
     if (!rc) {
         vm->vcpu = calloc(vm->config.cpus, sizeof *vm->vcpu);
         if (!vm->vcpu)
@@ -946,7 +970,10 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     char *copy = file ? strdup(file) : NULL;
     if (file && !copy)
         return dp_error_set(e, -ENOMEM, "no memory");
-    struct dp_block_options o = {.path = file, .readonly = cdrom || readonly, .trace = vm->config.trace};
+    const struct dp_vm_disk *disk = &vm->config.disk[i];
+    struct dp_block_options o = {
+        .path = file, .readonly = cdrom || readonly, .cache = block_cache(disk), .discard_ignored = disk->discard_ignored,
+        .detect_zeroes = disk->detect_zeroes, .limits = disk->limits, .clock = vm->clock, .trace = vm->config.trace};
     if (file)
         rc = dp_block_open(vm->config.loop, &o, &medium, e);
     if (!rc && (rc = scsi ? dp_pc_change_scsi_medium(vm->pc, scsi_target(vm, i), medium, e)

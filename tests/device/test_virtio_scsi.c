@@ -180,7 +180,9 @@ static void start(struct rig *r)
 {
     driver_start(&r->d, ALL_FEATURES, 0, true);
     /* Each unit tells once that it was powered on. */
-    static const struct { uint8_t target, lun; } units[] = {{0, DISK}, {0, WORM}, {WIDE, 0}, {CD, 0}};
+    static const struct {
+        uint8_t target, lun;
+    } units[] = {{0, DISK}, {0, WORM}, {WIDE, 0}, {CD, 0}};
     for (unsigned i = 0; i < DP_ARRAY_LEN(units); i++) {
         assert_good(COMMAND(r, units[i].target, units[i].lun, IN(96), 0x12, 0, 0, 0, 96, 0));
         assert_sense(COMMAND(r, units[i].target, units[i].lun, NO_DATA, 0, 0, 0, 0, 0, 0), 6, 0x29, 0);
@@ -846,10 +848,18 @@ static uint64_t conformance_poke(struct dp_device *d, struct dp_random *random)
     uint64_t pick = dp_random_next(random), value = dp_random_next(random), result = 0;
     dp_virtio_lock(v);
     switch (pick % 4) {
-    case 0: v->vclass->config_read(v, (uint32_t)(pick >> 8) % 9 * 4, &result, 4); break;
-    case 1: v->vclass->config_write(v, (uint32_t)(pick >> 8) % 9 * 4, &value, 4); break;
-    case 2: dp_virtio_notify(v, (unsigned)(pick >> 8) % 8); break;
-    default: dp_virtio_set_status(v, (uint8_t)(pick >> 8)); break;
+    case 0:
+        v->vclass->config_read(v, (uint32_t)(pick >> 8) % 9 * 4, &result, 4);
+        break;
+    case 1:
+        v->vclass->config_write(v, (uint32_t)(pick >> 8) % 9 * 4, &value, 4);
+        break;
+    case 2:
+        dp_virtio_notify(v, (unsigned)(pick >> 8) % 8);
+        break;
+    default:
+        dp_virtio_set_status(v, (uint8_t)(pick >> 8));
+        break;
     }
     dp_virtio_unlock(v);
     return result;
@@ -867,10 +877,9 @@ static void conformance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(identity),  cmocka_unit_test(modes),    cmocka_unit_test(transfers),
-        cmocka_unit_test(unmapping), cmocka_unit_test(conditions), cmocka_unit_test(management),
-        cmocka_unit_test(bounces),   cmocka_unit_test(cdrom),    cmocka_unit_test(mistakes),
-        cmocka_unit_test(reset_in_flight), cmocka_unit_test(pause_and_restore), cmocka_unit_test(conformance),
+        cmocka_unit_test(identity),   cmocka_unit_test(modes),           cmocka_unit_test(transfers),         cmocka_unit_test(unmapping),
+        cmocka_unit_test(conditions), cmocka_unit_test(management),      cmocka_unit_test(bounces),           cmocka_unit_test(cdrom),
+        cmocka_unit_test(mistakes),   cmocka_unit_test(reset_in_flight), cmocka_unit_test(pause_and_restore), cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,8 +134,9 @@ static void offer(struct world *w, unsigned q, unsigned head)
 static void command(struct world *w, struct input *in, unsigned code)
 {
     struct dp_space *m = w->env.memory;
-    static const uint8_t operations[] = {0x00, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x2a, 0x2e, 0x2f, 0x35, 0x41, 0x42, 0x43,
-                                         0x46, 0x4a, 0x51, 0x55, 0x5a, 0x88, 0x8a, 0x8f, 0x91, 0x93, 0x9e, 0xa0, 0xa3, 0xa8, 0xaa, 0xaf, 0xbe};
+    static const uint8_t operations[] = {0x00, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x2a,
+                                         0x2e, 0x2f, 0x35, 0x41, 0x42, 0x43, 0x46, 0x4a, 0x51, 0x55, 0x5a, 0x88,
+                                         0x8a, 0x8f, 0x91, 0x93, 0x9e, 0xa0, 0xa3, 0xa8, 0xaa, 0xaf, 0xbe};
     unsigned q = 2 + (code & 1), kind = (unsigned)take(in, 1), head = (unsigned)take(in, 1);
     uint64_t request = BUFFERS + head % 16 * 0x1000, response = request + 0x800, data = BUFFERS + 0x20000 + take(in, 1) * 0x100;
     uint32_t size = (uint32_t)take(in, 2);
@@ -166,12 +167,24 @@ static void operation(struct world *w, struct input *in)
     unsigned code = (unsigned)take(in, 1), high = code >> 4;
     uint64_t at;
     switch (code & 15) {
-    case 0: bring_up(w, (uint32_t)take(in, 4)); break;
-    case 1: case 2: case 3: case 4: case 5: command(w, in, code); break;
+    case 0:
+        bring_up(w, (uint32_t)take(in, 4));
+        break;
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+    case 5:
+        command(w, in, code);
+        break;
     case 6: /* a function, or nonsense */
         at = BUFFERS + 0x10000 + high * 0x100;
         for (unsigned i = 0; i < 24; i += 4)
-            dp_space_store(m, at + i, i == 8 ? 1 | (take(in, 1) & 3) << 8 | 0x400000 | take(in, 1) << 24 : i == 12 ? 0 : take(in, 1) & 15, 4);
+            dp_space_store(m, at + i,
+                           i == 8    ? 1 | (take(in, 1) & 3) << 8 | 0x400000 | take(in, 1) << 24
+                           : i == 12 ? 0
+                                     : take(in, 1) & 15,
+                           4);
         descriptor(w, 0, 2 * high, at, 24, 1);
         descriptor(w, 0, 2 * high + 1, at + 32, 5, 2);
         offer(w, 0, 2 * high);
@@ -180,22 +193,32 @@ static void operation(struct world *w, struct input *in)
         descriptor(w, 1, high, BUFFERS + 0x18000 + high * 16, 16, 2);
         offer(w, 1, high);
         break;
-    case 8: drain(w); break;
+    case 8:
+        drain(w);
+        break;
     case 9: /* bytes of what data buffers hold */
         at = BUFFERS + 0x20000 + take(in, 1) * 0x100;
         for (unsigned i = 0; i < 32; i += 4)
             dp_space_store(m, at + i, take(in, 4), 4);
         break;
-    case 10: dp_space_store(m, BAR + 0x2000 + take(in, 1) % 36, take(in, 4), 1u << take(in, 1) % 3); break;
+    case 10:
+        dp_space_store(m, BAR + 0x2000 + take(in, 1) % 36, take(in, 4), 1u << take(in, 1) % 3);
+        break;
     case 11:
-        if (dp_virtio_scsi_change_medium(w->scsi, 2, 0, high & 1 ? w->image[3] : NULL, NULL)) {} /* locked is fine */
+        if (dp_virtio_scsi_change_medium(w->scsi, 2, 0, high & 1 ? w->image[3] : NULL, NULL)) {
+        } /* locked is fine */
         break;
     case 12:
-        if (high & 1 && dp_virtio_scsi_remove(w->scsi, high >> 2, 0, NULL)) {} /* not there is fine */
-        if (!(high & 1) && dp_virtio_scsi_add(w->scsi, &(struct dp_virtio_scsi_unit){.block = w->image[high >> 2], .target = high >> 2,
-                                                                                    .cdrom = high >> 2 == 2}, NULL)) {}
+        if (high & 1 && dp_virtio_scsi_remove(w->scsi, high >> 2, 0, NULL)) {
+        } /* not there is fine */
+        if (!(high & 1) &&
+            dp_virtio_scsi_add(
+                w->scsi, &(struct dp_virtio_scsi_unit){.block = w->image[high >> 2], .target = high >> 2, .cdrom = high >> 2 == 2}, NULL)) {
+        }
         break;
-    case 13: (high & 1 ? dp_device_pause : dp_device_resume)(w->adapter); break;
+    case 13:
+        (high & 1 ? dp_device_pause : dp_device_resume)(w->adapter);
+        break;
     case 14:
         if (high & 1)
             dp_device_reset(w->adapter);
@@ -211,7 +234,8 @@ static void operation(struct world *w, struct input *in)
         dp_device_save(w->scsi, &state);
         for (unsigned n = take(in, 1) % 8; n; n--)
             state.data[take(in, 2) % state.size] ^= (uint8_t)take(in, 1);
-        if (dp_device_load(w->scsi, state.data, state.size, NULL, NULL) < 0) {} /* refusing is fine */
+        if (dp_device_load(w->scsi, state.data, state.size, NULL, NULL) < 0) {
+        } /* refusing is fine */
         dp_device_resume(w->adapter);
         dp_buffer_fini(&state);
         break;
