@@ -568,8 +568,8 @@ static void handle(struct virtio_scsi *s)
     else
         scsi_begin(u ? &u->scsi : NULL, &t, &luns, s->buffer);
     DP_TRACE(s->base.device.env->trace, DP_TRACE_BLOCK, "%s: %u:%u%s: command %02x %02x%02x%02x%02x %02x%02x%02x%02x", s->base.device.id,
-             header[1], (header[2] & 0x3f) << 8 | header[3], u ? "" : " (not there)", t.cdb[0], t.cdb[2], t.cdb[3], t.cdb[4], t.cdb[5], t.cdb[6],
-             t.cdb[7], t.cdb[8], t.cdb[9]);
+             header[1], (header[2] & 0x3f) << 8 | header[3], u ? "" : " (not there)", t.cdb[0], t.cdb[2], t.cdb[3], t.cdb[4], t.cdb[5],
+             t.cdb[6], t.cdb[7], t.cdb[8], t.cdb[9]);
     if (!response)
         response = bring_data(s, u, &t, out_from, in_from, &pins, &moved);
     bool is_in = r->in_bytes > in_from;
