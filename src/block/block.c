@@ -1,6 +1,7 @@
 /* block.c - the core of the block layer: opening, checking requests, completing them, draining.
  *
- * Model: see block.h. Engines put finished requests on a list and make event_fd readable; whoever collects (the loop's watch, or a
+ * Model: see block.h. On its way to the engine a request passes what the user chose: caching, discard, zeros, limits (throttle.h).
+ * Engines put finished requests on a list and make event_fd readable; whoever collects (the loop's watch, or a
  * drain) takes them off one by one and calls back with no lock held.
  * Invariants: in_flight counts a request from submit until its callback has returned, so a drain that sees 0 has seen the last callback.
  */
@@ -13,6 +14,7 @@
 #include "block/block_internal.h"
 #include "block/file.h"
 #include "block/image.h"
+#include "block/throttle.h"
 
 void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal)
 {
@@ -43,6 +45,13 @@ static void tell(struct dp_block *b, const struct dp_block_request *r)
     }
 }
 
+/* With caching that leaves nothing for a flush, what was written goes to the disk before its owner hears of it. */
+static bool must_sync(const struct dp_block *b, const struct dp_block_request *r)
+{
+    bool through = b->cache == DP_BLOCK_WRITETHROUGH || b->cache == DP_BLOCK_DIRECTSYNC;
+    return through && !r->result && !r->syncing && r->size && (r->op == DP_BLOCK_WRITE || r->op == DP_BLOCK_WRITE_ZEROES);
+}
+
 static void collect(struct dp_block *b)
 {
     uint64_t count;
@@ -58,6 +67,15 @@ static void collect(struct dp_block *b)
         pthread_mutex_unlock(&b->lock);
         if (!r)
             return;
+        if (must_sync(b, r)) {
+            r->syncing = true;
+            r->op = DP_BLOCK_FLUSH;
+            b->engine->submit(b, r);
+            continue;
+        }
+        free(r->bounce);
+        r->bounce = NULL;
+        r->op = r->asked;
         if (r->result)
             tell(b, r);
         r->done(r, r->result); /* r may be gone now */
@@ -73,6 +91,8 @@ static void event_ready(void *opaque, int fd, uint32_t events)
 void dp_block_drain(struct dp_block *b)
 {
     while (atomic_load(&b->in_flight)) {
+        if (b->throttle)
+            dp_throttle_release(b->throttle);
         collect(b);
         /* Another thread may have taken the event and be in the callback: look again soon even if nothing new comes. */
         if (atomic_load(&b->in_flight))
@@ -101,6 +121,36 @@ static int check(const struct dp_block *b, const struct dp_block_request *r)
     return 0;
 }
 
+static bool all_zeros(const struct dp_block_request *r)
+{
+    for (unsigned i = 0; i < r->iov_count; i++) {
+        const uint8_t *p = r->iov[i].iov_base;
+        if (*p || memcmp(p, p + 1, r->iov[i].iov_len - 1))
+            return false;
+    }
+    return true;
+}
+
+/* What the user wants of a request that is possible. True: nothing is left to do. */
+static bool adapt(struct dp_block *b, struct dp_block_request *r)
+{
+    if (r->op == DP_BLOCK_FLUSH)
+        return b->readonly || b->cache == DP_BLOCK_UNSAFE;
+    if (r->op == DP_BLOCK_WRITE && b->detect_zeroes && all_zeros(r)) { /* the guest may change them meanwhile: then either was written */
+        r->op = DP_BLOCK_WRITE_ZEROES;
+        r->unmap = b->detect_zeroes == DP_BLOCK_DETECT_UNMAP;
+    }
+    if (b->discard_ignored)
+        r->unmap = false;
+    return !r->size || (r->op == DP_BLOCK_DISCARD && b->discard_ignored);
+}
+
+static void to_engine(void *opaque, struct dp_block_request *r)
+{
+    struct dp_block *b = opaque;
+    b->engine->submit(b, r);
+}
+
 void dp_block_submit(struct dp_block *b, struct dp_block_request *r)
 {
     r->block = b;
@@ -109,12 +159,17 @@ void dp_block_submit(struct dp_block *b, struct dp_block_request *r)
     r->iov_at = 0;
     r->attempt = r->retries = 0;
     atomic_fetch_add(&b->in_flight, 1);
+    r->syncing = false;
+    r->asked = r->op;
+    r->bounce = NULL;
     r->result = check(b, r);
-    bool nothing = r->op != DP_BLOCK_FLUSH && !r->size;
-    if (r->op == DP_BLOCK_FLUSH && b->readonly)
-        nothing = true;
-    if (r->result || nothing)
+    bool over = r->result || adapt(b, r);
+    if (!over && b->align)
+        over = (r->result = dp_raw_bounce(b, r));
+    if (over)
         dp_block_finish(b, r, true);
+    else if (b->throttle)
+        dp_throttle_submit(b->throttle, r);
     else
         b->engine->submit(b, r);
 }
@@ -156,6 +211,8 @@ static int open_raw(struct dp_block *b, const struct dp_block_options *o, struct
     b->size = DP_ALIGN_UP(f.length, DP_BLOCK_SECTOR);
     if (!o->format)
         suspect(b);
+    if ((b->cache == DP_BLOCK_NONE || b->cache == DP_BLOCK_DIRECTSYNC) && (rc = dp_raw_direct(b, e)))
+        return rc;
     return open_engine(b, o->io, e);
 }
 
@@ -167,6 +224,9 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     b->loop = l;
     b->trace = o->trace;
     b->readonly = o->readonly;
+    b->cache = o->cache;
+    b->discard_ignored = o->discard_ignored;
+    b->detect_zeroes = o->detect_zeroes;
     b->fd = b->event_fd = -1;
     b->finished_tail = &b->finished;
     pthread_mutex_init(&b->lock, NULL);
@@ -181,14 +241,20 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
         rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
     else if (is_file && (!o->format || !strcmp(o->format, "raw")))
         rc = open_raw(b, o, e);
+    else if (b->cache == DP_BLOCK_NONE || b->cache == DP_BLOCK_DIRECTSYNC)
+        rc = dp_error_set(e, -EINVAL, "disk %s: cache=none and directsync are of raw images; use writeback or writethrough", b->path);
     else {
         b->engine = &dp_block_worker;
         b->image = &image;
         rc = b->engine->open(b, e);
         b->image = NULL;
     }
+    const struct dp_throttle_limits none = {0}; /* with limits there is a clock */
+    if (!rc && memcmp(&o->limits, &none, sizeof none) && (rc = dp_throttle_create(o->clock, &o->limits, to_engine, b, &b->throttle, e)))
+        b->engine->close(b);
     if (!rc && l && (rc = dp_loop_watch(l, b->event_fd, EPOLLIN, event_ready, b))) {
         dp_error_set(e, rc, "disk %s: cannot watch for completions: %s", b->path, strerror(-rc));
+        dp_throttle_destroy(b->throttle);
         b->engine->close(b);
     }
     if (!rc) {
@@ -212,6 +278,7 @@ void dp_block_close(struct dp_block *b)
     dp_block_drain(b);
     if (b->loop)
         dp_loop_unwatch(b->loop, b->event_fd);
+    dp_throttle_destroy(b->throttle);
     b->engine->close(b);
     close(b->event_fd);
     if (b->fd >= 0)

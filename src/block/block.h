@@ -37,6 +37,21 @@ struct dp_block_request {
     unsigned iov_at;
     int result;
     uint8_t attempt, retries;      /* which way of zeroing; interrupted system calls */
+    bool syncing;                  /* written; on its way to the disk */
+    uint8_t asked;                 /* op as it was submitted */
+    uint8_t *bounce;               /* memory that O_DIRECT takes; NULL: the pieces' own */
+};
+
+/* Who keeps what was written until it is on the disk: the host's page cache (WRITEBACK: until a flush; WRITETHROUGH: a write is on the disk
+ * when it is done), nobody but the disk (NONE, DIRECTSYNC: O_DIRECT, the latter with writes on the disk when they are done; raw images
+ * only), or the page cache for good (UNSAFE: a flush does nothing). */
+enum dp_block_cache { DP_BLOCK_WRITEBACK, DP_BLOCK_NONE, DP_BLOCK_WRITETHROUGH, DP_BLOCK_DIRECTSYNC, DP_BLOCK_UNSAFE };
+/* Writes of zeros become WRITE_ZEROES, which may give the space back (UNMAP). */
+enum dp_block_detect { DP_BLOCK_DETECT_OFF, DP_BLOCK_DETECT_ON, DP_BLOCK_DETECT_UNMAP };
+/* In a second: requests, bytes; of both kinds together and of each; 0: no limit. Bursts: how many may come at once; 0: a tenth of a
+ * second's. */
+struct dp_throttle_limits {
+    uint64_t iops, iops_read, iops_write, bps, bps_read, bps_write, iops_burst, bps_burst;
 };
 
 struct dp_block_options {
@@ -45,6 +60,11 @@ struct dp_block_options {
     const char *format;            /* a name of image.h's formats; NULL is raw */
     bool backing_anywhere;         /* backing files may lie outside the folder of the image: its maker chose their names */
     enum dp_block_io io;
+    enum dp_block_cache cache;
+    bool discard_ignored;          /* the space of what guests discard is kept */
+    enum dp_block_detect detect_zeroes;
+    struct dp_throttle_limits limits;
+    struct dp_clock *clock;        /* the limits'; outlives the block */
     struct dp_trace *trace;        /* may be NULL; outlives the block */
 };
 

@@ -41,6 +41,11 @@ struct dp_block {
     int fd;                         /* raw; -1: the worker's image has it */
     const struct dp_image_options *image; /* while it is being opened */
     bool readonly;
+    enum dp_block_cache cache;
+    bool discard_ignored;
+    enum dp_block_detect detect_zeroes;
+    unsigned align;                 /* of memory for O_DIRECT; 0: not that */
+    struct dp_throttle *throttle;   /* NULL: no limits */
     uint64_t size;
     const struct dp_block_engine *engine;
     void *engine_data;
@@ -55,6 +60,11 @@ struct dp_block {
 void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal);
 
 /* raw.c */
+#define DP_BLOCK_BOUNCE (128u << 10) /* bytes of a bounce buffer, at most */
+/* Has the file go around the page cache, as b->cache says. */
+int dp_raw_direct(struct dp_block *b, struct dp_error *e) DP_MUST_CHECK;
+/* A bounce buffer, if the request needs one: 0 or -ENOMEM. */
+int dp_raw_bounce(struct dp_block *b, struct dp_block_request *r) DP_MUST_CHECK;
 void dp_raw_step(struct dp_block *b, const struct dp_block_request *r, struct dp_block_step *s);
 /* Takes the result of a step (count or negative errno). True: the request is over; false: it has another step. */
 bool dp_raw_result(struct dp_block *b, struct dp_block_request *r, const struct dp_block_step *s, int64_t result);

@@ -7,6 +7,8 @@
  */
 #include <fcntl.h>
 #include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "block/block_internal.h"
@@ -15,7 +17,63 @@
 #define RETRIES_MAX 100
 
 /* Only read from; iovecs and SQEs want a pointer without const. */
-static const uint8_t zeros[65536];
+static const uint8_t zeros[65536] __attribute__((aligned(4096)));
+
+/* ---- O_DIRECT ---- */
+
+/* What the kernel asks for: statx(2) STATX_DIOALIGN; where it cannot say, what has always been enough. Requests begin and end at the
+ * guest's sectors, so memory only need be brought into line: by a bounce buffer. */
+int dp_raw_direct(struct dp_block *b, struct dp_error *e)
+{
+    struct statx st;
+    unsigned memory = 4096, offset = DP_BLOCK_SECTOR;
+    if (fcntl(b->fd, F_SETFL, fcntl(b->fd, F_GETFL) | O_DIRECT))
+        return dp_error_set(e, -errno, "disk %s: its file system has no O_DIRECT (%s); use cache=writeback", b->path, strerror(errno));
+#ifdef STATX_DIOALIGN
+    if (!statx(b->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) && (st.stx_mask & STATX_DIOALIGN) && st.stx_dio_mem_align) {
+        memory = st.stx_dio_mem_align;
+        offset = st.stx_dio_offset_align;
+    }
+#else
+    (void)st;
+#endif
+    struct stat length;
+    if (!fstat(b->fd, &length) && S_ISREG(length.st_mode) && length.st_size % DP_BLOCK_SECTOR)
+        return dp_error_set(e, -EINVAL, "disk %s: %lld bytes are no whole sectors, which cache=none needs; use cache=writeback", b->path,
+                            (long long)length.st_size);
+    if (offset > DP_BLOCK_SECTOR)
+        return dp_error_set(e, -EINVAL, "disk %s: the host's disk has sectors of %u bytes, too large for cache=none; use cache=writeback",
+                            b->path, offset);
+    b->align = DP_MAX(memory, DP_BLOCK_SECTOR);
+    return 0;
+}
+
+int dp_raw_bounce(struct dp_block *b, struct dp_block_request *r)
+{
+    bool fits = r->op != DP_BLOCK_READ && r->op != DP_BLOCK_WRITE;
+    for (unsigned i = 0; !fits && i < r->iov_count; i++) {
+        if (((uintptr_t)r->iov[i].iov_base & (b->align - 1)) || r->iov[i].iov_len % DP_BLOCK_SECTOR)
+            break;
+        fits = i + 1 == r->iov_count;
+    }
+    void *p = NULL;
+    if (!fits && posix_memalign(&p, DP_MAX(b->align, 4096u), DP_MIN(r->size, (uint64_t)DP_BLOCK_BOUNCE)))
+        return -ENOMEM;
+    r->bounce = p;
+    return 0;
+}
+
+/* The next n bytes of the pieces, to or from the bounce buffer. */
+static void bounce_copy(const struct dp_block_request *r, uint64_t n, bool in)
+{
+    uint64_t skip = r->iov_skip, done = 0;
+    for (unsigned i = r->iov_at; i < r->iov_count && done < n; i++, skip = 0) {
+        uint64_t take = DP_MIN(r->iov[i].iov_len - skip, n - done);
+        uint8_t *piece = (uint8_t *)r->iov[i].iov_base + skip;
+        memcpy(in ? piece : r->bounce + done, in ? r->bounce + done : piece, take);
+        done += take;
+    }
+}
 
 /* ---- steps ---- */
 
@@ -29,6 +87,14 @@ static void transfer_step(const struct dp_block_request *r, struct dp_block_step
     bool read = r->op == DP_BLOCK_READ;
     const struct iovec *v = &r->iov[r->iov_at];
     s->offset = r->offset + r->progress;
+    if (r->bounce) {
+        s->call = read ? DP_CALL_READ : DP_CALL_WRITE;
+        s->data = r->bounce;
+        s->size = DP_MIN(r->size - r->progress, (uint64_t)DP_BLOCK_BOUNCE);
+        if (!read)
+            bounce_copy(r, s->size, false);
+        return;
+    }
     /* in the middle of a piece: finish that one by itself, so that the array needs no copy */
     if (r->iov_skip || v->iov_len > TRANSFER_MAX) {
         s->call = read ? DP_CALL_READ : DP_CALL_WRITE;
@@ -118,8 +184,11 @@ bool dp_raw_result(struct dp_block *b, struct dp_block_request *r, const struct 
         return over(r, (int)result);
     if (r->op == DP_BLOCK_WRITE_ZEROES)
         r->progress += result;
-    else if (result)
+    else if (result) {
+        if (r->bounce && r->op == DP_BLOCK_READ)
+            bounce_copy(r, (uint64_t)result, true);
         advance(r, result);
+    }
     else if (r->op == DP_BLOCK_READ && s->offset > b->size - DP_BLOCK_SECTOR)
         zero_rest(r); /* of a file that ends within its last sector */
     else if (r->op == DP_BLOCK_READ)

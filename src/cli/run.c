@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "cli/board.h"
+#include "cli/disk.h"
 #include "cli/guard.h"
 #include "cli/media.h"
 #include "console/console.h"
@@ -44,7 +45,7 @@ static const struct cli_option options[] = {
      .help = "pc: with firmware, IDE, VGA and the like; q35: the same with PCI Express and SATA; microvm: without (microvm with --kernel, else pc)"},
     {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
-    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA); none: an empty drive"},
+    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA; ,bus=scsi: SCSI); none: an empty drive"},
     {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive; none: an empty 1.44M drive"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, usb, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
@@ -62,8 +63,8 @@ static const struct cli_option options[] = {
     {"speaker", 0, "file:PATH", CLI_STRING, FIELD(board.speaker), .help = "record what a pc's speaker plays, as WAV (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
-    {"disk", 'd', "FILE[,format=raw|qcow2][,backing=any][,ro][,bus=virtio|ide|sata]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
-     .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
+    {"disk", 'd', "FILE[,format=raw|qcow2][,backing=any][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
+     .help = "a disk (virtio: vda, vdb ...); also serial=, block=512|4096, queues=N; a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
      .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, "
              "bootfile=. network=NAME or switch=PATH: one of `doppel network`, with its options (vlan=N ...). tap=, macvtap=, packet=IF, udp=LOCAL/REMOTE: "
@@ -177,52 +178,6 @@ static void trace_line(void *opaque, const char *line)
 
 /* ---- values with parts ---- */
 
-/* "FILE[,format=raw|qcow2][,backing=any][,ro][,bus=ide|sata]" into d; what d->path points to is the caller's to free. */
-static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d, struct dp_error *e)
-{
-    char *path = strdup(text), *to = path;
-    const char *p = text;
-    if (!path)
-        return dp_error_set(e, -ENOMEM, "no memory");
-    for (; *p && (*p != ',' || p[1] == ','); p++) {
-        *to++ = *p;
-        p += *p == ',';
-    }
-    *to = 0;
-    *d = (struct dp_vm_disk){.path = path, .bus = bus, .readonly = bus == DP_VM_CDROM};
-    while (*p == ',') {
-        size_t n = strcspn(++p, ",");
-        if (n == 2 && !strncmp(p, "ro", n))
-            d->readonly = true;
-        else if (n == 10 && !strncmp(p, "format=raw", n))
-            d->format = "raw";
-        else if (n == 12 && !strncmp(p, "format=qcow2", n))
-            d->format = "qcow2";
-        else if (n == 11 && !strncmp(p, "backing=any", n))
-            d->backing_anywhere = true;
-        else if (bus == DP_VM_VIRTIO && n == 7 && !strncmp(p, "bus=ide", n))
-            d->bus = DP_VM_IDE;
-        else if (bus == DP_VM_VIRTIO && n == 8 && !strncmp(p, "bus=sata", n))
-            d->bus = DP_VM_SATA;
-        else if (bus == DP_VM_VIRTIO && n == 10 && !strncmp(p, "bus=virtio", n))
-            d->bus = DP_VM_VIRTIO;
-        else if (n > 7 && !strncmp(p, "format=", 7))
-            return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: raw and qcow2 are", text, (int)DP_MIN(n - 7, (size_t)40),
-                                p + 7);
-        else
-            return dp_error_set(
-                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, format=qcow2, backing=any, bus=virtio, bus=ide, bus=sata and ro (a comma in a file's name is written twice)",
-                text, (int)DP_MIN(n, (size_t)40), p);
-        p += n;
-    }
-    if ((bus == DP_VM_CDROM || bus == DP_VM_FLOPPY) && !strcmp(path, "none")) { /* an empty drive, for `doppel media` */
-        free(path);
-        d->path = NULL;
-        return 0;
-    }
-    return *path ? 0 : dp_error_set(e, -EINVAL, "disk '%s': the file's name is missing", text);
-}
-
 static int parse_usb(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
 {
     static const char storage[] = "storage=";
@@ -240,7 +195,7 @@ static int parse_usb(const struct run_options *o, struct dp_vm_config *c, struct
         else if (c->disk_count == DP_VM_DISKS)
             rc = dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
         else
-            rc = parse_disk(what + sizeof storage - 1, DP_VM_USB, &c->disk[c->disk_count++], e);
+            rc = cli_disk_parse("usb", what + sizeof storage - 1, DP_VM_USB, &c->disk[c->disk_count++], e);
     }
     return rc;
 }
@@ -249,9 +204,10 @@ static int parse_usb(const struct run_options *o, struct dp_vm_config *c, struct
 static int parse_disks(const struct run_options *o, struct dp_vm_config *c, struct dp_error *e)
 {
     const struct {
+        const char *option;
         const struct cli_list *list;
         enum dp_vm_bus bus;
-    } lists[] = {{&o->disk, DP_VM_VIRTIO}, {&o->cdrom, DP_VM_CDROM}, {&o->floppy, DP_VM_FLOPPY}};
+    } lists[] = {{"disk", &o->disk, DP_VM_VIRTIO}, {"cdrom", &o->cdrom, DP_VM_CDROM}, {"floppy", &o->floppy, DP_VM_FLOPPY}};
     int rc = 0;
     if (o->file) {
         static const enum dp_vm_bus buses[] = {[CLI_MEDIA_DISK] = DP_VM_IDE, [CLI_MEDIA_CDROM] = DP_VM_CDROM, [CLI_MEDIA_FLOPPY] = DP_VM_FLOPPY};
@@ -269,7 +225,7 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
         for (unsigned i = 0; !rc && i < lists[k].list->count; i++) {
             if (c->disk_count == DP_VM_DISKS)
                 return dp_error_set(e, -EINVAL, "at most %d disks are possible", DP_VM_DISKS);
-            rc = parse_disk(lists[k].list->value[i], lists[k].bus, &c->disk[c->disk_count++], e);
+            rc = cli_disk_parse(lists[k].option, lists[k].list->value[i], lists[k].bus, &c->disk[c->disk_count++], e);
         }
     return rc ? rc : parse_usb(o, c, e);
 }

@@ -100,7 +100,7 @@ static int add_drives(struct dp_pc *pc, struct dp_error *e)
         if (drive->cdrom)
             dp_ide_attach_cdrom(d, i, drive->block);
         else if (drive->block)
-            dp_ide_attach_disk(d, i, drive->block, NULL);
+            dp_ide_attach_disk(d, i, drive->block, drive->serial);
     }
     int rc = CHIPSET_START(d, places, e);
     return rc ? rc : dp_pci_plug_function(dp_pci_host_of(pc->pci), dp_ide_function(d), SLOT_PIIX, FUNCTION_IDE, e);

@@ -73,7 +73,7 @@ static int add_drives(struct dp_pc *pc, struct dp_error *e)
         if (drive->cdrom)
             dp_ahci_attach_cdrom(d, i, drive->block);
         else if (drive->block)
-            dp_ahci_attach_disk(d, i, drive->block, NULL);
+            dp_ahci_attach_disk(d, i, drive->block, drive->serial);
     }
     int rc = dp_device_init(d, e);
     return rc ? rc : dp_pci_plug_function(dp_pci_host_of(pc->pci), dp_ahci_function(d), SLOT_ICH9, FUNCTION_SATA, e);

@@ -15,7 +15,9 @@
 #include "devices/net/e1000.h"
 #include "devices/net/ne2k.h"
 #include "devices/net/rtl8139.h"
+#include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_balloon.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "machine/pc_internal.h"
 #include "machine/pvclock.h"
 #include "net/net.h"
@@ -305,6 +307,62 @@ static int add_virtio(struct dp_pc *pc, struct dp_device *child, const char *id,
 
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n) { return (pc->chipset ? SLOT_CHIPSET_END : 0) + SLOT_DISK + n; }
 
+unsigned pc_scsi_slot(const struct dp_pc *pc) { return pc_disk_slot(pc, pc->config.disk_count); }
+
+/* ---- disks ---- */
+
+static int set_queues(struct dp_pc *pc, struct dp_device *d, unsigned queues, struct dp_error *e)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%u", queues ? queues : DP_MIN(pc->config.cpus, 4u));
+    return dp_device_set(d, "queues", text, e);
+}
+
+static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
+{
+    const struct dp_pc_disk *disk = &pc->config.disk[n];
+    char id[32], pci_id[32];
+    snprintf(id, sizeof id, "disk%u", n % 100);
+    snprintf(pci_id, sizeof pci_id, "disk%u-pci", n % 100);
+    struct dp_device *d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env);
+    if (!d)
+        return dp_error_set(e, -ENOMEM, "no memory for a device");
+    dp_virtio_blk_attach(d, disk->block);
+    int rc = set_queues(pc, d, disk->queues, e);
+    if (!rc && disk->serial)
+        rc = dp_device_set(d, "serial", disk->serial, e);
+    if (!rc && disk->write_through)
+        rc = dp_device_set(d, "cache", "writethrough", e);
+    if (!rc && disk->sector)
+        rc = dp_device_set(d, "block", disk->sector == 4096 ? "4096" : "512", e);
+    if (rc) {
+        dp_device_free(d);
+        return rc;
+    }
+    return add_virtio(pc, d, pci_id, pc_disk_slot(pc, n), e);
+}
+
+static int add_scsi(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *d = dp_device_alloc(&dp_virtio_scsi_class, "scsi0", &pc->env);
+    if (!d)
+        return dp_error_set(e, -ENOMEM, "no memory for a device");
+    int rc = set_queues(pc, d, 0, e);
+    if (rc) {
+        dp_device_free(d);
+        return rc;
+    }
+    if ((rc = add_virtio(pc, d, "scsi0-pci", pc_scsi_slot(pc), e)))
+        return rc;
+    pc->scsi = d;
+    for (unsigned i = 0; !rc && i < pc->config.scsi_count; i++) {
+        const struct dp_pc_disk *disk = &pc->config.scsi[i];
+        rc = dp_virtio_scsi_add(d, &(struct dp_virtio_scsi_unit){.block = disk->block, .cdrom = disk->cdrom, .target = i, .serial = disk->serial,
+                                                                 .sector = disk->sector, .write_through = disk->write_through}, e);
+    }
+    return rc;
+}
+
 /* ---- network cards ---- */
 
 /* A card's class, and how it is wired; function NULL: the class is a virtio device. */
@@ -421,6 +479,7 @@ static int check_disks(const struct dp_pc *pc, struct dp_error *e)
         end = DP_MIN(end, pc_balloon_slot(pc));
     for (unsigned i = 0; i < c->nic_count; i++)
         end = pc_nic_slot(pc, i) > first ? DP_MIN(end, pc_nic_slot(pc, i)) : end;
+    end -= c->scsi_count ? 1 : 0;
     if (first + c->disk_count <= end)
         return 0;
     return dp_error_set(e, -ENOSPC, "%u virtio disks: beside these network cards, USB and screen at most %u are possible", c->disk_count,
@@ -466,16 +525,11 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
         if ((rc = add_virtio(pc, d, "balloon0-pci", pc_balloon_slot(pc), e)))
             return rc;
     }
-    for (unsigned i = 0; i < c->disk_count; i++) {
-        char id[32], pci_id[32];
-        snprintf(id, sizeof id, "disk%u", i % 100);
-        snprintf(pci_id, sizeof pci_id, "disk%u-pci", i % 100);
-        if (!(d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env)))
-            return dp_error_set(e, -ENOMEM, "no memory for a device");
-        dp_virtio_blk_attach(d, c->disk[i]);
-        if ((rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, i), e)))
+    for (unsigned i = 0; i < c->disk_count; i++)
+        if ((rc = add_disk(pc, i, e)))
             return rc;
-    }
+    if (c->scsi_count && (rc = add_scsi(pc, e)))
+        return rc;
     for (unsigned i = 0; i < c->nic_count; i++)
         if ((rc = add_nic(pc, i, e)))
             return rc;
@@ -495,7 +549,7 @@ int dp_pc_create(const struct dp_pc_config *c, struct dp_pc **out, struct dp_err
     pc->env = (struct dp_device_env){
         .loop = c->loop, .clock = c->clock, .trace = c->trace, .msi = {dp_apic_bus_msi, &pc->apic_bus}, .vm = {vm_request, pc}};
     int rc = pc->cpu && pc->device ? 0 : dp_error_set(e, -ENOMEM, "no memory for a machine");
-    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->nic_count > DP_PC_NICS || c->usb_count > DP_PC_USB || c->memory <= EXTENDED_START))
+    if (!rc && (c->cpus < 1 || c->cpus > DP_PC_CPUS_MAX || c->disk_count > DP_PC_DISKS || c->scsi_count > DP_PC_DISKS || c->nic_count > DP_PC_NICS || c->usb_count > DP_PC_USB || c->memory <= EXTENDED_START))
         rc =
             dp_error_set(e, -EINVAL, "a PC has 1 to %d processors, up to %d disks and more than 1M of memory", DP_PC_CPUS_MAX, DP_PC_DISKS);
     if (!rc && c->firmware && !(pc->chipset = chipset_new(c->firmware->board)))
@@ -582,6 +636,11 @@ int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_bloc
     if (pc->chipset)
         return chipset_change_medium(pc, cdrom, n, medium, e);
     return dp_error_set(e, -ENODEV, "a machine without firmware has no such drive");
+}
+
+int dp_pc_change_scsi_medium(struct dp_pc *pc, unsigned target, struct dp_block *medium, struct dp_error *e)
+{
+    return dp_virtio_scsi_change_medium(pc->scsi, target, 0, medium, e);
 }
 
 struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }

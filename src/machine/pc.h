@@ -46,6 +46,16 @@ struct dp_pc_nic {
 struct dp_pc_drive {
     struct dp_block *block; /* NULL: of a CD drive: no disc; else: no drive */
     bool cdrom;
+    const char *serial;     /* of a disk; NULL: made up; lives as long as the machine */
+};
+/* A disk on virtio-blk, or a disk or CD-ROM drive on the virtio SCSI controller. */
+struct dp_pc_disk {
+    struct dp_block *block; /* not owned; NULL: a CD-ROM drive without a disc */
+    bool cdrom;             /* SCSI only */
+    const char *serial;     /* NULL: made up; lives as long as the machine */
+    unsigned sector;        /* bytes of a logical block: 512 (or 0), 4096 */
+    bool write_through;     /* the guest's write cache is off at first */
+    unsigned queues;        /* virtio-blk only; 0: as many as processors, 4 at most */
 };
 struct dp_pc_firmware {
     enum dp_pc_board board;
@@ -90,8 +100,10 @@ struct dp_pc_config {
     struct dp_console *virtio_console_backend;
     struct dp_pc_nic nic[DP_PC_NICS];
     unsigned nic_count;
-    struct dp_block *disk[DP_PC_DISKS]; /* not owned */
+    struct dp_pc_disk disk[DP_PC_DISKS]; /* virtio-blk */
     unsigned disk_count;
+    struct dp_pc_disk scsi[DP_PC_DISKS]; /* the n-th is target n; with any of them there is a controller */
+    unsigned scsi_count;
     struct {
         enum dp_usb_kind kind;
         struct dp_block *block; /* of storage; not owned */
@@ -132,6 +144,7 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
 
 /* Another medium for the n-th CD or floppy drive, in the configuration's order, or none (NULL): dp_ide_change_medium,
  * dp_fdc_change_medium. The old one is not in use any more when this returns 0. */
+int dp_pc_change_scsi_medium(struct dp_pc *pc, unsigned target, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 
 struct dp_device *dp_pc_balloon(struct dp_pc *pc); /* devices/virtio/virtio_balloon.h; NULL: it has none */

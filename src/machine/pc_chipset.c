@@ -324,6 +324,9 @@ static int add_boot_order(struct dp_pc *pc, struct dp_error *e)
                 pc->chipset->board->drive_path(&order, i);
         for (unsigned i = 0; i < pc->config.disk_count && *kind == 'c'; i++)
             dp_buffer_printf(&order, "/pci@i0cf8/scsi@%x/disk@0,0\n", pc_disk_slot(pc, i));
+        for (unsigned i = 0; i < pc->config.scsi_count && (*kind == 'c' || *kind == 'd'); i++)
+            if (pc->config.scsi[i].cdrom == (*kind == 'd'))
+                dp_buffer_printf(&order, "/pci@i0cf8/scsi@%x/channel@0/disk@%x,0\n", pc_scsi_slot(pc), i);
         for (unsigned i = 0; i < pc->config.nic_count && *kind == 'n'; i++)
             dp_buffer_printf(&order, "/pci@i0cf8/ethernet@%x/ethernet-phy@0\n", pc_nic_slot(pc, i));
         for (unsigned i = 0; i < pc->config.usb_count && *kind == 'u'; i++)

@@ -43,7 +43,8 @@ struct dp_pc {
     struct pc_cpu *cpu;
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
-    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */, *balloon /* NULL: none */;
+    struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */, *balloon /* NULL: none */,
+        *scsi /* NULL: none */;
     uint8_t usb_port[DP_PC_USB];       /* as firmware counts them */
     struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
@@ -54,6 +55,7 @@ struct dp_pc {
 enum { SLOT_USB = 29, SLOT_SCREEN = 30, SLOT_ICH9 = 31 };
 /* The PCI slot of a virtio disk. */
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
+unsigned pc_scsi_slot(const struct dp_pc *pc); /* after them */
 unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n);
 /* The description of the ACPI tables, of either board. */
 void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a);

@@ -352,7 +352,8 @@ int lockstep_machine_init(struct lockstep_machine *m, const struct dp_lockstep_c
         .serial = {m->serial},
         .disk_count = c->disk_count,
     };
-    memcpy(p.disk, m->disk, sizeof m->disk);
+    for (unsigned i = 0; i < c->disk_count; i++)
+        p.disk[i].block = m->disk[i];
     if ((rc = dp_pc_create(&p, &m->pc, e)))
         return rc;
     list_devices(m);

@@ -61,6 +61,7 @@ struct dp_vm {
     struct dp_net_user *network[DP_VM_NICS];
     struct dp_net_datagram *way[DP_VM_NICS];
     struct dp_boot_blob nic_rom[DP_VM_NICS];
+    char *serial[DP_VM_DISKS];
     char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
     struct file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
@@ -530,6 +531,29 @@ static int place_usb(const struct dp_vm_config *c, struct dp_pc_config *p, struc
 /* Drives whose media can be changed have a name. */
 static const char *drive_kind(enum dp_vm_bus bus) { return bus == DP_VM_CDROM ? "cdrom" : bus == DP_VM_FLOPPY ? "floppy" : NULL; }
 
+/* Devices that have a write cache to show leave the flushes that writes need then to the guest, which may also want them no more. */
+static bool shows_cache(const struct dp_vm_disk *d) { return d->bus == DP_VM_VIRTIO || d->bus == DP_VM_SCSI; }
+
+static struct dp_pc_disk pc_disk(const struct dp_vm *vm, unsigned i)
+{
+    const struct dp_vm_disk *d = &vm->config.disk[i];
+    return (struct dp_pc_disk){
+        .block = vm->disk[i],
+        .cdrom = d->bus == DP_VM_CDROM,
+        .serial = vm->serial[i],
+        .sector = d->block,
+        .write_through = d->cache == DP_BLOCK_WRITETHROUGH || d->cache == DP_BLOCK_DIRECTSYNC,
+        .queues = d->queues,
+    };
+}
+
+static enum dp_block_cache block_cache(const struct dp_vm_disk *d)
+{
+    if (!shows_cache(d))
+        return d->cache;
+    return d->cache == DP_BLOCK_WRITETHROUGH ? DP_BLOCK_WRITEBACK : d->cache == DP_BLOCK_DIRECTSYNC ? DP_BLOCK_NONE : d->cache;
+}
+
 /* Each disk to its bus. */
 static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
 {
@@ -538,7 +562,9 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
     for (unsigned i = 0; i < vm->config.disk_count; i++) {
         enum dp_vm_bus bus = vm->config.disk[i].bus;
         if (bus == DP_VM_VIRTIO) {
-            p->disk[p->disk_count++] = vm->disk[i];
+            p->disk[p->disk_count++] = pc_disk(vm, i);
+        } else if (bus == DP_VM_SCSI || vm->config.disk[i].scsi) {
+            p->scsi[p->scsi_count++] = pc_disk(vm, i);
         } else if (bus == DP_VM_USB) {
             if (add_usb(p, DP_USB_STORAGE, vm->disk[i], e))
                 return e->code;
@@ -556,7 +582,7 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
             if (drives == most)
                 return dp_error_set(e, -EINVAL, "%s: there are %u %s drives, CDs included; make it a virtio disk",
                                     vm->config.disk[i].path, most, q35 ? "SATA" : "IDE");
-            vm->firmware.drive[drives++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM};
+            vm->firmware.drive[drives++] = (struct dp_pc_drive){vm->disk[i], bus == DP_VM_CDROM, vm->serial[i]};
         }
     }
     return 0;
@@ -639,17 +665,22 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         rc = dp_error_set(e, -ENOMEM, "no memory");
     if (!rc && c->firmware)
         rc = read_firmware(vm, e);
+    if (!rc)
+        rc = dp_clock_create_vm(c->loop, &vm->clock, e);
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
         struct dp_block_options o = {
             .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
-            .readonly = c->disk[i].readonly, .trace = c->trace};
+            .readonly = c->disk[i].readonly, .cache = block_cache(&c->disk[i]), .discard_ignored = c->disk[i].discard_ignored,
+            .detect_zeroes = c->disk[i].detect_zeroes, .limits = c->disk[i].limits, .clock = vm->clock, .trace = c->trace};
+        if (c->disk[i].empty)
+            o.path = NULL;
         if (o.path)
             rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
+        if (!rc && c->disk[i].serial && !(vm->serial[i] = strdup(c->disk[i].serial)))
+            rc = dp_error_set(e, -ENOMEM, "no memory");
         if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))
             rc = dp_error_set(e, -ENOMEM, "no memory");
     }
-    if (!rc)
-        rc = dp_clock_create_vm(c->loop, &vm->clock, e);
     if (!rc) {
         vm->vcpu = calloc(vm->config.cpus, sizeof *vm->vcpu);
         if (!vm->vcpu)
@@ -836,8 +867,10 @@ void dp_vm_destroy(struct dp_vm *vm)
     for (unsigned i = 0; i < DP_VM_DISKS; i++)
         if (vm->disk[i])
             dp_block_close(vm->disk[i]);
-    for (unsigned i = 0; i < DP_VM_DISKS; i++)
+    for (unsigned i = 0; i < DP_VM_DISKS; i++) {
         free(vm->file[i]);
+        free(vm->serial[i]);
+    }
     if (vm->clock)
         dp_clock_destroy(vm->clock);
     close_file(&vm->kernel);
@@ -914,6 +947,15 @@ static int no_drive(const struct dp_vm *vm, const char *name, struct dp_error *e
     return rc;
 }
 
+/* SCSI targets are numbered in the order of the disks that are there. */
+static unsigned scsi_target(const struct dp_vm *vm, int disk)
+{
+    unsigned target = 0;
+    for (int i = 0; i < disk; i++)
+        target += vm->config.disk[i].bus == DP_VM_SCSI || vm->config.disk[i].scsi;
+    return target;
+}
+
 int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bool readonly, struct dp_error *e)
 {
     struct dp_vm_drive d;
@@ -923,15 +965,21 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     int i = find_drive(vm, n, &of_kind), rc = 0;
     if (i < 0)
         return no_drive(vm, name, e);
-    bool cdrom = vm->config.disk[i].bus == DP_VM_CDROM;
+    bool cdrom = vm->config.disk[i].bus == DP_VM_CDROM, scsi = vm->config.disk[i].scsi;
+    for (int k = 0; k < i && cdrom && !scsi; k++)
+        of_kind -= vm->config.disk[k].scsi; /* of the board's own drives */
     struct dp_block *medium = NULL;
     char *copy = file ? strdup(file) : NULL;
     if (file && !copy)
         return dp_error_set(e, -ENOMEM, "no memory");
-    struct dp_block_options o = {.path = file, .readonly = cdrom || readonly, .trace = vm->config.trace};
+    const struct dp_vm_disk *disk = &vm->config.disk[i];
+    struct dp_block_options o = {
+        .path = file, .readonly = cdrom || readonly, .cache = block_cache(disk), .discard_ignored = disk->discard_ignored,
+        .detect_zeroes = disk->detect_zeroes, .limits = disk->limits, .clock = vm->clock, .trace = vm->config.trace};
     if (file)
         rc = dp_block_open(vm->config.loop, &o, &medium, e);
-    if (!rc && (rc = dp_pc_change_medium(vm->pc, cdrom, of_kind, medium, e)) && medium)
+    if (!rc && (rc = scsi ? dp_pc_change_scsi_medium(vm->pc, scsi_target(vm, i), medium, e)
+                          : dp_pc_change_medium(vm->pc, cdrom, of_kind, medium, e)) && medium)
         dp_block_close(medium);
     if (rc) {
         free(copy);

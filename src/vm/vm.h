@@ -12,6 +12,7 @@
 #ifndef DP_VM_H
 #define DP_VM_H
 
+#include "block/block.h"
 #include "console/wav.h"
 #include "display/display.h"
 #include "display/input.h"
@@ -21,12 +22,22 @@
 struct dp_console;
 struct dp_vm;
 
-/* Where a disk is. All but virtio and USB need firmware's board; IDE is the i440FX's, SATA the Q35's, and CDs are on what there is. */
-enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB };
+/* Where a disk is. All but virtio, SCSI (on a virtio controller) and USB need firmware's board; IDE is the i440FX's, SATA the Q35's, and CDs
+ * are on what there is. */
+enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB, DP_VM_SCSI };
 struct dp_vm_disk {
     const char *path, *format; /* path NULL: of a CD or floppy drive: there is none in it yet */
     bool readonly, backing_anywhere; /* the latter: as in struct dp_block_options */
+    bool empty;                /* of a CD or floppy drive: path does not matter, there is none in it yet */
     enum dp_vm_bus bus;
+    bool scsi;                 /* a CD-ROM drive on the SCSI controller */
+    const char *serial;        /* NULL: a made-up one. virtio, IDE, SATA: 20 characters; SCSI: 36 */
+    unsigned block;            /* bytes of a logical block, 512 or 4096 (virtio, SCSI); 0: 512 */
+    enum dp_block_cache cache; /* and what follows: as in struct dp_block_options */
+    bool discard_ignored;
+    enum dp_block_detect detect_zeroes;
+    struct dp_throttle_limits limits;
+    unsigned queues;           /* of a virtio disk; 0: as many as processors, 4 at most */
 };
 
 /* A file of firmware's configuration device (fw_cfg): the bytes of a file, or a text. */

@@ -7,7 +7,7 @@
 #include "tests/device/virtio_driver.h"
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
-enum { F_RO = 5, F_FLUSH = 9, F_DISCARD = 13, F_WRITE_ZEROES = 14 };
+enum { F_RO = 5, F_FLUSH = 9, F_CONFIG_WCE = 11, F_MQ = 12, F_DISCARD = 13, F_WRITE_ZEROES = 14 };
 #define DISK_SIZE (1u << 20)
 #define ALL_FEATURES ~0ull
 
@@ -312,6 +312,54 @@ static void errors(void **state)
     rig_fini(&r);
 }
 
+/* Several queues, larger blocks, the write cache as the driver wants it, another size. */
+static void settings(void **state)
+{
+    struct rig r;
+    struct dp_error e = { 0 };
+    rig_init(&r, false);
+    dp_device_free(r.adapter);
+    struct dp_device *child = dp_device_alloc(&dp_virtio_blk_class, "disk", &r.bus.w.env);
+    dp_virtio_blk_attach(child, r.block);
+    assert_true(dp_device_set(child, "queues", "9", &e) < 0 && dp_device_set(child, "block", "1024", &e) < 0);
+    assert_ok(dp_device_set(child, "queues", "3", &e), e);
+    assert_ok(dp_device_set(child, "block", "4096", &e), e);
+    assert_ok(dp_device_set(child, "cache", "writethrough", &e), e);
+    r.adapter = bus_plug(&r.bus, child, 4);
+    driver_probe(&r.d, &r.bus, 4, 2);
+    driver_start(&r.d, ALL_FEATURES, 0, true);
+    struct dp_space *m = r.bus.w.env.memory;
+    assert_int_equal(r.d.queues, 3);
+    assert_true(r.d.features >> F_MQ & 1 && r.d.features >> F_CONFIG_WCE & 1);
+    assert_int_equal(dp_space_load(m, r.d.config + 34, 2), 3);
+    assert_int_equal(dp_space_load(m, r.d.config + 20, 4), 4096);
+    assert_int_equal(dp_space_load(m, r.d.config + 24, 1), 0);
+    assert_int_equal(dp_space_load(m, r.d.config + 32, 1), 0);
+    dp_space_store(m, r.d.config + 32, 1, 1);
+    assert_int_equal(dp_space_load(m, r.d.config + 32, 1), 1);
+    struct buffer v = { r.data, 4096, true };
+    for (unsigned q = 0; q < 3; q++) {
+        struct buffer b[] = { { r.header, 16, false }, v, { r.status, 1, true } };
+        set_header(&r, 0, T_IN, 8 * q);
+        unsigned head = ring_add(&r.d, q, b, 3, false);
+        ring_kick(&r.d, q);
+        dp_block_drain(r.block);
+        assert_int_equal(ring_used(&r.d, q, NULL), head);
+        assert_int_equal(*guest(&r.bus, r.status), 0);
+        assert_int_equal(r.bus.msi_count[q], 1);
+    }
+    assert_int_equal(request(&r, T_IN, 1, &v, 1, false), 1); /* not at a block */
+    v.length = 512;
+    assert_int_equal(request(&r, T_IN, 0, &v, 1, false), 1);
+    unsigned generation = reg_read(&r.d, C_GENERATION, 1);
+    dp_virtio_blk_resized(child);
+    assert_int_equal(reg_read(&r.d, C_GENERATION, 1), generation + 1);
+    assert_int_equal(r.bus.msi_count[3], 1);
+    driver_reset(&r.d);
+    assert_int_equal(dp_space_load(m, r.d.config + 32, 1), 0);
+    rig_fini(&r);
+}
+
 static void readonly(void **state)
 {
     struct rig r;
@@ -489,7 +537,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(identity), cmocka_unit_test(transfers), cmocka_unit_test(any_layout), cmocka_unit_test(ranges),
         cmocka_unit_test(errors),
-        cmocka_unit_test(readonly), cmocka_unit_test(reset_in_flight), cmocka_unit_test(pause_and_restore), cmocka_unit_test(with_loop),
+        cmocka_unit_test(settings), cmocka_unit_test(readonly), cmocka_unit_test(reset_in_flight), cmocka_unit_test(pause_and_restore), cmocka_unit_test(with_loop),
         cmocka_unit_test(conformance),
     };
     return cmocka_run_group_tests_name("virtio-blk", tests, NULL, NULL);

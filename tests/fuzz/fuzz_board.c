@@ -157,7 +157,7 @@ static void world_init(struct world *w, unsigned pick)
         .serial = {w->console[0], w->console[1]},
         .rng = true,
         .balloon = true,
-        .disk = {w->disk[DISK_VIRTIO]},
+        .disk = {{.block = w->disk[DISK_VIRTIO]}},
         .disk_count = 1,
     };
     MUST(dp_pc_create(&c, &w->pc, NULL));

@@ -78,7 +78,7 @@ static void world_init(struct world *w, unsigned cpus)
         MUST(dp_block_open(NULL, &(struct dp_block_options){.path = path, .readonly = i == 1, .io = DP_BLOCK_IO_THREADS}, &w->disk[i],
                            NULL));
         close(fd);
-        c.disk[i] = w->disk[i];
+        c.disk[i].block = w->disk[i];
     }
     MUST(dp_pc_create(&c, &w->pc, NULL));
     w->memory = dp_pc_memory(w->pc);

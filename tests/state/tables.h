@@ -42,7 +42,7 @@
 static const struct dp_device_class *const state_classes[] = {
     &dp_acpi_pm_class,     &dp_exit_status_class, &dp_ioapic_class,     &dp_lapic_class,         &dp_pci_host_class,
     &dp_pic_class,         &dp_pit_class,         &dp_pvclock_class,    &dp_rtc_class,           &dp_uart_class,
-    &dp_virtio_blk_class,  &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
+    &dp_virtio_blk_class,  &dp_virtio_scsi_class, &dp_virtio_pci_class,  &dp_virtio_rng_class, &dp_virtio_console_class, &dp_test_device_class,
     &dp_fw_cfg_class,      &dp_debugcon_class,    &dp_parallel_class,   &dp_pflash_class,     &dp_hpet_class,
     &dp_ahci_class,        &dp_ide_class,         &dp_vga_class,         &dp_piix_isa_class,   &dp_piix_pm_class,    &dp_ich9_lpc_class,
     &dp_i8042_class,       &dp_dma_class,        &dp_fdc_class,

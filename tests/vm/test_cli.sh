@@ -72,6 +72,13 @@ run 2 "greater than 0" -k "$dir/multiboot" --timeout 0
 run 2 "number of seconds" -k "$dir/multiboot" --timeout soon
 run 2 "choose one of" -k "$dir/multiboot" --cpu i486
 run 2 "raw and qcow2 are" -k "$dir/multiboot" --disk x,format=vmdk
+run 2 "cache slow is not known: writeback, none," -k "$dir/multiboot" --disk x,cache=slow
+run 2 "'iops=0' is not known" -k "$dir/multiboot" --disk x,iops=0
+run 2 "'bps=1Q' is not known" -k "$dir/multiboot" --disk x,bps=1Q
+run 2 "queues= is of virtio disks" -k "$dir/multiboot" --disk x,queues=2,bus=scsi
+run 2 "block= is of virtio and SCSI disks" -k "$dir/multiboot" --disk x,bus=ide,block=4096
+run 2 "'bus=ide' is not known" -k "$dir/multiboot" --cdrom x,bus=ide
+run 125 "cache=none and directsync are of raw images" -k "$dir/multiboot" --disk x,format=qcow2,cache=none
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
 run 2 "is no network" -k "$dir/multiboot" --nic tap

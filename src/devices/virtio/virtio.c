@@ -279,7 +279,7 @@ static bool parse(struct dp_virtio *v, struct dp_virtio_request *r)
 int dp_virtio_pop(struct dp_virtio *v, unsigned queue, struct dp_virtio_request *r)
 {
     struct dp_virtqueue_regs *q = &v->regs->queue[queue];
-    if (!dp_virtio_running(v) || queue >= v->vclass->queue_count || !q->enabled)
+    if (!dp_virtio_running(v) || queue >= v->queue_count || !q->enabled)
         return 0;
     unsigned size = dp_virtio_queue_size(v, queue);
     struct dp_pin avail;
@@ -444,6 +444,43 @@ static uint64_t copy(struct dp_virtio *v, const struct dp_virtio_segment *s, uns
     return done;
 }
 
+uint64_t dp_virtio_write_to(struct dp_virtio *v, const struct dp_virtio_segment *s, unsigned count, uint64_t offset, const void *data,
+                            uint64_t size)
+{
+    return copy(v, s, count, offset, (uint8_t *)data, size, true);
+}
+
+void dp_virtio_unpin(struct dp_virtio *v, const struct dp_pin *pins, unsigned count, bool written)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct dp_pin p = pins[i];
+        dp_space_unpin(v->device->env->memory, &p, written ? p.size : 0);
+    }
+}
+
+int dp_virtio_pin(struct dp_virtio *v, const struct dp_virtio_segment *s, unsigned count, uint64_t skip, uint64_t size, bool write,
+                  struct dp_pin *pins, unsigned most)
+{
+    struct dp_space *space = v->device->env->memory;
+    unsigned n = 0;
+    for (unsigned i = 0; i < count && size; i++) {
+        uint64_t at = DP_MIN(skip, s[i].length);
+        skip -= at;
+        while (at < s[i].length && size) {
+            uint64_t address = s[i].address + at, want = DP_MIN(s[i].length - at, size);
+            if (address < at || n == most || !dp_space_pin(space, address, want, write, &pins[n])) {
+                dp_virtio_unpin(v, pins, n, false);
+                return -1;
+            }
+            pins[n].size = DP_MIN(pins[n].size, want);
+            at += pins[n].size;
+            size -= pins[n].size;
+            n++;
+        }
+    }
+    return (int)n;
+}
+
 uint64_t dp_virtio_read(struct dp_virtio *v, const struct dp_virtio_request *r, uint64_t offset, void *data, uint64_t size)
 {
     return copy(v, r->segment, r->out_count, offset, data, size, false);
@@ -458,13 +495,13 @@ uint64_t dp_virtio_write(struct dp_virtio *v, const struct dp_virtio_request *r,
 
 void dp_virtio_notify(struct dp_virtio *v, unsigned queue)
 {
-    if (queue < v->vclass->queue_count && v->regs->queue[queue].enabled && dp_virtio_running(v))
+    if (queue < v->queue_count && v->regs->queue[queue].enabled && dp_virtio_running(v))
         v->vclass->notify(v, queue);
 }
 
 static void notify_all(struct dp_virtio *v)
 {
-    for (unsigned i = 0; i < v->vclass->queue_count; i++)
+    for (unsigned i = 0; i < v->queue_count; i++)
         dp_virtio_notify(v, i);
 }
 
@@ -550,7 +587,7 @@ void dp_virtio_set_status(struct dp_virtio *v, uint8_t status)
 
 void dp_virtio_init(struct dp_virtio *v, const struct dp_virtio_class *c, struct dp_virtio_regs *regs, struct dp_device *device)
 {
-    *v = (struct dp_virtio){ .vclass = c, .regs = regs, .device = device, .dma = true };
+    *v = (struct dp_virtio){ .vclass = c, .regs = regs, .device = device, .dma = true, .queue_count = c->queue_count };
     dp_timer_init(&v->again_timer, device->env->clock, go_on, v);
 }
 

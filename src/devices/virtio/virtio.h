@@ -46,7 +46,7 @@ struct dp_virtio;
 struct dp_virtio_class {
     uint16_t device_id;          /* 1 network, 2 block, 3 console, 4 entropy */
     uint32_t pci_class;          /* 24 bits */
-    uint16_t queue_count;
+    uint16_t queue_count;        /* of every device of the class, or where a device's own number starts from */
     uint16_t queue_size;
     uint32_t config_size;
     uint64_t (*features)(struct dp_virtio *v);             /* offered, transport and ring bits excluded; NULL: none */
@@ -64,6 +64,7 @@ struct dp_virtio {
     const struct dp_virtio_class *vclass;
     struct dp_virtio_regs *regs;
     struct dp_device *device;    /* owner: lock and env */
+    uint16_t queue_count;        /* DP_VIRTIO_QUEUES at most; a device may change it after dp_virtio_init, in its init */
     /* Set by the transport; called by dp_virtio_unlock without the lock after isr changed. NO_VECTOR: there is no message to send. */
     void (*interrupt)(void *transport, unsigned vector);
     void *transport;
@@ -114,6 +115,15 @@ unsigned dp_virtio_queue_size(const struct dp_virtio *v, unsigned queue);
 /* Bytes [offset, +size) of the out (in) part from (to) guest memory; returns bytes copied, short when the part ends or leaves RAM. */
 uint64_t dp_virtio_read(struct dp_virtio *v, const struct dp_virtio_request *r, uint64_t offset, void *data, uint64_t size);
 uint64_t dp_virtio_write(struct dp_virtio *v, const struct dp_virtio_request *r, uint64_t offset, const void *data, uint64_t size);
+/* The same for segments that the device keeps beyond the request. */
+uint64_t dp_virtio_write_to(struct dp_virtio *v, const struct dp_virtio_segment *s, unsigned count, uint64_t offset, const void *data,
+                            uint64_t size);
+/* Pins bytes [skip, +size) of the segments for a request that goes on without the lock: how many pins, or -1 (not RAM, or more than most),
+ * with none left. A buffer that crosses RAM ranges takes more than one: DP_VIRTIO_PINS are enough for what guests do. */
+#define DP_VIRTIO_PINS (DP_VIRTIO_SEGMENTS + 64)
+int dp_virtio_pin(struct dp_virtio *v, const struct dp_virtio_segment *s, unsigned count, uint64_t skip, uint64_t size, bool write,
+                  struct dp_pin *pins, unsigned most);
+void dp_virtio_unpin(struct dp_virtio *v, const struct dp_pin *pins, unsigned count, bool written);
 void dp_virtio_broken(struct dp_virtio *v, const char *format, ...) DP_PRINTF(2, 3);
 void dp_virtio_config_changed(struct dp_virtio *v);
 bool dp_virtio_has(const struct dp_virtio *v, unsigned feature);
@@ -144,10 +154,11 @@ struct dp_device *dp_virtio_pci_child(struct dp_device *adapter);
 enum { DP_VIRTIO_PCI_BAR = 0, DP_VIRTIO_PCI_MSIX_BAR = 2 };
 
 /* Concrete devices. Properties and wires per class file. */
-extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_rng_class, dp_virtio_console_class, dp_virtio_net_class,
+extern const struct dp_device_class dp_virtio_blk_class, dp_virtio_scsi_class, dp_virtio_rng_class, dp_virtio_console_class, dp_virtio_net_class,
     dp_virtio_pci_class;
 struct dp_block; struct dp_console;
 void dp_virtio_blk_attach(struct dp_device *d, struct dp_block *b);       /* before init; not owned */
+void dp_virtio_blk_resized(struct dp_device *d); /* the image has another size now: the guest is told */
 void dp_virtio_console_attach(struct dp_device *d, struct dp_console *c); /* before init; not owned; NULL: output is dropped */
 /* The card's end of its cable, which may be connected once the device is initialised; its address, before init. */
 struct dp_net_port;

@@ -98,7 +98,7 @@ static void config_changed(struct dp_pci_function *f)
 
 static struct dp_virtqueue_regs *selected_queue(struct dp_virtio_pci *a)
 {
-    return a->regs.queue_select < a->v->vclass->queue_count ? &a->v->regs->queue[a->regs.queue_select] : NULL;
+    return a->regs.queue_select < a->v->queue_count ? &a->v->regs->queue[a->regs.queue_select] : NULL;
 }
 
 /* While requests of a reset device are still in flight its registers keep their values, status first of all: the driver polls it for 0. */
@@ -113,7 +113,7 @@ static void common_image(struct dp_virtio_pci *a, uint8_t image[COMMON_SIZE])
     dp_st32(image + DRIVER_FEATURE_SELECT, driver);
     dp_st32(image + DRIVER_FEATURE, driver < 2 ? regs->driver_features >> driver * 32 : 0);
     dp_st16(image + CONFIG_MSIX_VECTOR, regs->config_vector);
-    dp_st16(image + NUM_QUEUES, a->v->vclass->queue_count);
+    dp_st16(image + NUM_QUEUES, a->v->queue_count);
     image[DEVICE_STATUS] = regs->status;
     image[CONFIG_GENERATION] = regs->generation;
     dp_st16(image + QUEUE_SELECT, a->regs.queue_select);
@@ -341,7 +341,7 @@ static int adapter_init(struct dp_device *d, struct dp_error *e)
     struct dp_pci_function *f = &a->function;
     dp_pci_function_init(f, &a->regs.pci, &id, d->env, &d->lock);
     dp_pci_add_bar(f, DP_VIRTIO_PCI_BAR, REGISTERS_SIZE, false, true, &registers_ops, a);
-    dp_pci_add_msix(f, DP_VIRTIO_PCI_MSIX_BAR, c->queue_count + 1);
+    dp_pci_add_msix(f, DP_VIRTIO_PCI_MSIX_BAR, a->v->queue_count + 1);
     add_cap(a, CFG_COMMON, COMMON_AT, BLOCK_SIZE, 0);
     add_cap(a, CFG_ISR, ISR_AT, BLOCK_SIZE, 0);
     if (c->config_size)

@@ -1,0 +1,11 @@
+/* cli/disk.h - what follows --disk, --cdrom, --floppy and --usb storage=: "FILE[,OPTION]...". */
+#ifndef DP_CLI_DISK_H
+#define DP_CLI_DISK_H
+
+#include "vm/vm.h"
+
+/* option: the option's name, for messages. bus: where it is when the text does not say. d->path is the caller's to free, and what other
+ * members point to goes with it. */
+int cli_disk_parse(const char *option, const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d, struct dp_error *e) DP_MUST_CHECK;
+
+#endif
