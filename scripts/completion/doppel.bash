@@ -10,7 +10,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon network doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -23,7 +23,7 @@ _doppel()
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v3 x86-64-v2 x86-64-v1' -- "$word") ;;
         --machine) mapfile -t COMPREPLY < <(compgen -W 'pc q35 microvm' -- "$word") ;;
         --display) mapfile -t COMPREPLY < <(compgen -W 'none text vnc' -- "$word") ;;
-        --nic) mapfile -t COMPREPLY < <(compgen -W 'user none' -- "$word") ;;
+        --nic) mapfile -t COMPREPLY < <(compgen -W 'user network= switch= tap= macvtap= packet= udp= none' -- "$word") ;;
         --printer | --speaker) mapfile -t COMPREPLY < <(compgen -W 'file:' -- "$word") ;;
         --vmgenid) mapfile -t COMPREPLY < <(compgen -W 'auto' -- "$word") ;;
         --video) mapfile -t COMPREPLY < <(compgen -W 'vga virtio virtio-only none' -- "$word") ;;
@@ -81,8 +81,18 @@ _doppel()
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -W '128M 256M 512M 1G --json --help' -- "$word") ;;
         esac ;;
+    network)
+        if ((COMP_CWORD == 2)); then
+            mapfile -t COMPREPLY < <(compgen -W 'create ls inspect connect disconnect link capture rm --help' -- "$word")
+        else
+            case ${COMP_WORDS[2]} in
+            create) mapfile -t COMPREPLY < <(compgen -W '--port --uplink --socket --mode --mtu --snooping --no-loop-guard --table --foreground --help' -- "$word") ;;
+            ls) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
+            *) mapfile -t COMPREPLY < <(compgen -W "$(doppel network ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --write --snap --limit --timeout --help" -- "$word") ;;
+            esac
+        fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon network doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -16,7 +16,7 @@ int dp_rundir_check_name(const char *name, struct dp_error *e)
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     size_t length = strlen(name);
     if (!length || length > DP_RUNDIR_NAME_MAX || strspn(name, letters) != length || strchr("._-", *name))
-        return dp_error_set(e, -EINVAL, "'%.60s' is no name: take up to %d letters, digits, '.', '_' and '-', the first a letter or digit",
+        return dp_error_set(e, -EINVAL, "'%.60s' is no name for a VM or network: take up to %d letters, digits, '.', '_' and '-', the first a letter or digit",
                             name, DP_RUNDIR_NAME_MAX);
     return 0;
 }
