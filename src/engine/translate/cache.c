@@ -19,7 +19,8 @@
 #define MAX_BLOCKS (1u << 19)
 #define HEAT_BITS 16
 #define HUGE_PAGE (2ull << 20)
-#define POPULATE (64u << 10)
+#define CODE_STEP (64u << 10)
+#define ARENA_STEP (128u << 10)
 #define STORE_REFUSALS 8 /* host signals that a store may cost before it looks first */
 
 static void *reserve(size_t size)
@@ -48,7 +49,7 @@ int cache_init(struct tcpu *t, struct dp_error *e)
     t->pages = calloc(1u << PAGES_BITS, sizeof(*t->pages));
     t->heat = calloc(1, 1u << HEAT_BITS);
     t->refusals = calloc(1, FILTER_BITS);
-    t->arena = dp_reserve_huge(ARENA_BYTES);
+    t->arena = reserve(ARENA_BYTES);
     t->by_code = reserve(MAX_BLOCKS * sizeof(*t->by_code));
     if (!t->hash || !t->pages || !t->heat || !t->refusals || !t->arena || !t->by_code)
         return dp_error_set(e, -ENOMEM, "no memory for a processor's code cache; close other programs");
@@ -114,14 +115,22 @@ bool cache_has_room(const struct tcpu *t)
            t->hashed < t->hash_mask / 4 * 3;
 }
 
-/* Memory for the next block's code, ahead and many pages at a time: they cost a host page fault each
- * otherwise, and another in the other view. */
+/* Memory ahead of what is used, many pages at a time: they cost a host page fault each otherwise. Not whole huge
+ * pages: where the host is itself a virtual machine, one that was never touched before takes up to 20 ms, and a
+ * program that is just starting would wait for several. */
+static void populate(uint8_t *memory, size_t used, size_t *populated, size_t size, size_t step)
+{
+    if (DP_LIKELY(used + step / 8 <= *populated) || *populated >= size)
+        return;
+    madvise(memory + *populated, step, MADV_POPULATE_WRITE); /* hosts that do not know it: page by page */
+    *populated += step;
+}
+
+/* For the next block: its code, whose pages would fault in the other view, too, and what describes it. */
 void cache_populate(struct tcpu *t)
 {
-    if (DP_LIKELY(t->used + POPULATE / 8 <= t->populated) || t->populated >= CODE_BYTES)
-        return;
-    madvise(t->rw + t->populated, POPULATE, MADV_POPULATE_WRITE); /* hosts that do not know it: page by page */
-    t->populated += POPULATE;
+    populate(t->rw, t->used, &t->populated, CODE_BYTES, CODE_STEP);
+    populate(t->arena, t->arena_used, &t->arena_populated, ARENA_BYTES, ARENA_STEP);
 }
 
 void *cache_alloc(struct tcpu *t, size_t size)

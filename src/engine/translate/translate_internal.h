@@ -251,7 +251,7 @@ struct tcpu {
     uint8_t *rw;                /* writable view */
     uint8_t *rx;                /* executable view */
     uint32_t used, first;       /* first: end of the common stubs */
-    uint32_t populated;         /* that much of the cache has memory */
+    size_t populated;           /* that much of the cache has memory */
     uint64_t stub_enter, stub_leave, stub_slow, stub_lookup, stub_link, stub_far, stub_stale, stub_kick, stub_helper, stub_count;
     bool fast_loop;             /* LOOP is as good as any branch */
     uint64_t stub_handler, stub_restorer; /* of a runner only */
@@ -262,7 +262,7 @@ struct tcpu {
     struct tpage **pages;
     unsigned cells;             /* in use, with cell 0, which is never set */
     uint8_t *arena;             /* blocks, links, pages */
-    size_t arena_used;
+    size_t arena_used, arena_populated;
     struct tblock **by_code;    /* in order of their place in the cache */
     unsigned blocks, drops;     /* drops: times the cache was emptied */
     uint8_t *heat;
