@@ -97,8 +97,10 @@ void cache_empty(struct tcpu *t)
 void cache_release(struct tcpu *t)
 {
     cache_empty(t);
-    t->populated = DP_ALIGN_UP(t->used, (uint32_t)DP_PAGE_SIZE);
-    if (fallocate(t->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, t->populated, (off_t)(CODE_BYTES - t->populated))) {} /* it stays, then */
+    t->populated = DP_ALIGN_UP((size_t)t->used, (size_t)CODE_STEP);
+    t->arena_populated = 0;
+    int rc = fallocate(t->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)t->populated, (off_t)(CODE_BYTES - t->populated));
+    (void)rc; /* it stays, then */
     madvise(t->arena, ARENA_BYTES, MADV_DONTNEED);
     madvise(t->by_code, MAX_BLOCKS * sizeof(*t->by_code), MADV_DONTNEED);
     struct thash *small = t->hash_mask >= 1u << HASH_BITS ? hash_alloc((1u << HASH_BITS) - 1) : NULL;
