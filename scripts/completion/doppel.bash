@@ -83,10 +83,10 @@ _doppel()
         esac ;;
     network)
         if ((COMP_CWORD == 2)); then
-            mapfile -t COMPREPLY < <(compgen -W 'create ls inspect connect disconnect link capture rm --help' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'create ls inspect connect disconnect group link capture rm --help' -- "$word")
         else
             case ${COMP_WORDS[2]} in
-            create) mapfile -t COMPREPLY < <(compgen -W '--port --uplink --socket --mode --mtu --snooping --no-loop-guard --table --foreground --help' -- "$word") ;;
+            create) mapfile -t COMPREPLY < <(compgen -W '--port --uplink --group --socket --mode --mtu --snooping --no-loop-guard --table --foreground --help' -- "$word") ;;
             ls) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
             *) mapfile -t COMPREPLY < <(compgen -W "$(doppel network ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --write --snap --limit --timeout --help" -- "$word") ;;
             esac

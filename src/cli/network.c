@@ -235,6 +235,22 @@ static int link_(int argc, char **argv)
     return status >= 0 ? status : tell(o.name, "link", (const char *const[]){"port", o.port, "state", o.what, NULL});
 }
 
+static int group(int argc, char **argv);
+static const struct cli_verb verb_group = {.name = "network group",
+                                           .summary = "gives a security group its rules",
+                                           .usage = "NETWORK GROUP RULES",
+                                           .examples = "  doppel network group shop web 'in tcp 80; in tcp 443; in icmp'\n",
+                                           .operands = port_operands,
+                                           .operand_count = 3,
+                                           .run = group};
+
+static int group(int argc, char **argv)
+{
+    struct port_options o = {0};
+    int status = cli_begin(&verb_group, argc, argv, &o);
+    return status >= 0 ? status : tell(o.name, "group", (const char *const[]){"group", o.port, "rules", o.what, NULL});
+}
+
 static int rm(int argc, char **argv);
 static const struct cli_verb verb_rm = {.name = "network rm",
                                         .summary = "ends a network",
@@ -363,8 +379,8 @@ static int capture(int argc, char **argv)
 
 /* ---- the family ---- */
 
-static const struct cli_verb *const verbs[] = {&cli_network_create, &verb_ls,   &verb_inspect, &verb_connect,
-                                               &verb_disconnect,    &verb_link, &verb_capture, &verb_rm};
+static const struct cli_verb *const verbs[] = {&cli_network_create, &verb_ls,   &verb_inspect, &verb_connect, &verb_disconnect,
+                                               &verb_group,         &verb_link, &verb_capture, &verb_rm};
 
 static int network(int argc, char **argv) { return cli_family(&cli_network, verbs, DP_ARRAY_LEN(verbs), argc, argv); }
 

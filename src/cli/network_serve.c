@@ -20,7 +20,7 @@ struct create_options {
     const char *name, *socket;
     uint64_t mtu, table, mode;
     bool snooping, no_loop_guard, foreground;
-    struct cli_list port, uplink;
+    struct cli_list port, uplink, group;
 };
 
 static const struct cli_option options[] = {
@@ -29,6 +29,10 @@ static const struct cli_option options[] = {
     {"uplink", 'u', "NAME=WHAT", CLI_LIST, offsetof(struct create_options, uplink),
      .help = "a way out: tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE, vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
              "port's options"},
+    {"group", 'g', "NAME=RULES", CLI_LIST, offsetof(struct create_options, group),
+     .help =
+         "a security group: in|out any|tcp|udp|icmp [PORT[-PORT]] [from|to ADDRESS[/N]|group NAME]; more rules behind ; (ports join it by "
+         "group=NAME)"},
     {"socket", 0, "PATH", CLI_STRING, offsetof(struct create_options, socket), .help = "another socket to join by, for VMs of other users"},
     {"mode", 0, "OCTAL", CLI_UINT, offsetof(struct create_options, mode),
      .help = "permissions of that socket as decimal digits of the octal number: 660 (default), 666"},
@@ -61,6 +65,7 @@ static const struct dp_control_command commands[] = {
     {"declare", "options of a port that is joined, or will be", {"port", "options"}, 0},
     {"uplink", "adds a way out: what", {"port", "what"}, 0},
     {"remove", "takes a port away", {"port"}, 0},
+    {"group", "rules of a security group", {"group", "rules"}, 0},
     {"link", "turns a port's carrier up or down: state", {"port", "state"}, 0},
     {"quit", "ends the network", {0}, 0},
 };
@@ -88,6 +93,8 @@ static struct json_object *run_command(void *opaque, unsigned i, const char *con
         rc = dp_network_declare(p->network, argument[0], argument[1], e);
     else if (!strcmp(name, "uplink"))
         rc = dp_network_add_uplink(p->network, argument[0], argument[1], e);
+    else if (!strcmp(name, "group"))
+        rc = dp_network_set_group(p->network, argument[0], argument[1], e);
     else if (!strcmp(name, "remove"))
         rc = dp_network_remove(p->network, argument[0], e);
     else if (!strcmp(name, "quit"))
@@ -172,6 +179,7 @@ static int make(struct process *p, struct dp_error *e)
                                                  .mtu = (uint32_t)p->o.mtu}};
     snprintf(name, sizeof name, "%c%s", DP_RUNDIR_NETWORK, p->o.name);
     if ((rc = dp_rundir_claim(name, &p->rundir, e)) || (rc = dp_network_create(&o, &p->network, e)) ||
+        (rc = each(&p->o.group, "group", dp_network_set_group, p->network, e)) ||
         (rc = each(&p->o.port, "port", dp_network_declare, p->network, e)) ||
         (rc = each(&p->o.uplink, "uplink", dp_network_add_uplink, p->network, e)) || (rc = listen_other(p, e)))
         return rc;
@@ -268,9 +276,11 @@ const struct cli_verb cli_network_create = {
     .name = "network create",
     .summary = "makes a network: a switch that VMs join",
     .usage = "[OPTION]... NAME",
-    .examples = "  doppel network create lan\n"
-                "  doppel network create office -p web=vlan=10 -p db=vlan=20,isolated -u out=tap=tap0,trunk=10+20\n"
-                "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n",
+    .examples =
+        "  doppel network create lan\n"
+        "  doppel network create office -p web=vlan=10 -p db=vlan=20,isolated -u out=tap=tap0,trunk=10+20\n"
+        "  doppel network create shop -g 'web=in tcp 80; in tcp 443' -g 'db=in tcp 5432 from group web' -p www=group=web -p pg=group=db\n"
+        "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n",
     .options = options,
     .option_count = DP_ARRAY_LEN(options),
     .operands = operands,

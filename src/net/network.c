@@ -190,6 +190,11 @@ int dp_network_declare(struct dp_network *n, const char *port, const char *optio
     return rc ? rc : set_text(&p->text, options, e);
 }
 
+int dp_network_set_group(struct dp_network *n, const char *group, const char *rules, struct dp_error *e)
+{
+    return dp_switch_set_group(n->sw, group, rules, e);
+}
+
 int dp_network_remove(struct dp_network *n, const char *port, struct dp_error *e)
 {
     struct port *p = find(n, port);
@@ -506,6 +511,14 @@ struct json_object *dp_network_json(struct dp_network *n)
     for (unsigned i = 0; i < n->ports; i++)
         json_object_array_add(ports, port_json(n->port[i]));
     json_object_object_add(o, "ports", ports);
+    struct json_object *groups = json_object_new_object();
+    char *rules;
+    const char *name;
+    for (unsigned i = 0; (name = dp_switch_group_name(n->sw, i, &rules)); i++) {
+        json_object_object_add(groups, name, json_object_new_string(rules ? rules : ""));
+        free(rules);
+    }
+    json_object_object_add(o, "groups", groups);
     return o;
 }
 

@@ -30,10 +30,10 @@ struct dp_network_options {
 
 /* "vlan=N", "trunk=N+N-N..." with "native=N", "pcp=N", "force-pcp", "own-tag", "isolated", "uplink", "mac=ADDRESS" and "ip=ADDRESS" (may be
  * repeated), "guard-ip", "no-server", "rate-in=BYTES", "rate-out=BYTES" (a second; K, M, G), "broadcasts=N", "multicasts=N", "unknowns=N",
- * "mac-limit=N"; joined by commas. The name stays. */
+ * "mac-limit=N", "group=NAME+NAME" (security groups); joined by commas. The name stays. */
 int dp_network_parse_port(const char *text, struct dp_switch_port_options *o, struct dp_error *e) DP_MUST_CHECK;
 #define DP_NETWORK_PORT_HELP                                                                                                               \
-    "vlan=N | trunk=N+N-N[,native=N] [,pcp=N][,isolated][,mac=MAC][,ip=IP][,guard-ip][,no-server][,rate-in=BYTES][,rate-out=BYTES]..."
+    "vlan=N | trunk=N+N-N[,native=N] [,pcp=N][,isolated][,mac=MAC][,ip=IP][,guard-ip][,no-server][,rate-in=BYTES][,rate-out=BYTES][,group=NAME]..."
 
 int dp_network_create(const struct dp_network_options *o, struct dp_network **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_network_destroy(struct dp_network *n); /* NULL is fine */
@@ -41,6 +41,8 @@ void dp_network_destroy(struct dp_network *n); /* NULL is fine */
 int dp_network_listen(struct dp_network *n, const char *path, unsigned mode, struct dp_error *e) DP_MUST_CHECK;
 /* Options of a port that somebody will join, or has joined; "*": of guests that are not declared. */
 int dp_network_declare(struct dp_network *n, const char *port, const char *options, struct dp_error *e) DP_MUST_CHECK;
+/* Rules of a security group (switch_security.h). */
+int dp_network_set_group(struct dp_network *n, const char *group, const char *rules, struct dp_error *e) DP_MUST_CHECK;
 int dp_network_add_uplink(struct dp_network *n, const char *port, const char *what, struct dp_error *e) DP_MUST_CHECK;
 /* Takes away an uplink, or throws a joined port out; its declaration goes, too. */
 int dp_network_remove(struct dp_network *n, const char *port, struct dp_error *e) DP_MUST_CHECK;

@@ -86,6 +86,19 @@ static int parse_mac(const char *p, struct dp_switch_port_options *o, struct dp_
     return rc;
 }
 
+static int parse_groups(const char *p, struct dp_switch_port_options *o, struct dp_error *e)
+{
+    while (*p) {
+        size_t n = strcspn(p, "+");
+        if (!n || n >= sizeof o->group[0] || o->groups == DP_SWITCH_PORT_GROUPS)
+            return dp_error_set(e, -EINVAL, "group=%.40s: give 1 to %d names, joined by +", p, DP_SWITCH_PORT_GROUPS);
+        memcpy(o->group[o->groups], p, n);
+        o->group[o->groups++][n] = 0;
+        p += n + (p[n] == '+');
+    }
+    return 0;
+}
+
 static int parse_flag(const char *key, struct dp_switch_port_options *o, struct dp_error *e)
 {
     const struct {
@@ -149,6 +162,7 @@ int dp_network_parse_port(const char *text, struct dp_switch_port_options *o, st
              : !strcmp(p, "rate-in")  ? parse_rate(p, value, &o->in, e)
              : !strcmp(p, "rate-out") ? parse_rate(p, value, &o->out, e)
              : !strcmp(p, "ip")       ? parse_ip(value, o, e)
+             : !strcmp(p, "group")    ? parse_groups(value, o, e)
              : !strcmp(p, "mac")      ? parse_mac(value, o, e)
                                       : parse_number(p, value, o, e);
     }

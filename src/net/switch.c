@@ -30,6 +30,7 @@ struct dp_switch_port {
     uint8_t mirror_in, mirror_out; /* bit per mirror */
     struct dp_switch_bucket in, out, broadcasts, multicasts, unknowns;
     uint64_t blocked_until;
+    uint64_t groups; /* security groups: bits; 0: not filtered */
     struct dp_switch_stats stats;
 };
 
@@ -54,6 +55,7 @@ struct dp_switch {
     unsigned ports;
     struct dp_switch_table table;
     struct dp_switch_groups groups;
+    struct dp_security *security; /* NULL: no port was ever in a group */
     struct call *calls;
     uint64_t numbers;
     unsigned waiters;
@@ -132,8 +134,8 @@ static bool is_sound(const struct dp_net_frame *f)
     if (f->work & TSO && !f->segment_size)
         return false;
     /* Offsets move with the tag: they are in the frame, behind where a tag is. */
-    return !(f->work & DP_NET_CHECKSUM) || (f->checksum_start >= DP_NET_HEADER && f->checksum_start < f->size &&
-                                            f->checksum_start <= UINT16_MAX - TAG);
+    return !(f->work & DP_NET_CHECKSUM) ||
+           (f->checksum_start >= DP_NET_HEADER && f->checksum_start < f->size && f->checksum_start <= UINT16_MAX - TAG);
 }
 
 /* Finds the VLAN. */
@@ -173,8 +175,10 @@ static void block(struct dp_switch *s, struct dp_switch_port *p, uint64_t now)
     p->stats.blocks++;
     dp_switch_table_flush(&s->table, p->id);
     dp_switch_groups_flush(&s->groups, p->id);
-    dp_trace_guest(s->o.trace, "switch: port %s is blocked: an address moved to and from it %u times in a second (a loop, or two "
-                   "machines with one address)", p->o.name, s->o.flap_limit);
+    dp_trace_guest(s->o.trace,
+                   "switch: port %s is blocked: an address moved to and from it %u times in a second (a loop, or two "
+                   "machines with one address)",
+                   p->o.name, s->o.flap_limit);
 }
 
 static bool is_blocked(const struct dp_switch_port *p, uint64_t now) { return p->blocked_until > now; }
@@ -217,6 +221,13 @@ static bool learn(struct dp_switch *s, struct dp_switch_port *in, uint64_t key, 
     return culprit != in || drop(in, DP_SWITCH_DROP_BLOCKED);
 }
 
+/* Do the security groups of port p let the packet pass? peer: NULL: many. */
+static bool is_allowed(struct batch *b, const struct packet *k, const struct dp_switch_port *p, const struct dp_switch_port *peer, bool out)
+{
+    struct dp_security_side side = {.port = p->id, .groups = p->groups, .peers = peer ? peer->groups : 0, .out = out};
+    return DP_LIKELY(!p->groups) || dp_security_pass(b->s->security, &side, k->vlan, k->bytes, k->size, k->type, k->network, b->now);
+}
+
 /* Notes frame n for a port; what it refuses is counted there. */
 static void add(struct batch *b, unsigned n, struct dp_switch_port *to)
 {
@@ -233,6 +244,10 @@ static void add(struct batch *b, unsigned n, struct dp_switch_port *to)
     uint32_t behind = p->size - p->network, size = behind + (untagged ? DP_NET_HEADER : TAGGED_HEADER);
     if (size > DP_NET_FRAME_MAX || (b->s->o.mtu && behind > b->s->o.mtu && !(p->frame->work & TSO))) {
         drop(to, DP_SWITCH_DROP_TOO_BIG);
+        return;
+    }
+    if (!is_allowed(b, p, to, b->from, false)) {
+        drop(to, DP_SWITCH_DROP_SECURITY_IN);
         return;
     }
     if (!dp_switch_bucket_take(&to->out, size, b->now)) {
@@ -287,6 +302,9 @@ static bool judge(struct batch *b, unsigned n)
         return drop(in, DP_SWITCH_DROP_SPOOF);
     if (!learn(s, in, source, b->now))
         return false;
+    struct dp_switch_entry *e = to[0] & 1 ? NULL : dp_switch_table_find(&s->table, target, b->now);
+    if (!is_allowed(b, p, in, e ? s->port[e->port] : NULL, true))
+        return drop(in, DP_SWITCH_DROP_SECURITY_OUT);
     if (to[0] & 1) {
         dp_switch_set set;
         bool broadcast = target << 16 >> 16 == 0xffffffffffff;
@@ -297,7 +315,6 @@ static bool judge(struct batch *b, unsigned n)
         flood(b, n, some ? &set : NULL);
         return true;
     }
-    struct dp_switch_entry *e = dp_switch_table_find(&s->table, target, b->now);
     struct dp_switch_port *there = e ? s->port[e->port] : NULL;
     if (there) {
         if (there == in)
@@ -557,6 +574,8 @@ static unsigned receive(void *opaque, const struct dp_net_frame *frame, unsigned
 
 static void forget(struct dp_switch_port *p)
 {
+    if (p->owner->security)
+        dp_security_forget(p->owner->security, p->id);
     dp_switch_table_flush(&p->owner->table, p->id);
     dp_switch_groups_flush(&p->owner->groups, p->id);
 }
@@ -610,6 +629,7 @@ void dp_switch_destroy(struct dp_switch *s)
         free(x);
     }
     dp_switch_table_fini(&s->table);
+    dp_security_destroy(s->security);
     pthread_cond_destroy(&s->left);
     pthread_mutex_destroy(&s->lock);
     free(s);
@@ -629,6 +649,23 @@ static int check_options(const struct dp_switch_port_options *o, struct dp_error
         return dp_error_set(e, -EINVAL, "switch port %.31s: at most %d addresses of a kind", o->name, DP_SWITCH_ADDRESSES);
     if (o->mode == DP_SWITCH_TRUNK && (o->allowed[0] & 1 || o->allowed[63] >> 63))
         return dp_error_set(e, -EINVAL, "switch port %.31s: VLANs 0 and 4095 are reserved", o->name);
+    return 0;
+}
+
+/* Under the lock: the numbers of a port's security groups. */
+static int find_groups(struct dp_switch *s, const struct dp_switch_port_options *o, uint64_t *groups, struct dp_error *e)
+{
+    *groups = 0;
+    if (o->groups > DP_SWITCH_PORT_GROUPS)
+        return dp_error_set(e, -EINVAL, "switch port %.31s: at most %d security groups", o->name, DP_SWITCH_PORT_GROUPS);
+    if (o->groups && !s->security && !(s->security = dp_security_create()))
+        return dp_error_set(e, -ENOMEM, "switch: out of memory");
+    for (unsigned i = 0; i < o->groups; i++) {
+        int n = dp_security_group(s->security, o->group[i]);
+        if (n < 0)
+            return dp_error_set(e, n, "switch port %.31s: '%.31s' cannot be a security group", o->name, o->group[i]);
+        *groups |= 1ull << n;
+    }
     return 0;
 }
 
@@ -682,8 +719,10 @@ int dp_switch_port_create(struct dp_switch *s, const struct dp_switch_port_optio
     p->owner = s;
     dp_net_port_init(&p->net, &end, p, ACCEPTS);
     pthread_mutex_lock(&s->lock);
-    set_options(p, o);
-    error = add_port(s, p, e);
+    if (!(error = find_groups(s, o, &p->groups, e))) {
+        set_options(p, o);
+        error = add_port(s, p, e);
+    }
     pthread_mutex_unlock(&s->lock);
     if (error) {
         free(p);
@@ -709,8 +748,8 @@ void dp_switch_port_destroy(struct dp_switch_port *p)
         s->mirror[m] = NULL;
         for (unsigned i = 0; i < DP_SWITCH_PORTS; i++)
             if (s->port[i]) {
-                s->port[i]->mirror_in &= (uint8_t)~(1u << m);
-                s->port[i]->mirror_out &= (uint8_t)~(1u << m);
+                s->port[i]->mirror_in &= (uint8_t) ~(1u << m);
+                s->port[i]->mirror_out &= (uint8_t) ~(1u << m);
             }
     }
     s->port[p->id] = NULL;
@@ -728,11 +767,15 @@ int dp_switch_port_set(struct dp_switch_port *p, const struct dp_switch_port_opt
     if ((o->mode == DP_SWITCH_MIRROR) != (p->o.mode == DP_SWITCH_MIRROR))
         return dp_error_set(e, -EINVAL, "switch port %.31s: a port stays a mirror or none; make another port", p->o.name);
     pthread_mutex_lock(&p->owner->lock);
-    set_options(p, o);
-    forget(p);
-    settle(p->owner);
+    uint64_t groups;
+    if (!(error = find_groups(p->owner, o, &groups, e))) {
+        p->groups = groups;
+        set_options(p, o);
+        forget(p);
+        settle(p->owner);
+    }
     pthread_mutex_unlock(&p->owner->lock);
-    return 0;
+    return error;
 }
 
 int dp_switch_port_connect(struct dp_switch_port *p, struct dp_net_port *peer, struct dp_error *e)
@@ -763,6 +806,24 @@ void dp_switch_port_stats(struct dp_switch_port *p, struct dp_switch_stats *out)
     out->macs = s->table.by_port[p->id];
     out->blocked = is_blocked(p, dp_clock_now(s->o.clock));
     pthread_mutex_unlock(&s->lock);
+}
+
+int dp_switch_set_group(struct dp_switch *s, const char *group, const char *rules, struct dp_error *e)
+{
+    pthread_mutex_lock(&s->lock);
+    int rc = s->security || (s->security = dp_security_create()) ? dp_security_set(s->security, group, rules, e)
+                                                                 : dp_error_set(e, -ENOMEM, "switch: out of memory");
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+const char *dp_switch_group_name(struct dp_switch *s, unsigned i, char **rules)
+{
+    pthread_mutex_lock(&s->lock);
+    const char *name = s->security ? dp_security_name(s->security, i) : NULL; /* groups are never taken away */
+    *rules = name ? strdup(dp_security_text(s->security, i)) : NULL;
+    pthread_mutex_unlock(&s->lock);
+    return name;
 }
 
 int dp_switch_mirror(struct dp_switch_port *from, struct dp_switch_port *to, bool in, bool out, struct dp_error *e)

@@ -28,8 +28,9 @@
 
 #include "event/event.h"
 #include "net/net.h"
+#include "net/switch_security.h"
 
-enum { DP_SWITCH_PORTS = 256, DP_SWITCH_MIRRORS = 8, DP_SWITCH_VLAN_MAX = 4094, DP_SWITCH_ADDRESSES = 8, DP_SWITCH_NEST = 4 };
+enum { DP_SWITCH_PORTS = 256, DP_SWITCH_MIRRORS = 8, DP_SWITCH_VLAN_MAX = 4094, DP_SWITCH_ADDRESSES = 8, DP_SWITCH_PORT_GROUPS = 4, DP_SWITCH_NEST = 4 };
 
 struct dp_switch;
 struct dp_switch_port;
@@ -73,6 +74,8 @@ struct dp_switch_port_options {
     uint8_t ip6[DP_SWITCH_ADDRESSES][16];
     unsigned macs, ip4s, ip6s;
     bool guard_ip;  /* IP, ARP and ND only from those addresses, also when there are none; other protocols but RARP are dropped */
+    char group[DP_SWITCH_PORT_GROUPS][DP_SECURITY_NAME]; /* security groups (switch_security.h) that it is in */
+    unsigned groups;
     bool no_server; /* no DHCP answers, router advertisements and redirects, queries for multicast members */
 };
 
@@ -82,6 +85,8 @@ struct dp_switch_port_options {
     X(VLAN, "vlan")              /* a VLAN that the port is not in, or tags where none may be */                                          \
     X(RESERVED, "reserved")      /* for the bridge itself: 01-80-C2-00-00-0x */                                                           \
     X(SPOOF, "spoof")            /* it says it is somebody else, or a server */                                                          \
+    X(SECURITY_OUT, "security-out") /* no rule lets its port send it */                                                                   \
+    X(SECURITY_IN, "security-in")   /* out: no rule lets the receiver have it */                                                           \
     X(RATE_IN, "rate-in")                                                                                                                \
     X(RATE_OUT, "rate-out")                                                                                                              \
     X(FLOOD, "flood")            /* over the port's limit for what is flooded */                                                         \
@@ -119,6 +124,10 @@ int dp_switch_port_set(struct dp_switch_port *p, const struct dp_switch_port_opt
 int dp_switch_port_connect(struct dp_switch_port *p, struct dp_net_port *peer, struct dp_error *e) DP_MUST_CHECK;
 void dp_switch_port_disconnect(struct dp_switch_port *p);
 void dp_switch_port_stats(struct dp_switch_port *p, struct dp_switch_stats *out);
+/* Rules of a security group, as text (dp_security_set). */
+int dp_switch_set_group(struct dp_switch *s, const char *group, const char *rules, struct dp_error *e) DP_MUST_CHECK;
+/* The i-th group: its name (NULL: no more) and a copy of its rules, which the caller frees. */
+const char *dp_switch_group_name(struct dp_switch *s, unsigned i, char **rules);
 /* Mirror port `to` is sent what `from` sends (in) and is sent (out). Both false: no more. -EINVAL: `to` is no mirror, or `from` is. */
 int dp_switch_mirror(struct dp_switch_port *from, struct dp_switch_port *to, bool in, bool out, struct dp_error *e) DP_MUST_CHECK;
 

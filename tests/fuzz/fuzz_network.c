@@ -37,6 +37,10 @@ static void text(unsigned what, const uint8_t *data, size_t size)
     t[size] = 0;
     if (!what) {
         int rc = dp_network_parse_port(t, &o, &e);
+        struct dp_security *rules = dp_security_create();
+        int set = rules ? dp_security_set(rules, "g", t, &e) : 0;
+        MUST(set && !*e.text);
+        dp_security_destroy(rules);
         MUST(rc && (!*e.text || o.macs > DP_SWITCH_ADDRESSES || o.ip4s > DP_SWITCH_ADDRESSES || o.ip6s > DP_SWITCH_ADDRESSES));
         return;
     }
@@ -74,12 +78,13 @@ static void packets(struct dp_loop *l, struct dp_clock *c, bool greet, const uin
     unlink(a.sun_path);
     struct dp_network_options o = {.loop = l, .name = "fuzz", .switching = {.clock = c, .snooping = true, .table_size = 64}};
     MUST(dp_network_create(&o, &n, &e) || dp_network_listen(n, a.sun_path, 0600, &e) ||
-         dp_network_declare(n, "d", "vlan=2,guard-ip,no-server", &e));
+         dp_network_declare(n, "d", "vlan=2,guard-ip,no-server", &e) ||
+         dp_network_set_group(n, "g", "in tcp 80 from group g; in icmp; in udp 1-99 from fe80::/10; out udp; out icmp", &e));
     int fd[2];
     for (unsigned i = 0; i < 2; i++) {
         fd[i] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0);
         MUST(fd[i] < 0 || connect(fd[i], (struct sockaddr *)&a, sizeof a));
-        static const char *const hello[] = {"{\"join\":\"a\"}", "{\"join\":\"b\",\"options\":\"trunk=all,native=1\"}"};
+        static const char *const hello[] = {"{\"join\":\"a\"}", "{\"join\":\"b\",\"options\":\"trunk=all,native=1,group=g\"}"};
         if (greet || i)
             MUST(send(fd[i], hello[i], strlen(hello[i]), 0) < 0);
         turn(l);
