@@ -112,6 +112,11 @@ struct file_image {
 
 static struct file_image *of(struct dp_image *i) { return (struct file_image *)i; }
 
+int dp_image_file_descriptor(const struct dp_image *i)
+{
+    return i->format == &dp_image_file ? ((const struct file_image *)i)->file.fd : -1;
+}
+
 static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
 {
     struct dp_file_options file = {
