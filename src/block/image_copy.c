@@ -3,7 +3,8 @@
  * Model: a reader thread fills a ring of slots, each a piece of the disk with a mark for each *granule* that is all zeros; the caller's
  * thread takes them in order and writes the runs between. So reading (decompressing) and writing (allocating) overlap, and finding zeros
  * costs the writer nothing. A granule is a cluster of the target, where that is larger than the run of zeros asked for: smaller holes
- * would only make it store half clusters. Long zeros are one slot without bytes.
+ * would only make it store half clusters. Long zeros are one slot without bytes. Slots are small, so that what was read is still in the
+ * processor's cache when it is written: with 6 of 512 KiB a copy took 0.52 s that took 0.7 with 2 MiB.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -15,7 +16,7 @@
 #include "block/file.h"
 #include "block/image_ops.h"
 
-enum { SLOTS = 6, GRANULE_MIN = 4096, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
+enum { SLOTS = 6, GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
 
 struct slot {
     uint64_t offset, size;
@@ -26,7 +27,7 @@ struct slot {
 
 struct pump {
     struct dp_image_copy *c;
-    uint32_t granule;
+    uint32_t granule, piece; /* piece: of a slot */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     unsigned head, tail; /* the reader fills head, the writer takes tail */
@@ -49,7 +50,7 @@ bool dp_is_zero(const void *data, size_t size)
 static int read_slot(struct pump *p, struct slot *s, uint64_t offset)
 {
     struct dp_image *from = p->c->from;
-    uint64_t end = DP_MIN(from->size, DP_ALIGN_DOWN(offset, (uint64_t)DP_IMAGE_PIECE) + DP_IMAGE_PIECE), at = offset;
+    uint64_t end = DP_MIN(from->size, DP_ALIGN_DOWN(offset, (uint64_t)p->piece) + p->piece), at = offset;
     struct dp_extent x;
     s->offset = offset;
     s->zeros = false;
@@ -62,7 +63,7 @@ static int read_slot(struct pump *p, struct slot *s, uint64_t offset)
         bool zeros = x.kind == DP_EXTENT_ZEROS || x.kind == DP_EXTENT_UNALLOCATED;
         if (zeros && at == offset && at + x.size >= end && p->c->sparse) {
             s->zeros = true;
-            s->size = at + x.size < from->size ? DP_ALIGN_DOWN(at + x.size, (uint64_t)DP_IMAGE_PIECE) - at : from->size - at;
+            s->size = at + x.size < from->size ? DP_ALIGN_DOWN(at + x.size, (uint64_t)p->piece) - at : from->size - at;
             return 0;
         }
         uint64_t n = DP_MIN(x.size, end - at);
@@ -300,13 +301,14 @@ int dp_image_copy(struct dp_image_copy *c, const struct dp_image_job *job, struc
         p->granule *= 2;
     if (cluster <= DP_IMAGE_PIECE)
         p->granule = c->packed ? cluster : DP_MAX(p->granule, cluster);
+    p->piece = DP_MAX(p->granule, (uint32_t)PIECE_MIN);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
     int rc = 0;
     pthread_t thread;
     for (unsigned i = 0; !rc && i < SLOTS; i++)
-        rc = -posix_memalign((void **)&p->slot[i].data, SLOT_ALIGN, DP_IMAGE_PIECE);
-    if (!rc && c->same_as_backing && !(p->have = malloc(DP_IMAGE_PIECE)))
+        rc = -posix_memalign((void **)&p->slot[i].data, SLOT_ALIGN, p->piece);
+    if (!rc && c->same_as_backing && !(p->have = aligned_alloc(SLOT_ALIGN, p->piece)))
         rc = -ENOMEM;
     if (!rc)
         rc = -pthread_create(&thread, NULL, reader, p);

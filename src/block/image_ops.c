@@ -116,7 +116,7 @@ int dp_image_compare(struct dp_image *a, struct dp_image *b, bool strict, const 
         *d = DP_IMAGE_OTHER_SIZE;
         return 0;
     }
-    uint8_t *data = malloc(2 * DP_IMAGE_PIECE);
+    uint8_t *data = aligned_alloc(4096, 2 * DP_IMAGE_PIECE);
     if (!data)
         return dp_error_set(e, -ENOMEM, "out of memory");
     int rc = compare_common(a, b, strict, data, data + DP_IMAGE_PIECE, job, d, at, e);
@@ -160,7 +160,7 @@ int dp_image_merge(struct dp_image *top, struct dp_image *base, const struct dp_
         rc = base->format->resize ? base->format->resize(base, top->size, e)
                                   : dp_error_set(e, -ENOTSUP, "%s is smaller than %s, and %s images cannot grow here", base->name,
                                                  top->name, base->format->name);
-    uint8_t *data = rc ? NULL : malloc(DP_IMAGE_PIECE);
+    uint8_t *data = rc ? NULL : aligned_alloc(4096, DP_IMAGE_PIECE);
     if (!rc && !data)
         rc = dp_error_set(e, -ENOMEM, "out of memory");
     for (uint64_t o = 0, n = 0; !rc && o < top->size; o += n) {
@@ -207,7 +207,7 @@ static int keep_differences(struct dp_image *top, struct dp_image *old, struct d
 int dp_image_detach(struct dp_image *top, struct dp_image *below, const struct dp_image_job *job, struct dp_error *e)
 {
     job = job ? job : &no_job;
-    uint8_t *data = malloc(2 * DP_IMAGE_PIECE);
+    uint8_t *data = aligned_alloc(4096, 2 * DP_IMAGE_PIECE);
     int rc = data ? 0 : dp_error_set(e, -ENOMEM, "out of memory");
     for (uint64_t o = 0, n = 0; !rc && o < top->size; o += n) {
         struct dp_extent x, y = {.size = top->size - o}, z = y;
@@ -271,7 +271,7 @@ int dp_image_compact(struct dp_image *i, const struct dp_image_job *job, uint64_
     uint64_t part = cluster ? cluster : 4096, piece = DP_MAX(part, (uint64_t)DP_IMAGE_PIECE);
     if (piece > 64u << 20)
         return dp_error_set(e, -ENOTSUP, "%s has clusters of %llu bytes: too large to be looked at", i->name, (unsigned long long)part);
-    uint8_t *data = malloc(piece);
+    uint8_t *data = aligned_alloc(4096, piece);
     int rc = data ? 0 : dp_error_set(e, -ENOMEM, "out of memory");
     for (uint64_t o = 0, n = 0; !rc && o < i->size; o += n) {
         struct dp_extent x;
@@ -360,7 +360,8 @@ int dp_image_measure(struct dp_image *from, uint64_t size, const char *format, u
         data += end - first + (first != last);
         last = end;
     }
-    *required = raw ? size : qcow2_bytes(data, size, cluster);
-    *full = raw ? size : qcow2_bytes((size + cluster - 1) / cluster, size, cluster);
+    uint64_t clusters = size / cluster + (size % cluster != 0);
+    *full = raw ? size : qcow2_bytes(clusters, size, cluster);
+    *required = raw ? size : *full - (clusters - data) * cluster; /* tables of a full disk: what qemu-img says, too */
     return 0;
 }

@@ -101,11 +101,21 @@ static struct json_object *identify(const struct conversion *c)
     return j;
 }
 
-static void write_state(struct conversion *c, uint64_t done)
+/* One block from the beginning on, rewritten in place: it must have room on a disk that is full. */
+static bool write_state(struct conversion *c, uint64_t done)
 {
+    enum { BLOCK = 8192 };
+    char text[BLOCK];
     json_object_object_add(c->identity, "done", json_object_new_uint64(DP_ALIGN_DOWN(done, (uint64_t)DP_IMAGE_PIECE)));
-    if (json_object_to_file_ext(c->state, c->identity, JSON_C_TO_STRING_PRETTY))
-        unlink(c->state);
+    int n = snprintf(text, sizeof text, "%s", json_object_to_json_string_ext(c->identity, JSON_C_TO_STRING_PRETTY));
+    json_object_object_del(c->identity, "done");
+    int fd = n < BLOCK ? open(c->state, O_WRONLY | O_CREAT | O_CLOEXEC, 0666) : -1;
+    if (fd < 0)
+        return false;
+    memset(text + n, ' ', (size_t)(BLOCK - n));
+    text[BLOCK - 1] = '\n';
+    bool good = pwrite(fd, text, BLOCK, 0) == BLOCK && !fdatasync(fd);
+    return !close(fd) && good;
 }
 
 /* How far an earlier run came; 0: there was none. */
@@ -176,6 +186,8 @@ static int make_target(struct conversion *c, struct dp_error *e)
     if (!rc && !o->no_create && !c->start) {
         unlink(c->state);
         rc = dp_image_create(&make, e);
+        if (!rc && !c->in_place && !write_state(c, 0)) /* a disk that is full tells so soon */
+            unlink(c->state);
         /* What it left is no copy of anything; a device or a file of others stays as it is. */
         if (rc && !c->in_place && rc != -EBUSY)
             unlink(c->part);
@@ -225,9 +237,8 @@ static void leave(struct conversion *c, uint64_t done, struct dp_error *e)
     dp_image_close(c->to);
     c->to = NULL;
     snprintf(text, sizeof text, "%s", e->text);
-    keep = keep && done >= DP_IMAGE_PIECE;
+    keep = keep && done >= DP_IMAGE_PIECE && write_state(c, done);
     if (keep) {
-        write_state(c, done);
         dp_error_set(e, code, "%.300s; what is done is in %s: the same command with --resume goes on", text, c->part);
     } else if (!c->in_place) {
         unlink(c->part);

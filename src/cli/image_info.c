@@ -495,7 +495,7 @@ static int compare(int argc, char **argv)
         rc = dp_image_compare(a, b, o.strict, &t.job, &d, &at, &e);
         image_task_end(&t);
     }
-    status = rc ? image_fail(&e) : tell_difference(&o, a->size != b->size, d, at);
+    status = rc ? image_fail(&e) : tell_difference(&o, a->size != b->size && (d == DP_IMAGE_SAME || at >= DP_MIN(a->size, b->size)), d, at);
     dp_image_close(a);
     dp_image_close(b);
     return status;

@@ -33,7 +33,7 @@ expect 0 "Examples:" run --help
 expect 0 "Examples:" run -k x -h
 expect 0 "Examples:" help run
 expect 0 "Examples:" doctor --help
-for verb in list stats control screenshot type key media; do
+for verb in list stats control screenshot type key media image; do
     expect 0 "Examples:" $verb --help
     expect 2 "did you mean \`doppel $verb\`?" "${verb}x"
 done
@@ -294,6 +294,12 @@ for verb in $verbs; do
         grep -q -- "--$option" "$completion" || echo "completion lacks --$option"
     done
 done >"$dir/lacks"
+"$doppel" image --help | sed -n '/^Verbs of/,/^$/s/^  \([a-z]*\) .*/\1/p' | while read -r verb; do
+    grep -q "^\*$verb\*\|, \*$verb\*" "$manual" || echo "man page lacks image $verb"
+    "$doppel" image "$verb" --help | listed | while read -r option; do
+        awk -v start="^            $verb[)] " '$0 ~ start { on = 1 } on { print } on && /;;/ { exit }' "$completion" | grep -q -- "--$option" || echo "completion lacks image $verb --$option"
+    done
+done >>"$dir/lacks"
 "$doppel" control --help | sed -n '/^Commands:/,$s/^  \([a-z-]*\) .*/\1/p' >"$dir/commands"
 [ "$(wc -l <"$dir/commands")" -ge 4 ] || echo "help lists too few commands" >>"$dir/lacks"
 while read -r command; do
