@@ -4,6 +4,7 @@
  * The main thread runs the event loop; signals that end the program are blocked everywhere and read from a signalfd there, so an end by
  * signal is an ordinary end: processors stopped, disks flushed, terminal restored.
  */
+#include "block/image.h"
 #include "cli/options.h"
 
 #include <fcntl.h>
@@ -62,7 +63,7 @@ static const struct cli_option options[] = {
     {"speaker", 0, "file:PATH", CLI_STRING, FIELD(board.speaker), .help = "record what a pc's speaker plays, as WAV (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
-    {"disk", 'd', "FILE[,format=raw|qcow2][,backing=any][,ro][,bus=virtio|ide|sata]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
+    {"disk", 'd', "FILE[,format=raw|qcow2|...][,backing=any][,ro][,bus=virtio|ide|sata]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
      .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, "
@@ -176,7 +177,17 @@ static void trace_line(void *opaque, const char *line)
 
 /* ---- values with parts ---- */
 
-/* "FILE[,format=raw|qcow2][,backing=any][,ro][,bus=ide|sata]" into d; what d->path points to is the caller's to free. */
+/* The format of an image whose name is the first length bytes; NULL: there is none. */
+static const char *format_named(const char *name, size_t length)
+{
+    const struct dp_image_format *f;
+    for (unsigned i = 0; (f = dp_image_format(i)); i++)
+        if (!f->scheme && strlen(f->name) == length && !strncmp(f->name, name, length))
+            return f->name;
+    return NULL;
+}
+
+/* "FILE[,format=raw|qcow2|...][,backing=any][,ro][,bus=ide|sata]" into d; what d->path points to is the caller's to free. */
 static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d, struct dp_error *e)
 {
     char *path = strdup(text), *to = path;
@@ -193,10 +204,8 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
         size_t n = strcspn(++p, ",");
         if (n == 2 && !strncmp(p, "ro", n))
             d->readonly = true;
-        else if (n == 10 && !strncmp(p, "format=raw", n))
-            d->format = "raw";
-        else if (n == 12 && !strncmp(p, "format=qcow2", n))
-            d->format = "qcow2";
+        else if (n > 7 && !strncmp(p, "format=", 7) && format_named(p + 7, n - 7))
+            d->format = format_named(p + 7, n - 7);
         else if (n == 11 && !strncmp(p, "backing=any", n))
             d->backing_anywhere = true;
         else if (bus == DP_VM_VIRTIO && n == 7 && !strncmp(p, "bus=ide", n))
@@ -206,11 +215,11 @@ static int parse_disk(const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d
         else if (bus == DP_VM_VIRTIO && n == 10 && !strncmp(p, "bus=virtio", n))
             d->bus = DP_VM_VIRTIO;
         else if (n > 7 && !strncmp(p, "format=", 7))
-            return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: raw and qcow2 are", text, (int)DP_MIN(n - 7, (size_t)40),
-                                p + 7);
+            return dp_error_set(e, -EINVAL, "--disk %s: format %.*s is not known: `doppel image --help` lists what is", text,
+                                (int)DP_MIN(n - 7, (size_t)40), p + 7);
         else
             return dp_error_set(
-                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, format=qcow2, backing=any, bus=virtio, bus=ide, bus=sata and ro (a comma in a file's name is written twice)",
+                e, -EINVAL, "--disk %s: '%.*s' is not known: possible are format=raw, format=qcow2 (and more), backing=any, bus=virtio, bus=ide, bus=sata and ro (a comma in a file's name is written twice)",
                 text, (int)DP_MIN(n, (size_t)40), p);
         p += n;
     }

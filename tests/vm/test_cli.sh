@@ -71,7 +71,8 @@ run 2 "give a number" -k "$dir/multiboot" --cpus two
 run 2 "greater than 0" -k "$dir/multiboot" --timeout 0
 run 2 "number of seconds" -k "$dir/multiboot" --timeout soon
 run 2 "choose one of" -k "$dir/multiboot" --cpu i486
-run 2 "raw and qcow2 are" -k "$dir/multiboot" --disk x,format=vmdk
+run 2 "format xyz is not known" -k "$dir/multiboot" --disk x,format=xyz
+run 2 "format file is not known" -k "$dir/multiboot" --disk x,format=file
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
 run 2 "is no network" -k "$dir/multiboot" --nic tap
