@@ -284,7 +284,7 @@ int dp_image_copy(struct dp_image_copy *c, const struct dp_image_job *job, struc
         return dp_error_set(e, -EINVAL, "%s is smaller than %s: make it %llu bytes large", c->to->name, c->from->name,
                             (unsigned long long)c->from->size);
     if (c->packed && (!c->to->format->write_packed || !cluster || cluster > DP_IMAGE_PIECE))
-        return dp_error_set(e, -ENOTSUP, "%s images cannot be compressed here; qcow2 ones can", c->to->format->name);
+        return dp_error_set(e, -ENOTSUP, "%s images cannot be compressed here: leave -c away, or take another format", c->to->format->name);
     if (c->sparse && clone_file(c, job))
         return 0;
     if (c->range) {

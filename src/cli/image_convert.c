@@ -192,7 +192,7 @@ static int make_target(struct conversion *c, struct dp_error *e)
         if (rc && !c->in_place && rc != -EBUSY)
             unlink(c->part);
     }
-    struct dp_image_options open = {.name = c->part, .format = c->format, .secret = make.secret, .backing_anywhere = true};
+    struct dp_image_options open = {.name = c->part, .format = c->format, .secret = make.secret, .backing_anywhere = true, .unsafe = o->no_sync};
     return rc ? rc : dp_image_open(&open, &c->to, e);
 }
 
@@ -210,7 +210,7 @@ static int finish(struct conversion *c, struct dp_error *e)
 {
     int rc = 0;
     for (unsigned n = 0; !rc && n < 2 && (!n || dp_image_dirty(c->to)); n++)
-        rc = c->o->no_sync && !dp_image_dirty(c->to) ? 0 : dp_image_flush(c->to);
+        rc = dp_image_flush(c->to);
     if (rc)
         return dp_error_set(e, rc, "%s cannot be written: %s", c->part, strerror(-rc));
     dp_image_close(c->to);
