@@ -10,7 +10,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image balloon network doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -81,6 +81,28 @@ _doppel()
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -W '128M 256M 512M 1G --json --help' -- "$word") ;;
         esac ;;
+    image)
+        compopt -o filenames
+        case $COMP_CWORD:$last in
+        2:*) mapfile -t COMPREPLY < <(compgen -W 'create info convert resize check map compare commit rebase snapshot compact measure --help' -- "$word") ;;
+        *:-f | *:-F | *:-O) mapfile -t COMPREPLY < <(compgen -W "$(doppel image --help | sed -n '/^Formats:/,$s/^  \([a-z0-9]*\) .*/\1/p')" -- "$word") ;;
+        *)
+            case ${COMP_WORDS[2]} in
+            create) mapfile -t COMPREPLY < <(compgen -W '--format --option --backing --backing-format --unchecked --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            info) mapfile -t COMPREPLY < <(compgen -W '--format --backing-chain --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            convert) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --compress --backing --backing-format --sparse --snapshot --copy-range --no-create
+                --resume --no-sync --threads --backing-any --secret-file --force-share --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            resize) mapfile -t COMPREPLY < <(compgen -W '--format --shrink --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            check) mapfile -t COMPREPLY < <(compgen -W '--format --repair --backing-any --secret-file --force-share --progress --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            map) mapfile -t COMPREPLY < <(compgen -W '--format --start-offset --max-length --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            compare) mapfile -t COMPREPLY < <(compgen -W '--format --second-format --strict --backing-any --secret-file --force-share --progress --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            commit) mapfile -t COMPREPLY < <(compgen -W '--format --keep --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            rebase) mapfile -t COMPREPLY < <(compgen -W '--format --backing --backing-format --unsafe --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            snapshot) mapfile -t COMPREPLY < <(compgen -W '--format --list --create --apply --delete --backing-any --secret-file --force-share --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            compact) mapfile -t COMPREPLY < <(compgen -W '--format --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            measure) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --size --snapshot --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            esac ;;
+        esac ;;
     network)
         if ((COMP_CWORD == 2)); then
             mapfile -t COMPREPLY < <(compgen -W 'create ls inspect connect disconnect group link capture rm --help' -- "$word")
@@ -92,7 +114,7 @@ _doppel()
             esac
         fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image balloon network doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -190,11 +190,17 @@ static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error 
 /* The format is never guessed, but who forgot to say it should hear why the guest finds no system. */
 static void suspect(const struct dp_block *b)
 {
-    char magic[4];
-    if (b->trace && pread(b->fd, magic, 4, 0) == 4 && !memcmp(magic, "QFI\xfb", 4))
-        dp_trace_emit(b->trace, DP_TRACE_BLOCK,
-            "disk %s begins like a qcow2 image and is used as raw; if it is one, add ,format=qcow2 (else "
-                      ",format=raw)", b->path);
+    uint8_t head[DP_IMAGE_HEAD] = {0}, tail[512] = {0};
+    const struct dp_image_format *f;
+    if (!b->trace || pread(b->fd, head, sizeof head, 0) < 0 ||
+        (b->size > sizeof tail && pread(b->fd, tail, sizeof tail, (off_t)(b->size - sizeof tail)) < 0))
+        return;
+    for (unsigned i = 0; (f = dp_image_format(i)); i++)
+        if (f->probe && f->probe(head, tail, b->size)) {
+            dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s looks like a %s image and is used as raw; if it is one, add ,format=%s (else ,format=raw)",
+                          b->path, f->name, f->name);
+            return;
+        }
 }
 
 static int open_raw(struct dp_block *b, const struct dp_block_options *o, struct dp_error *e)

@@ -108,15 +108,22 @@ int dp_file_open(const struct dp_file_options *o, struct dp_file *f, struct dp_e
 struct file_image {
     struct dp_image image;
     struct dp_file file;
+    bool unsafe;
 };
 
 static struct file_image *of(struct dp_image *i) { return (struct file_image *)i; }
+
+int dp_image_file_descriptor(const struct dp_image *i)
+{
+    return i->format == &dp_image_file ? ((const struct file_image *)i)->file.fd : -1;
+}
 
 static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
 {
     struct dp_file_options file = {
         .name = i->name, .readonly = i->readonly, .create = i->chain && i->chain->create, .unlocked = o->unlocked, .trace = i->trace};
     of(i)->file.fd = -1;
+    of(i)->unsafe = o->unsafe;
     int rc = dp_image_chain_add(i, e);
     if (!rc)
         rc = dp_file_open(&file, &of(i)->file, e);
@@ -186,7 +193,7 @@ static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned fla
     return 0;
 }
 
-static int flush(struct dp_image *i) { return fdatasync(of(i)->file.fd) ? -errno : 0; }
+static int flush(struct dp_image *i) { return !of(i)->unsafe && fdatasync(of(i)->file.fd) ? -errno : 0; }
 
 static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
 {

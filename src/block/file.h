@@ -24,4 +24,8 @@ struct dp_file {
 /* f->fd is -1 after an error. create: makes it, empties it (under the lock). */
 int dp_file_open(const struct dp_file_options *o, struct dp_file *f, struct dp_error *e) DP_MUST_CHECK;
 
+struct dp_image;
+/* The descriptor of an image of the protocol `file`; -1: it is another. */
+int dp_image_file_descriptor(const struct dp_image *i);
+
 #endif

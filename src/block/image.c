@@ -153,6 +153,8 @@ int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struc
     const struct dp_image_format *f = driver_of(o->name, o->format, e);
     if (!f)
         return -EINVAL;
+    if (!f->write && !o->readonly)
+        return dp_error_set(e, -EROFS, "disk %s: %s images can only be read: add ,ro, or convert it to qcow2", o->name, f->name);
     struct dp_image_chain chain = {.anywhere = o->backing_anywhere};
     char *real = scheme_length(o->name) ? NULL : realpath(o->name, NULL); /* NULL: a descriptor of something without a name */
     chain.folder = real ? dirname(real) : NULL;

@@ -47,6 +47,7 @@ struct dp_image_options {
     bool alone;             /* what is below it is not opened: what it does not have reads as zeros */
     bool repair;            /* an image that is marked as damaged may be opened for writing, to be checked */
     bool unlocked;          /* others may write it meanwhile: what is read may be of different moments */
+    bool unsafe;            /* a flush does not wait for the disk: after a power cut the image may be damaged */
     const char *secret;     /* passphrase of an encrypted image; may be NULL */
     const char *snapshot;   /* read-only: an internal snapshot, by name or id; NULL: the disk as it is */
     struct dp_trace *trace; /* may be NULL; outlives the image */
@@ -89,7 +90,7 @@ struct dp_image_check {
     void (*report)(void *opaque, const char *line);              /* each thing found; may be NULL */
     void (*progress)(void *opaque, uint64_t done, uint64_t all); /* may be NULL */
     void *opaque;
-    /* found */
+    /* found and left; found and mended; and what else there is */
     uint64_t corruptions, leaks, corruptions_fixed, leaks_fixed;
     uint64_t clusters, allocated, compressed, fragmented, end; /* end: of the last one in use, bytes */
 };

@@ -492,5 +492,7 @@ int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e
         rc = run(&k);
     free(k.count);
     free(k.block);
+    c->corruptions -= c->corruptions_fixed;
+    c->leaks -= c->leaks_fixed;
     return rc ? dp_error_set(e, rc, "disk %s cannot be checked: %s", i->name, strerror(-rc)) : 0;
 }

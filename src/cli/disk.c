@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "block/image.h"
+
 enum {
     VIRTIO = 1 << DP_VM_VIRTIO,
     IDE = 1 << DP_VM_IDE,
@@ -24,7 +26,6 @@ struct option {
     int (*set)(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which);
 };
 
-static const char *const formats[] = {"raw", "qcow2", NULL};
 static const char *const buses[] = {"virtio", "ide", "sata", "scsi", NULL};
 static const char *const any[] = {"any", NULL};
 static const char *const blocks[] = {"512", "4096", NULL};
@@ -40,8 +41,9 @@ static int set_readonly(struct dp_vm_disk *d, const struct option *o, const char
 }
 static int set_format(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
 {
-    d->format = formats[which];
-    return 0;
+    const struct dp_image_format *f = dp_image_format_named(value); /* `doppel image --help` lists them */
+    d->format = f && !f->scheme ? f->name : NULL;
+    return d->format ? 0 : -EINVAL;
 }
 static int set_backing(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
 {
@@ -112,7 +114,7 @@ static int set_limit(struct dp_vm_disk *d, const struct option *o, const char *v
         name, ALL, NULL, false, offsetof(struct dp_throttle_limits, member), set_limit                                                     \
     }
 static const struct option options[] = {
-    {"format", ALL, formats, false, 0, set_format},
+    {"format", ALL, NULL, false, 0, set_format},
     {"backing", ALL, any, false, 0, set_backing},
     {"ro", ALL, NULL, true, 0, set_readonly},
     {"bus", VIRTIO | IDE | SATA | SCSI | CDROM, buses, false, 0, set_bus},

@@ -258,7 +258,7 @@ static void damage(void **state)
         struct dp_error e = {0};
         assert_ok(dp_image_open(&(struct dp_image_options){.name = in_folder(r, "image"), .format = "qcow2", .repair = true}, &i, &e), e);
         c = check(i, 2, true);
-        assert_true(c.corruptions_fixed == c.corruptions && c.leaks_fixed == c.leaks);
+        assert_true(!c.corruptions && !c.leaks);
         dp_image_close(i);
         must(r, "qemu-img check image");
         i = open_it(r, false, NULL);

@@ -33,7 +33,7 @@ expect 0 "Examples:" run --help
 expect 0 "Examples:" run -k x -h
 expect 0 "Examples:" help run
 expect 0 "Examples:" doctor --help
-for verb in list stats control screenshot type key media; do
+for verb in list stats control screenshot type key media image; do
     expect 0 "Examples:" $verb --help
     expect 2 "did you mean \`doppel $verb\`?" "${verb}x"
 done
@@ -71,7 +71,8 @@ run 2 "give a number" -k "$dir/multiboot" --cpus two
 run 2 "greater than 0" -k "$dir/multiboot" --timeout 0
 run 2 "number of seconds" -k "$dir/multiboot" --timeout soon
 run 2 "choose one of" -k "$dir/multiboot" --cpu i486
-run 2 "raw and qcow2 are" -k "$dir/multiboot" --disk x,format=vmdk
+run 2 "'format=xyz' is not known" -k "$dir/multiboot" --disk x,format=xyz
+run 2 "'format=file' is not known" -k "$dir/multiboot" --disk x,format=file
 run 2 "cache slow is not known: writeback, none," -k "$dir/multiboot" --disk x,cache=slow
 run 2 "'iops=0' is not known" -k "$dir/multiboot" --disk x,iops=0
 run 2 "'bps=1Q' is not known" -k "$dir/multiboot" --disk x,bps=1Q
@@ -301,6 +302,12 @@ for verb in $verbs; do
         grep -q -- "--$option" "$completion" || echo "completion lacks --$option"
     done
 done >"$dir/lacks"
+"$doppel" image --help | sed -n '/^Verbs of/,/^$/s/^  \([a-z]*\) .*/\1/p' | while read -r verb; do
+    grep -q "^\*$verb\*\|, \*$verb\*" "$manual" || echo "man page lacks image $verb"
+    "$doppel" image "$verb" --help | listed | while read -r option; do
+        awk -v start="^            $verb[)] " '$0 ~ start { on = 1 } on { print } on && /;;/ { exit }' "$completion" | grep -q -- "--$option" || echo "completion lacks image $verb --$option"
+    done
+done >>"$dir/lacks"
 "$doppel" control --help | sed -n '/^Commands:/,$s/^  \([a-z-]*\) .*/\1/p' >"$dir/commands"
 [ "$(wc -l <"$dir/commands")" -ge 4 ] || echo "help lists too few commands" >>"$dir/lacks"
 while read -r command; do
