@@ -197,8 +197,9 @@ static void suspect(const struct dp_block *b)
         return;
     for (unsigned i = 0; (f = dp_image_format(i)); i++)
         if (f->probe && f->probe(head, tail, b->size)) {
-            dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s looks like a %s image and is used as raw; if it is one, add ,format=%s (else ,format=raw)",
-                          b->path, f->name, f->name);
+            dp_trace_emit(b->trace, DP_TRACE_BLOCK,
+                          "disk %s looks like a %s image and is used as raw; if it is one, add ,format=%s (else ,format=raw)", b->path,
+                          f->name, f->name);
             return;
         }
 }

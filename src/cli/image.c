@@ -8,9 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const struct cli_verb *const verbs[] = {
-    &image_create_verb, &image_info_verb,   &image_convert_verb, &image_resize_verb,   &image_check_verb,   &image_map_verb,
-    &image_compare_verb, &image_commit_verb, &image_rebase_verb,  &image_snapshot_verb, &image_compact_verb, &image_measure_verb};
+static const struct cli_verb *const verbs[] = {&image_create_verb, &image_info_verb,     &image_convert_verb, &image_resize_verb,
+                                               &image_check_verb,  &image_map_verb,      &image_compare_verb, &image_commit_verb,
+                                               &image_rebase_verb, &image_snapshot_verb, &image_compact_verb, &image_measure_verb};
 
 /* ---- words ---- */
 
@@ -150,8 +150,7 @@ static void show(struct image_task *t, uint64_t done, uint64_t all, double secon
         snprintf(left, sizeof left, ", %" PRIu64 ":%02u left", s / 60, (unsigned)(s % 60));
     }
     fprintf(stderr, "%s%s: %.1f%% of %s, %s, %s/s%s%s", t->terminal ? "\r" : "", t->what, all ? 100.0 * (double)done / (double)all : 100.0,
-            image_size_text(all, a), image_size_text(done, b), image_size_text((uint64_t)speed, rate), left,
-            t->terminal ? "\033[K" : "\n");
+            image_size_text(all, a), image_size_text(done, b), image_size_text((uint64_t)speed, rate), left, t->terminal ? "\033[K" : "\n");
     t->shown = true;
 }
 
@@ -229,8 +228,8 @@ static int image(int argc, char **argv)
     if (!argc)
         fprintf(stderr, "doppel: image: no verb given: try `doppel image info FILE` or `doppel image --help`\n");
     else
-        fprintf(stderr, "doppel: image: unknown verb '%s': %s%s%s\n", argv[0], near ? "did you mean `doppel image " : "see `doppel image --help`",
-                near ? near : "", near ? "`?" : "");
+        fprintf(stderr, "doppel: image: unknown verb '%s': %s%s%s\n", argv[0],
+                near ? "did you mean `doppel image " : "see `doppel image --help`", near ? near : "", near ? "`?" : "");
     return EXIT_STATUS_USAGE;
 }
 

@@ -18,21 +18,35 @@ struct image_common {
 };
 #define IMAGE_FIELD(name) offsetof(struct image_common, name)
 #define IMAGE_OPTION_FORMAT                                                                                                                \
-    {"format", 'f', "FORMAT", CLI_STRING, IMAGE_FIELD(format), .help = "of FILE; only for reading it is guessed when not said"}
+    {                                                                                                                                      \
+        "format", 'f', "FORMAT", CLI_STRING, IMAGE_FIELD(format), .help = "of FILE; only for reading it is guessed when not said"          \
+    }
 #define IMAGE_OPTION_QUIET                                                                                                                 \
-    {"quiet", 'q', NULL, CLI_FLAG, IMAGE_FIELD(quiet), .help = "says nothing but errors"}
+    {                                                                                                                                      \
+        "quiet", 'q', NULL, CLI_FLAG, IMAGE_FIELD(quiet), .help = "says nothing but errors"                                                \
+    }
 #define IMAGE_OPTION_PROGRESS                                                                                                              \
-    {"progress", 'p', NULL, CLI_FLAG, IMAGE_FIELD(progress),                                                                               \
-     .help = "bytes, rate and time left on stderr, which on a terminal are shown anyway: elsewhere a line each 10 s"}
+    {                                                                                                                                      \
+        "progress", 'p', NULL, CLI_FLAG, IMAGE_FIELD(progress),                                                                            \
+            .help = "bytes, rate and time left on stderr, which on a terminal are shown anyway: elsewhere a line each 10 s"                \
+    }
 #define IMAGE_OPTION_UNLOCKED                                                                                                              \
-    {"force-share", 'U', NULL, CLI_FLAG, IMAGE_FIELD(unlocked), .help = "also while somebody writes it: may be of different moments"}
+    {                                                                                                                                      \
+        "force-share", 'U', NULL, CLI_FLAG, IMAGE_FIELD(unlocked), .help = "also while somebody writes it: may be of different moments"    \
+    }
 #define IMAGE_OPTION_BACKING                                                                                                               \
-    {"backing-any", 0, NULL, CLI_FLAG, IMAGE_FIELD(backing_any), .help = "backing files may be in any folder: for images you trust"}
+    {                                                                                                                                      \
+        "backing-any", 0, NULL, CLI_FLAG, IMAGE_FIELD(backing_any), .help = "backing files may be in any folder: for images you trust"     \
+    }
 #define IMAGE_OPTION_SECRET                                                                                                                \
-    {"secret-file", 0, "FILE", CLI_STRING, IMAGE_FIELD(secret_file), .help = "whose first line is the passphrase of an encrypted image"}
+    {                                                                                                                                      \
+        "secret-file", 0, "FILE", CLI_STRING, IMAGE_FIELD(secret_file), .help = "whose first line is the passphrase of an encrypted image" \
+    }
 #define IMAGE_OPTION_JSON                                                                                                                  \
     {"json", 0, NULL, CLI_FLAG, IMAGE_FIELD(json), .help = "JSON on stdout"},                                                              \
-        {"output", 0, "human|json", CLI_STRING, IMAGE_FIELD(output), .choices = "human|json", .help = "the same, as others write it"}
+    {                                                                                                                                      \
+        "output", 0, "human|json", CLI_STRING, IMAGE_FIELD(output), .choices = "human|json", .help = "the same, as others write it"        \
+    }
 
 enum { IMAGE_STATUS_INTERRUPTED = 130, IMAGE_SECRET_MAX = 512 };
 
@@ -52,7 +66,7 @@ void image_task_end(struct image_task *t);
 int image_open(const struct image_common *c, const char *name, bool write, struct dp_image_options o, struct dp_image **out,
                struct dp_error *e) DP_MUST_CHECK;
 int image_secret(const struct image_common *c, char *secret, struct dp_error *e) DP_MUST_CHECK; /* "" without one */
-int image_fail(const struct dp_error *e); /* prints it; the exit status */
+int image_fail(const struct dp_error *e);                                                       /* prints it; the exit status */
 void image_say(const struct image_common *c, const char *format, ...) DP_PRINTF(2, 3);
 bool image_wants_json(const struct image_common *c);
 void image_print_json(struct json_object *o); /* and gives it up */

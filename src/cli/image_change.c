@@ -30,8 +30,10 @@ struct create_options {
 };
 static const struct cli_option create_options[] = {
     {"format", 'f', "FORMAT", CLI_STRING, IMAGE_FIELD(format), .help = "raw when not said"},
-    {"option", 'o', "KEY=VALUE[,...]", CLI_LIST, offsetof(struct create_options, option), .help = "how; `-f FORMAT -o help` lists what there is"},
-    {"backing", 'b', "FILE", CLI_STRING, offsetof(struct create_options, backing), .help = "what the image does not have is there; relative to it"},
+    {"option", 'o', "KEY=VALUE[,...]", CLI_LIST, offsetof(struct create_options, option),
+     .help = "how; `-f FORMAT -o help` lists what there is"},
+    {"backing", 'b', "FILE", CLI_STRING, offsetof(struct create_options, backing),
+     .help = "what the image does not have is there; relative to it"},
     {"backing-format", 'F', "FORMAT", CLI_STRING, offsetof(struct create_options, backing_format), .help = "of that"},
     {"unchecked", 'u', NULL, CLI_FLAG, offsetof(struct create_options, unchecked), .help = "the backing file need not be there"},
     IMAGE_OPTION_SECRET,
@@ -252,7 +254,8 @@ static int commit_image(const struct commit_options *o, struct dp_image *top, co
     if (rc || o->keep)
         return rc;
     if (!top->format->empty)
-        return dp_error_set(e, -ENOTSUP, "all is in %s now; %s images cannot be emptied here: delete %s", base_name, top->format->name, o->file);
+        return dp_error_set(e, -ENOTSUP, "all is in %s now; %s images cannot be emptied here: delete %s", base_name, top->format->name,
+                            o->file);
     rc = top->format->empty(top, e);
     if (!rc && (rc = dp_image_flush(top)))
         dp_error_set(e, rc, "%s cannot be written: %s", o->file, strerror(-rc));
@@ -307,9 +310,11 @@ struct rebase_options {
 };
 static const struct cli_option rebase_options[] = {
     IMAGE_OPTION_FORMAT,
-    {"backing", 'b', "FILE", CLI_STRING, offsetof(struct rebase_options, backing), .help = "the new backing file; \"\": none, FILE gets all it needs"},
+    {"backing", 'b', "FILE", CLI_STRING, offsetof(struct rebase_options, backing),
+     .help = "the new backing file; \"\": none, FILE gets all it needs"},
     {"backing-format", 'F', "FORMAT", CLI_STRING, offsetof(struct rebase_options, backing_format), .help = "of that"},
-    {"unsafe", 'u', NULL, CLI_FLAG, offsetof(struct rebase_options, unsafe), .help = "only the name is changed: the file was moved, not its contents"},
+    {"unsafe", 'u', NULL, CLI_FLAG, offsetof(struct rebase_options, unsafe),
+     .help = "only the name is changed: the file was moved, not its contents"},
     IMAGE_OPTION_BACKING,
     IMAGE_OPTION_SECRET,
     IMAGE_OPTION_PROGRESS,
@@ -390,7 +395,8 @@ static const struct cli_option snapshot_options[] = {
     IMAGE_OPTION_FORMAT,
     {"list", 'l', NULL, CLI_FLAG, offsetof(struct snapshot_options, list), .help = "which there are; also without any of these"},
     {"create", 'c', "NAME", CLI_STRING, offsetof(struct snapshot_options, create), .help = "keeps what the disk has now"},
-    {"apply", 'a', "NAME", CLI_STRING, offsetof(struct snapshot_options, apply), .help = "the disk is again what it was then; what it is gets lost"},
+    {"apply", 'a', "NAME", CLI_STRING, offsetof(struct snapshot_options, apply),
+     .help = "the disk is again what it was then; what it is gets lost"},
     {"delete", 'd', "NAME", CLI_STRING, offsetof(struct snapshot_options, delete), .help = "forgets it"},
     IMAGE_OPTION_BACKING,
     IMAGE_OPTION_SECRET,

@@ -36,8 +36,10 @@ static const struct cli_option options[] = {
     {"copy-range", 'C', NULL, CLI_FLAG, FIELD(range), .help = "raw files: the kernel or its file server copies, zeros are not looked for"},
     {"no-create", 'n', NULL, CLI_FLAG, FIELD(no_create), .help = "TARGET is there, and is written in place"},
     {"resume", 0, NULL, CLI_FLAG, FIELD(resume), .help = "goes on with what was interrupted; begins anew if there is nothing"},
-    {"no-sync", 0, NULL, CLI_FLAG, FIELD(no_sync), .help = "does not wait until TARGET is on the disk: after a power cut it may be damaged"},
-    {"threads", 'm', "N", CLI_UINT, FIELD(ignored), .min = 1, .max = 64, .help = "taken for the sake of scripts; reading has a thread of its own"},
+    {"no-sync", 0, NULL, CLI_FLAG, FIELD(no_sync),
+     .help = "does not wait until TARGET is on the disk: after a power cut it may be damaged"},
+    {"threads", 'm', "N", CLI_UINT, FIELD(ignored), .min = 1, .max = 64,
+     .help = "taken for the sake of scripts; reading has a thread of its own"},
     IMAGE_OPTION_BACKING,
     IMAGE_OPTION_SECRET,
     IMAGE_OPTION_UNLOCKED,
@@ -109,7 +111,7 @@ static bool write_state(struct conversion *c, uint64_t done)
     json_object_object_add(c->identity, "done", json_object_new_uint64(DP_ALIGN_DOWN(done, (uint64_t)DP_IMAGE_PIECE)));
     int n = snprintf(text, sizeof text, "%s", json_object_to_json_string_ext(c->identity, JSON_C_TO_STRING_PRETTY));
     json_object_object_del(c->identity, "done");
-    int fd = n < BLOCK ? open(c->state, O_WRONLY | O_CREAT | O_CLOEXEC, 0666) : -1;
+    int fd = n < BLOCK ? open(c->state, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666) : -1;
     if (fd < 0)
         return false;
     memset(text + n, ' ', (size_t)(BLOCK - n));
@@ -184,15 +186,20 @@ static int make_target(struct conversion *c, struct dp_error *e)
                                    .option = option,
                                    .secret = !rc && *secret ? secret : NULL};
     if (!rc && !o->no_create && !c->start) {
-        unlink(c->state);
+        /* What an earlier state says is not true any more, whatever happens next. */
+        if (!c->in_place && !access(c->state, F_OK) && !write_state(c, 0))
+            unlink(c->state);
         rc = dp_image_create(&make, e);
         if (!rc && !c->in_place && !write_state(c, 0)) /* a disk that is full tells so soon */
             unlink(c->state);
-        /* What it left is no copy of anything; a device or a file of others stays as it is. */
-        if (rc && !c->in_place && rc != -EBUSY)
+        /* What it left is no copy of anything; a device, or what another copy is making, stays as it is. */
+        if (rc && !c->in_place && rc != -EBUSY) {
             unlink(c->part);
+            unlink(c->state);
+        }
     }
-    struct dp_image_options open = {.name = c->part, .format = c->format, .secret = make.secret, .backing_anywhere = true, .unsafe = o->no_sync};
+    struct dp_image_options open = {
+        .name = c->part, .format = c->format, .secret = make.secret, .backing_anywhere = true, .unsafe = o->no_sync};
     return rc ? rc : dp_image_open(&open, &c->to, e);
 }
 

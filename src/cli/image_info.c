@@ -25,12 +25,9 @@ struct info_options {
     bool chain;
 };
 static const struct cli_option info_options[] = {
-    IMAGE_OPTION_FORMAT,
-    {"backing-chain", 0, NULL, CLI_FLAG, offsetof(struct info_options, chain), .help = "the backing files, too"},
-    IMAGE_OPTION_BACKING,
-    IMAGE_OPTION_SECRET,
-    IMAGE_OPTION_UNLOCKED,
-    IMAGE_OPTION_JSON,
+    IMAGE_OPTION_FORMAT,   {"backing-chain", 0, NULL, CLI_FLAG, offsetof(struct info_options, chain), .help = "the backing files, too"},
+    IMAGE_OPTION_BACKING,  IMAGE_OPTION_SECRET,
+    IMAGE_OPTION_UNLOCKED, IMAGE_OPTION_JSON,
 };
 static const struct cli_operand info_operands[] = {{"FILE", offsetof(struct info_options, file)}};
 
@@ -158,8 +155,8 @@ static void print_info(struct json_object *o)
         const char *name = json_object_get_string(v), *full = NULL;
         if (json_object_object_get_ex(o, "full-backing-filename", &data))
             full = json_object_get_string(data);
-        printf("backing file: %s%s%s%s\n", name, full && strcmp(full, name) ? " (actual path: " : "", full && strcmp(full, name) ? full : "",
-               full && strcmp(full, name) ? ")" : "");
+        printf("backing file: %s%s%s%s\n", name, full && strcmp(full, name) ? " (actual path: " : "",
+               full && strcmp(full, name) ? full : "", full && strcmp(full, name) ? ")" : "");
     }
     if (json_object_object_get_ex(o, "backing-filename-format", &v))
         printf("backing file format: %s\n", json_object_get_string(v));
@@ -240,11 +237,13 @@ static void print_piece(const struct dp_extent *x, const struct dp_image *owner,
         if (x->kind == DP_EXTENT_DATA && x->has_offset)
             printf("%#-15" PRIx64 " %#-15" PRIx64 " %#-15" PRIx64 " %s\n", at, x->size, x->offset, owner->name);
         else if (data)
-            printf("%#-15" PRIx64 " %#-15" PRIx64 " %-15s %s\n", at, x->size, x->kind == DP_EXTENT_PACKED ? "compressed" : "?", owner->name);
+            printf("%#-15" PRIx64 " %#-15" PRIx64 " %-15s %s\n", at, x->size, x->kind == DP_EXTENT_PACKED ? "compressed" : "?",
+                   owner->name);
         return;
     }
-    printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, \"zero\": %s, \"data\": %s", first ? "[" : ",\n",
-           at, x->size, x->depth, x->kind != DP_EXTENT_UNALLOCATED ? "true" : "false", data ? "false" : "true", data ? "true" : "false");
+    printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, \"zero\": %s, \"data\": %s",
+           first ? "[" : ",\n", at, x->size, x->depth, x->kind != DP_EXTENT_UNALLOCATED ? "true" : "false", data ? "false" : "true",
+           data ? "true" : "false");
     if (x->has_offset)
         printf(", \"offset\": %" PRIu64, x->offset);
     printf("}");
@@ -340,9 +339,15 @@ static void print_check(const struct check_options *o, const struct dp_image *i,
         const struct {
             const char *key;
             uint64_t n;
-        } some[] = {{"image-end-offset", c->end},        {"total-clusters", c->clusters},         {"allocated-clusters", c->allocated},
-                    {"fragmented-clusters", c->fragmented}, {"compressed-clusters", c->compressed}, {"corruptions", c->corruptions},
-                    {"leaks", c->leaks},                 {"corruptions-fixed", c->corruptions_fixed}, {"leaks-fixed", c->leaks_fixed}};
+        } some[] = {{"image-end-offset", c->end},
+                    {"total-clusters", c->clusters},
+                    {"allocated-clusters", c->allocated},
+                    {"fragmented-clusters", c->fragmented},
+                    {"compressed-clusters", c->compressed},
+                    {"corruptions", c->corruptions},
+                    {"leaks", c->leaks},
+                    {"corruptions-fixed", c->corruptions_fixed},
+                    {"leaks-fixed", c->leaks_fixed}};
         for (unsigned n = 0; n < DP_ARRAY_LEN(some); n++)
             if (some[n].n)
                 add_number(j, some[n].key, some[n].n);
@@ -373,7 +378,8 @@ static void print_check(const struct check_options *o, const struct dp_image *i,
 static int check_image(const struct check_options *o, struct dp_image *i, struct dp_error *e)
 {
     struct check_run r = {.o = o};
-    struct dp_image_check c = {.repair_leaks = o->repair, .repair_all = o->repair && !strcmp(o->repair, "all"), .report = report, .opaque = &r};
+    struct dp_image_check c = {
+        .repair_leaks = o->repair, .repair_all = o->repair && !strcmp(o->repair, "all"), .report = report, .opaque = &r};
     if (o->repair) { /* Ctrl-C in the middle of a repair waits; a check just ends */
         image_task_begin(&r.task, &o->common, "check");
         c.progress = check_progress;
@@ -412,7 +418,8 @@ static int check(int argc, char **argv)
 
 static void check_more(FILE *to)
 {
-    fprintf(to, "\nExit status: 0 nothing found (any more), 2 damaged, 3 space is lost, 63 this format cannot be checked, 125 other errors.\n");
+    fprintf(to,
+            "\nExit status: 0 nothing found (any more), 2 damaged, 3 space is lost, 63 this format cannot be checked, 125 other errors.\n");
 }
 
 const struct cli_verb image_check_verb = {
@@ -451,8 +458,8 @@ static const struct cli_operand compare_operands[] = {{"FILE", offsetof(struct c
 
 static int tell_difference(const struct compare_options *o, bool longer, enum dp_image_difference d, uint64_t at)
 {
-    static const char *const words[] = {[DP_IMAGE_SAME] = "same", [DP_IMAGE_OTHER_SIZE] = "size", [DP_IMAGE_OTHER_KIND] = "allocation",
-                                        [DP_IMAGE_OTHER_BYTES] = "content"};
+    static const char *const words[] = {
+        [DP_IMAGE_SAME] = "same", [DP_IMAGE_OTHER_SIZE] = "size", [DP_IMAGE_OTHER_KIND] = "allocation", [DP_IMAGE_OTHER_BYTES] = "content"};
     if (image_wants_json(&o->common)) {
         struct json_object *j = json_object_new_object();
         add_bool(j, "identical", d == DP_IMAGE_SAME);
@@ -526,8 +533,10 @@ struct measure_options {
 };
 static const struct cli_option measure_options[] = {
     IMAGE_OPTION_FORMAT,
-    {"target-format", 'O', "FORMAT", CLI_STRING, offsetof(struct measure_options, target_format), .help = "of the file to be made; raw when not said"},
-    {"option", 'o', "KEY=VALUE[,...]", CLI_LIST, offsetof(struct measure_options, option), .help = "how it would be made: cluster_size=SIZE"},
+    {"target-format", 'O', "FORMAT", CLI_STRING, offsetof(struct measure_options, target_format),
+     .help = "of the file to be made; raw when not said"},
+    {"option", 'o', "KEY=VALUE[,...]", CLI_LIST, offsetof(struct measure_options, option),
+     .help = "how it would be made: cluster_size=SIZE"},
     {"size", 0, "SIZE", CLI_SIZE, offsetof(struct measure_options, size), .help = "an empty disk of that size instead of FILE"},
     {"snapshot", 'l', "NAME", CLI_STRING, offsetof(struct measure_options, snapshot), .help = "what the internal snapshot of FILE has"},
     IMAGE_OPTION_BACKING,

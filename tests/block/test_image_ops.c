@@ -99,8 +99,13 @@ static void copy_in_steps(const char *target, const char *format, bool zeroed, b
     int rc = -EINTR;
     while (rc == -EINTR) {
         struct dp_image *from = open_image("a.raw", "raw", false, false), *to = open_image(target, format, true, false);
-        struct dp_image_copy c = {.from = from, .to = to, .start = done, .sparse = 4096, .zeroed = zeroed,
-                                  .same_as_backing = to->backing != NULL, .range = range};
+        struct dp_image_copy c = {.from = from,
+                                  .to = to,
+                                  .start = done,
+                                  .sparse = 4096,
+                                  .zeroed = zeroed,
+                                  .same_as_backing = to->backing != NULL,
+                                  .range = range};
         struct dp_image_job job = job_of(&r, 1 + rounds % 3);
         rc = dp_image_copy(&c, &job, &e);
         assert_true(c.done >= done);
@@ -193,7 +198,8 @@ static void test_detach(void **state)
         snprintf(text, sizeof text,
                  "qemu-img create -q -f qcow2 -o cluster_size=%s -b a.raw -F raw over.qcow2 10M &&"
                  "qemu-io -f qcow2 -c 'write -P 1 100k 100k' -c 'write -z 2M 1M' -c 'write -P 4 9900k 20k' over.qcow2 >/dev/null &&"
-                 "qemu-img convert -O raw over.qcow2 want.raw", n < 3 ? "4096" : "65536");
+                 "qemu-img convert -O raw over.qcow2 want.raw",
+                 n < 3 ? "4096" : "65536");
         shell(text);
         int rc = -EINTR;
         for (unsigned rounds = 1; rc == -EINTR; rounds++) {
@@ -205,8 +211,10 @@ static void test_detach(void **state)
             same("over.qcow2", "qcow2", "want.raw", "raw"); /* also before the name is changed */
         }
         assert_int_equal(rc, 0);
-        snprintf(text, sizeof text, "qemu-img rebase -u -f qcow2 -b '%s' %s over.qcow2 && qemu-img check -q over.qcow2 && qemu-img compare -q over.qcow2 want.raw",
-                 name ? name : "", name ? "-F raw" : "");
+        snprintf(
+            text, sizeof text,
+            "qemu-img rebase -u -f qcow2 -b '%s' %s over.qcow2 && qemu-img check -q over.qcow2 && qemu-img compare -q over.qcow2 want.raw",
+            name ? name : "", name ? "-F raw" : "");
         shell(text);
     }
 }
@@ -309,9 +317,9 @@ int main(void)
     fill("a.raw", 1);
     fill("b.raw", 2);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_zero),    cmocka_unit_test(test_copy_raw), cmocka_unit_test(test_copy_qcow2), cmocka_unit_test(test_compare),
-        cmocka_unit_test(test_detach),  cmocka_unit_test(test_merge),    cmocka_unit_test(test_compact),    cmocka_unit_test(test_map),
-        cmocka_unit_test(test_measure),
+        cmocka_unit_test(test_zero),    cmocka_unit_test(test_copy_raw), cmocka_unit_test(test_copy_qcow2),
+        cmocka_unit_test(test_compare), cmocka_unit_test(test_detach),   cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_compact), cmocka_unit_test(test_map),      cmocka_unit_test(test_measure),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(text, sizeof text, "rm -r %s", folder);
