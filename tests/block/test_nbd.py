@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""tests/block/test_nbd.py DOPPEL: `doppel image serve` as qemu's and libnbd's clients see it, several clients, and clients that misbehave. Needs qemu-utils (else exit status 77)."""
+import os, shutil, signal, socket, struct, subprocess, sys, tempfile, time
+
+DOPPEL = os.path.abspath(sys.argv[1])
+passed = failed = 0
+
+
+def check(good, what):
+    global passed, failed
+    if good:
+        passed += 1
+    else:
+        failed += 1
+        print("FAIL: " + what)
+
+
+def run(*argv):
+    p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    return p.returncode, p.stdout
+
+
+class Server:
+    def __init__(self, d, image, *args):
+        self.sock = d + "/nbd.sock"
+        self.p = subprocess.Popen([DOPPEL, "image", "serve", "--socket", self.sock, *args, image], stdout=subprocess.PIPE, text=True)
+        self.uri = self.p.stdout.readline().strip()
+
+    def end(self):
+        if self.p.poll() is None:
+            self.p.send_signal(signal.SIGTERM)
+        return self.p.wait(30)
+
+    def connect(self):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20)
+        s.connect(self.sock)
+        return s
+
+
+def read(s, n):
+    data = b""
+    while len(data) < n:
+        got = s.recv(n - len(data))
+        if not got:
+            raise OSError("closed")
+        data += got
+    return data
+
+
+def go(server, name=b""):
+    """A connection that is past negotiation (simple replies)."""
+    s = server.connect()
+    read(s, 18)
+    s.sendall(struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 7, 6 + len(name)) + struct.pack(">I", len(name)) + name + struct.pack(">H", 0))
+    while True:
+        _, _, kind, size = struct.unpack(">QIII", read(s, 20))
+        read(s, size)
+        if kind == 1:
+            return s
+        if kind >> 31:
+            raise OSError("refused")
+
+
+def request(kind, offset, length, flags=0, cookie=1):
+    return struct.pack(">IHHQQI", 0x25609513, flags, kind, cookie, offset, length)
+
+
+def closed(s):
+    try:
+        while s.recv(65536):
+            pass
+        return True
+    except socket.timeout:
+        return False
+    except OSError:
+        return True
+
+
+def clients(d, fmt):
+    image, other = "%s/disk.%s" % (d, fmt), d + "/raw"
+    with open(other, "wb") as f:
+        for i in range(48):
+            f.write(os.urandom(1 << 20) if i % 3 else bytes(1 << 20))
+    run("qemu-img", "create", "-f", fmt, image, "48M")
+    s = Server(d, image, "-f", fmt, "-x", "disk")
+    check(s.uri == "nbd+unix:///disk?socket=" + s.sock, "the address: " + s.uri)
+    check(run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", other, s.uri)[0] == 0, "qemu-img cannot write to us")
+    rc, out = run("qemu-img", "compare", "-f", "raw", "-F", "raw", other, s.uri)
+    check(rc == 0, "what qemu-img reads: " + out)
+    rc, out = run("qemu-io", "-f", "raw", "-c", "write -P 17 1000 70001", "-c", "read -P 17 1000 70001", "-c", "write -z 2M 1M", "-c", "read -P 0 2M 1M", "-c", "discard 4M 1M", "-c",
+                  "flush", "-c", "write -f -P 3 47M 1M", "-c", "aio_write -P 9 8M 64k", "-c", "aio_read -P 3 47M 1M", "-c", "aio_flush", s.uri)
+    check(rc == 0 and "failed" not in out, "qemu-io: " + out)
+    rc, out = run("qemu-img", "map", "--output=json", s.uri)
+    check(rc == 0 and '"zero": true' in out and '"data": true' in out, "extents: " + out)
+    if shutil.which("nbdinfo"):
+        rc, out = run("nbdinfo", "--list", "--json", "nbd+unix:///?socket=" + s.sock)
+        check(rc == 0 and '"export-name": "disk"' in out and "base:allocation" in out, "nbdinfo: " + out)
+    rc, _ = run("qemu-img", "info", "nbd+unix:///nothing?socket=" + s.sock)
+    check(rc != 0, "an export that is not there is served")
+    check(run("qemu-io", "-f", fmt, "-c", "write 0 512", image)[0] != 0, "the image is not locked")
+    check(s.end() == 0, "the server's status")
+    check(not os.path.exists(s.sock), "the socket stays")
+    rc, out = run("qemu-img", "check", "-f", fmt, image) if fmt == "qcow2" else (0, "")
+    check(rc == 0, "the image afterwards: " + out)
+    rc, _ = run("qemu-io", "-f", fmt, "-c", "read -P 17 1000 70001", "-c", "read -P 3 47M 1M", image)
+    check(rc == 0, "what was written is not there")
+
+
+def readonly(d):
+    image = d + "/disk.raw"
+    s = Server(d, image, "-f", "raw", "-r")
+    c = go(s)
+    c.sendall(request(1, 0, 4) + b"abcd" + request(6, 0, 512) + request(0, 0, 16))
+    for want in (1, 1, 0):
+        check(struct.unpack(">II", read(c, 16)[:8])[1] == want, "an error code of a read-only export")
+    read(c, 16)
+    c.close()
+    check(s.end() == 0, "the server's status")
+
+
+def misbehaviour(d):
+    image = d + "/disk.raw"
+    s = Server(d, image, "-f", "raw", "-e", "4")
+    good = go(s)
+    for what in (b"", b"GET / HTTP/1.0\r\n\r\n", struct.pack(">I", 0xffffffff), struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 7, 0x7fffffff), struct.pack(">I", 3) + b"WHATOPTS" + bytes(8),
+                 struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 7, 2) + b"ab"):
+        c = s.connect()
+        c.sendall(what)
+        c.shutdown(socket.SHUT_WR)
+        check(closed(c), "who says nonsense stays: %r" % what)
+        c.close()
+    for what in (b"\0" * 28, request(1, 0, 0xffffffff), request(1, 0, 100) + b"short"):
+        c = go(s)
+        c.sendall(what)
+        c.shutdown(socket.SHUT_WR)
+        check(closed(c), "who asks for nonsense stays")
+        c.close()
+    c = go(s)
+    wrong = [(0, 1 << 40, 512, 22), (0, 0, 33 << 20, 75), (1, (48 << 20) - 2, 4, 28), (3, 5, 0, 22), (7, 0, 512, 22), (99, 0, 0, 22), (4, 1 << 63, 4, 28)]
+    for kind, offset, length, code in wrong:
+        c.sendall(request(kind, offset, length) + (b"data" if kind == 1 else b""))
+        check(struct.unpack(">II", read(c, 16)[:8])[1] == code, "the error of request %d" % kind)
+    lazy = go(s)  # asks for a lot and reads nothing: nobody else waits for it
+    lazy.sendall(request(0, 0, 32 << 20) * 20)
+    for i in range(50):
+        good.sendall(request(0, i * 4096, 4096, cookie=i))
+        h = read(good, 16 + 4096)
+        check(struct.unpack(">IIQ", h[:16]) == (0x67446698, 0, i), "an answer to another request")
+    many = [s.connect() for _ in range(8)]
+    time.sleep(0.2)
+    check(sum(1 for m in many if closed_now(m)) >= 4, "more clients than allowed are served")
+    status = s.end()
+    check(status == 0, "the server ends with status %s while clients hang" % status)
+
+
+def closed_now(s):
+    s.settimeout(1)
+    try:
+        return s.recv(1) == b""
+    except OSError:
+        return False
+
+
+def once(d):
+    s = Server(d, d + "/disk.raw", "-f", "raw", "--once")
+    run("qemu-img", "info", s.uri)
+    try:
+        check(s.p.wait(20) == 0, "--once: status")
+    except subprocess.TimeoutExpired:
+        check(False, "--once does not end")
+        s.end()
+
+
+if run("sh", "-c", "command -v qemu-io")[0]:
+    print("nbd: NOT RUN: qemu-io is not there (package qemu-utils)")
+    sys.exit(77)
+with tempfile.TemporaryDirectory(prefix="doppel-nbd-") as d:
+    clients(d, "raw")
+    clients(d, "qcow2")
+    readonly(d)
+    misbehaviour(d)
+    once(d)
+print("%d passed, %d failed" % (passed, failed))
+sys.exit(1 if failed else 0)
