@@ -4,7 +4,7 @@
  * thread takes them in order and writes the runs between. So reading (decompressing) and writing (allocating) overlap, and finding zeros
  * costs the writer nothing. A granule is a cluster of the target, where that is larger than the run of zeros asked for: smaller holes
  * would only make it store half clusters. Long zeros are one slot without bytes. Slots are small, so that what was read is still in the
- * processor's cache when it is written: with 6 of 512 KiB a copy took 0.52 s that took 0.7 with 2 MiB.
+ * processor's cache when it is written.
  */
 #include <fcntl.h>
 #include <linux/fs.h>

@@ -75,6 +75,7 @@ struct qcow2 {
     uint8_t *packed, *plain;   /* compressed bytes; the cluster they became */
     uint64_t plain_descriptor; /* what plain holds; 0: nothing */
     void *zstd_context;
+    uint64_t pack_at;                /* where the next packed cluster goes, in one that has others; 0: into a new one */
 
     /* writable images only */
     uint64_t *table, table_offset; /* refcount table */
@@ -132,6 +133,10 @@ int qcow2_may_change(struct qcow2 *q) DP_MUST_CHECK; /* before anything else tha
 int qcow2_preallocate(struct qcow2 *q, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 /* Clusters from..to - 1 of the disk are unallocated, and their tables given back. */
 int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to) DP_MUST_CHECK;
+
+/* One cluster of the disk, or its last piece, compressed, where nothing is yet; plainly if that does not make it smaller. */
+int qcow2_write_packed(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
+int qcow2_empty(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
 
 /* qcow2_create.c */
 int qcow2_create(const struct dp_image_create *o, struct dp_error *e) DP_MUST_CHECK;
