@@ -8,13 +8,11 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "block/file.h"
-
-enum { BUFFER = 256 << 10, SMALL = 64 << 10, OPTION_MAX = 64 << 10, EXTENTS_MAX = 1024, PAUSE_MS = 2000 };
+enum { BUFFER = 256 << 10, SMALL = 64 << 10, OPTION_MAX = 64 << 10, EXTENTS_MAX = 1024, PAUSE_MS = 2000, GREETING_SECONDS = 10 };
 
 /* negotiation */
 #define NBD_MAGIC 0x4e42444d41474943ull
@@ -36,11 +34,10 @@ enum {
     FLAG_ZEROES = 64,
     FLAG_DF = 128,
     FLAG_MULTI = 256,
-    FLAG_CACHE = 1024,
-    FLAG_FAST_ZERO = 2048
+    FLAG_CACHE = 1024
 };
 enum { CMD_READ, CMD_WRITE, CMD_DISCONNECT, CMD_FLUSH, CMD_TRIM, CMD_CACHE, CMD_ZEROES, CMD_STATUS };
-enum { CMD_FUA = 1, CMD_NO_HOLE = 2, CMD_DF = 4, CMD_REQ_ONE = 8, CMD_FAST_ZERO = 16 };
+enum { CMD_FUA = 1, CMD_NO_HOLE = 2, CMD_DF = 4, CMD_REQ_ONE = 8 };
 enum { REQUEST_MAGIC = 0x25609513, SIMPLE_MAGIC = 0x67446698, CHUNK_MAGIC = 0x668e33ef };
 enum { CHUNK_NONE = 0, CHUNK_DATA = 1, CHUNK_STATUS = 5, CHUNK_ERROR = 32769, CHUNK_DONE = 1 };
 enum { STATE_HOLE = 1, STATE_ZERO = 2, ALLOCATION = 1 /* our number of base:allocation */ };
@@ -56,6 +53,7 @@ struct client {
     struct dp_nbd_server *s;
     int fd;
     bool no_zeroes, structured, allocation; /* what was agreed on */
+    time_t deadline;                        /* of the negotiation, CLOCK_MONOTONIC; 0: it is over */
     size_t in_at, in_size, out_size;
     uint8_t *large; /* DP_NBD_REQUEST_MAX, when it is needed first */
     uint8_t in[BUFFER], out[BUFFER];
@@ -122,8 +120,21 @@ static void while_idle(struct client *c)
     (void)rc; /* who needs to know flushes */
 }
 
+/* Who takes long to say what he wants keeps others out: there is room for so many clients. False: too long. */
+static bool in_time(struct client *c)
+{
+    struct timespec now;
+    if (!c->deadline)
+        return true;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    struct pollfd p = {.fd = c->fd, .events = POLLIN};
+    return now.tv_sec < c->deadline && poll(&p, 1, (int)(c->deadline - now.tv_sec) * 1000) > 0;
+}
+
 static bool fill(struct client *c)
 {
+    if (!in_time(c))
+        return false;
     memmove(c->in, c->in + c->in_at, c->in_size - c->in_at);
     c->in_size -= c->in_at;
     c->in_at = 0;
@@ -182,7 +193,8 @@ static bool option_reply(struct client *c, uint32_t option, uint32_t type, const
     st32(p + 8, option);
     st32(p + 12, type);
     st32(p + 16, size);
-    memcpy(p + 20, data, size);
+    if (size)
+        memcpy(p + 20, data, size);
     return true;
 }
 
@@ -195,7 +207,7 @@ static uint16_t export_flags(const struct client *c)
 {
     const struct dp_image *i = c->s->image;
     return FLAG_HAS_FLAGS | FLAG_FLUSH | FLAG_FUA | FLAG_MULTI | FLAG_CACHE | (c->structured ? FLAG_DF : 0) |
-           (i->readonly ? FLAG_READ_ONLY : FLAG_TRIM | FLAG_ZEROES | FLAG_FAST_ZERO);
+           (i->readonly ? FLAG_READ_ONLY : FLAG_TRIM | FLAG_ZEROES);
 }
 
 static bool is_export(const struct dp_nbd_server *s, const uint8_t *name, size_t size)
@@ -422,38 +434,6 @@ static uint8_t *large(struct client *c)
     return c->large;
 }
 
-/* Data of a large read straight from the image's file, after its header. False: the connection is over, for the header has promised
- * all of it. */
-static bool send_data(struct client *c, const struct request *r)
-{
-    struct dp_nbd_server *s = c->s;
-    uint64_t at = r->offset, end = r->offset + r->length;
-    while (at < end) {
-        struct dp_extent x;
-        pthread_mutex_lock(&s->lock);
-        int rc = dp_image_extent(s->image, at, end - at, &x);
-        struct dp_image *file = s->image->file ? s->image->file : s->image;
-        int fd = !rc && x.kind == DP_EXTENT_DATA && x.has_offset ? dp_image_file_descriptor(file) : -1;
-        uint64_t n = rc || !x.size ? end - at : DP_MIN(x.size, end - at);
-        if (fd < 0)
-            rc = dp_image_pread(s->image, c->large, n, at);
-        pthread_mutex_unlock(&s->lock);
-        if (fd < 0 && (rc || !send_all(c, c->large, n)))
-            return false;
-        off_t from = (off_t)x.offset;
-        for (uint64_t left = fd < 0 ? 0 : n; left;) {
-            ssize_t sent = sendfile(c->fd, fd, &from, left);
-            if (sent < 0 && errno == EINTR)
-                continue;
-            if (sent <= 0)
-                return false;
-            left -= (uint64_t)sent;
-        }
-        at += n;
-    }
-    return true;
-}
-
 static bool read_(struct client *c, const struct request *r)
 {
     struct dp_nbd_server *s = c->s;
@@ -464,12 +444,10 @@ static bool read_(struct client *c, const struct request *r)
         return false;
     if (!data)
         return c->out_size -= head, answer(c, r, -ENOMEM);
-    int rc = 0;
-    if (small) {
-        pthread_mutex_lock(&s->lock);
-        rc = dp_image_pread(s->image, data, r->length, r->offset);
-        pthread_mutex_unlock(&s->lock);
-    }
+    /* All of it under the lock, before the answer begins: afterwards its place may be another's, and an error could not be told. */
+    pthread_mutex_lock(&s->lock);
+    int rc = dp_image_pread(s->image, data, r->length, r->offset);
+    pthread_mutex_unlock(&s->lock);
     if (rc) {
         c->out_size -= head + (small ? r->length : 0);
         return answer(c, r, rc);
@@ -482,7 +460,7 @@ static bool read_(struct client *c, const struct request *r)
         st32(p + 4, 0);
         memcpy(p + 8, r->cookie, 8);
     }
-    return small || (flush_out(c) && send_data(c, r));
+    return small || (flush_out(c) && send_all(c, data, r->length));
 }
 
 static int flush_if(struct dp_nbd_server *s, const struct request *r, int rc)
@@ -562,11 +540,12 @@ static bool status(struct client *c, const struct request *r)
 static int check(const struct client *c, const struct request *r)
 {
     const struct dp_image *i = c->s->image;
+    static const uint16_t flags[] = {[CMD_READ] = CMD_DF, [CMD_ZEROES] = CMD_NO_HOLE, [CMD_STATUS] = CMD_REQ_ONE};
     bool writes = r->type == CMD_WRITE || r->type == CMD_TRIM || r->type == CMD_ZEROES;
+    if (r->type > CMD_STATUS || r->flags & ~(flags[r->type] | CMD_FUA)) /* FUA means nothing to a read, and is allowed */
+        return -EINVAL;
     if (r->type == CMD_FLUSH)
         return r->offset || r->length ? -EINVAL : 0;
-    if (r->type > CMD_STATUS)
-        return -EINVAL;
     if (writes && i->readonly)
         return -EPERM;
     if (r->offset > i->size || r->length > i->size - r->offset)
@@ -588,7 +567,7 @@ static bool request(struct client *c)
         return false;
     if (r.type == CMD_WRITE)
         return r.length <= DP_NBD_REQUEST_MAX && write_(c, &r, rc);
-    if (rc)
+    if (rc || (r.type == CMD_READ && !r.length))
         return answer(c, &r, rc);
     switch (r.type) {
     case CMD_READ:
@@ -616,9 +595,13 @@ void dp_nbd_serve(struct dp_nbd_server *s, int fd)
         c->no_zeroes = c->structured = c->allocation = false;
         c->in_at = c->in_size = c->out_size = 0;
         c->large = NULL;
-        if (negotiate(c))
-            while (request(c))
-                ;
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        c->deadline = now.tv_sec + GREETING_SECONDS;
+        bool agreed = negotiate(c);
+        c->deadline = 0;
+        while (agreed && request(c))
+            ;
         flush_out(c);
         pthread_mutex_lock(&s->lock);
         int rc = dp_image_dirty(s->image) ? dp_image_flush(s->image) : 0;

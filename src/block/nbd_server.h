@@ -5,7 +5,7 @@
  * gathered. Requests are answered in their order, which the protocol allows; a flush covers what any client has written before it, so
  * several connections of one client are one (NBD_FLAG_CAN_MULTI_CONN). What is written is flushed when a client says so, when its
  * connection ends, and after a pause of some seconds. Clients are hostile: options and requests are bounded, lengths and offsets checked,
- * nothing is kept for who is gone. A client that does not read is waited for by its own thread only. Source: the NBD protocol (doc/proto.md
+ * nothing is kept for who is gone. A client that does not read is waited for by its own thread only; one that does not say within some seconds which export it wants is sent away. Source: the NBD protocol (doc/proto.md
  * of the nbd project): fixed newstyle negotiation, simple and structured replies, base:allocation.
  */
 #ifndef DP_BLOCK_NBD_SERVER_H
@@ -25,7 +25,7 @@ struct dp_nbd_options {
 
 int dp_nbd_server_create(const struct dp_nbd_options *o, struct dp_nbd_server **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_nbd_server_destroy(struct dp_nbd_server *s); /* no client is served any more; NULL is fine */
-/* Serves a connected socket until it ends, or is shut down by another thread; closes it. Any thread; the process ignores SIGPIPE. */
+/* Serves a connected socket until it ends, or is shut down by another thread; closes it. Any thread. */
 void dp_nbd_serve(struct dp_nbd_server *s, int fd);
 
 #endif

@@ -33,7 +33,8 @@ static const struct cli_option serve_options[] = {
     {"export", 'x', "NAME", CLI_STRING, offsetof(struct serve_options, name), .help = "name of the export (none)"},
     {"read-only", 'r', NULL, CLI_FLAG, offsetof(struct serve_options, readonly), .help = "nobody may write"},
     {"snapshot", 'l', "NAME", CLI_STRING, offsetof(struct serve_options, snapshot), .help = "an internal snapshot, read-only"},
-    {"shared", 'e', "N", CLI_UINT, offsetof(struct serve_options, shared), .min = 1, .max = 256, .help = "clients at a time (16)"},
+    {"shared", 'e', "N", CLI_UINT, offsetof(struct serve_options, shared), .min = 1, .max = 256,
+     .help = "clients at a time (16); each may take 32 MiB of memory"},
     {"once", 0, NULL, CLI_FLAG, offsetof(struct serve_options, once), .help = "ends when the last client has gone"},
     IMAGE_OPTION_BACKING,
     IMAGE_OPTION_SECRET,
@@ -96,8 +97,11 @@ static void take_client(struct server *s, int listener)
 {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC), on = 1;
     unsigned i = 0;
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE) /* it stays, and would keep us busy */
+            poll(NULL, 0, 100);
         return;
+    }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* of a unix socket it fails, and is not needed */
     while (i < s->clients && s->client[i].used)
         i++;
@@ -162,7 +166,6 @@ static int listen_tcp(const struct serve_options *o, struct dp_error *e)
 
 static int signals(sigset_t *set)
 {
-    signal(SIGPIPE, SIG_IGN); /* clients that go */
     sigemptyset(set);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGTERM);

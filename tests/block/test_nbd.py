@@ -119,6 +119,47 @@ def readonly(d):
     check(s.end() == 0, "the server's status")
 
 
+def moved(d):
+    """A large read that is not taken yet, while its place is given up and used again: what comes is what was there, or the zeros of afterwards, never another place's."""
+    image = d + "/moved.qcow2"
+    for change in (4, 6):  # trim, write zeroes
+        run("qemu-img", "create", "-f", "qcow2", image, "128M")
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 65 0 16M", image)
+        s = Server(d, image, "-f", "qcow2")
+        a, b = go(s), go(s)
+        a.sendall(request(0, 0, 16 << 20))
+        time.sleep(0.5)
+        b.sendall(request(change, 0, 16 << 20) + request(3, 0, 0))
+        read(b, 32)
+        for i in range(128):
+            b.sendall(request(1, (64 << 20) + i * (128 << 10), 128 << 10) + b"Z" * (128 << 10))
+            read(b, 16)
+        read(a, 16)
+        data = read(a, 16 << 20)
+        check(data.count(b"A") + data.count(b"\0") == len(data), "a read got %d bytes of another place (request %d)" % (data.count(b"Z"), change))
+        check(s.end() == 0, "the server's status")
+
+
+def silence(d):
+    """Clients that say nothing do not keep others out for ever."""
+    s = Server(d, d + "/disk.raw", "-f", "raw", "-e", "3")
+    silent = [s.connect() for _ in range(3)]
+    end = time.monotonic() + 40
+    while True:
+        try:
+            go(s).close()
+            check(True, "")
+            break
+        except OSError:
+            if time.monotonic() > end:
+                check(False, "three silent clients keep everybody out")
+                break
+            time.sleep(0.5)
+    for c in silent:
+        c.close()
+    check(s.end() == 0, "the server's status")
+
+
 def misbehaviour(d):
     image = d + "/disk.raw"
     s = Server(d, image, "-f", "raw", "-e", "4")
@@ -141,6 +182,11 @@ def misbehaviour(d):
     for kind, offset, length, code in wrong:
         c.sendall(request(kind, offset, length) + (b"data" if kind == 1 else b""))
         check(struct.unpack(">II", read(c, 16)[:8])[1] == code, "the error of request %d" % kind)
+    for kind, flags in ((0, 0x8000), (6, 16), (1, 2), (4, 8)):
+        c.sendall(request(kind, 0, 4, flags) + (b"data" if kind == 1 else b""))
+        check(struct.unpack(">II", read(c, 16)[:8])[1] == 22, "request %d with flags %d is taken" % (kind, flags))
+    c.sendall(request(0, 0, 0))
+    check(struct.unpack(">II", read(c, 16)[:8])[1] == 0, "a read of nothing")
     lazy = go(s)  # asks for a lot and reads nothing: nobody else waits for it
     lazy.sendall(request(0, 0, 32 << 20) * 20)
     for i in range(50):
@@ -179,6 +225,8 @@ with tempfile.TemporaryDirectory(prefix="doppel-nbd-") as d:
     clients(d, "raw")
     clients(d, "qcow2")
     readonly(d)
+    moved(d)
+    silence(d)
     misbehaviour(d)
     once(d)
 print("%d passed, %d failed" % (passed, failed))
