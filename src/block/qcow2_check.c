@@ -4,22 +4,23 @@
  *   A refcount that is too high is a leak: space is lost, nothing else. One that is too low, or a reference that cannot be, is a
  * corruption: a later write may damage something. Repair: leaks alone are mended in place. All: if a corruption was found, new refcount
  * structures with the counted values are written behind the end of the file and the header is switched to them; the COPIED flags are set
- * right. References that cannot be (outside the file, not aligned) stay, and are reported: what they meant is unknown. Memory: two bytes
- * for each cluster of the file, at most COUNTS_MAX clusters. Each list in the file is walked once; how many snapshots and bitmaps are
- * looked at is bounded. Source: QEMU's docs/interop/qcow2.txt.
+ * right. References that cannot be (outside the file, not aligned) stay, and are reported: what they meant is unknown. So does a cluster
+ * with more references than the bits of a refcount can count. What a guest reads is not changed by any of this, so persistent bitmaps stay
+ * valid. Memory: four bytes for each cluster of the file, at most COUNTS_MAX clusters. Each list in the file is walked once; how many
+ * snapshots and bitmaps are looked at is bounded. Source: QEMU's docs/interop/qcow2.txt.
  */
 #include <stdlib.h>
 
 #include "block/qcow2.h"
 
 enum { SNAPSHOT_HEAD = 40, SNAPSHOTS_MAX = 65536, SNAPSHOT_BYTES_MAX = 64 << 20, BITMAPS_MAX = 65535, DIRECTORY_MAX = 64 << 20 };
-#define COUNTS_MAX (1ull << 29)
+#define COUNTS_MAX (1ull << 28)
 static const uint32_t BITMAPS = 0x23852875;
 
 struct check {
     struct qcow2 *q;
     struct dp_image_check *c;
-    uint16_t *count; /* references of each cluster; saturates */
+    uint32_t *count; /* references of each cluster; saturates */
     uint64_t clusters;
     uint64_t *block; /* the refcount table, as it may be used: 0 for what cannot be */
     uint32_t blocks;
@@ -55,7 +56,7 @@ static void refer(struct check *k, uint64_t offset, uint64_t size, const char *w
         end = DP_MIN(end, k->clusters);
     }
     for (uint64_t n = first; n < end; n++)
-        k->count[n] += k->count[n] < UINT16_MAX;
+        k->count[n] += k->count[n] < UINT32_MAX;
 }
 
 /* May a table be there? Says so if not. */
@@ -253,7 +254,7 @@ static int count_all(struct check *k)
         rc = count_snapshots(k);
     if (!rc)
         rc = count_bitmaps(k);
-    k->impossible = k->c->corruptions;
+    k->impossible += k->c->corruptions;
     return rc ? rc : count_refcounts(k);
 }
 
@@ -282,10 +283,22 @@ static void set_at(const struct qcow2 *q, uint8_t *block, uint64_t i, uint64_t v
         block[i * width / 8 + b] = (uint8_t)(v >> (width - 8 - 8 * b));
 }
 
+static uint64_t max_refcount(const struct qcow2 *q)
+{
+    return q->refcount_order == 6 ? UINT64_MAX : (1ull << (1u << q->refcount_order)) - 1;
+}
+
 /* One cluster: what is stored and what was counted. True: the stored value is to be changed in place. */
 static bool compare(struct check *k, uint64_t n, uint64_t stored, uint64_t counted)
 {
     struct dp_image_check *c = k->c;
+    if (counted > max_refcount(k->q) || counted == UINT32_MAX) {
+        report(k, "ERROR cluster %llu has %llu references, which refcounts of %d bits cannot count", (unsigned long long)n,
+               (unsigned long long)counted, 1 << k->q->refcount_order);
+        c->corruptions++;
+        k->impossible++;
+        return false;
+    }
     if (counted)
         c->end = (n + 1) << k->q->cluster_bits;
     if (stored == counted)
@@ -325,8 +338,10 @@ static int compare_all(struct check *k)
                 changed = true;
             }
         }
-        if (!rc && changed)
+        if (!rc && changed) {
             rc = qcow2_pwrite(q, buffer, q->cluster, at);
+            qcow2_drop(q, at);
+        }
         n = (i + 1ull) << q->block_bits;
     }
     free(buffer);
@@ -386,7 +401,7 @@ static int check_flags(struct check *k)
 static int rebuild(struct check *k)
 {
     struct qcow2 *q = k->q;
-    uint64_t max = q->refcount_order == 6 ? UINT64_MAX : (1ull << (1u << q->refcount_order)) - 1;
+    uint64_t max = max_refcount(q);
     for (uint32_t i = 0; i < k->blocks; i++)
         if (k->block[i])
             k->count[k->block[i] >> q->cluster_bits]--;
@@ -483,9 +498,7 @@ int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e
     if (k.clusters > COUNTS_MAX)
         return dp_error_set(e, -EFBIG, "disk %s is too large a file to be checked (%llu clusters)", i->name,
                             (unsigned long long)k.clusters);
-    int rc = i->readonly ? 0 : qcow2_may_change(k.q);
-    if (!rc && !i->readonly)
-        rc = qcow2_commit(k.q);
+    int rc = i->readonly ? 0 : qcow2_commit(k.q);
     if (!rc && !(k.count = calloc(DP_MAX(k.clusters, 1), sizeof *k.count)))
         rc = -ENOMEM;
     if (!rc)

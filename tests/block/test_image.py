@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """test_image.py DOPPEL - the verbs of `doppel image` beside qemu-img's, on a matrix of images; interrupted, on a full disk, under locks.
 
-What a format cannot do yet (its driver's table says so) is skipped and counted.
+Formats that `doppel image --help` does not list are left out. What this host cannot do (mount a tmpfs, copy slowly enough to be interrupted)
+is skipped and said: the whole then ends with status 77, unless something failed.
 """
 import json, os, random, shutil, signal, subprocess, sys, tempfile, time
 
@@ -65,7 +66,7 @@ def qemu_io(name, format, *commands):
 
 helps = ours('--help').stdout
 formats = {line.split()[0]: line for line in helps.split('Formats:')[1].splitlines() if line.strip()}
-can_make = lambda f: f in formats and 'cannot be made' not in formats[f] and 'only read' not in formats[f]
+can_make = lambda f: 'cannot be made' not in formats[f] and 'only read' not in formats[f]
 
 K, M = 1024, 1 << 20
 
@@ -118,8 +119,6 @@ for f, subformats in (('vdi', ['']), ('vpc', ['dynamic', 'fixed']), ('vmdk', ['m
             name = f'{f}{s}.{f}'
             must('qemu-img', 'convert', '-f', 'raw', '-O', f, *(['-o', f'subformat={s}'] if s else []), 'a.raw', name)
             sources.append((name, f))
-        else:
-            skip(f'no driver for {f}')
 
 # ---- info, map, measure ----
 
@@ -129,9 +128,7 @@ for name, format in sources:
         a, b = json.loads(a.stdout), json.loads(b.stdout)
         for key in ('virtual-size', 'filename', 'format', 'actual-size', 'cluster-size', 'backing-filename', 'backing-filename-format',
                     'full-backing-filename', 'dirty-flag', 'format-specific', 'snapshots'):
-            if key in ('format-specific', 'snapshots') and key not in a and key in b:
-                skip(f'{format} does not tell {key} yet')
-            elif format in ('vpc', 'vhdx', 'vmdk', 'vdi') and key in ('cluster-size', 'format-specific'):
+            if format in ('vpc', 'vhdx', 'vmdk', 'vdi') and key in ('cluster-size', 'format-specific'):
                 pass  # the drivers' own tests
             elif key == 'snapshots':
                 ok([s['name'] for s in a.get(key, [])] == [s['name'] for s in b.get(key, [])], f'info {name}: {key}')
@@ -172,14 +169,10 @@ def convert(source, source_format, target_format, *more):
     target = f'out{made}.{target_format}'
     words = ['convert', '-q', '-f', source_format, '-O', target_format, *more]
     if not can_make(target_format):
-        if '-B' in more or '-c' in more:
-            return skip(f'{target_format} cannot be made yet')
         size = json.loads(theirs('info', '--output=json', '-f', source_format, source).stdout)['virtual-size']
         create(target, target_format, size)
         words.append('-n')
     r = ours(*words, source, target)
-    if '-c' in more and r.returncode and 'cannot be compressed' in r.stderr:
-        return skip(f'{target_format} is not compressed yet')
     if not ok(r.returncode == 0, ' '.join(words) + f' {source}', r):
         return
     a = theirs('compare', '-f', source_format, '-F', target_format, source, target)
@@ -219,30 +212,24 @@ ok(ours('compare', 'a.raw', 'missing').returncode == 125, 'compare with a missin
 
 for name, format in sources:
     a, b = ours('check', name), theirs('check', '-f', format, name)
-    if a.returncode == 63 and b.returncode != 63:
-        skip(f'{format} is not checked yet')
-    elif b.returncode == 63 and format != 'raw':
-        skip(f'qemu-img does not check {format}')
-    else:
-        ok(a.returncode == b.returncode, f'check {name}', a)
-if ours('check', 'q65536c1.1.qcow2').returncode == 0:
-    shutil.copy('q655361.1.qcow2', 'leak.qcow2')
-    with open('leak.qcow2', 'r+b') as f:  # refcounts of clusters that nobody uses
-        f.seek(0)
-        head = f.read(72)
-        table = int.from_bytes(head[48:56], 'big')
-        f.seek(table)
-        block = int.from_bytes(f.read(8), 'big')
-        f.seek(0, 2)
-        end = f.tell() // 65536 + 1
-        f.truncate((end + 2) * 65536)
-        f.seek(block + 2 * end)
-        f.write(b'\0\1')
-    expect(3, 'lost', 'check', 'leak.qcow2')
-    a = json.loads(ours('check', '--json', 'leak.qcow2').stdout)
-    ok(a.get('leaks') == json.loads(theirs('check', '--output=json', 'leak.qcow2').stdout).get('leaks'), 'check --json: leaks')
-    expect(0, '', 'check', '-f', 'qcow2', '-r', 'leaks', 'leak.qcow2')
-    ok(theirs('check', 'leak.qcow2').returncode == 0, 'qemu-img check after -r leaks')
+    ok(a.returncode == b.returncode, f'check {name}', a)
+shutil.copy('q655361.1.qcow2', 'leak.qcow2')
+with open('leak.qcow2', 'r+b') as f:  # refcounts of clusters that nobody uses
+    f.seek(0)
+    head = f.read(72)
+    table = int.from_bytes(head[48:56], 'big')
+    f.seek(table)
+    block = int.from_bytes(f.read(8), 'big')
+    f.seek(0, 2)
+    end = f.tell() // 65536 + 1
+    f.truncate((end + 2) * 65536)
+    f.seek(block + 2 * end)
+    f.write(b'\0\1')
+expect(3, 'lost', 'check', 'leak.qcow2')
+a = json.loads(ours('check', '--json', 'leak.qcow2').stdout)
+ok(a.get('leaks') == json.loads(theirs('check', '--output=json', 'leak.qcow2').stdout).get('leaks'), 'check --json: leaks')
+expect(0, '', 'check', '-f', 'qcow2', '-r', 'leaks', 'leak.qcow2')
+ok(theirs('check', 'leak.qcow2').returncode == 0, 'qemu-img check after -r leaks')
 expect(63, 'cannot be checked', 'check', 'a.raw')
 
 # ---- create, resize ----
@@ -261,16 +248,12 @@ ok(os.stat('c.raw').st_size == 7 * M, 'resize -1M')
 shutil.copy('q655361.1.qcow2', 'r.qcow2')
 expect(125, 'looks like qcow2', 'resize', 'r.qcow2', '20M')
 r = ours('resize', '-f', 'qcow2', 'r.qcow2', '20M')
-if 'cannot be resized here' in r.stderr:
-    skip('qcow2 is not resized yet')
-else:
-    ok(r.returncode == 0 and theirs('check', 'r.qcow2').returncode == 0, 'resize of qcow2', r)
-    ok(json.loads(theirs('info', '--output=json', 'r.qcow2').stdout)['virtual-size'] == 20 * M, 'size of qcow2')
-    ok(theirs('compare', 'r.qcow2', 'a.raw').returncode == 0, 'contents after resize')
-if can_make('qcow2'):
-    expect(0, '', 'create', '-f', 'qcow2', '-b', 'a.raw', '-F', 'raw', 'over2.qcow2')
-    ok(theirs('compare', 'over2.qcow2', 'a.raw').returncode == 0, 'create -b')
-    expect(125, '-F FORMAT', 'create', '-f', 'qcow2', '-b', 'a.raw', 'over3.qcow2')
+ok(r.returncode == 0 and theirs('check', 'r.qcow2').returncode == 0, 'resize of qcow2', r)
+ok(json.loads(theirs('info', '--output=json', 'r.qcow2').stdout)['virtual-size'] == 20 * M, 'size of qcow2')
+ok(theirs('compare', 'r.qcow2', 'a.raw').returncode == 0, 'contents after resize')
+expect(0, '', 'create', '-f', 'qcow2', '-b', 'a.raw', '-F', 'raw', 'over2.qcow2')
+ok(theirs('compare', 'over2.qcow2', 'a.raw').returncode == 0, 'create -b')
+expect(125, '-F FORMAT', 'create', '-f', 'qcow2', '-b', 'a.raw', 'over3.qcow2')
 
 # ---- commit, rebase, snapshot, compact ----
 
@@ -281,13 +264,7 @@ for drop in ([], ['-d']):
             shutil.copy(base, where)
             shutil.copy(top, where)
         x, y = ours('commit', '-f', 'qcow2', *drop, f'x/{top}'), theirs('commit', '-q', '-f', 'qcow2', *drop, f'y/{top}')
-        if x.returncode and 'cannot be emptied' in x.stderr:
-            skip('qcow2 is not emptied yet')
-        elif x.returncode and 'cannot grow' in x.stderr:
-            skip('qcow2 is not resized yet')
-            continue
-        else:
-            ok(x.returncode == 0 and y.returncode == 0, f'commit {top}', x)
+        ok(x.returncode == 0 and y.returncode == 0, f'commit {top}', x)
         for f, of in ((base, format), (top, 'qcow2')):
             ok(theirs('compare', '-f', of, '-F', of, f'x/{f}', f'y/{f}').returncode == 0, f'{f} after commit {drop}')
             ok(of == 'raw' or theirs('check', '-f', of, f'x/{f}').returncode == 0, f'check {f} after commit {drop}')
@@ -300,9 +277,6 @@ for to, format in (('b.raw', 'raw'), ('c12.raw', 'raw'), ('top.qcow2', 'qcow2'),
             continue
         shutil.copy(name, 'rb.qcow2')
         r = ours('rebase', '-q', '-f', 'qcow2', '-b', to, *(['-F', format] if to else []), 'rb.qcow2')
-        if 'cannot be changed here' in r.stderr:
-            skip('the backing file of qcow2 is not changed yet')
-            continue
         ok(r.returncode == 0, f'rebase {name} {to}', r)
         ok(theirs('compare', '-f', 'qcow2', '-F', 'qcow2', name, 'rb.qcow2').returncode == 0, f'{name} rebased to {to} differs')
         ok(theirs('check', '-f', 'qcow2', 'rb.qcow2').returncode == 0, f'check of {name} rebased to {to}')
@@ -310,19 +284,16 @@ for to, format in (('b.raw', 'raw'), ('c12.raw', 'raw'), ('top.qcow2', 'qcow2'),
 expect(125, '-b FILE', 'rebase', '-f', 'qcow2', 'over.qcow2')
 
 r = ours('snapshot', '-l', 'snap.qcow2')
-if 'have no snapshots' in r.stderr:
-    skip('qcow2 has no snapshots yet')
-else:
-    ok(r.returncode == 0 and 'one' in r.stdout, 'snapshot -l', r)
-    r = ours('convert', '-q', '-l', 'one', 'snap.qcow2', 's.raw')
-    theirs('convert', '-q', '-l', 'one', '-O', 'raw', 'snap.qcow2', 's2.raw')
-    ok(r.returncode == 0 and theirs('compare', '-f', 'raw', '-F', 'raw', 's.raw', 's2.raw').returncode == 0, 'convert -l', r)
-    expect(0, '', 'snapshot', '-f', 'qcow2', '-c', 'two', 'snap.qcow2')
-    ok('two' in theirs('snapshot', '-l', 'snap.qcow2').stdout, 'snapshot -c')
-    expect(0, '', 'snapshot', '-f', 'qcow2', '-a', 'one', 'snap.qcow2')
-    ok(theirs('compare', '-f', 'raw', '-F', 'qcow2', 's.raw', 'snap.qcow2').returncode == 0, 'snapshot -a')
-    expect(0, '', 'snapshot', '-f', 'qcow2', '-d', 'one', 'snap.qcow2')
-    ok(theirs('check', 'snap.qcow2').returncode == 0, 'check after snapshot -d')
+ok(r.returncode == 0 and 'one' in r.stdout, 'snapshot -l', r)
+r = ours('convert', '-q', '-l', 'one', 'snap.qcow2', 's.raw')
+theirs('convert', '-q', '-l', 'one', '-O', 'raw', 'snap.qcow2', 's2.raw')
+ok(r.returncode == 0 and theirs('compare', '-f', 'raw', '-F', 'raw', 's.raw', 's2.raw').returncode == 0, 'convert -l', r)
+expect(0, '', 'snapshot', '-f', 'qcow2', '-c', 'two', 'snap.qcow2')
+ok('two' in theirs('snapshot', '-l', 'snap.qcow2').stdout, 'snapshot -c')
+expect(0, '', 'snapshot', '-f', 'qcow2', '-a', 'one', 'snap.qcow2')
+ok(theirs('compare', '-f', 'raw', '-F', 'qcow2', 's.raw', 'snap.qcow2').returncode == 0, 'snapshot -a')
+expect(0, '', 'snapshot', '-f', 'qcow2', '-d', 'one', 'snap.qcow2')
+ok(theirs('check', 'snap.qcow2').returncode == 0, 'check after snapshot -d')
 expect(125, 'no snapshots', 'snapshot', '-l', 'a.raw')
 
 with open('z.raw', 'wb') as f:
@@ -393,8 +364,7 @@ def interrupt(*words, target):
     return False
 
 
-targets = [('raw', 'big2.raw')] + ([('qcow2', 'big2.qcow2')] if can_make('qcow2') else [])
-for format, target in targets:
+for format, target in (('raw', 'big2.raw'), ('qcow2', 'big2.qcow2')):
     with open(target, 'w') as f:
         f.write('old')
     if not interrupt('convert', '-q', '-O', format, 'big.raw', target, target=target):
@@ -429,7 +399,7 @@ else:
         fill('part.raw', 12 * M, 7)
         with open('part.raw', 'r+b') as f:
             f.write(random.Random(4).randbytes(12 * M))
-        for format in ['raw'] + (['qcow2'] if can_make('qcow2') else []):
+        for format in ('raw', 'qcow2'):
             target = f'small/f.{format}'
             r = expect(125, 'No space left', 'convert', '-q', '-O', format, 'part.raw', target)
             ok(not os.path.exists(target), 'full disk: no target')
@@ -458,4 +428,4 @@ if failed:
 else:
     os.chdir('/')
     shutil.rmtree(folder)
-sys.exit(failed != 0)
+sys.exit(1 if failed else 77 if skipped else 0)

@@ -271,6 +271,41 @@ static void damage(void **state)
     }
 }
 
+/* Repairing changes nothing that a guest reads, so persistent bitmaps stay valid. */
+static void bitmaps_stay(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    for (unsigned repair = 1; repair <= 2; repair++) {
+        must(r, "qemu-img create -f qcow2 image 2M && qemu-img bitmap --add image kept && qemu-io -f qcow2 -c 'write 0 64k' image");
+        must(r, "truncate -s $((61 * 65536)) image; printf '\\000\\001' | dd of=image bs=1 seek=$((131072 + 120)) conv=notrunc");
+        assert_int_equal(command(r, "qemu-img check image"), 3);
+        if (repair == 2) /* and the header's refcount is 0 */
+            must(r, "printf '\\000\\000' | dd of=image bs=1 seek=131072 conv=notrunc");
+        struct dp_image *i = open_it(r, false, NULL);
+        struct dp_image_check c = check(i, repair, true);
+        dp_image_close(i);
+        assert_true(!c.corruptions && !c.leaks);
+        must(r, "qemu-img check image && qemu-img info image | grep -q 'name: kept' && ! qemu-img info image | grep -q in-use");
+    }
+}
+
+/* Four references to a cluster cannot be counted by two bits: that stays an error, whatever is asked for. */
+static void uncountable(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    must(r, "qemu-img create -f qcow2 -o refcount_bits=2 image 2M && qemu-io -f qcow2 -c 'write -P 5 0 64k' image");
+    must(r, "dd if=image of=entry bs=1 skip=$((4 * 65536)) count=8 && for n in 1 2 3; do "
+            "dd if=entry of=image bs=1 seek=$((4 * 65536 + 8 * n)) conv=notrunc || exit; done");
+    for (unsigned repair = 0; repair <= 2; repair++) {
+        struct dp_image *i = open_it(r, false, NULL);
+        assert_true(check(i, repair, true).corruptions > 0);
+        dp_image_close(i);
+        must(r, "[ $(qemu-io -r -f qcow2 -c 'read -P 5 0 256k' image | grep -c 'verification failed') = 0 ]");
+    }
+}
+
 static void refused(void **state)
 {
     struct rig *r = *state;
@@ -325,6 +360,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(sequences, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(damage, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(bitmaps_stay, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(uncountable, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(refused, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(backing, rig_setup, rig_teardown),
     };
