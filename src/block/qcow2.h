@@ -104,6 +104,7 @@ void qcow2_close(struct dp_image *i);
 int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at, uint64_t size) DP_MUST_CHECK; /* of the file */
 int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t size, struct qcow2_extent *x) DP_MUST_CHECK;
 int qcow2_read(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
+int qcow2_read_bytes(struct qcow2 *q, void *data, uint64_t offset, uint64_t size) DP_MUST_CHECK; /* of the disk */
 int qcow2_pread(struct qcow2 *q, void *data, uint64_t size, uint64_t at) DP_MUST_CHECK; /* past the end are zeros */
 int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at) DP_MUST_CHECK;
 

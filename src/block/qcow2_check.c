@@ -73,6 +73,12 @@ static bool place_ok(struct check *k, uint64_t offset, const char *what)
 static void count_entry(struct check *k, struct qcow2_entry e, bool active)
 {
     struct qcow2 *q = k->q;
+    uint32_t data = e.bitmap, zeros = e.bitmap >> 32;
+    if (data & zeros || (e.bitmap && e.descriptor & QCOW2_COMPRESSED) || (data && !(e.descriptor & QCOW2_OFFSET))) {
+        report(k, "ERROR: an L2 entry contradicts itself (0x%llx, subclusters 0x%llx)", (unsigned long long)e.descriptor,
+               (unsigned long long)e.bitmap);
+        k->c->corruptions++;
+    }
     if (e.descriptor & QCOW2_COMPRESSED) {
         unsigned x = 62 - (q->cluster_bits - 8);
         uint64_t at = e.descriptor & ((1ull << x) - 1) & 0x00ffffffffffffffull;

@@ -16,6 +16,12 @@ int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at
     return write ? dp_image_write(q->image.file, c, at, size) : dp_image_read(q->image.file, c, at, size);
 }
 
+int qcow2_read_bytes(struct qcow2 *q, void *data, uint64_t offset, uint64_t size)
+{
+    struct iovec v = {data, size};
+    return size ? qcow2_read(q, &(struct dp_cursor){&v, 1, 0}, offset, size) : 0;
+}
+
 int qcow2_pread(struct qcow2 *q, void *data, uint64_t size, uint64_t at) { return dp_image_pread(q->image.file, data, size, at); }
 int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at) { return dp_image_pwrite(q->image.file, data, size, at); }
 

@@ -3,7 +3,8 @@
  * Model, invariants, source: qcow2.h. A cluster is written in place if all of it is there and it has no other references (COPIED). Any
  * other is given a new place, whole: what the request does not cover is read first, from wherever it is. Whole clusters in a row are
  * given places in a row and written at once. First the data goes out, then the entry changes, then what it referred to is released.
- * With extended L2 entries, too, a cluster becomes whole at its first write; subclusters are only read one by one.
+ * With extended L2 entries a cluster has 32 subclusters, each of which is data, zeros, or not there: only those that are written become
+ * data, and zeros may be any of them. A cluster of one's own is never moved then.
  */
 #include <stdlib.h>
 #include <zlib.h>
@@ -136,7 +137,7 @@ static int write_part(struct qcow2 *q, struct dp_cursor *c, uint64_t table, stru
             return rc;
         fresh = to >= q->image.file->size; /* the file has nothing there yet */
     }
-    if (fresh && !q->image.backing && !old.descriptor && !old.bitmap) {
+    if (fresh && !q->image.backing && !old.descriptor) {
         rc = qcow2_transfer(q, c, true, to + within, size);
     } else {
         struct iovec v = {q->bounce, q->cluster};
@@ -155,6 +156,99 @@ static int write_part(struct qcow2 *q, struct dp_cursor *c, uint64_t table, stru
     return rc || own ? rc : release_entry(q, old, false);
 }
 
+/* ---- subclusters ---- */
+
+/* Those from first to last. */
+static uint32_t sub_mask(unsigned first, unsigned last) { return UINT32_MAX << first & UINT32_MAX >> (QCOW2_SUBCLUSTERS - 1 - last); }
+static struct qcow2_entry sub_entry(uint64_t descriptor, uint32_t data, uint32_t zeros)
+{
+    return (struct qcow2_entry){descriptor, (uint64_t)(zeros & ~data) << 32 | data};
+}
+
+/* Bytes from..end - 1 of the cluster at start of the disk go to the host's at `to`: what the request (c: size bytes at within) does not
+ * have is read from where it is now. */
+static int write_run(struct qcow2 *q, struct dp_cursor *c, uint64_t start, uint64_t to, uint64_t from, uint64_t end, uint64_t within,
+                     uint64_t size)
+{
+    bool has = within < end && within + size > from; /* the request is all in this run, or all outside */
+    if (has && from == within && end == within + size)
+        return qcow2_transfer(q, c, true, to + from, size);
+    uint64_t head = has ? within : end, tail = has ? within + size : end, there = DP_MIN(q->cluster, q->image.size - start);
+    memset(q->bounce + from, 0, end - from);
+    int rc = head > from && from < there ? qcow2_read_bytes(q, q->bounce + from, start + from, DP_MIN(head, there) - from) : 0;
+    if (!rc && tail < end && tail < there)
+        rc = qcow2_read_bytes(q, q->bounce + tail, start + tail, DP_MIN(end, there) - tail);
+    if (rc)
+        return rc;
+    if (has)
+        dp_cursor_get(c, q->bounce + within, size);
+    struct iovec v = {q->bounce + from, end - from};
+    return qcow2_transfer(q, &(struct dp_cursor){&v, 1, 0}, true, to + from, end - from);
+}
+
+/* Part of a cluster, or all of one that has some subclusters already. */
+static int write_subclusters(struct qcow2 *q, struct dp_cursor *c, uint64_t table, struct qcow2_entry old, uint64_t offset, uint64_t size)
+{
+    unsigned bits = q->cluster_bits - 5;
+    uint64_t within = offset & (q->cluster - 1), start = offset - within, to = place(old), got;
+    uint32_t data = old.bitmap, zeros = old.bitmap >> 32, touched = sub_mask(within >> bits, (within + size - 1) >> bits), moved = touched;
+    bool own = is_own(old);
+    if (data & zeros || (data && !has_place(old)))
+        return qcow2_corrupt(q, "an L2 entry contradicts itself", old.bitmap);
+    int rc = own ? 0 : qcow2_alloc(q, 1, &to, &got);
+    if (rc)
+        return rc;
+    if (old.descriptor & QCOW2_COMPRESSED)
+        moved = UINT32_MAX;
+    else if (!own) /* what others refer to, too: comes along */
+        moved |= data;
+    for (unsigned first = 0, end; !rc && first < QCOW2_SUBCLUSTERS; first = end) {
+        end = first + 1;
+        if (!(moved >> first & 1))
+            continue;
+        while (end < QCOW2_SUBCLUSTERS && moved >> end & 1)
+            end++;
+        uint64_t from = (uint64_t)first << bits, upto = (uint64_t)end << bits;
+        if (own && data >> first & 1) /* the rest of it is there */
+            from = DP_MAX(from, within);
+        if (own && data >> (end - 1) & 1)
+            upto = DP_MIN(upto, within + size);
+        rc = write_run(q, c, start, to, from, upto, within, size);
+    }
+    struct qcow2_entry e = sub_entry(to | QCOW2_COPIED, own ? data | touched : moved, zeros);
+    if (!rc && (e.descriptor != old.descriptor || e.bitmap != old.bitmap))
+        rc = put_entry(q, table, offset, e);
+    if (rc && !own)
+        qcow2_unalloc(q, to, 1);
+    return rc || own ? rc : release_entry(q, old, false);
+}
+
+/* Whole subclusters from offset on, within a cluster that is not compressed, become zeros; size: what was done, 0 if none could be. */
+static int zero_subclusters(struct qcow2 *q, uint64_t offset, uint64_t *size)
+{
+    unsigned bits = q->cluster_bits - 5;
+    uint64_t sub = 1ull << bits, within = offset & (q->cluster - 1), end = within + *size, table;
+    struct qcow2_entry e;
+    if (offset + *size == q->image.size) /* the rest of the last one is nobody's */
+        end = DP_ALIGN_UP(end, sub);
+    *size = 0;
+    if (within & (sub - 1) || end - within < sub)
+        return 0;
+    end &= ~(sub - 1);
+    int rc = own_table(q, offset, &table);
+    if (rc || (rc = get_entry(q, table, offset, &e)) || e.descriptor & QCOW2_COMPRESSED)
+        return rc;
+    uint32_t mask = sub_mask(within >> bits, (end - 1) >> bits), data = (uint32_t)e.bitmap & ~mask, zeros = e.bitmap >> 32 | mask;
+    struct qcow2_entry to = sub_entry(e.descriptor, data, zeros);
+    *size = DP_MIN(end, within + q->image.size - offset) - within;
+    return to.bitmap == e.bitmap ? 0 : put_entry(q, table, offset, to);
+}
+
+/* ---- whole clusters ---- */
+
+/* Is it given a new place when all of it is written? */
+static bool is_moved(const struct qcow2 *q, struct qcow2_entry e) { return q->extended ? !is_own(e) : !is_in_place(q, e); }
+
 /* How many whole clusters from offset on, at most want, are not in place, within one slice. */
 static int count_new(struct qcow2 *q, uint64_t table, uint64_t offset, uint64_t want, uint64_t *count)
 {
@@ -162,7 +256,7 @@ static int count_new(struct qcow2 *q, uint64_t table, uint64_t offset, uint64_t 
     unsigned at;
     int rc = entry_slice(q, table, offset, &s, &at);
     for (*count = 0; !rc && *count < want && at < 1u << q->slice_bits; ++*count, at += qcow2_entry_bytes(q))
-        if (is_in_place(q, qcow2_entry_get(q, s, at)))
+        if (!is_moved(q, qcow2_entry_get(q, s, at)))
             break;
     return rc;
 }
@@ -218,9 +312,11 @@ int qcow2_write(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t 
         if (is_in_place(q, e)) {
             if (!(rc = count_in_place(q, table, offset, size, &n)))
                 rc = qcow2_transfer(q, c, true, place(e) + within, n);
-        } else if (n == q->cluster) {
+        } else if (n == q->cluster && is_moved(q, e)) {
             if (!(rc = write_new(q, c, table, offset, size >> q->cluster_bits, &n)))
                 n <<= q->cluster_bits;
+        } else if (q->extended) {
+            rc = write_subclusters(q, c, table, e, offset, n);
         } else {
             rc = write_part(q, c, table, e, offset, n);
         }
@@ -263,7 +359,7 @@ static int zero_cluster(struct qcow2 *q, uint64_t offset, bool unmap, bool disca
     return rc || keep ? rc : release_entry(q, old, true);
 }
 
-/* Zeros into part of a cluster, unless it reads as zeros already. */
+/* Zeros into part of a cluster (as subclusters where those are whole), unless it reads as zeros already. */
 static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t size)
 {
     static const uint8_t zeros[65536];
@@ -273,7 +369,15 @@ static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t size)
         if ((rc = qcow2_map(q, offset, size, &x)))
             return rc;
         if (x.kind != QCOW2_ZEROS && (x.kind != QCOW2_UNALLOCATED || q->image.backing)) {
+            uint64_t done = q->extended ? x.size : 0;
+            if (done && ((rc = zero_subclusters(q, offset, &done)) || done)) {
+                offset += done;
+                size -= done;
+                continue;
+            }
             x.size = DP_MIN(x.size, sizeof zeros);
+            if (q->extended) /* up to where a subcluster begins */
+                x.size = DP_MIN(x.size, (q->cluster >> 5) - (offset & ((q->cluster >> 5) - 1)));
             struct iovec v = {(void *)zeros, x.size};
             rc = qcow2_write(q, &(struct dp_cursor){&v, 1, 0}, offset, x.size);
         }

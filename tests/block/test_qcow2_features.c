@@ -1,0 +1,152 @@
+/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters.
+ *
+ * Model: an image and a plain array get the same changes; what qemu-io did to one image and doppel to another must be described alike.
+ */
+#include "block/image.h"
+#include "tests/block/qcow2_rig.h"
+
+enum { SIZE = 3 << 20 };
+
+static struct dp_image *open_named(const struct rig *r, const char *name, bool readonly)
+{
+    struct dp_error e = {0};
+    struct dp_image *i = NULL;
+    assert_ok(dp_image_open(&(struct dp_image_options){.name = in(r, name), .format = "qcow2", .readonly = readonly}, &i, &e), e);
+    return i;
+}
+
+static void in_order(struct dp_image *i)
+{
+    struct dp_image_check c = {0};
+    struct dp_error e = {0};
+    assert_ok(i->format->check(i, &c, &e), e);
+    assert_int_equal(c.corruptions, 0);
+    assert_int_equal(c.leaks, 0);
+}
+
+static void reads_as(struct dp_image *i, const uint8_t *model)
+{
+    uint8_t *got = malloc(i->size);
+    assert_int_equal(dp_image_pread(i, got, i->size, 0), 0);
+    for (uint64_t n = 0; n < i->size; n++)
+        if (got[n] != model[n])
+            fail_msg("byte 0x%llx is %02x, not %02x", (unsigned long long)n, got[n], model[n]);
+    free(got);
+}
+
+/* ---- subclusters ---- */
+
+/* The same changes by doppel to `ours` and by qemu-io to `theirs`. */
+static void change_both(struct rig *r, uint8_t *model, uint64_t size, unsigned count, const char *more)
+{
+    static char script[20000];
+    size_t at = 0;
+    struct dp_image *i = open_named(r, "ours", false);
+    for (unsigned n = 0; n < count; n++) {
+        uint64_t v = dp_random_next(&r->random), unit = v & 1 ? 512 : 2048, offset = (v >> 8) % (size / unit) * unit;
+        uint64_t bytes = DP_MIN(size - offset, unit * (1 + (v >> 40) % (v & 2 ? 8 : 100)));
+        bool zero = (v >> 2 & 3) == 3;
+        memset(model + offset, zero ? 0 : (int)(n % 255 + 1), bytes);
+        at += (size_t)snprintf(script + at, sizeof script - at, " -c 'write %s %llu %llu'", zero ? "-z" : "", (unsigned long long)offset,
+                               (unsigned long long)bytes);
+        if (!zero)
+            at += (size_t)snprintf(script + at - 1, sizeof script - at, " -P %u'", n % 255 + 1) - 1;
+        assert_true(at < sizeof script - 100);
+        assert_int_equal(zero ? dp_image_zero(i, offset, bytes, 0) : dp_image_pwrite(i, model + offset, bytes, offset), 0);
+    }
+    reads_as(i, model);
+    dp_image_close(i);
+    i = open_named(r, "ours", false);
+    reads_as(i, model);
+    in_order(i);
+    dp_image_close(i);
+    char name[100];
+    snprintf(name, sizeof name, "%s/script", r->folder);
+    FILE *f = fopen(name, "w");
+    fprintf(f, "qemu-io -f qcow2%s theirs%s\n", more, script);
+    fclose(f);
+    must(r, "sh ./script >io; ! grep -i fail io");
+    must(r, "qemu-img check ours && qemu-img compare ours theirs");
+}
+
+/* Which bytes are data, zeros or below is what QEMU would have made of them. */
+static void subclusters(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    uint8_t *model = malloc(SIZE), *below = malloc(SIZE);
+    fill(&r->random, below, SIZE);
+    write_file(r, "base", below, SIZE);
+    static const char *const layouts[] = {"cluster_size=64k", "cluster_size=16k", "cluster_size=2M", "cluster_size=256k"};
+    for (unsigned n = 0; n < 3 * DP_ARRAY_LEN(layouts); n++) {
+        const char *layout = layouts[n / 3];
+        unsigned kind = n % 3; /* alone; over a backing file; over compressed clusters */
+        uint64_t size = kind ? SIZE : SIZE - 512;
+        print_message("%s %u\n", layout, kind);
+        memset(model, 0, SIZE);
+        if (kind)
+            memcpy(model, below, SIZE);
+        if (kind == 2)
+            must(r, "qemu-img convert -c -f raw -O qcow2 -o extended_l2=on,%s base ours && cp ours theirs", layout);
+        else
+            must(r, "for n in ours theirs; do qemu-img create -f qcow2 -o extended_l2=on,%s %s $n %llu || exit; done", layout,
+                 kind ? "-b base -F raw" : "", (unsigned long long)size);
+        for (unsigned round = 0; round < 4; round++) {
+            change_both(r, model, size, 20, "");
+            /* Alone, unallocated and zeros are the same; of what a snapshot has, too, QEMU copies more. */
+            if (kind == 1 && round < 2)
+                must(r, "for n in ours theirs; do qemu-img map -f qcow2 --output=json $n | sed 's/, \"offset\": [0-9]*//; s/\"present\": [a-z]*, //' "
+                        ">map.$n || exit; done; diff map.ours map.theirs");
+            if (round == 1)
+                must(r, "for n in ours theirs; do qemu-img snapshot -c one $n || exit; done");
+        }
+        must(r, "qemu-img snapshot -a one ours && qemu-img snapshot -a one theirs && qemu-img check ours && qemu-img compare ours theirs");
+    }
+    free(below);
+    free(model);
+}
+
+/* A small write takes a subcluster's space, and bits that contradict each other are found. */
+static void subclusters_alone(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    struct dp_extent x;
+    uint8_t data[2048];
+    memset(data, 7, sizeof data);
+    must(r, "truncate -s 8M base; qemu-img create -f qcow2 -o extended_l2=on,cluster_size=64k -b base -F raw image 8M");
+    struct dp_image *i = open_named(r, "image", false);
+    assert_int_equal(dp_image_pwrite(i, data, sizeof data, 4096), 0);
+    assert_int_equal(dp_image_zero(i, 8192, 4096, 0), 0);
+    static const struct {
+        uint64_t at, size;
+        enum dp_extent_kind kind;
+    } want[] = {{0, 4096, DP_EXTENT_UNALLOCATED}, {4096, 2048, DP_EXTENT_DATA}, {6144, 2048, DP_EXTENT_UNALLOCATED},
+                {8192, 4096, DP_EXTENT_ZEROS}, {12288, 65536 - 12288, DP_EXTENT_UNALLOCATED}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(want); n++) {
+        assert_int_equal(dp_image_extent(i, want[n].at, 65536 - want[n].at, &x), 0);
+        assert_int_equal(x.kind, want[n].kind);
+        assert_int_equal(x.size, want[n].size);
+    }
+    dp_image_close(i);
+    must(r, "qemu-img check image");
+    /* L2 table 4 (after header, refcounts, L1): its first entry's bitmap, a bit of both kinds */
+    must(r, "printf '\\001' | dd of=image bs=1 seek=$((4 * 65536 + 8 + 3)) conv=notrunc; printf '\\001' | dd of=image bs=1 seek=$((4 * 65536 + 8 + 7)) "
+            "conv=notrunc");
+    i = open_named(r, "image", true);
+    struct dp_image_check c = {0};
+    struct dp_error e = {0};
+    assert_ok(i->format->check(i, &c, &e), e);
+    assert_true(c.corruptions > 0);
+    assert_int_equal(dp_image_pread(i, data, 512, 0), -EIO);
+    dp_image_close(i);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(subclusters, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(subclusters_alone, rig_setup, rig_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
