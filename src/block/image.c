@@ -169,8 +169,19 @@ static bool is_below(const char *path, const char *folder)
     return !strncmp(path, folder, n) && (path[n] == '/' || (n == 1 && *folder == '/'));
 }
 
-/* The real name of backing file name of i, if it may be opened. */
-static int find_backing(struct dp_image *i, const char *name, char **real, struct dp_error *e)
+char *dp_image_beside(const char *file, const char *name)
+{
+    char *copy = strdup(file), *path = NULL;
+    if (copy && (*name == '/' || scheme_length(name)))
+        path = strdup(name);
+    else if (copy && asprintf(&path, "%s/%s", dirname(copy), name) < 0)
+        path = NULL;
+    free(copy);
+    return path;
+}
+
+/* The real name of a file that i names (what: "backing file", "data file"), if it may be opened. */
+static int find_named(struct dp_image *i, const char *name, const char *what, char **real, struct dp_error *e)
 {
     struct dp_image_chain *c = i->chain;
     if (scheme_length(name)) {
@@ -181,27 +192,48 @@ static int find_backing(struct dp_image *i, const char *name, char **real, struc
     }
     const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
     if (colon && (!slash || colon < slash))
-        return dp_error_set(e, -EINVAL, "disk %s has a backing file with a protocol that doppel does not know; give it a file", i->name);
-    char *copy = strdup(i->name), *joined = NULL;
+        return dp_error_set(e, -EINVAL, "disk %s has a %s with a protocol that doppel does not know; give it a file", i->name, what);
+    char *joined = dp_image_beside(i->name, name);
     int rc = 0;
-    if (!copy || (*name == '/' ? !(joined = strdup(name)) : asprintf(&joined, "%s/%s", dirname(copy), name) < 0))
+    if (!joined)
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     else if (!(*real = realpath(joined, NULL)))
-        rc = dp_error_set(e, -errno, "disk %s: its backing file cannot be found: %s; is it where `doppel image info` says?", i->name,
+        rc = dp_error_set(e, -errno, "disk %s: its %s cannot be found: %s; is it where `doppel image info` says?", i->name, what,
                           strerror(errno));
     else if (!c->anywhere && !(c->folder && is_below(*real, c->folder)))
-        rc = dp_error_set(e, -EACCES, "disk %s wants to read %.200s, outside its folder; if you trust the image, add ,backing=any", i->name,
-                          *real);
-    free(copy);
+        rc = dp_error_set(e, -EACCES, "disk %s wants to %s %.200s, outside its folder; if you trust the image, add ,backing=any", i->name,
+                          strcmp(what, "data file") ? "read" : "use", *real);
     free(joined);
+    return rc;
+}
+
+static int check_name(const struct dp_image *i, const char *name, const char *what, struct dp_error *e)
+{
+    for (const char *p = name; *p; p++)
+        if ((uint8_t)*p < ' ')
+            return dp_error_set(e, -EINVAL, "disk %s is damaged: the name of its %s has control characters", i->name, what);
+    return 0;
+}
+
+int dp_image_open_data(struct dp_image *i, const char *name, const struct dp_image_options *o, struct dp_error *e)
+{
+    char *real = NULL;
+    int rc = check_name(i, name, "data file", e);
+    if (!rc)
+        rc = find_named(i, name, "data file", &real, e);
+    const struct dp_image_format *protocol = rc ? NULL : protocol_of(real, e);
+    struct dp_image_options data = {
+        .name = real, .readonly = i->readonly, .unlocked = o->unlocked, .unsafe = o->unsafe, .secret = o->secret, .trace = i->trace};
+    if (!rc)
+        rc = protocol ? open_one(protocol, &data, i->chain, &i->data, e) : -EINVAL;
+    free(real);
     return rc;
 }
 
 int dp_image_open_backing(struct dp_image *i, const char *name, const char *format, const struct dp_image_options *o, struct dp_error *e)
 {
-    for (const char *p = name; *p; p++)
-        if ((uint8_t)*p < ' ')
-            return dp_error_set(e, -EINVAL, "disk %s is damaged: the name of its backing file has control characters", i->name);
+    if (check_name(i, name, "backing file", e))
+        return -EINVAL;
     if (!(i->backing_name = strdup(name)) || (format && *format && !(i->backing_format = strdup(format))))
         return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     if (o->alone)
@@ -217,7 +249,7 @@ int dp_image_open_backing(struct dp_image *i, const char *name, const char *form
         return dp_error_set(e, -EINVAL, "disk %s: more than %d images above one another; merge some with: doppel image commit", i->name,
                             DP_IMAGE_DEPTH_MAX);
     char *real = NULL;
-    int rc = find_backing(i, name, &real, e);
+    int rc = find_named(i, name, "backing file", &real, e);
     if (!rc) {
         struct dp_image_options below = {
             .name = real, .format = format, .readonly = true, .unlocked = o->unlocked, .secret = o->secret, .trace = i->trace};
@@ -242,6 +274,7 @@ void dp_image_close(struct dp_image *i)
                           strerror(-rc), i->name);
         if (i->format->close)
             i->format->close(i);
+        dp_image_close(i->data);
         dp_image_close(i->file);
         free(i->name);
         free(i->backing_name);

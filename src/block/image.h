@@ -68,7 +68,7 @@ struct dp_extent {
     enum dp_extent_kind kind;
     unsigned depth; /* 0: this image has it, 1: its backing image... (dp_image_extent_all) */
     uint64_t size;
-    uint64_t offset; /* DATA: in `file`, if has_offset */
+    uint64_t offset; /* DATA: in `file` (or `data`), if has_offset */
     bool has_offset;
 };
 
@@ -161,6 +161,7 @@ struct dp_image {
     bool readonly;
     uint64_t size; /* bytes of the disk */
     struct dp_image *file, *backing;
+    struct dp_image *data; /* NULL, or another file where what extents tell of is, instead of `file` */
     char *backing_name, *backing_format; /* as the image says; NULL: none */
     struct dp_image_chain *chain;        /* while it is being opened */
 };
@@ -172,6 +173,11 @@ const struct dp_image_format *dp_image_format_named(const char *name); /* NULL: 
 /* For drivers, while they open: what the image says is below it. Checks that it may be opened, takes copies of the names. */
 int dp_image_open_backing(struct dp_image *i, const char *name, const char *format, const struct dp_image_options *o,
                           struct dp_error *e) DP_MUST_CHECK;
+/* Another file that has data of i (as qcow2's data files), by its name in i: opened, locked and written as i is, where a backing file might
+ * be. It becomes i->data. */
+int dp_image_open_data(struct dp_image *i, const char *name, const struct dp_image_options *o, struct dp_error *e) DP_MUST_CHECK;
+/* name as an image in file names it: relative to file's folder. The caller frees; NULL: no memory. */
+char *dp_image_beside(const char *file, const char *name);
 /* For drivers that create: an empty file (or a device, as it is) opened for writing. */
 int dp_image_create_file(const struct dp_image_create *o, struct dp_image **out, struct dp_error *e) DP_MUST_CHECK;
 /* The value of a create option; NULL: it is not there. */

@@ -17,6 +17,7 @@
 
 #include "block/image_internal.h"
 
+enum { QCOW2_AUTO_BITMAPS = 1, QCOW2_AUTO_RAW_DATA = 2 }; /* autoclear_features */
 enum {
     QCOW2_SLICE_BITS = 12,
     QCOW2_SETS = 64,
@@ -58,6 +59,10 @@ struct qcow2 {
     struct dp_image image; /* first */
     unsigned version, cluster_bits, refcount_order;
     bool extended, zstd;
+    bool has_data;            /* guest clusters are in another file, each at its place of the disk; nothing counts them there */
+    bool data_raw;            /* ... which is to be a raw image by itself */
+    char *data_name;          /* as the header says */
+    bool data_dirty;          /* written since the last barrier */
     uint64_t cluster;                         /* bytes in one */
     unsigned l2_bits, slice_bits, block_bits; /* log2 of: entries of an L2 table; bytes of a slice; entries of a refcount block */
     uint64_t file_end;                        /* end of the last cluster known to be there */
@@ -84,7 +89,8 @@ struct qcow2 {
     uint64_t hint; /* no cluster below is free */
     struct qcow2_free *frees;
     unsigned free_count;
-    bool clear_autoclear; /* before the first write */
+    uint64_t autoclear;   /* features that stay true when the image is written; others are cleared first */
+    bool clear_autoclear; /* there are others */
     bool failed;          /* a barrier failed: what is on the disk is unknown */
     bool told_corrupt;
 };
@@ -101,7 +107,8 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
 void qcow2_close(struct dp_image *i);
 
 /* qcow2_read.c */
-int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at, uint64_t size) DP_MUST_CHECK; /* of the file */
+/* Bytes of guest clusters: of the file, or the data file. */
+int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at, uint64_t size) DP_MUST_CHECK;
 int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t size, struct qcow2_extent *x) DP_MUST_CHECK;
 int qcow2_read(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 int qcow2_read_bytes(struct qcow2 *q, void *data, uint64_t offset, uint64_t size) DP_MUST_CHECK; /* of the disk */
@@ -155,6 +162,11 @@ int qcow2_snapshot_delete(struct dp_image *i, const char *what, struct dp_error 
 int qcow2_open_snapshot(struct qcow2 *q, const char *what, struct dp_error *e) DP_MUST_CHECK; /* of an image that is read only */
 
 static inline uint64_t qcow2_be(uint64_t v) { return __builtin_bswap64(v); }
+/* Is there a place for the cluster? With a data file that of the first one is 0. */
+static inline bool qcow2_has_place(const struct qcow2 *q, uint64_t descriptor)
+{
+    return !(descriptor & QCOW2_COMPRESSED) && descriptor & (QCOW2_OFFSET | (q->has_data ? QCOW2_COPIED : 0));
+}
 static inline unsigned qcow2_entry_bytes(const struct qcow2 *q) { return q->extended ? 16 : 8; }
 static inline struct qcow2_entry qcow2_entry_get(const struct qcow2 *q, const struct qcow2_slice *s, unsigned at)
 {

@@ -70,14 +70,42 @@ static bool place_ok(struct check *k, uint64_t offset, const char *what)
     return false;
 }
 
-static void count_entry(struct check *k, struct qcow2_entry e, bool active)
+static void count_place(struct check *k, uint64_t at, bool active)
+{
+    if (!active)
+        return;
+    k->c->allocated++;
+    if (k->last && at != k->last + k->q->cluster)
+        k->c->fragmented++;
+    k->last = at;
+}
+
+/* In a data file: each has one place, nothing counts it. */
+static void check_data_entry(struct check *k, struct qcow2_entry e, uint64_t n, bool active)
+{
+    uint64_t at = e.descriptor & QCOW2_OFFSET;
+    if (e.descriptor & QCOW2_COMPRESSED || (qcow2_has_place(k->q, e.descriptor) && at != n << k->q->cluster_bits)) {
+        report(k, "ERROR: cluster %llu of the disk is not at its place of the data file (0x%llx)", (unsigned long long)n,
+               (unsigned long long)e.descriptor);
+        k->c->corruptions++;
+    } else if (qcow2_has_place(k->q, e.descriptor)) {
+        count_place(k, at, active);
+    }
+}
+
+/* Of cluster n of the disk. */
+static void count_entry(struct check *k, struct qcow2_entry e, uint64_t n, bool active)
 {
     struct qcow2 *q = k->q;
     uint32_t data = e.bitmap, zeros = e.bitmap >> 32;
-    if (data & zeros || (e.bitmap && e.descriptor & QCOW2_COMPRESSED) || (data && !(e.descriptor & QCOW2_OFFSET))) {
+    if (data & zeros || (e.bitmap && e.descriptor & QCOW2_COMPRESSED) || (data && !qcow2_has_place(q, e.descriptor))) {
         report(k, "ERROR: an L2 entry contradicts itself (0x%llx, subclusters 0x%llx)", (unsigned long long)e.descriptor,
                (unsigned long long)e.bitmap);
         k->c->corruptions++;
+    }
+    if (q->has_data) {
+        check_data_entry(k, e, n, active);
+        return;
     }
     if (e.descriptor & QCOW2_COMPRESSED) {
         unsigned x = 62 - (q->cluster_bits - 8);
@@ -94,15 +122,11 @@ static void count_entry(struct check *k, struct qcow2_entry e, bool active)
     if (!at || !place_ok(k, at, "a cluster"))
         return;
     refer(k, at, q->cluster, "a cluster");
-    if (!active)
-        return;
-    k->c->allocated++;
-    if (k->last && at != k->last + q->cluster)
-        k->c->fragmented++;
-    k->last = at;
+    count_place(k, at, active);
 }
 
-static int count_l2(struct check *k, uint64_t table, bool active)
+/* first: of the disk's clusters that the table tells of */
+static int count_l2(struct check *k, uint64_t table, uint64_t first, bool active)
 {
     struct qcow2 *q = k->q;
     for (uint64_t at = 0; at < q->cluster;) {
@@ -111,7 +135,7 @@ static int count_l2(struct check *k, uint64_t table, bool active)
         if (rc)
             return rc;
         for (unsigned i = 0; i < 1u << q->slice_bits; i += qcow2_entry_bytes(q))
-            count_entry(k, qcow2_entry_get(q, s, i), active);
+            count_entry(k, qcow2_entry_get(q, s, i), first + (at + i) / qcow2_entry_bytes(q), active);
         at += 1ull << q->slice_bits;
     }
     return 0;
@@ -128,7 +152,7 @@ static int count_l1(struct check *k, const uint64_t *l1, uint64_t entries, bool 
         if (!table || !place_ok(k, table, "an L2 table"))
             continue;
         refer(k, table, k->q->cluster, "an L2 table");
-        rc = count_l2(k, table, active);
+        rc = count_l2(k, table, i << k->q->l2_bits, active);
     }
     return rc;
 }
@@ -389,9 +413,9 @@ static int check_flags(struct check *k)
         for (uint64_t at = 0; !rc && at < q->cluster; at += 1ull << q->slice_bits) {
             struct qcow2_slice *s;
             rc = qcow2_slice(q, QCOW2_L2, table + at, &s);
-            for (unsigned j = 0; !rc && j < 1u << q->slice_bits; j += qcow2_entry_bytes(q)) {
+            for (unsigned j = 0; !rc && j < 1u << q->slice_bits; j += qcow2_entry_bytes(q)) { /* nothing counts clusters of a data file */
                 uint64_t d = qcow2_be(dp_ld64(s->data + j));
-                if (!(d & QCOW2_COMPRESSED) && !flag_ok(k, d, d & QCOW2_OFFSET, "the cluster", &right)) {
+                if (!(d & QCOW2_COMPRESSED) && !q->has_data && !flag_ok(k, d, d & QCOW2_OFFSET, "the cluster", &right)) {
                     dp_st64(s->data + j, qcow2_be(right));
                     s->dirty = q->l2_dirty = true;
                 }

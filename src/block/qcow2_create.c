@@ -11,11 +11,12 @@
 
 enum { V3_HEADER = 112, EXTENSION_HEAD = 8, LAZY = 1 };
 enum { FEATURE_TABLE_ENTRY = 48 };
-static const uint32_t BACKING_FORMAT = 0xe2792aca;
+static const uint32_t BACKING_FORMAT = 0xe2792aca, DATA_FILE = 0x44415441;
 
 struct layout {
     unsigned version, cluster_bits, refcount_order;
-    bool extended, zstd, lazy;
+    bool extended, zstd, lazy, data_raw;
+    const char *data; /* the data file's name; NULL: none */
     enum { NONE, METADATA, FALLOC, FULL } preallocation;
     uint64_t cluster, table, blocks, l1_entries, l1; /* table, blocks, l1: clusters */
     uint64_t space;                                  /* bytes of the file when all is allocated, at most */
@@ -70,8 +71,14 @@ static int parse(const struct dp_image_create *o, struct layout *l, struct dp_er
     *l = (struct layout){0};
     int rc = parse_version(dp_image_create_option(o, "compat"), &l->version, e);
     if (rc || (rc = parse_flag(o, "extended_l2", &l->extended, e)) || (rc = parse_flag(o, "lazy_refcounts", &l->lazy, e)) ||
+        (rc = parse_flag(o, "data_file_raw", &l->data_raw, e)) ||
         (rc = parse_preallocation(dp_image_create_option(o, "preallocation"), l, e)))
         return rc;
+    l->data = dp_image_create_option(o, "data_file");
+    if (l->data_raw && (!l->data || o->backing))
+        return dp_error_set(e, -EINVAL, "data_file_raw=on needs a data_file=FILE and no backing file");
+    if (l->data_raw && !l->preallocation) /* what others write to it must be found */
+        l->preallocation = METADATA;
     if (bits && (!parse_size(bits, &v) || !v || v > 64 || v & (v - 1)))
         return bad(e, "refcount_bits", bits, "1, 2, 4, 8, 16, 32 and 64");
     l->refcount_order = __builtin_ctz((unsigned)v);
@@ -83,8 +90,8 @@ static int parse(const struct dp_image_create *o, struct layout *l, struct dp_er
     l->zstd = compression && !strcmp(compression, "zstd");
     if (compression && !l->zstd && strcmp(compression, "zlib"))
         return bad(e, "compression_type", compression, "zlib and zstd");
-    if (l->version == 2 && (l->extended || l->lazy || l->zstd || l->refcount_order != 4))
-        return dp_error_set(e, -EINVAL, "compat=0.10 has 16-bit refcounts, zlib, no lazy refcounts and no extended L2 entries");
+    if (l->version == 2 && (l->extended || l->lazy || l->zstd || l->data || l->refcount_order != 4))
+        return dp_error_set(e, -EINVAL, "compat=0.10 has 16-bit refcounts, zlib, no lazy refcounts, no extended L2 entries and no data file");
     if (l->extended && l->cluster_bits < 14)
         return dp_error_set(e, -EINVAL, "extended_l2=on needs clusters of 16K or more");
     if (l->preallocation && o->backing)
@@ -135,7 +142,7 @@ static uint8_t *extension(uint8_t *p, uint32_t type, const void *data, uint32_t 
 static int make_header(const struct dp_image_create *o, const struct layout *l, uint8_t *h, struct dp_error *e)
 {
     size_t name = o->backing ? strlen(o->backing) : 0, format = o->backing_format ? strlen(o->backing_format) : 0;
-    uint32_t length = l->version == 3 ? V3_HEADER : 72;
+    uint32_t length = l->version == 3 ? V3_HEADER : 72, data = l->data ? strlen(l->data) : 0;
     memcpy(h, "QFI\xfb", 4);
     st32(h + 4, l->version);
     st32(h + 20, l->cluster_bits);
@@ -145,18 +152,22 @@ static int make_header(const struct dp_image_create *o, const struct layout *l, 
     st64(h + 48, l->cluster);
     st32(h + 56, l->table);
     if (l->version == 3) {
-        st64(h + 72, (l->zstd ? 8 : 0) | (l->extended ? 16 : 0));
+        st64(h + 72, (l->data ? 4 : 0) | (l->zstd ? 8 : 0) | (l->extended ? 16 : 0));
         st64(h + 80, l->lazy ? LAZY : 0);
+        st64(h + 88, l->data_raw ? QCOW2_AUTO_RAW_DATA : 0);
         st32(h + 96, l->refcount_order);
         st32(h + 100, length);
         h[104] = l->zstd;
     }
-    if (name > DP_IMAGE_NAME_MAX || length + EXTENSION_HEAD + DP_ALIGN_UP(format, 8) + EXTENSION_HEAD + name > l->cluster)
-        return dp_error_set(e, -ENAMETOOLONG, "the name of the backing file is too long for the header (clusters of %llu bytes)",
+    if (name > DP_IMAGE_NAME_MAX || data > DP_IMAGE_NAME_MAX ||
+        length + 3 * EXTENSION_HEAD + DP_ALIGN_UP(format, 8) + DP_ALIGN_UP(data, 8) + name > l->cluster)
+        return dp_error_set(e, -ENAMETOOLONG, "the name of the backing file or data file is too long for the header (clusters of %llu bytes)",
                             (unsigned long long)l->cluster);
     uint8_t *p = h + length;
     if (format)
         p = extension(p, BACKING_FORMAT, o->backing_format, format);
+    if (data)
+        p = extension(p, DATA_FILE, l->data, data);
     p += EXTENSION_HEAD; /* the end of the extensions: zeros */
     if (name) {
         memcpy(p, o->backing, name);
@@ -203,7 +214,7 @@ static int write_image(struct dp_image *file, const struct dp_image_create *o, c
 {
     uint8_t *header = calloc(1, l->cluster), *buffer = malloc(l->cluster);
     int rc = header && buffer ? make_header(o, l, header, e) : dp_error_set(e, -ENOMEM, "out of memory");
-    if (!rc && l->preallocation >= FALLOC && (rc = dp_image_zero(file, 0, l->space, 0)))
+    if (!rc && l->preallocation >= FALLOC && !l->data && (rc = dp_image_zero(file, 0, l->space, 0)))
         dp_error_set(e, rc, "there is no room for all of %s: %s", o->name, strerror(-rc));
     if (!rc)
         rc = write_refcounts(file, l, buffer, e);
@@ -222,7 +233,7 @@ static int write_image(struct dp_image *file, const struct dp_image_create *o, c
 static int preallocate(const struct dp_image_create *o, const struct layout *l, struct dp_error *e)
 {
     struct dp_image *i;
-    int rc = dp_image_open(&(struct dp_image_options){.name = o->name, .format = "qcow2", .trace = o->trace}, &i, e);
+    int rc = dp_image_open(&(struct dp_image_options){.name = o->name, .format = "qcow2", .backing_anywhere = true, .trace = o->trace}, &i, e);
     if (rc)
         return rc;
     if (!(rc = qcow2_preallocate((struct qcow2 *)i, 0, i->size)))
@@ -242,16 +253,36 @@ const struct dp_image_option qcow2_create_options[] = {{"cluster_size", "512 to 
                                                        {"extended_l2", "on or off (off): clusters have 32 parts"},
                                                        {"compression_type", "zlib or zstd (zlib)"},
                                                        {"preallocation", "off, metadata, falloc or full (off)"},
+                                                       {"data_file", "FILE (relative to the image) that has the data; made empty"},
+                                                       {"data_file_raw", "on or off (off): the data file is a raw image by itself"},
                                                        {0}};
+
+/* The data file, empty, as long as the disk. Its lock says whether it is the image itself. */
+static int make_data(const struct dp_image_create *o, const struct layout *l, struct dp_image **out, struct dp_error *e)
+{
+    char *path = dp_image_beside(o->name, l->data);
+    int rc = path ? dp_image_create_file(&(struct dp_image_create){.name = path, .trace = o->trace}, out, e)
+                  : dp_error_set(e, -ENOMEM, "out of memory");
+    if (!rc && (*out)->format->resize)
+        rc = (*out)->format->resize(*out, o->size, e);
+    if (!rc && l->preallocation >= FALLOC && (rc = dp_image_zero(*out, 0, o->size, 0)))
+        dp_error_set(e, rc, "there is no room for all of %s: %s", path, strerror(-rc));
+    free(path);
+    return rc;
+}
 
 int qcow2_create(const struct dp_image_create *o, struct dp_error *e)
 {
     struct layout l;
-    struct dp_image *file;
+    struct dp_image *file, *data = NULL;
     int rc = parse(o, &l, e);
     if (rc || (rc = plan(o, &l, e)) || (rc = dp_image_create_file(o, &file, e)))
         return rc;
-    rc = write_image(file, o, &l, e);
+    if (l.data)
+        rc = make_data(o, &l, &data, e);
+    if (!rc)
+        rc = write_image(file, o, &l, e);
+    dp_image_close(data);
     dp_image_close(file);
     return rc || !l.preallocation ? rc : preallocate(o, &l, e);
 }
@@ -265,6 +296,10 @@ int qcow2_set_backing(struct dp_image *i, const char *name, const char *format, 
     size_t name_size = name ? strlen(name) : 0, format_size = name && format ? strlen(format) : 0;
     if (!head)
         return dp_error_set(e, -ENOMEM, "out of memory");
+    if (name && q->data_raw) {
+        free(head);
+        return dp_error_set(e, -EINVAL, "disk %s is a raw image in its data file, too: it can have no backing file", i->name);
+    }
     int rc = qcow2_may_change(q);
     if (!rc)
         rc = qcow2_pread(q, head, q->cluster, 0);
@@ -374,8 +409,15 @@ int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     if (size < i->size && q->snapshots)
         return dp_error_set(e, -ENOTSUP, "disk %s has snapshots of its size: it cannot become smaller before they are deleted", i->name);
     int rc = qcow2_may_change(q);
+    bool data = q->image.data && q->image.data->format->resize;
+    if (!rc && q->has_data && !q->image.data)
+        rc = -ENOTSUP;
+    if (!rc && data && size > i->size)
+        rc = q->image.data->format->resize(q->image.data, size, NULL);
     if (!rc && size != i->size)
         rc = size < i->size ? shrink(q, size) : grow(q, size, needed);
+    if (!rc && data) /* only now is nothing behind the new end referred to */
+        rc = q->image.data->format->resize(q->image.data, size, NULL);
     return rc ? dp_error_set(e, rc, "disk %s cannot be resized: %s", i->name, strerror(-rc)) : 0;
 }
 
@@ -394,6 +436,10 @@ int qcow2_info(struct dp_image *i, struct json_object *o)
         json_object_object_add(o, "lazy-refcounts", json_object_new_boolean(field[7] & LAZY));
         json_object_object_add(o, "corrupt", json_object_new_boolean(q->marked_corrupt));
         json_object_object_add(o, "extended-l2", json_object_new_boolean(q->extended));
+    }
+    if (q->has_data) {
+        json_object_object_add(o, "data-file", json_object_new_string(q->data_name));
+        json_object_object_add(o, "data-file-raw", json_object_new_boolean(q->data_raw));
     }
     json_object_object_add(o, "refcount-bits", json_object_new_int(1 << q->refcount_order));
     return 0;

@@ -20,7 +20,11 @@ int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t offset)
 
 static int barrier(struct qcow2 *q)
 {
-    int rc = dp_image_flush(q->image.file);
+    int rc = q->data_dirty ? dp_image_flush(q->image.data) : 0;
+    if (!rc) {
+        q->data_dirty = false;
+        rc = dp_image_flush(q->image.file);
+    }
     if (rc)
         q->failed = true; /* the kernel may have dropped what it could not write: a second try would succeed and prove nothing */
     return rc;

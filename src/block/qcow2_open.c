@@ -11,7 +11,7 @@
 
 enum { DIRTY = 1, CORRUPT = 2, EXTERNAL_DATA = 4, COMPRESSION = 8, EXTENDED_L2 = 16, KNOWN = 31 };
 enum { HEAD_MAX = 65536 };
-static const uint32_t BACKING_FORMAT = 0xe2792aca;
+static const uint32_t BACKING_FORMAT = 0xe2792aca, DATA_FILE = 0x44415441;
 
 struct header {
     uint64_t backing_file_offset, size, l1_table_offset, refcount_table_offset, incompatible_features, autoclear_features;
@@ -19,7 +19,7 @@ struct header {
     uint32_t nb_snapshots;
     uint32_t version, backing_file_size, cluster_bits, crypt_method, l1_size, refcount_table_clusters, refcount_order, header_length;
     uint8_t compression_type;
-    char backing_format[16];
+    char backing_format[16], data_file[DP_IMAGE_NAME_MAX + 1];
 };
 
 static uint32_t be32(const uint8_t *p) { return __builtin_bswap32(dp_ld32(p)); }
@@ -40,8 +40,16 @@ static int parse_extensions(struct qcow2 *q, const uint8_t *head, uint64_t bytes
             memcpy(h->backing_format, head + at + 8, n);
             h->backing_format[n] = 0;
         }
+        if (type == DATA_FILE) {
+            if (length > DP_IMAGE_NAME_MAX)
+                return REFUSE("disk %s is damaged: the name of its data file is too long", q->image.name);
+            memcpy(h->data_file, head + at + 8, length);
+            h->data_file[length] = 0;
+        }
         at += 8 + DP_ALIGN_UP((uint64_t)length, 8);
     }
+    if (h->incompatible_features & EXTERNAL_DATA && !*h->data_file)
+        return REFUSE("disk %s has its data in another file and does not say in which", q->image.name);
     return 0;
 }
 
@@ -93,9 +101,6 @@ static int check_header(struct qcow2 *q, const struct header *h, uint64_t length
                       q->image.name, (unsigned long long)(h->incompatible_features & ~(uint64_t)KNOWN), q->image.name);
     if (h->crypt_method)
         return REFUSE("disk %s is encrypted, which doppel cannot read yet; convert it with: qemu-img convert", q->image.name);
-    if (h->incompatible_features & EXTERNAL_DATA)
-        return REFUSE("disk %s has its data in another file, which doppel cannot read yet; convert it: qemu-img convert -O qcow2 %s NEW",
-                      q->image.name, q->image.name);
     if (!q->image.readonly && !repair && h->incompatible_features & (DIRTY | CORRUPT))
         return REFUSE("disk %s is marked as %s; repair it first with: doppel image check -r all %s", q->image.name,
                       h->incompatible_features & CORRUPT ? "damaged" : "not closed properly", q->image.name);
@@ -175,7 +180,10 @@ static void take_header(struct qcow2 *q, const struct header *h, uint64_t length
     q->snapshots_offset = h->snapshots_offset;
     q->marked_dirty = h->incompatible_features & DIRTY;
     q->marked_corrupt = h->incompatible_features & CORRUPT;
-    q->clear_autoclear = h->autoclear_features;
+    q->has_data = h->incompatible_features & EXTERNAL_DATA;
+    q->data_raw = q->has_data && h->autoclear_features & QCOW2_AUTO_RAW_DATA && !h->backing_file_offset;
+    q->autoclear = q->data_raw ? QCOW2_AUTO_RAW_DATA : 0;
+    q->clear_autoclear = h->autoclear_features != q->autoclear;
 }
 
 /* The head of the file, checked. */
@@ -239,6 +247,10 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
         return REFUSE("disk %s: a snapshot can only be read", i->name);
     if (o->snapshot && (rc = qcow2_open_snapshot(q, o->snapshot, e)))
         return rc;
+    if (q->has_data && !(q->data_name = strdup(h.data_file)))
+        return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
+    if (q->has_data && !o->alone && (rc = dp_image_open_data(i, h.data_file, o, e)))
+        return rc;
     return open_backing(q, &h, o, e);
 }
 
@@ -248,6 +260,7 @@ void qcow2_close(struct dp_image *i)
     for (unsigned n = 0; n < QCOW2_SETS * QCOW2_WAYS; n++)
         free(q->slice[n / QCOW2_WAYS][n % QCOW2_WAYS].data);
     ZSTD_freeDCtx(q->zstd_context);
+    free(q->data_name);
     free(q->l1);
     free(q->table);
     free(q->frees);

@@ -13,7 +13,14 @@
 
 int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at, uint64_t size)
 {
-    return write ? dp_image_write(q->image.file, c, at, size) : dp_image_read(q->image.file, c, at, size);
+    struct dp_image *file = q->has_data ? q->image.data : q->image.file;
+    if (!file)
+        return -ENOTSUP; /* opened alone */
+    if (write && q->has_data) {
+        q->data_dirty = true;
+        size = at < q->image.size ? DP_MIN(size, q->image.size - at) : 0; /* it is as long as the disk */
+    }
+    return write ? dp_image_write(file, c, at, size) : dp_image_read(file, c, at, size);
 }
 
 int qcow2_read_bytes(struct qcow2 *q, void *data, uint64_t offset, uint64_t size)
@@ -27,35 +34,37 @@ int qcow2_pwrite(struct qcow2 *q, const void *data, uint64_t size, uint64_t at) 
 
 /* ---- mapping ---- */
 
-/* What entry e says about the byte at within its cluster, and for how many bytes from there. */
-static int entry_extent(struct qcow2 *q, struct qcow2_entry e, uint64_t at, struct qcow2_extent *x)
+/* What entry e says about the byte at within its cluster (number n of the disk), and for how many bytes from there. */
+static int entry_extent(struct qcow2 *q, struct qcow2_entry e, uint64_t n, uint64_t at, struct qcow2_extent *x)
 {
     *x = (struct qcow2_extent){.size = q->cluster - at, .descriptor = e.descriptor};
     if (e.descriptor & QCOW2_COMPRESSED) {
-        if (e.descriptor & QCOW2_COPIED || e.bitmap)
+        if (e.descriptor & QCOW2_COPIED || e.bitmap || q->has_data)
             return qcow2_corrupt(q, "a compressed cluster has flags of another kind", e.descriptor);
         x->kind = QCOW2_PACKED;
         x->offset = at;
         return 0;
     }
     uint64_t offset = e.descriptor & QCOW2_OFFSET;
-    bool zero = e.descriptor & QCOW2_ZERO;
-    if (e.descriptor & QCOW2_RESERVED || (zero && (q->version < 3 || q->extended)) || (!offset && e.descriptor & QCOW2_COPIED))
+    bool zero = e.descriptor & QCOW2_ZERO, there = qcow2_has_place(q, e.descriptor);
+    if (e.descriptor & QCOW2_RESERVED || (zero && (q->version < 3 || q->extended)) || (!there && e.descriptor & QCOW2_COPIED))
         return qcow2_corrupt(q, "an L2 entry has reserved bits", e.descriptor);
     if (offset & (q->cluster - 1))
         return qcow2_corrupt(q, "a cluster is not aligned", offset);
+    if (q->has_data && there && offset != n << q->cluster_bits)
+        return qcow2_corrupt(q, "a cluster is not at its place of the data file", offset);
     x->offset = offset + at;
     if (q->extended) {
-        unsigned bits = q->cluster_bits - 5, i = at >> bits, n = 1;
+        unsigned bits = q->cluster_bits - 5, i = at >> bits, run = 1;
         uint32_t data = e.bitmap, zeros = e.bitmap >> 32;
-        if (data & zeros || (data && !offset))
+        if (data & zeros || (data && !there))
             return qcow2_corrupt(q, "an L2 entry contradicts itself", e.bitmap);
-        while (i + n < QCOW2_SUBCLUSTERS && !(((data >> i ^ data >> (i + n)) | (zeros >> i ^ zeros >> (i + n))) & 1))
-            n++;
+        while (i + run < QCOW2_SUBCLUSTERS && !(((data >> i ^ data >> (i + run)) | (zeros >> i ^ zeros >> (i + run))) & 1))
+            run++;
         x->kind = data >> i & 1 ? QCOW2_DATA : zeros >> i & 1 ? QCOW2_ZEROS : QCOW2_UNALLOCATED;
-        x->size = ((uint64_t)(i + n) << bits) - at;
+        x->size = ((uint64_t)(i + run) << bits) - at;
     } else {
-        x->kind = zero ? QCOW2_ZEROS : offset ? QCOW2_DATA : QCOW2_UNALLOCATED;
+        x->kind = zero ? QCOW2_ZEROS : there ? QCOW2_DATA : QCOW2_UNALLOCATED;
     }
     return 0;
 }
@@ -74,12 +83,12 @@ int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t size, struct qcow2_exte
     unsigned first = n & (per_slice - 1);
     if (rc || (rc = qcow2_slice(q, QCOW2_L2, table + ((n & (per_table - 1) & ~(per_slice - 1)) * qcow2_entry_bytes(q)), &s)))
         return rc;
-    rc = entry_extent(q, qcow2_entry_get(q, s, first * qcow2_entry_bytes(q)), at, x);
+    rc = entry_extent(q, qcow2_entry_get(q, s, first * qcow2_entry_bytes(q)), n, at, x);
     if (!rc && at + x->size < q->cluster) /* ends with a subcluster */
         size = DP_MIN(size, x->size);
     for (unsigned i = first + 1; !rc && i < per_slice && x->size < size && x->kind != QCOW2_PACKED; i++) {
         struct qcow2_extent next;
-        if (entry_extent(q, qcow2_entry_get(q, s, i * qcow2_entry_bytes(q)), 0, &next)) /* told when it is its turn */
+        if (entry_extent(q, qcow2_entry_get(q, s, i * qcow2_entry_bytes(q)), n + i - first, 0, &next)) /* told when it is its turn */
             break;
         if (next.kind != x->kind || (x->kind == QCOW2_DATA && next.offset != x->offset + x->size))
             break;

@@ -296,6 +296,8 @@ int qcow2_snapshot_list(struct dp_image *i, struct dp_image_snapshot **out, unsi
 /* Lists, and an own L1 table of the image, ready for a change. */
 static int begin(struct qcow2 *q, struct snapshot **list, uint64_t *bytes, struct dp_error *e)
 {
+    if (q->has_data)
+        return dp_error_set(e, -ENOTSUP, "disk %s has its data in another file, of which there are no snapshots", q->image.name);
     int rc = qcow2_may_change(q);
     if (!rc)
         rc = qcow2_commit(q);
@@ -445,7 +447,8 @@ int qcow2_open_snapshot(struct qcow2 *q, const char *what, struct dp_error *e)
 {
     struct snapshot *list, *s;
     uint64_t bytes, *l1 = NULL;
-    int rc = read_list(q, &list, &bytes, e);
+    int rc = q->has_data ? dp_error_set(e, -ENOTSUP, "disk %s has its data in another file, of which there are no snapshots", q->image.name)
+                         : read_list(q, &list, &bytes, e);
     if (rc)
         return rc;
     if (!(s = named(q, list, what, e))) {

@@ -14,19 +14,24 @@
 
 /* ---- entries ---- */
 
-static bool has_place(struct qcow2_entry e) { return !(e.descriptor & QCOW2_COMPRESSED) && e.descriptor & QCOW2_OFFSET; }
-static bool is_own(struct qcow2_entry e) { return has_place(e) && e.descriptor & QCOW2_COPIED; }
+static bool has_place(const struct qcow2 *q, struct qcow2_entry e) { return qcow2_has_place(q, e.descriptor); }
+static bool is_own(const struct qcow2 *q, struct qcow2_entry e)
+{
+    return has_place(q, e) && (e.descriptor & QCOW2_COPIED || q->has_data);
+}
 
 static bool is_in_place(const struct qcow2 *q, struct qcow2_entry e)
 {
-    return is_own(e) && (q->extended ? (uint32_t)e.bitmap == UINT32_MAX : !(e.descriptor & QCOW2_ZERO));
+    return is_own(q, e) && (q->extended ? (uint32_t)e.bitmap == UINT32_MAX : !(e.descriptor & QCOW2_ZERO));
 }
 
 static uint64_t place(struct qcow2_entry e) { return e.descriptor & QCOW2_OFFSET; }
 
-static int check_entry(struct qcow2 *q, struct qcow2_entry e)
+static int check_entry(struct qcow2 *q, struct qcow2_entry e, uint64_t offset)
 {
-    if (!has_place(e))
+    if (q->has_data && (e.descriptor & QCOW2_COMPRESSED || (has_place(q, e) && place(e) != (offset & ~(q->cluster - 1)))))
+        return qcow2_corrupt(q, "a cluster is not at its place of the data file", place(e));
+    if (!has_place(q, e) || q->has_data)
         return 0;
     if (place(e) & (q->cluster - 1) || place(e) < q->cluster || place(e) >= q->file_end)
         return qcow2_corrupt(q, "a cluster is not inside the file", place(e));
@@ -35,14 +40,17 @@ static int check_entry(struct qcow2 *q, struct qcow2_entry e)
 
 int qcow2_may_change(struct qcow2 *q)
 {
-    static const uint64_t none;
+    uint64_t field = qcow2_be(q->autoclear);
     if (q->failed)
         return -EIO;
-    int rc = q->clear_autoclear ? qcow2_pwrite(q, &none, 8, 88) : 0;
+    int rc = q->clear_autoclear ? qcow2_pwrite(q, &field, 8, 88) : 0;
     if (!rc)
         q->clear_autoclear = false;
     return rc;
 }
+
+/* The same before guest data changes. */
+static int may_write(struct qcow2 *q) { return q->has_data && !q->image.data ? -ENOTSUP /* opened alone */ : qcow2_may_change(q); }
 
 /* An L2 table for the disk's offset that may be changed. */
 static int own_table(struct qcow2 *q, uint64_t offset, uint64_t *table)
@@ -87,7 +95,7 @@ static int get_entry(struct qcow2 *q, uint64_t table, uint64_t offset, struct qc
     if (rc)
         return rc;
     *e = qcow2_entry_get(q, s, at);
-    return check_entry(q, *e);
+    return check_entry(q, *e, offset);
 }
 
 static int put_entry(struct qcow2 *q, uint64_t table, uint64_t offset, struct qcow2_entry e)
@@ -104,10 +112,36 @@ static int put_entry(struct qcow2 *q, uint64_t table, uint64_t offset, struct qc
     return 0;
 }
 
-/* What e referred to has one reference less. */
+/* Places for guest clusters from the disk's offset on. */
+static int alloc_clusters(struct qcow2 *q, uint64_t offset, uint64_t want, uint64_t *to, uint64_t *got)
+{
+    if (!q->has_data)
+        return qcow2_alloc(q, want, to, got);
+    *to = offset & ~(q->cluster - 1);
+    *got = want;
+    return *to + (want << q->cluster_bits) > QCOW2_OFFSET ? -EFBIG : 0;
+}
+
+static void unalloc_clusters(struct qcow2 *q, uint64_t to, uint64_t count)
+{
+    if (!q->has_data)
+        qcow2_unalloc(q, to, count);
+}
+
+/* What a piece of the disk had in the data file does not matter any more, or (zeros) is to be zeros there. */
+static int clear_data(struct qcow2 *q, uint64_t offset, uint64_t size, unsigned flags)
+{
+    q->data_dirty = true;
+    size = offset < q->image.size ? DP_MIN(size, q->image.size - offset) : 0;
+    return dp_image_zero(q->image.data, offset, size, flags);
+}
+
+/* What e referred to has one reference less. In a data file it is given back at once: who wants that reads zeros there or anything. */
 static int release_entry(struct qcow2 *q, struct qcow2_entry e, bool punch)
 {
-    if (has_place(e))
+    if (q->has_data)
+        return has_place(q, e) && punch ? clear_data(q, place(e), q->cluster, DP_ZERO_UNMAP | DP_ZERO_DISCARD) : 0;
+    if (has_place(q, e))
         return qcow2_release(q, place(e), 1, punch);
     if (!(e.descriptor & QCOW2_COMPRESSED))
         return 0;
@@ -130,12 +164,12 @@ static struct qcow2_entry data_entry(const struct qcow2 *q, uint64_t offset)
 static int write_part(struct qcow2 *q, struct dp_cursor *c, uint64_t table, struct qcow2_entry old, uint64_t offset, uint64_t size)
 {
     uint64_t within = offset & (q->cluster - 1), to = place(old), got;
-    bool fresh = false, own = is_own(old);
+    bool fresh = false, own = is_own(q, old);
     int rc = 0;
     if (!own) {
-        if ((rc = qcow2_alloc(q, 1, &to, &got)))
+        if ((rc = alloc_clusters(q, offset, 1, &to, &got)))
             return rc;
-        fresh = to >= q->image.file->size; /* the file has nothing there yet */
+        fresh = !q->has_data && to >= q->image.file->size; /* the file has nothing there yet */
     }
     if (fresh && !q->image.backing && !old.descriptor) {
         rc = qcow2_transfer(q, c, true, to + within, size);
@@ -146,13 +180,14 @@ static int write_part(struct qcow2 *q, struct dp_cursor *c, uint64_t table, stru
         rc = qcow2_read(q, &(struct dp_cursor){&v, 1, 0}, start, there);
         if (!rc) {
             dp_cursor_get(c, q->bounce + within, size);
-            rc = qcow2_pwrite(q, q->bounce, q->cluster, to);
+            v = (struct iovec){q->bounce, q->cluster};
+            rc = qcow2_transfer(q, &(struct dp_cursor){&v, 1, 0}, true, to, q->cluster);
         }
     }
     if (!rc)
         rc = put_entry(q, table, offset, data_entry(q, to));
     if (rc && !own)
-        qcow2_unalloc(q, to, 1);
+        unalloc_clusters(q, to, 1);
     return rc || own ? rc : release_entry(q, old, false);
 }
 
@@ -192,10 +227,10 @@ static int write_subclusters(struct qcow2 *q, struct dp_cursor *c, uint64_t tabl
     unsigned bits = q->cluster_bits - 5;
     uint64_t within = offset & (q->cluster - 1), start = offset - within, to = place(old), got;
     uint32_t data = old.bitmap, zeros = old.bitmap >> 32, touched = sub_mask(within >> bits, (within + size - 1) >> bits), moved = touched;
-    bool own = is_own(old);
-    if (data & zeros || (data && !has_place(old)))
+    bool own = is_own(q, old);
+    if (data & zeros || (data && !has_place(q, old)))
         return qcow2_corrupt(q, "an L2 entry contradicts itself", old.bitmap);
-    int rc = own ? 0 : qcow2_alloc(q, 1, &to, &got);
+    int rc = own ? 0 : alloc_clusters(q, offset, 1, &to, &got);
     if (rc)
         return rc;
     if (old.descriptor & QCOW2_COMPRESSED)
@@ -219,7 +254,7 @@ static int write_subclusters(struct qcow2 *q, struct dp_cursor *c, uint64_t tabl
     if (!rc && (e.descriptor != old.descriptor || e.bitmap != old.bitmap))
         rc = put_entry(q, table, offset, e);
     if (rc && !own)
-        qcow2_unalloc(q, to, 1);
+        unalloc_clusters(q, to, 1);
     return rc || own ? rc : release_entry(q, old, false);
 }
 
@@ -247,7 +282,7 @@ static int zero_subclusters(struct qcow2 *q, uint64_t offset, uint64_t *size)
 /* ---- whole clusters ---- */
 
 /* Is it given a new place when all of it is written? */
-static bool is_moved(const struct qcow2 *q, struct qcow2_entry e) { return q->extended ? !is_own(e) : !is_in_place(q, e); }
+static bool is_moved(const struct qcow2 *q, struct qcow2_entry e) { return q->extended ? !is_own(q, e) : !is_in_place(q, e); }
 
 /* How many whole clusters from offset on, at most want, are not in place, within one slice. */
 static int count_new(struct qcow2 *q, uint64_t table, uint64_t offset, uint64_t want, uint64_t *count)
@@ -265,7 +300,7 @@ static int write_new(struct qcow2 *q, struct dp_cursor *c, uint64_t table, uint6
 {
     uint64_t to, done = 0;
     int rc = count_new(q, table, offset, want, count);
-    if (rc || (rc = qcow2_alloc(q, *count, &to, count)))
+    if (rc || (rc = alloc_clusters(q, offset, *count, &to, count)))
         return rc;
     rc = qcow2_transfer(q, c, true, to, *count << q->cluster_bits);
     while (!rc && done < *count) {
@@ -277,7 +312,7 @@ static int write_new(struct qcow2 *q, struct dp_cursor *c, uint64_t table, uint6
         rc = release_entry(q, old, false);
     }
     if (rc)
-        qcow2_unalloc(q, to + (done << q->cluster_bits), *count - done);
+        unalloc_clusters(q, to + (done << q->cluster_bits), *count - done);
     return rc;
 }
 
@@ -293,7 +328,7 @@ static int count_in_place(struct qcow2 *q, uint64_t table, uint64_t offset, uint
     *bytes = q->cluster - (offset & (q->cluster - 1));
     while (*bytes < size && (at += qcow2_entry_bytes(q)) < 1u << q->slice_bits) {
         struct qcow2_entry e = qcow2_entry_get(q, s, at);
-        if (!is_in_place(q, e) || place(e) != (to += q->cluster) || to >= q->file_end)
+        if (!is_in_place(q, e) || place(e) != (to += q->cluster) || (!q->has_data && to >= q->file_end))
             break;
         *bytes += q->cluster;
     }
@@ -303,7 +338,7 @@ static int count_in_place(struct qcow2 *q, uint64_t table, uint64_t offset, uint
 
 int qcow2_write(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
-    int rc = qcow2_may_change(q);
+    int rc = may_write(q);
     while (!rc && size) {
         uint64_t table, within = offset & (q->cluster - 1), n = DP_MIN(size, q->cluster - within);
         struct qcow2_entry e;
@@ -344,7 +379,7 @@ static int zero_cluster(struct qcow2 *q, uint64_t offset, bool unmap, bool disca
         return rc;
     if (!q->image.backing && !old.descriptor && !old.bitmap)
         return 0; /* reads as zeros already */
-    bool keep = is_own(old) && !unmap && flag;
+    bool keep = is_own(q, old) && !unmap && flag;
     if (keep)
         to.descriptor = place(old) | QCOW2_COPIED;
     if (flag && (keep || q->image.backing)) {
@@ -389,7 +424,9 @@ static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t size)
 
 int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unmap, bool discard)
 {
-    int rc = qcow2_may_change(q);
+    int rc = may_write(q);
+    if (!rc && q->data_raw) /* who reads only that file must see zeros, too */
+        rc = clear_data(q, offset, size, unmap || discard ? DP_ZERO_UNMAP : 0);
     while (!rc && size) {
         uint64_t within = offset & (q->cluster - 1), n = DP_MIN(size, q->cluster - within);
         if (!q->image.backing && !(q->l1[offset >> (q->cluster_bits + q->l2_bits)] & QCOW2_OFFSET)) { /* nothing there: zeros, all of it */
@@ -413,14 +450,14 @@ int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unm
 
 int qcow2_preallocate(struct qcow2 *q, uint64_t offset, uint64_t size)
 {
-    int rc = qcow2_may_change(q);
+    int rc = may_write(q);
     while (!rc && size) {
         uint64_t table, want = ((size - 1) >> q->cluster_bits) + 1, count, to, got = 0;
         if ((rc = own_table(q, offset, &table)) || (rc = count_new(q, table, offset, want, &count)))
             return rc;
         if (!count) { /* it is there */
             count = 1;
-        } else if (!(rc = qcow2_alloc(q, count, &to, &got))) {
+        } else if (!(rc = alloc_clusters(q, offset, count, &to, &got))) {
             count = got;
             for (uint64_t i = 0; !rc && i < got; i++) /* no references are lost: nothing was there */
                 rc = put_entry(q, table, offset + (i << q->cluster_bits), data_entry(q, to + (i << q->cluster_bits)));
@@ -448,7 +485,7 @@ int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to)
             struct qcow2_entry old;
             if (!(rc = get_entry(q, table, n << q->cluster_bits, &old)) && (old.descriptor || old.bitmap) &&
                 !(rc = put_entry(q, table, n << q->cluster_bits, (struct qcow2_entry){0})))
-                rc = release_entry(q, old, true);
+                rc = release_entry(q, old, !q->has_data); /* until all is written an entry may need it */
         }
         if (!rc && first >= from) { /* nothing of it is left */
             q->l1[i] = 0;
@@ -462,11 +499,13 @@ int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to)
 int qcow2_empty(struct dp_image *i, struct dp_error *e)
 {
     struct qcow2 *q = (struct qcow2 *)i;
-    int rc = qcow2_may_change(q);
+    int rc = may_write(q);
     if (!rc)
         rc = qcow2_forget(q, 0, DP_ALIGN_UP(i->size, q->cluster) >> q->cluster_bits);
     if (!rc)
         rc = qcow2_commit(q);
+    if (!rc && q->has_data)
+        rc = clear_data(q, 0, i->size, DP_ZERO_UNMAP | DP_ZERO_DISCARD);
     return rc ? dp_error_set(e, rc, "disk %s cannot be emptied: %s", i->name, strerror(-rc)) : 0;
 }
 
@@ -516,7 +555,9 @@ int qcow2_write_packed(struct dp_image *i, struct dp_cursor *c, uint64_t offset,
     struct dp_cursor plainly = *c;
     struct qcow2_entry old;
     uint64_t table, at;
-    int rc = qcow2_may_change(q);
+    int rc = may_write(q);
+    if (!rc && q->has_data)
+        rc = -ENOTSUP;
     if (!rc && (offset & (q->cluster - 1) || (size != q->cluster && offset + size != i->size)))
         rc = -EINVAL;
     if (rc || (!q->packed && !(q->packed = malloc(2 * q->cluster + 512))) || (!q->plain && !(q->plain = malloc(q->cluster))))

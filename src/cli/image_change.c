@@ -7,7 +7,6 @@
 
 #include <inttypes.h>
 #include <json.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,20 +41,10 @@ static const struct cli_option create_options[] = {
 static const struct cli_operand create_operands[] = {{"FILE", offsetof(struct create_options, file)},
                                                      {"SIZE", offsetof(struct create_options, size), .optional = true}};
 
-/* name as an image in file names it: relative to file's folder. The caller frees. */
-static char *beside(const char *file, const char *name)
-{
-    char *copy = strdup(file), *path = NULL;
-    if (!copy || (*name == '/' || strstr(name, "://") ? !(path = strdup(name)) : asprintf(&path, "%s/%s", dirname(copy), name) < 0))
-        path = NULL;
-    free(copy);
-    return path;
-}
-
 static int open_backing(const struct image_common *c, const char *file, const char *name, const char *format, struct dp_image **out,
                         struct dp_error *e)
 {
-    char *path = beside(file, name), secret[IMAGE_SECRET_MAX];
+    char *path = dp_image_beside(file, name), secret[IMAGE_SECRET_MAX];
     int rc = path ? image_secret(c, secret, e) : dp_error_set(e, -ENOMEM, "out of memory");
     struct dp_image_options o = {.name = path, .format = format, .readonly = true, .backing_anywhere = true, .unlocked = c->unlocked};
     if (!rc) {

@@ -1,4 +1,4 @@
-/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters.
+/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters, data files.
  *
  * Model: an image and a plain array get the same changes; what qemu-io did to one image and doppel to another must be described alike.
  */
@@ -142,11 +142,174 @@ static void subclusters_alone(void **state)
     dp_image_close(i);
 }
 
+/* ---- data files ---- */
+
+static void random_changes(struct rig *r, struct dp_image *i, uint8_t *model, unsigned count)
+{
+    for (unsigned n = 0; n < count; n++) {
+        uint64_t v = dp_random_next(&r->random), offset = (v >> 8) % (i->size / 512) * 512;
+        uint64_t bytes = DP_MIN(i->size - offset, 512 * (1 + (v >> 40) % (v & 2 ? 8 : 600)));
+        switch (v >> 2 & 7) {
+        case 0: case 1:
+            memset(model + offset, 0, bytes);
+            assert_int_equal(dp_image_zero(i, offset, bytes, v & 1 ? DP_ZERO_UNMAP : 0), 0);
+            break;
+        case 2:
+            assert_int_equal(dp_image_zero(i, offset, bytes, DP_ZERO_UNMAP | DP_ZERO_DISCARD), 0);
+            assert_int_equal(dp_image_pread(i, model + offset, bytes, offset), 0);
+            break;
+        case 3:
+            assert_int_equal(dp_image_flush(i), 0);
+            break;
+        default:
+            fill(&r->random, model + offset, bytes);
+            assert_int_equal(dp_image_pwrite(i, model + offset, bytes, offset), 0);
+        }
+    }
+}
+
+static void create_named(const struct rig *r, const char *name, uint64_t size, const char *backing, const char *const *option)
+{
+    struct dp_error e = {0};
+    assert_ok(dp_image_create(&(struct dp_image_create){.name = in(r, name), .format = "qcow2", .size = size, .backing = backing,
+        .backing_format = backing ? "raw" : NULL, .option = option}, &e), e);
+}
+
+static void data_files(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    uint8_t *model = calloc(1, SIZE), *below = malloc(SIZE);
+    struct dp_error e = {0};
+    fill(&r->random, below, SIZE);
+    write_file(r, "base", below, SIZE);
+    static const char *const layouts[][5] = {
+        {"data_file=data", "cluster_size=4k"}, {"data_file=data", "data_file_raw=on"}, {"data_file=data", "extended_l2=on"},
+        {"data_file=data", "data_file_raw=on", "extended_l2=on", "cluster_size=16k"}, {"data_file=data", "preallocation=full"}};
+    for (unsigned n = 0; n < 2 * DP_ARRAY_LEN(layouts); n++) {
+        const char *const *layout = layouts[n / 2];
+        bool raw = layout[1] && strstr(layout[1], "raw"), over = n % 2 && !raw && !strstr(layout[1], "prealloc"), ours = n % 2;
+        uint64_t size = SIZE - 512;
+        print_message("%s %s%s\n", layout[1], ours ? "made by doppel" : "made by qemu-img", over ? " over another" : "");
+        must(r, "rm -f image data");
+        if (ours)
+            create_named(r, "image", size, over ? "base" : NULL, layout);
+        else
+            must(r, "qemu-img create -f qcow2 -o %s,%s,%s,%s image %llu", layout[0], layout[1] ? layout[1] : "compat=1.1",
+                layout[1] && layout[2] ? layout[2] : "compat=1.1", layout[1] && layout[2] && layout[3] ? layout[3] : "compat=1.1",
+                (unsigned long long)size);
+        memset(model, 0, SIZE);
+        if (over)
+            memcpy(model, below, size);
+        for (unsigned round = 0; round < 4; round++) {
+            struct dp_image *i = open_named(r, "image", false);
+            assert_int_equal(i->size, size);
+            if (round == 0) { /* locked as the image is, and never compressed */
+                assert_int_not_equal(command(r, "qemu-io -f raw -c 'write 0 512' data"), 0);
+                struct iovec v = {model, 65536};
+                assert_int_equal(i->format->write_packed(i, &(struct dp_cursor){&v, 1, 0}, 0, 65536), -ENOTSUP);
+                struct dp_image_snapshot about = {.name = "one"};
+                assert_int_equal(i->format->snapshot_create(i, &about, &e), -ENOTSUP);
+            }
+            random_changes(r, i, model, 40);
+            reads_as(i, model);
+            dp_image_close(i);
+            i = open_named(r, "image", false);
+            reads_as(i, model);
+            in_order(i);
+            if (round == 2) {
+                uint64_t smaller = SIZE / 2 - 1024, larger = SIZE;
+                assert_ok(i->format->resize(i, smaller, &e), e);
+                memset(model + smaller, 0, SIZE - smaller);
+                reads_as(i, model);
+                if (!over) {
+                    assert_ok(i->format->resize(i, size = larger, &e), e);
+                    reads_as(i, model);
+                } else {
+                    size = smaller;
+                }
+                struct stat st;
+                assert_false(stat(in(r, "data"), &st));
+                assert_int_equal(st.st_size, size);
+            }
+            dp_image_close(i);
+            write_file(r, "model", model, size);
+            must(r, "qemu-img check image && qemu-img compare -f raw -F qcow2 model image");
+            if (raw)
+                must(r, "cmp -n %llu model data", (unsigned long long)size); /* QEMU fills the last cluster */
+            must(r, "qemu-io -f qcow2 -c 'write -P 5 65000 100000' -c 'write -z 300000 70000' -c 'discard 512k 64k' image");
+            memset(model + 65000, 5, 100000);
+            memset(model + 300000, 0, 70000);
+            i = open_named(r, "image", true);
+            assert_int_equal(dp_image_pread(i, model + (512 << 10), 65536, 512 << 10), 0);
+            reads_as(i, model);
+            dp_image_close(i);
+        }
+    }
+    /* Emptied, what is below is there again. */
+    must(r, "rm -f image data");
+    create_named(r, "image", SIZE, "base", (const char *const[]){"data_file=data", NULL});
+    struct dp_image *i = open_named(r, "image", false);
+    random_changes(r, i, model, 40);
+    assert_ok(i->format->empty(i, &e), e);
+    reads_as(i, below);
+    dp_image_close(i);
+    must(r, "qemu-img check image && qemu-img compare -F raw image base");
+    free(below);
+    free(model);
+}
+
+static void data_files_refused(void **state)
+{
+    struct rig *r = *state;
+    struct dp_error e = {0};
+    struct dp_image *i;
+    need_qemu_img(r);
+    static const char *const bad[][4] = {{"data_file=image"}, {"data_file_raw=on"}, {"data_file=d", "compat=0.10"}, {"data_file=nowhere/d"}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(bad); n++) {
+        e = (struct dp_error){0};
+        assert_true(dp_image_create(&(struct dp_image_create){.name = in(r, "image"), .format = "qcow2", .size = 1 << 20, .option = bad[n]},
+                        &e) < 0);
+        assert_true(*e.text);
+    }
+    /* Outside the folder; the image itself; away. */
+    must(r, "rm -f image; mkdir inside; qemu-img create -f qcow2 -o data_file=$PWD/elsewhere inside/image 1M");
+    struct dp_image_options o = {.name = in(r, "inside/image"), .format = "qcow2"};
+    assert_int_equal(dp_image_open(&o, &i, &e), -EACCES);
+    assert_non_null(strstr(e.text, "backing=any"));
+    o.backing_anywhere = true;
+    assert_ok(dp_image_open(&o, &i, &e), e);
+    dp_image_close(i);
+    o.alone = true;
+    assert_ok(dp_image_open(&o, &i, &e), e);
+    uint8_t byte = 1;
+    assert_int_equal(dp_image_pwrite(i, &byte, 1, 0), -ENOTSUP);
+    assert_int_equal(dp_image_zero(i, 0, 65536, 0), -ENOTSUP);
+    dp_image_close(i);
+    must(r, "qemu-img create -f qcow2 -o data_file=gone itself 1M; rm gone");
+    o = (struct dp_image_options){.name = in(r, "itself"), .format = "qcow2"};
+    assert_int_equal(dp_image_open(&o, &i, &e), -ENOENT);
+    must(r, "ln itself gone");
+    assert_int_equal(dp_image_open(&o, &i, &e), -EINVAL);
+    /* A cluster that is not at its place. */
+    must(r, "rm -f gone; qemu-img create -f qcow2 -o data_file=d image 1M && qemu-io -f qcow2 -c 'write 128k 64k' image && "
+            "printf '\\001' | dd of=image bs=1 seek=$((4 * 65536 + 16 + 5)) conv=notrunc");
+    i = open_named(r, "image", false);
+    struct dp_image_check c = {0};
+    assert_ok(i->format->check(i, &c, &e), e);
+    assert_int_equal(c.corruptions, 1);
+    assert_int_equal(dp_image_pread(i, &byte, 1, 128 << 10), -EIO);
+    assert_int_equal(dp_image_pwrite(i, &byte, 1, 128 << 10), -EIO);
+    dp_image_close(i);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(subclusters, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(subclusters_alone, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(data_files, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(data_files_refused, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
