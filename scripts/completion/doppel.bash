@@ -84,7 +84,7 @@ _doppel()
     image)
         compopt -o filenames
         case $COMP_CWORD:$last in
-        2:*) mapfile -t COMPREPLY < <(compgen -W 'create info convert resize check map compare commit rebase snapshot compact measure serve --help' -- "$word") ;;
+        2:*) mapfile -t COMPREPLY < <(compgen -W 'create info convert resize check map compare commit rebase snapshot compact measure serve bitmap --help' -- "$word") ;;
         *:-f | *:-F | *:-O) mapfile -t COMPREPLY < <(compgen -W "$(doppel image --help | sed -n '/^Formats:/,$s/^  \([a-z0-9]*\) .*/\1/p')" -- "$word") ;;
         *)
             case ${COMP_WORDS[2]} in
@@ -100,6 +100,8 @@ _doppel()
             rebase) mapfile -t COMPREPLY < <(compgen -W '--format --backing --backing-format --unsafe --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             snapshot) mapfile -t COMPREPLY < <(compgen -W '--format --list --create --apply --delete --backing-any --secret-file --force-share --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             compact) mapfile -t COMPREPLY < <(compgen -W '--format --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            bitmap) mapfile -t COMPREPLY < <(compgen -W '--format --add --remove --clear --enable --disable --merge --source-file --source-format --granularity --secret-file
+                --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             measure) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --size --snapshot --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;

@@ -397,6 +397,49 @@ int dp_image_extent_all(struct dp_image *i, uint64_t offset, uint64_t size, stru
     }
 }
 
+/* ---- bitmaps ---- */
+
+static int no_bitmaps(const struct dp_image *i, struct dp_error *e)
+{
+    return dp_error_set(e, -ENOTSUP, "%s images have no bitmaps; qcow2 ones have", i->format->name);
+}
+
+int dp_image_bitmap_list(struct dp_image *i, struct dp_image_bitmap **out, unsigned *count, struct dp_error *e)
+{
+    *out = NULL;
+    *count = 0;
+    return i->format->bitmap_list ? i->format->bitmap_list(i, out, count, e) : no_bitmaps(i, e);
+}
+
+int dp_image_bitmap_change(struct dp_image *i, enum dp_image_bitmap_op op, const char *name, uint64_t granularity, struct dp_error *e)
+{
+    return i->format->bitmap_change ? i->format->bitmap_change(i, op, name, granularity, e) : no_bitmaps(i, e);
+}
+
+int dp_image_bitmap_query(struct dp_image *i, const char *name, uint64_t offset, uint64_t *size, bool *dirty, struct dp_error *e)
+{
+    return i->format->bitmap_query ? i->format->bitmap_query(i, name, offset, size, dirty, e) : no_bitmaps(i, e);
+}
+
+int dp_image_bitmap_set(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e)
+{
+    return i->format->bitmap_set ? i->format->bitmap_set(i, name, offset, size, dirty, e) : no_bitmaps(i, e);
+}
+
+int dp_image_bitmap_merge(struct dp_image *to, const char *name, struct dp_image *from, const char *source, struct dp_error *e)
+{
+    int rc = 0;
+    for (uint64_t at = 0, size = 1; !rc && size; at += size) {
+        bool dirty;
+        size = UINT64_MAX - at;
+        if (!(rc = dp_image_bitmap_query(from, source, at, &size, &dirty, e)) && dirty)
+            rc = dp_image_bitmap_set(to, name, at, size, true, e);
+    }
+    if (!rc) /* it may be that nothing is dirty: is there such a bitmap? */
+        rc = dp_image_bitmap_set(to, name, 0, 0, true, e);
+    return rc ? rc : dp_image_bitmap_change(to, DP_IMAGE_BITMAP_STORE, name, 0, e);
+}
+
 /* ---- making ---- */
 
 const char *dp_image_create_option(const struct dp_image_create *o, const char *key)

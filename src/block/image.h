@@ -100,6 +100,32 @@ struct dp_image_snapshot {
     uint64_t vm_state_size, date_seconds, date_nanoseconds, vm_clock_ns, disk_size;
 };
 
+/* Dirty bitmaps that an image keeps: which parts of its disk were written while a bitmap was enabled. */
+struct dp_image_bitmap {
+    char name[DP_IMAGE_NAME_MAX + 1];
+    uint64_t granularity, dirty; /* bytes of a bit; bytes of the disk that are dirty */
+    bool enabled, inconsistent;  /* inconsistent: its writer did not end well; it can only be removed */
+};
+/* ADD: enabled, nothing dirty. CLEAR: nothing is dirty. STORE: what was set is written now, not at the end (name is not looked at). */
+enum dp_image_bitmap_op {
+    DP_IMAGE_BITMAP_ADD,
+    DP_IMAGE_BITMAP_REMOVE,
+    DP_IMAGE_BITMAP_CLEAR,
+    DP_IMAGE_BITMAP_ENABLE,
+    DP_IMAGE_BITMAP_DISABLE,
+    DP_IMAGE_BITMAP_STORE
+};
+int dp_image_bitmap_list(struct dp_image *i, struct dp_image_bitmap **out, unsigned *count, struct dp_error *e) DP_MUST_CHECK; /* to free */
+int dp_image_bitmap_change(struct dp_image *i, enum dp_image_bitmap_op op, const char *name, uint64_t granularity /* of ADD; 0: usual */,
+                           struct dp_error *e) DP_MUST_CHECK;
+/* The piece that begins at offset, at most *size bytes, all of it dirty or not: its size (0 only at the end of the disk). */
+int dp_image_bitmap_query(struct dp_image *i, const char *name, uint64_t offset, uint64_t *size, bool *dirty,
+                          struct dp_error *e) DP_MUST_CHECK;
+/* A range becomes dirty, or clean (only bits that are wholly in it). */
+int dp_image_bitmap_set(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e) DP_MUST_CHECK;
+/* What is dirty in from's becomes dirty in to's, and is stored. May be the same image. */
+int dp_image_bitmap_merge(struct dp_image *to, const char *name, struct dp_image *from, const char *source, struct dp_error *e) DP_MUST_CHECK;
+
 /* ---- making ---- */
 
 struct dp_image_create {
@@ -152,6 +178,11 @@ struct dp_image_format {
     int (*snapshot_apply)(struct dp_image *i, const char *name_or_id, struct dp_error *e);
     int (*snapshot_delete)(struct dp_image *i, const char *name_or_id, struct dp_error *e);
     int (*create)(const struct dp_image_create *o, struct dp_error *e);
+    /* all or none of: */
+    int (*bitmap_list)(struct dp_image *i, struct dp_image_bitmap **out, unsigned *count, struct dp_error *e);
+    int (*bitmap_query)(struct dp_image *i, const char *name, uint64_t offset, uint64_t *size, bool *dirty, struct dp_error *e);
+    int (*bitmap_set)(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e);
+    int (*bitmap_change)(struct dp_image *i, enum dp_image_bitmap_op op, const char *name, uint64_t granularity, struct dp_error *e);
 };
 
 struct dp_image {

@@ -60,5 +60,9 @@ const struct dp_image_format dp_image_qcow2 = {
     .snapshot_create = qcow2_snapshot_create,
     .snapshot_apply = qcow2_snapshot_apply,
     .snapshot_delete = qcow2_snapshot_delete,
+    .bitmap_list = qcow2_bitmap_list,
+    .bitmap_query = qcow2_bitmap_query,
+    .bitmap_set = qcow2_bitmap_set,
+    .bitmap_change = qcow2_bitmap_change,
     .create_options = qcow2_create_options,
 };

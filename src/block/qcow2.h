@@ -29,6 +29,7 @@ enum {
     QCOW2_BEYOND_MAX = 1 << 20, /* clusters counted behind the end of the file */
 };
 
+#define QCOW2_EXTENSION_BITMAPS 0x23852875u
 #define QCOW2_COPIED (1ull << 63) /* the refcount is exactly 1: may be written in place */
 #define QCOW2_COMPRESSED (1ull << 62)
 #define QCOW2_ZERO 1ull
@@ -91,6 +92,9 @@ struct qcow2 {
     unsigned free_count;
     uint64_t autoclear;   /* features that stay true when the image is written; others are cleared first */
     bool clear_autoclear; /* there are others */
+    struct qcow2_bitmap *bitmap;              /* persistent ones that count (qcow2_bitmap.c) */
+    uint32_t bitmaps;
+    uint64_t directory, directory_size;       /* theirs, in the file */
     bool failed;          /* a barrier failed: what is on the disk is unknown */
     bool told_corrupt;
 };
@@ -152,6 +156,22 @@ int qcow2_set_backing(struct dp_image *i, const char *name, const char *format, 
 int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e) DP_MUST_CHECK;
 int qcow2_info(struct dp_image *i, struct json_object *o) DP_MUST_CHECK;
 extern const struct dp_image_option qcow2_create_options[];
+
+/* Header extension type becomes these bytes; size 0: there is none. Not atomic where sectors are. */
+int qcow2_set_extension(struct qcow2 *q, uint32_t type, const void *data, uint32_t size) DP_MUST_CHECK;
+
+/* qcow2_bitmap.c */
+int qcow2_bitmaps_open(struct qcow2 *q, uint32_t count, uint64_t offset, uint64_t size) DP_MUST_CHECK; /* -EINVAL: no directory */
+void qcow2_bitmaps_close(struct qcow2 *q);                                                            /* stores what was recorded */
+int qcow2_bitmaps_record(struct qcow2 *q, uint64_t offset, uint64_t size) DP_MUST_CHECK;              /* before a range is written */
+int qcow2_bitmaps_before_resize(struct qcow2 *q) DP_MUST_CHECK;
+int qcow2_bitmaps_after_resize(struct qcow2 *q) DP_MUST_CHECK;
+void qcow2_bitmaps_info(struct qcow2 *q, struct json_object *o);
+int qcow2_bitmap_list(struct dp_image *i, struct dp_image_bitmap **out, unsigned *count, struct dp_error *e) DP_MUST_CHECK;
+int qcow2_bitmap_query(struct dp_image *i, const char *name, uint64_t offset, uint64_t *size, bool *dirty, struct dp_error *e) DP_MUST_CHECK;
+int qcow2_bitmap_set(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e) DP_MUST_CHECK;
+int qcow2_bitmap_change(struct dp_image *i, enum dp_image_bitmap_op op, const char *name, uint64_t granularity,
+                        struct dp_error *e) DP_MUST_CHECK;
 
 /* qcow2_check.c, qcow2_snapshot.c: as image.h says */
 int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e) DP_MUST_CHECK;

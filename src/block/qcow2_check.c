@@ -15,7 +15,6 @@
 
 enum { SNAPSHOT_HEAD = 40, SNAPSHOTS_MAX = 65536, SNAPSHOT_BYTES_MAX = 64 << 20, BITMAPS_MAX = 65535, DIRECTORY_MAX = 64 << 20 };
 #define COUNTS_MAX (1ull << 28)
-static const uint32_t BITMAPS = 0x23852875;
 
 struct check {
     struct qcow2 *q;
@@ -241,7 +240,7 @@ static int count_bitmaps(struct check *k)
         uint64_t size = be32(h + at + 4);
         if (at + 8 + size > q->cluster)
             break;
-        if (be32(h + at) == BITMAPS && size >= 24)
+        if (be32(h + at) == QCOW2_EXTENSION_BITMAPS && size >= 24)
             rc = count_directory(k, be64(h + at + 24), be64(h + at + 16), be32(h + at + 8));
         at += 8 + DP_ALIGN_UP(size, 8);
     }

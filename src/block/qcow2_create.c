@@ -289,20 +289,14 @@ int qcow2_create(const struct dp_image_create *o, struct dp_error *e)
 
 /* ---- changing ---- */
 
-int qcow2_set_backing(struct dp_image *i, const char *name, const char *format, struct dp_error *e)
+/* The header with another extension of this kind (size 0: none) and this name of a backing file; the rest of it stays. */
+static int write_header(struct qcow2 *q, uint32_t kind, const void *data, uint32_t data_size, const char *name)
 {
-    struct qcow2 *q = (struct qcow2 *)i;
     uint8_t *head = malloc(q->cluster), *p;
-    size_t name_size = name ? strlen(name) : 0, format_size = name && format ? strlen(format) : 0;
+    size_t name_size = name ? strlen(name) : 0;
     if (!head)
-        return dp_error_set(e, -ENOMEM, "out of memory");
-    if (name && q->data_raw) {
-        free(head);
-        return dp_error_set(e, -EINVAL, "disk %s is a raw image in its data file, too: it can have no backing file", i->name);
-    }
-    int rc = qcow2_may_change(q);
-    if (!rc)
-        rc = qcow2_pread(q, head, q->cluster, 0);
+        return -ENOMEM;
+    int rc = qcow2_pread(q, head, q->cluster, 0);
     uint32_t length = q->version == 3 ? __builtin_bswap32(dp_ld32(head + 100)) : 72, at = length, to = length;
     /* The other extensions move together; length was checked when the image was opened. */
     while (!rc && at + EXTENSION_HEAD <= q->cluster) {
@@ -310,29 +304,50 @@ int qcow2_set_backing(struct dp_image *i, const char *name, const char *format, 
         uint64_t whole = EXTENSION_HEAD + DP_ALIGN_UP((uint64_t)size, 8);
         if (!type || at + whole > q->cluster)
             break;
-        if (type != BACKING_FORMAT) {
+        if (type != kind) {
             memmove(head + to, head + at, whole);
             to += whole;
         }
         at += whole;
     }
-    uint64_t needed = to + (format_size ? EXTENSION_HEAD + DP_ALIGN_UP(format_size, 8) : 0) + EXTENSION_HEAD + name_size;
+    uint64_t needed = to + (data_size ? EXTENSION_HEAD + DP_ALIGN_UP(data_size, 8) : 0) + EXTENSION_HEAD + name_size;
     if (!rc && (name_size > DP_IMAGE_NAME_MAX || needed > q->cluster))
-        rc = dp_error_set(e, -ENAMETOOLONG, "disk %s: the name of the backing file is too long for the header", i->name);
+        rc = -ENAMETOOLONG;
     if (!rc) {
         memset(head + to, 0, q->cluster - to);
         p = head + to;
-        if (format_size)
-            p = extension(p, BACKING_FORMAT, format, format_size);
+        if (data_size)
+            p = extension(p, kind, data, data_size);
         p += EXTENSION_HEAD;
         if (name_size)
             memcpy(p, name, name_size);
         st64(head + 8, name_size ? p - head : 0);
         st32(head + 16, name_size);
-        if ((rc = qcow2_commit(q)) || (rc = qcow2_pwrite(q, head, q->cluster, 0)) || (rc = dp_image_flush(i->file)))
-            dp_error_set(e, rc, "disk %s cannot be written: %s", i->name, strerror(-rc));
+        if (!(rc = qcow2_commit(q)) && !(rc = qcow2_pwrite(q, head, q->cluster, 0)))
+            rc = dp_image_flush(q->image.file);
     }
     free(head);
+    return rc;
+}
+
+int qcow2_set_extension(struct qcow2 *q, uint32_t type, const void *data, uint32_t size)
+{
+    return write_header(q, type, data, size, q->image.backing_name);
+}
+
+int qcow2_set_backing(struct dp_image *i, const char *name, const char *format, struct dp_error *e)
+{
+    struct qcow2 *q = (struct qcow2 *)i;
+    size_t format_size = name && format ? strlen(format) : 0;
+    if (name && q->data_raw)
+        return dp_error_set(e, -EINVAL, "disk %s is a raw image in its data file, too: it can have no backing file", i->name);
+    int rc = qcow2_may_change(q);
+    if (!rc)
+        rc = write_header(q, BACKING_FORMAT, format, format_size, name);
+    if (rc == -ENAMETOOLONG)
+        dp_error_set(e, rc, "disk %s: the name of the backing file is too long for the header", i->name);
+    else if (rc)
+        dp_error_set(e, rc, "disk %s cannot be written: %s", i->name, strerror(-rc));
     char *names[2] = {name ? strdup(name) : NULL, format_size ? strdup(format) : NULL};
     if (!rc) {
         free(i->backing_name);
@@ -412,10 +427,14 @@ int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     bool data = q->image.data && q->image.data->format->resize;
     if (!rc && q->has_data && !q->image.data)
         rc = -ENOTSUP;
+    if (!rc && size != i->size)
+        rc = qcow2_bitmaps_before_resize(q);
     if (!rc && data && size > i->size)
         rc = q->image.data->format->resize(q->image.data, size, NULL);
     if (!rc && size != i->size)
         rc = size < i->size ? shrink(q, size) : grow(q, size, needed);
+    if (!rc)
+        rc = qcow2_bitmaps_after_resize(q);
     if (!rc && data) /* only now is nothing behind the new end referred to */
         rc = q->image.data->format->resize(q->image.data, size, NULL);
     return rc ? dp_error_set(e, rc, "disk %s cannot be resized: %s", i->name, strerror(-rc)) : 0;
@@ -437,6 +456,7 @@ int qcow2_info(struct dp_image *i, struct json_object *o)
         json_object_object_add(o, "corrupt", json_object_new_boolean(q->marked_corrupt));
         json_object_object_add(o, "extended-l2", json_object_new_boolean(q->extended));
     }
+    qcow2_bitmaps_info(q, o);
     if (q->has_data) {
         json_object_object_add(o, "data-file", json_object_new_string(q->data_name));
         json_object_object_add(o, "data-file-raw", json_object_new_boolean(q->data_raw));

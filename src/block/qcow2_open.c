@@ -19,6 +19,8 @@ struct header {
     uint32_t nb_snapshots;
     uint32_t version, backing_file_size, cluster_bits, crypt_method, l1_size, refcount_table_clusters, refcount_order, header_length;
     uint8_t compression_type;
+    uint32_t bitmaps; /* of the extension; 0: there is none */
+    uint64_t directory_size, directory;
     char backing_format[16], data_file[DP_IMAGE_NAME_MAX + 1];
 };
 
@@ -39,6 +41,11 @@ static int parse_extensions(struct qcow2 *q, const uint8_t *head, uint64_t bytes
             size_t n = DP_MIN((size_t)length, sizeof h->backing_format - 1);
             memcpy(h->backing_format, head + at + 8, n);
             h->backing_format[n] = 0;
+        }
+        if (type == QCOW2_EXTENSION_BITMAPS && length >= 24) {
+            h->bitmaps = be32(head + at + 8);
+            h->directory_size = be64(head + at + 16);
+            h->directory = be64(head + at + 24);
         }
         if (type == DATA_FILE) {
             if (length > DP_IMAGE_NAME_MAX)
@@ -183,7 +190,6 @@ static void take_header(struct qcow2 *q, const struct header *h, uint64_t length
     q->has_data = h->incompatible_features & EXTERNAL_DATA;
     q->data_raw = q->has_data && h->autoclear_features & QCOW2_AUTO_RAW_DATA && !h->backing_file_offset;
     q->autoclear = q->data_raw ? QCOW2_AUTO_RAW_DATA : 0;
-    q->clear_autoclear = h->autoclear_features != q->autoclear;
 }
 
 /* The head of the file, checked. */
@@ -216,6 +222,21 @@ static int open_backing(struct qcow2 *q, const struct header *h, const struct dp
     return dp_image_open_backing(&q->image, name, h->backing_format, o, e);
 }
 
+/* Bitmaps count if the last who wrote knew them. Backing images are not written, nor asked for theirs. */
+static int open_bitmaps(struct qcow2 *q, const struct header *h, struct dp_error *e)
+{
+    int rc = 0;
+    if (h->autoclear_features & QCOW2_AUTO_BITMAPS && h->bitmaps && !q->image.chain->depth) {
+        rc = qcow2_bitmaps_open(q, h->bitmaps, h->directory, h->directory_size);
+        if (!rc)
+            q->autoclear |= QCOW2_AUTO_BITMAPS;
+        else if (rc == -EINVAL && q->image.trace)
+            dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s: its directory of bitmaps is damaged: they no longer count", q->image.name);
+    }
+    q->clear_autoclear = h->autoclear_features != q->autoclear;
+    return rc && rc != -EINVAL ? dp_error_set(e, rc, "disk %s cannot be read: %s", q->image.name, strerror(-rc)) : 0;
+}
+
 int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
 {
     struct qcow2 *q = (struct qcow2 *)i;
@@ -243,6 +264,8 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
         if (!(q->bounce = malloc(q->cluster)) || !(q->frees = calloc(QCOW2_FREES_MAX, sizeof *q->frees)))
             return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     }
+    if ((rc = open_bitmaps(q, &h, e)))
+        return rc;
     if (o->snapshot && !i->readonly)
         return REFUSE("disk %s: a snapshot can only be read", i->name);
     if (o->snapshot && (rc = qcow2_open_snapshot(q, o->snapshot, e)))
@@ -257,6 +280,7 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
 void qcow2_close(struct dp_image *i)
 {
     struct qcow2 *q = (struct qcow2 *)i;
+    qcow2_bitmaps_close(q);
     for (unsigned n = 0; n < QCOW2_SETS * QCOW2_WAYS; n++)
         free(q->slice[n / QCOW2_WAYS][n % QCOW2_WAYS].data);
     ZSTD_freeDCtx(q->zstd_context);

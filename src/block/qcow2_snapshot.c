@@ -426,6 +426,9 @@ int qcow2_snapshot_apply(struct dp_image *i, const char *what, struct dp_error *
                             (unsigned long long)size);
     }
     uint32_t entries = s->l1_size, old_entries = q->l1_size;
+    bool resized = size != i->size;
+    if ((rc = resized ? qcow2_bitmaps_before_resize(q) : 0) || (rc = qcow2_bitmaps_record(q, 0, i->size)))
+        return finish(q, list, rc, "applied", e);
     if (!(old = malloc(DP_MAX(old_entries, 1u) * 8ull)))
         rc = -ENOMEM;
     else
@@ -437,6 +440,8 @@ int qcow2_snapshot_apply(struct dp_image *i, const char *what, struct dp_error *
         i->size = size;
         if (!(rc = each(q, old, old_entries, down, NULL)) && !(rc = qcow2_commit(q)))
             rc = set_flags(q);
+        if (!rc && resized && !(rc = qcow2_bitmaps_after_resize(q))) /* what it has that was not there before is another, too */
+            rc = qcow2_bitmaps_record(q, 0, size);
     }
     free(l1);
     free(old);

@@ -49,8 +49,12 @@ int qcow2_may_change(struct qcow2 *q)
     return rc;
 }
 
-/* The same before guest data changes. */
-static int may_write(struct qcow2 *q) { return q->has_data && !q->image.data ? -ENOTSUP /* opened alone */ : qcow2_may_change(q); }
+/* The same before guest data of a range changes. */
+static int may_write(struct qcow2 *q, uint64_t offset, uint64_t size)
+{
+    int rc = q->has_data && !q->image.data ? -ENOTSUP /* opened alone */ : qcow2_may_change(q);
+    return rc || !q->bitmaps || !size ? rc : qcow2_bitmaps_record(q, offset, size);
+}
 
 /* An L2 table for the disk's offset that may be changed. */
 static int own_table(struct qcow2 *q, uint64_t offset, uint64_t *table)
@@ -338,7 +342,7 @@ static int count_in_place(struct qcow2 *q, uint64_t table, uint64_t offset, uint
 
 int qcow2_write(struct qcow2 *q, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
-    int rc = may_write(q);
+    int rc = may_write(q, offset, size);
     while (!rc && size) {
         uint64_t table, within = offset & (q->cluster - 1), n = DP_MIN(size, q->cluster - within);
         struct qcow2_entry e;
@@ -424,7 +428,7 @@ static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t size)
 
 int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unmap, bool discard)
 {
-    int rc = may_write(q);
+    int rc = may_write(q, offset, size);
     if (!rc && q->data_raw) /* who reads only that file must see zeros, too */
         rc = clear_data(q, offset, size, unmap || discard ? DP_ZERO_UNMAP : 0);
     while (!rc && size) {
@@ -450,7 +454,7 @@ int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unm
 
 int qcow2_preallocate(struct qcow2 *q, uint64_t offset, uint64_t size)
 {
-    int rc = may_write(q);
+    int rc = may_write(q, 0, 0);
     while (!rc && size) {
         uint64_t table, want = ((size - 1) >> q->cluster_bits) + 1, count, to, got = 0;
         if ((rc = own_table(q, offset, &table)) || (rc = count_new(q, table, offset, want, &count)))
@@ -499,7 +503,7 @@ int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to)
 int qcow2_empty(struct dp_image *i, struct dp_error *e)
 {
     struct qcow2 *q = (struct qcow2 *)i;
-    int rc = may_write(q);
+    int rc = may_write(q, 0, 0);
     if (!rc)
         rc = qcow2_forget(q, 0, DP_ALIGN_UP(i->size, q->cluster) >> q->cluster_bits);
     if (!rc)
@@ -555,7 +559,7 @@ int qcow2_write_packed(struct dp_image *i, struct dp_cursor *c, uint64_t offset,
     struct dp_cursor plainly = *c;
     struct qcow2_entry old;
     uint64_t table, at;
-    int rc = may_write(q);
+    int rc = may_write(q, offset, size);
     if (!rc && q->has_data)
         rc = -ENOTSUP;
     if (!rc && (offset & (q->cluster - 1) || (size != q->cluster && offset + size != i->size)))

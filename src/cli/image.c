@@ -11,7 +11,7 @@
 static const struct cli_verb *const verbs[] = {&image_create_verb, &image_info_verb,     &image_convert_verb, &image_resize_verb,
                                                &image_check_verb,  &image_map_verb,      &image_compare_verb, &image_commit_verb,
                                                &image_rebase_verb, &image_snapshot_verb, &image_compact_verb, &image_measure_verb,
-                                               &image_serve_verb};
+                                               &image_serve_verb,  &image_bitmap_verb};
 
 /* ---- words ---- */
 

@@ -1,4 +1,4 @@
-/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters, data files.
+/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters, data files, bitmaps.
  *
  * Model: an image and a plain array get the same changes; what qemu-io did to one image and doppel to another must be described alike.
  */
@@ -303,13 +303,229 @@ static void data_files_refused(void **state)
     dp_image_close(i);
 }
 
-int main(void)
+/* ---- bitmaps ---- */
+
+enum { BITMAPS = 3 };
+struct tracked {
+    const char *name;
+    uint64_t unit;
+    bool enabled;
+    uint8_t dirty[SIZE / 512];
+};
+
+static void note(struct tracked *t, uint64_t offset, uint64_t size, bool dirty)
 {
+    for (uint64_t n = offset / t->unit; size && n <= (offset + size - 1) / t->unit; n++)
+        t->dirty[n] = dirty;
+}
+
+static void bitmap_is(struct dp_image *i, const struct tracked *t)
+{
+    struct dp_error e = {0};
+    uint8_t got[SIZE / 512] = {0};
+    for (uint64_t at = 0, size; at < i->size; at += size) {
+        bool dirty;
+        size = i->size - at;
+        assert_ok(dp_image_bitmap_query(i, t->name, at, &size, &dirty, &e), e);
+        assert_true(size > 0 && (at + size == i->size || (at + size) % t->unit == 0));
+        for (uint64_t n = at / t->unit; n <= (at + size - 1) / t->unit; n++)
+            got[n] = dirty;
+    }
+    for (uint64_t n = 0; n * t->unit < i->size; n++)
+        if (got[n] != t->dirty[n])
+            fail_msg("%s: bit %llu is %u", t->name, (unsigned long long)n, got[n]);
+}
+
+static bool has_bitmap(struct dp_image *i, const char *name, bool *inconsistent)
+{
+    struct dp_image_bitmap *list;
+    struct dp_error e = {0};
+    unsigned count;
+    bool found = false;
+    assert_ok(dp_image_bitmap_list(i, &list, &count, &e), e);
+    for (unsigned n = 0; n < count; n++)
+        if (!strcmp(list[n].name, name)) {
+            found = true;
+            *inconsistent = list[n].inconsistent;
+        }
+    free(list);
+    return found;
+}
+
+/* Random writes by doppel and by qemu-io; bits as a plain array has them; QEMU's own copy of a bitmap (merged) is looked at, too. */
+static void bitmaps(void **state)
+{
+    struct rig *r = *state;
+    struct dp_error e = {0};
+    need_qemu_img(r);
+    uint8_t *model = calloc(1, SIZE);
+    static const char *const layouts[] = {"cluster_size=64k", "cluster_size=512", "extended_l2=on,cluster_size=16k", "data_file=data,data_file_raw=on"};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(layouts); n++) {
+        static struct tracked t[BITMAPS];
+        uint64_t size = SIZE - 512;
+        memset(t, 0, sizeof t);
+        memset(model, 0, SIZE);
+        t[0] = (struct tracked){.name = "fine", .unit = 512, .enabled = true};
+        t[1] = (struct tracked){.name = "coarse", .unit = 65536, .enabled = true};
+        t[2] = (struct tracked){.name = "ours", .unit = 4096, .enabled = true};
+        print_message("%s\n", layouts[n]);
+        must(r, "rm -f image data; qemu-img create -f qcow2 -o %s image %llu && qemu-img bitmap --add -g 512 image fine && "
+                "qemu-img bitmap --add -g 64k image coarse", layouts[n], (unsigned long long)size);
+        struct dp_image *i = open_named(r, "image", false);
+        assert_ok(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_ADD, "ours", 4096, &e), e);
+        assert_int_equal(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_ADD, "fine", 0, &e), -EEXIST);
+        assert_int_equal(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_CLEAR, "none", 0, &e), -ENOENT);
+        dp_image_close(i);
+        must(r, "qemu-img check image");
+        for (unsigned round = 0; round < 8; round++) {
+            i = open_named(r, "image", false);
+            for (unsigned k = 0; k < 12; k++) {
+                uint64_t v = dp_random_next(&r->random), offset = (v >> 8) % (size / 512) * 512;
+                uint64_t bytes = DP_MIN(size - offset, 512 * (1 + (v >> 40) % (v & 2 ? 8 : 300)));
+                struct tracked *one = &t[(v >> 4) % BITMAPS];
+                switch (v >> 16 & 15) {
+                case 0:
+                    assert_int_equal(dp_image_zero(i, offset, bytes, v & 1 ? DP_ZERO_UNMAP : 0), 0);
+                    memset(model + offset, 0, bytes);
+                    break;
+                case 1:
+                    assert_ok(dp_image_bitmap_set(i, one->name, offset & ~65535ull, 131072, false, &e), e);
+                    note(one, offset & ~65535ull, DP_MIN(131072, SIZE - (offset & ~65535ull)), false);
+                    continue;
+                case 2:
+                    one->enabled = !one->enabled;
+                    assert_ok(dp_image_bitmap_change(i, one->enabled ? DP_IMAGE_BITMAP_ENABLE : DP_IMAGE_BITMAP_DISABLE, one->name, 0, &e), e);
+                    continue;
+                case 3:
+                    assert_ok(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_CLEAR, one->name, 0, &e), e);
+                    memset(one->dirty, 0, sizeof one->dirty);
+                    continue;
+                default:
+                    fill(&r->random, model + offset, bytes);
+                    assert_int_equal(dp_image_pwrite(i, model + offset, bytes, offset), 0);
+                }
+                for (unsigned m = 0; m < BITMAPS; m++)
+                    if (t[m].enabled)
+                        note(&t[m], offset, bytes, true);
+            }
+            for (unsigned m = 0; m < BITMAPS; m++)
+                bitmap_is(i, &t[m]);
+            dp_image_close(i);
+            uint64_t at = dp_random_next(&r->random) % (SIZE / 1024) * 512, bytes = 70000 / 512 * 512;
+            must(r, "qemu-img check image && qemu-io -f qcow2 -c 'write -P 3 %llu %llu' image && qemu-img check image", (unsigned long long)at,
+                 (unsigned long long)bytes);
+            memset(model + at, 3, bytes);
+            for (unsigned m = 0; m < BITMAPS; m++)
+                if (t[m].enabled)
+                    note(&t[m], at, bytes, true);
+            /* What QEMU reads in ours: it merges it into another. */
+            must(r, "qemu-img bitmap --add --disable -g 4k --merge ours image copy");
+            i = open_named(r, "image", true);
+            in_order(i);
+            reads_as(i, model);
+            struct tracked copy = t[2];
+            copy.name = "copy";
+            bitmap_is(i, &copy);
+            for (unsigned m = 0; m < BITMAPS; m++)
+                bitmap_is(i, &t[m]);
+            dp_image_close(i);
+            i = open_named(r, "image", false);
+            assert_ok(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_REMOVE, "copy", 0, &e), e);
+            bool bad;
+            assert_true(!has_bitmap(i, "copy", &bad) && has_bitmap(i, "ours", &bad) && !bad);
+            in_order(i);
+            dp_image_close(i);
+        }
+        /* Another size: what is new is not dirty, what is gone is gone. */
+        i = open_named(r, "image", false);
+        uint64_t smaller = SIZE / 2 + 512;
+        assert_ok(i->format->resize(i, smaller, &e), e);
+        assert_ok(i->format->resize(i, SIZE, &e), e);
+        for (unsigned m = 0; m < BITMAPS; m++) { /* (in the last cluster zeros were written) */
+            uint64_t from = DP_ALIGN_UP(smaller, 65536), rest = SIZE - from;
+            bool dirty;
+            assert_ok(dp_image_bitmap_query(i, t[m].name, from, &rest, &dirty, &e), e);
+            assert_true(!dirty && rest == SIZE - from);
+        }
+        in_order(i);
+        dp_image_close(i);
+        must(r, "qemu-img check image && qemu-img bitmap --add --merge fine image again && qemu-img bitmap --remove image fine && "
+                "qemu-img info image | grep again && qemu-img check image");
+    }
+    free(model);
+}
+
+/* Who writes and dies leaves inconsistent bitmaps, for doppel as for QEMU; disabled ones are as they were. */
+static void bitmaps_unclean(void **state)
+{
+    struct rig *r = *state;
+    struct dp_error e = {0};
+    bool bad;
+    need_qemu_img(r);
+    must(r, "qemu-img create -f qcow2 image 2M && qemu-img bitmap --add image on && qemu-img bitmap --add --disable image off");
+    for (unsigned round = 0; round < 2; round++) {
+        pid_t child = fork();
+        if (!child) {
+            struct dp_image *i = open_named(r, "image", false);
+            uint8_t byte = 1;
+            int rc = round ? dp_image_pwrite(i, &byte, 1, 0) : dp_image_pread(i, &byte, 1, 0);
+            _exit(rc || dp_image_flush(i));
+        }
+        int status;
+        assert_true(waitpid(child, &status, 0) == child && !status);
+        struct dp_image *i = open_named(r, "image", true);
+        assert_true(has_bitmap(i, "on", &bad) && bad == (round == 1)); /* opened only is nothing */
+        assert_true(has_bitmap(i, "off", &bad) && !bad);
+        dp_image_close(i);
+    }
+    must(r, "qemu-img info image | grep in-use");
+    assert_int_not_equal(command(r, "qemu-img bitmap --clear image on"), 0);
+    struct dp_image *i = open_named(r, "image", false);
+    assert_int_equal(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_CLEAR, "on", 0, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "inconsistent"));
+    uint8_t byte = 2;
+    assert_int_equal(dp_image_pwrite(i, &byte, 1, 70000), 0);
+    dp_image_close(i);
+    i = open_named(r, "image", false);
+    assert_true(has_bitmap(i, "on", &bad) && bad);
+    assert_ok(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_REMOVE, "on", 0, &e), e);
+    assert_ok(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_REMOVE, "off", 0, &e), e);
+    in_order(i);
+    dp_image_close(i);
+    must(r, "qemu-img check image && ! qemu-img info image | grep granularity");
+    /* A write by somebody who does not know bitmaps: they do not count. */
+    must(r, "qemu-img bitmap --add image on && dd if=/dev/zero of=image bs=1 seek=88 count=8 conv=notrunc");
+    i = open_named(r, "image", false);
+    assert_false(has_bitmap(i, "on", &bad));
+    assert_ok(dp_image_bitmap_change(i, DP_IMAGE_BITMAP_ADD, "on", 0, &e), e);
+    dp_image_close(i);
+    i = open_named(r, "image", true);
+    assert_true(has_bitmap(i, "on", &bad) && !bad);
+    dp_image_close(i);
+    /* Applying a snapshot changes everything. */
+    must(r, "qemu-img create -f qcow2 image 2M && qemu-img snapshot -c one image && qemu-img resize image 3M; qemu-img bitmap --add image on");
+    i = open_named(r, "image", false);
+    assert_ok(i->format->snapshot_apply(i, "one", &e), e);
+    uint64_t size = 2 << 20;
+    bool dirty;
+    assert_ok(dp_image_bitmap_query(i, "on", 0, &size, &dirty, &e), e);
+    assert_true(dirty && size == 2 << 20);
+    in_order(i);
+    dp_image_close(i);
+    must(r, "qemu-img check image && qemu-img info image | grep -A1 flags; ! qemu-img info image | grep in-use");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) /* only what matches */
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(subclusters, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(subclusters_alone, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(data_files, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(data_files_refused, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(bitmaps, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(bitmaps_unclean, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

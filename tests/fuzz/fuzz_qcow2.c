@@ -1,14 +1,16 @@
 /* fuzz_qcow2.c - qcow2 images made by others: opened, read, written, discarded, closed and opened again.
  *
- * Input: a byte of choices (bit 0: read-only, bit 1: a long hole follows), a byte that seeds the requests, then the image. Backing files
- * are
- * refused, since a memfd has no folder.
+ * Input: a byte of choices (bit 0: read-only, bit 1: a long hole follows, bit 2: bitmaps are asked for and changed, bit 3: in a folder where
+ * there is a file "d", too, which may be its data file or its backing file), a byte that seeds the requests, then the image. Without a folder
+ * such files are refused, since a memfd has none.
  */
 #include <stdlib.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "block/block.h"
+#include "block/image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -56,16 +58,82 @@ static void use(struct dp_block *b, uint8_t seed)
     }
 }
 
+/* Everything there is about bitmaps. */
+static void use_bitmaps(const char *path, bool readonly, uint8_t seed)
+{
+    struct dp_image *i;
+    struct dp_image_bitmap *list;
+    struct dp_error e = {0};
+    struct dp_random random;
+    unsigned count;
+    dp_random_seed(&random, seed);
+    if (dp_image_open(&(struct dp_image_options){.name = path, .format = "qcow2", .readonly = readonly}, &i, &e))
+        return;
+    int rc = dp_image_bitmap_list(i, &list, &count, &e);
+    for (unsigned n = 0; !rc && n < 12; n++) {
+        uint64_t v = dp_random_next(&random), offset = (v >> 8) % i->size, size = 1 + (v >> 4) % 300000;
+        const char *name = count && v & 3 ? list[v % count].name : "new";
+        bool dirty;
+        uint8_t byte = 1;
+        switch (v >> 32 & 7) {
+        case 0: case 1:
+            if (!dp_image_bitmap_query(i, name, offset, &size, &dirty, &e))
+                MUST(!size || size > i->size - offset);
+            break;
+        case 2:
+            rc = dp_image_bitmap_set(i, name, offset, size, v & 1, &e);
+            break;
+        case 3:
+            rc = dp_image_bitmap_merge(i, name, i, list && count ? list[0].name : "new", &e);
+            break;
+        case 4:
+            rc = dp_image_pwrite(i, &byte, 1, offset);
+            break;
+        default:
+            rc = dp_image_bitmap_change(i, (enum dp_image_bitmap_op)((v >> 40) % 6), name, v >> 44 & 1 ? 4096 : 0, &e);
+        }
+        rc = 0;
+    }
+    free(list);
+    dp_image_close(i);
+}
+
+static char folder[32];
+
+static int make_file(char path[48])
+{
+    strcpy(folder, "/tmp/fuzz-qcow2-XXXXXX");
+    MUST(!mkdtemp(folder));
+    snprintf(path, 48, "%s/d", folder);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    MUST(fd < 0 || ftruncate(fd, 1 << 20));
+    close(fd);
+    snprintf(path, 48, "%s/image", folder);
+    return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+}
+
+static void remove_file(char path[48])
+{
+    unlink(path);
+    snprintf(path, 48, "%s/d", folder);
+    unlink(path);
+    MUST(rmdir(folder));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2)
         return 0;
-    char path[40];
-    int fd = memfd_create("qcow2", MFD_CLOEXEC);
+    char path[48];
+    bool file = data[0] & 8;
+    int fd = file ? make_file(path) : memfd_create("qcow2", MFD_CLOEXEC);
     MUST(fd < 0);
     ssize_t n = write(fd, data + 2, size - 2);
     MUST(n != (ssize_t)size - 2 || (data[0] & 2 && ftruncate(fd, size + (16 << 20))));
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (!file)
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (data[0] & 4)
+        use_bitmaps(path, data[0] & 1, data[1]);
     for (unsigned i = 0; i < 2; i++) {
         struct dp_block *b;
         struct dp_error e = {0};
@@ -77,5 +145,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         dp_block_close(b);
     }
     close(fd);
+    if (file)
+        remove_file(path);
     return 0;
 }
