@@ -241,6 +241,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     int rc = 0;
     bool is_file = !strstr(o->path, "://"); /* an address is for the image layer */
     struct dp_image_options image = {.name = o->path, .format = o->format, .readonly = o->readonly, .backing_anywhere = o->backing_anywhere,
+                                     .secret = o->secret,
                                      .trace = o->trace};
     if (!(b->path = strdup(o->path)))
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);

@@ -59,6 +59,7 @@ struct dp_block_options {
     bool readonly;
     const char *format;            /* a name of image.h's formats; NULL is raw */
     bool backing_anywhere;         /* backing files may lie outside the folder of the image: its maker chose their names */
+    const char *secret;            /* passphrase of an encrypted image; may be NULL */
     enum dp_block_io io;
     enum dp_block_cache cache;
     bool discard_ignored;          /* the space of what guests discard is kept */

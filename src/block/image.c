@@ -8,7 +8,7 @@
 
 #include "block/image_internal.h"
 
-static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_file};
+static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_luks, &dp_image_file};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
@@ -146,6 +146,23 @@ static const struct dp_image_format *driver_of(const char *name, const char *for
         return NULL;
     }
     return f;
+}
+
+int dp_image_read_secret(const char *file, char secret[DP_IMAGE_SECRET_MAX], struct dp_error *e)
+{
+    FILE *f = fopen(file, "re");
+    *secret = 0;
+    if (!f)
+        return dp_error_set(e, -errno, "the file of a passphrase, %s, cannot be opened: %s", file, strerror(errno));
+    setvbuf(f, NULL, _IONBF, 0); /* no copy is left in a buffer */
+    bool line = fgets(secret, DP_IMAGE_SECRET_MAX, f);
+    bool whole = line && (strchr(secret, '\n') || strlen(secret) < DP_IMAGE_SECRET_MAX - 1);
+    fclose(f);
+    secret[strcspn(secret, "\n")] = 0;
+    if (whole && *secret)
+        return 0;
+    explicit_bzero(secret, DP_IMAGE_SECRET_MAX);
+    return dp_error_set(e, -EINVAL, "the file of a passphrase, %s, has no first line of 1 to %d bytes", file, DP_IMAGE_SECRET_MAX - 2);
 }
 
 int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struct dp_error *e)

@@ -53,6 +53,9 @@ struct dp_image_options {
     struct dp_trace *trace; /* may be NULL; outlives the image */
 };
 
+/* The first line of a file: a passphrase, which its user wipes. */
+enum { DP_IMAGE_SECRET_MAX = 512 };
+int dp_image_read_secret(const char *file, char secret[DP_IMAGE_SECRET_MAX], struct dp_error *e) DP_MUST_CHECK;
 int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struct dp_error *e) DP_MUST_CHECK;
 /* Flushes what can be; NULL is fine. Who must know whether that worked flushes first. */
 void dp_image_close(struct dp_image *i);
@@ -150,6 +153,7 @@ struct dp_image_format {
     size_t instance_size;
     const char *scheme;                           /* a protocol: of its addresses ("nbd"); NULL: a format */
     const struct dp_image_option *create_options; /* ends with a NULL key; may be NULL */
+    bool noise;                                   /* what was never written reads as anything, not as zeros */
     /* Does a file with these first bytes (DP_IMAGE_HEAD, or all it has; the rest zeros) seem to be one? tail: its last 512, for formats
      * that have a footer. */
     bool (*probe)(const uint8_t *head, const uint8_t *tail, uint64_t length);

@@ -16,6 +16,7 @@
 #define DP_BLOCK_QCOW2_H
 
 #include "block/image_internal.h"
+#include "block/luks.h"
 
 enum { QCOW2_AUTO_BITMAPS = 1, QCOW2_AUTO_RAW_DATA = 2 }; /* autoclear_features */
 enum {
@@ -64,6 +65,9 @@ struct qcow2 {
     bool data_raw;            /* ... which is to be a raw image by itself */
     char *data_name;          /* as the header says */
     bool data_dirty;          /* written since the last barrier */
+    bool encrypted;           /* guest clusters are, by LUKS: sectors count from the beginning of the file that they are in */
+    struct dp_luks *luks;     /* NULL: the passphrase was not said (opened alone) */
+    uint64_t crypt_offset, crypt_size; /* of the LUKS header, in the file */
     uint64_t cluster;                         /* bytes in one */
     unsigned l2_bits, slice_bits, block_bits; /* log2 of: entries of an L2 table; bytes of a slice; entries of a refcount block */
     uint64_t file_end;                        /* end of the last cluster known to be there */

@@ -278,6 +278,8 @@ static int count_all(struct check *k)
     struct qcow2 *q = k->q;
     refer(k, 0, q->cluster, "the header");
     refer(k, q->l1_offset, q->l1_size * 8ull, "the L1 table");
+    if (q->encrypted)
+        refer(k, q->crypt_offset, q->crypt_size, "the LUKS header");
     int rc = count_l1(k, q->l1, q->l1_size, true);
     if (!rc)
         rc = count_snapshots(k);

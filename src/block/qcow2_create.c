@@ -11,14 +11,15 @@
 
 enum { V3_HEADER = 112, EXTENSION_HEAD = 8, LAZY = 1 };
 enum { FEATURE_TABLE_ENTRY = 48 };
-static const uint32_t BACKING_FORMAT = 0xe2792aca, DATA_FILE = 0x44415441;
+static const uint32_t BACKING_FORMAT = 0xe2792aca, DATA_FILE = 0x44415441, CRYPT_HEADER = 0x0537be77;
 
 struct layout {
     unsigned version, cluster_bits, refcount_order;
     bool extended, zstd, lazy, data_raw;
     const char *data; /* the data file's name; NULL: none */
     enum { NONE, METADATA, FALLOC, FULL } preallocation;
-    uint64_t cluster, table, blocks, l1_entries, l1; /* table, blocks, l1: clusters */
+    uint64_t cluster, table, blocks, l1_entries, l1, crypt; /* table, blocks, l1, crypt: clusters */
+    unsigned iter_time;
     uint64_t space;                                  /* bytes of the file when all is allocated, at most */
 };
 
@@ -77,6 +78,20 @@ static int parse(const struct dp_image_create *o, struct layout *l, struct dp_er
     l->data = dp_image_create_option(o, "data_file");
     if (l->data_raw && (!l->data || o->backing))
         return dp_error_set(e, -EINVAL, "data_file_raw=on needs a data_file=FILE and no backing file");
+    const char *format = dp_image_create_option(o, "encrypt.format"), *time = dp_image_create_option(o, "encrypt.iter-time");
+    if (format && strcmp(format, "luks"))
+        return bad(e, "encrypt.format", format, "luks");
+    if (time && (!format || !parse_size(time, &v) || !v || v > 60000))
+        return bad(e, "encrypt.iter-time", time, "1 to 60000 milliseconds, of an encrypted image");
+    l->iter_time = time ? (unsigned)v : 0;
+    v = 16;
+    l->crypt = !!format; /* how many is known when the size of a cluster is */
+    if (format && (!o->secret || !*o->secret))
+        return dp_error_set(e, -EINVAL, "%s is to be encrypted: give its passphrase with --secret-file FILE", o->name);
+    if (format && l->preallocation)
+        return dp_error_set(e, -EINVAL, "an encrypted image is not preallocated: what was not written would not read as zeros");
+    if (l->data_raw && format)
+        return dp_error_set(e, -EINVAL, "data_file_raw=on cannot be had of an encrypted image");
     if (l->data_raw && !l->preallocation) /* what others write to it must be found */
         l->preallocation = METADATA;
     if (bits && (!parse_size(bits, &v) || !v || v > 64 || v & (v - 1)))
@@ -87,11 +102,12 @@ static int parse(const struct dp_image_create *o, struct layout *l, struct dp_er
         return bad(e, "cluster_size", size, "powers of two from 512 to 2M");
     l->cluster = v;
     l->cluster_bits = __builtin_ctzll(v);
+    l->crypt = l->crypt ? DP_ALIGN_UP((uint64_t)DP_LUKS_BYTES, v) >> l->cluster_bits : 0;
     l->zstd = compression && !strcmp(compression, "zstd");
     if (compression && !l->zstd && strcmp(compression, "zlib"))
         return bad(e, "compression_type", compression, "zlib and zstd");
-    if (l->version == 2 && (l->extended || l->lazy || l->zstd || l->data || l->refcount_order != 4))
-        return dp_error_set(e, -EINVAL, "compat=0.10 has 16-bit refcounts, zlib, no lazy refcounts, no extended L2 entries and no data file");
+    if (l->version == 2 && (l->extended || l->lazy || l->zstd || l->data || l->crypt || l->refcount_order != 4))
+        return dp_error_set(e, -EINVAL, "compat=0.10 has 16-bit refcounts, zlib, no lazy refcounts, no extended L2 entries, no data file and no encryption");
     if (l->extended && l->cluster_bits < 14)
         return dp_error_set(e, -EINVAL, "extended_l2=on needs clusters of 16K or more");
     if (l->preallocation && o->backing)
@@ -111,7 +127,7 @@ static int plan(const struct dp_image_create *o, struct layout *l, struct dp_err
                             (unsigned long long)l->cluster);
     l->l1 = DP_ALIGN_UP(l->l1_entries * 8, l->cluster) >> l->cluster_bits;
     for (l->table = l->blocks = 1;;) {
-        uint64_t all = 1 + l->table + l->blocks + l->l1, blocks = ((all - 1) >> block_bits) + 1;
+        uint64_t all = 1 + l->table + l->blocks + l->l1 + l->crypt, blocks = ((all - 1) >> block_bits) + 1;
         uint64_t table = DP_ALIGN_UP(blocks * 8, l->cluster) >> l->cluster_bits;
         if (blocks <= l->blocks && table <= l->table) {
             uint64_t clusters = all + l->l1_entries + (DP_ALIGN_UP(o->size, l->cluster) >> l->cluster_bits);
@@ -147,6 +163,7 @@ static int make_header(const struct dp_image_create *o, const struct layout *l, 
     st32(h + 4, l->version);
     st32(h + 20, l->cluster_bits);
     st64(h + 24, o->size);
+    st32(h + 32, l->crypt ? 2 : 0);
     st32(h + 36, l->l1_entries);
     st64(h + 40, (1 + l->table + l->blocks) << l->cluster_bits);
     st64(h + 48, l->cluster);
@@ -160,12 +177,18 @@ static int make_header(const struct dp_image_create *o, const struct layout *l, 
         h[104] = l->zstd;
     }
     if (name > DP_IMAGE_NAME_MAX || data > DP_IMAGE_NAME_MAX ||
-        length + 3 * EXTENSION_HEAD + DP_ALIGN_UP(format, 8) + DP_ALIGN_UP(data, 8) + name > l->cluster)
+        length + 5 * EXTENSION_HEAD + DP_ALIGN_UP(format, 8) + DP_ALIGN_UP(data, 8) + name > l->cluster)
         return dp_error_set(e, -ENAMETOOLONG, "the name of the backing file or data file is too long for the header (clusters of %llu bytes)",
                             (unsigned long long)l->cluster);
     uint8_t *p = h + length;
     if (format)
         p = extension(p, BACKING_FORMAT, o->backing_format, format);
+    if (l->crypt) {
+        uint8_t where[16];
+        st64(where, (1 + l->table + l->blocks + l->l1) << l->cluster_bits);
+        st64(where + 8, DP_LUKS_BYTES);
+        p = extension(p, CRYPT_HEADER, where, sizeof where);
+    }
     if (data)
         p = extension(p, DATA_FILE, l->data, data);
     p += EXTENSION_HEAD; /* the end of the extensions: zeros */
@@ -186,7 +209,7 @@ static int write_at(struct dp_image *file, const void *data, uint64_t size, uint
 /* Refcounts 1 of the first clusters: one block at a time. */
 static int write_refcounts(struct dp_image *file, const struct layout *l, uint8_t *buffer, struct dp_error *e)
 {
-    uint64_t left = 1 + l->table + l->blocks + l->l1, per = 1ull << (l->cluster_bits + 3 - l->refcount_order);
+    uint64_t left = 1 + l->table + l->blocks + l->l1 + l->crypt, per = 1ull << (l->cluster_bits + 3 - l->refcount_order);
     int rc = 0;
     for (uint64_t b = 0; !rc && b < l->blocks; b++) {
         uint64_t n = DP_MIN(left, per);
@@ -220,6 +243,11 @@ static int write_image(struct dp_image *file, const struct dp_image_create *o, c
         rc = write_refcounts(file, l, buffer, e);
     if (!rc && (rc = dp_image_zero(file, (1 + l->table + l->blocks) << l->cluster_bits, l->l1 << l->cluster_bits, 0)))
         dp_error_set(e, rc, "%s cannot be written: %s", o->name, strerror(-rc));
+    if (!rc && l->crypt) {
+        uint64_t at = (1 + l->table + l->blocks + l->l1) << l->cluster_bits, rest = (l->crypt << l->cluster_bits) - DP_LUKS_BYTES;
+        if (!(rc = dp_luks_format(file, at, o->secret, l->iter_time, e)) && rest && (rc = dp_image_zero(file, at + DP_LUKS_BYTES, rest, 0)))
+            dp_error_set(e, rc, "%s cannot be written: %s", o->name, strerror(-rc));
+    }
     if (!rc && (rc = dp_image_flush(file)))
         dp_error_set(e, rc, "%s cannot be written: %s", o->name, strerror(-rc));
     if (!rc)
@@ -253,6 +281,8 @@ const struct dp_image_option qcow2_create_options[] = {{"cluster_size", "512 to 
                                                        {"extended_l2", "on or off (off): clusters have 32 parts"},
                                                        {"compression_type", "zlib or zstd (zlib)"},
                                                        {"preallocation", "off, metadata, falloc or full (off)"},
+                                                       {"encrypt.format", "luks: encrypted, the passphrase in --secret-file FILE"},
+                                                       {"encrypt.iter-time", "milliseconds that it takes to try a passphrase (2000)"},
                                                        {"data_file", "FILE (relative to the image) that has the data; made empty"},
                                                        {"data_file_raw", "on or off (off): the data file is a raw image by itself"},
                                                        {0}};
@@ -457,10 +487,16 @@ int qcow2_info(struct dp_image *i, struct json_object *o)
         json_object_object_add(o, "extended-l2", json_object_new_boolean(q->extended));
     }
     qcow2_bitmaps_info(q, o);
+    if (q->encrypted) {
+        struct json_object *crypt = json_object_new_object();
+        json_object_object_add(crypt, "format", json_object_new_string("luks"));
+        rc = dp_luks_info(i->file, q->crypt_offset, crypt);
+        json_object_object_add(o, "encrypt", crypt);
+    }
     if (q->has_data) {
         json_object_object_add(o, "data-file", json_object_new_string(q->data_name));
         json_object_object_add(o, "data-file-raw", json_object_new_boolean(q->data_raw));
     }
     json_object_object_add(o, "refcount-bits", json_object_new_int(1 << q->refcount_order));
-    return 0;
+    return rc;
 }

@@ -11,7 +11,7 @@
 
 enum { DIRTY = 1, CORRUPT = 2, EXTERNAL_DATA = 4, COMPRESSION = 8, EXTENDED_L2 = 16, KNOWN = 31 };
 enum { HEAD_MAX = 65536 };
-static const uint32_t BACKING_FORMAT = 0xe2792aca, DATA_FILE = 0x44415441;
+static const uint32_t BACKING_FORMAT = 0xe2792aca, DATA_FILE = 0x44415441, CRYPT_HEADER = 0x0537be77;
 
 struct header {
     uint64_t backing_file_offset, size, l1_table_offset, refcount_table_offset, incompatible_features, autoclear_features;
@@ -20,7 +20,7 @@ struct header {
     uint32_t version, backing_file_size, cluster_bits, crypt_method, l1_size, refcount_table_clusters, refcount_order, header_length;
     uint8_t compression_type;
     uint32_t bitmaps; /* of the extension; 0: there is none */
-    uint64_t directory_size, directory;
+    uint64_t directory_size, directory, crypt_offset, crypt_size;
     char backing_format[16], data_file[DP_IMAGE_NAME_MAX + 1];
 };
 
@@ -46,6 +46,10 @@ static int parse_extensions(struct qcow2 *q, const uint8_t *head, uint64_t bytes
             h->bitmaps = be32(head + at + 8);
             h->directory_size = be64(head + at + 16);
             h->directory = be64(head + at + 24);
+        }
+        if (type == CRYPT_HEADER && length >= 16) {
+            h->crypt_offset = be64(head + at + 8);
+            h->crypt_size = be64(head + at + 16);
         }
         if (type == DATA_FILE) {
             if (length > DP_IMAGE_NAME_MAX)
@@ -106,8 +110,11 @@ static int check_header(struct qcow2 *q, const struct header *h, uint64_t length
     if (h->incompatible_features & ~(uint64_t)KNOWN)
         return REFUSE("disk %s has features that doppel does not know (0x%llx); convert it with: qemu-img convert -O qcow2 %s NEW",
                       q->image.name, (unsigned long long)(h->incompatible_features & ~(uint64_t)KNOWN), q->image.name);
-    if (h->crypt_method)
-        return REFUSE("disk %s is encrypted, which doppel cannot read yet; convert it with: qemu-img convert", q->image.name);
+    if (h->crypt_method == 1)
+        return REFUSE("disk %s is encrypted the old way (AES-CBC), which is not safe and not known here; convert it with: qemu-img convert",
+                      q->image.name);
+    if (h->crypt_method > 2)
+        return REFUSE("disk %s is encrypted in a way that is not known (%u)", q->image.name, h->crypt_method);
     if (!q->image.readonly && !repair && h->incompatible_features & (DIRTY | CORRUPT))
         return REFUSE("disk %s is marked as %s; repair it first with: doppel image check -r all %s", q->image.name,
                       h->incompatible_features & CORRUPT ? "damaged" : "not closed properly", q->image.name);
@@ -237,6 +244,22 @@ static int open_bitmaps(struct qcow2 *q, const struct header *h, struct dp_error
     return rc && rc != -EINVAL ? dp_error_set(e, rc, "disk %s cannot be read: %s", q->image.name, strerror(-rc)) : 0;
 }
 
+static int open_crypt(struct qcow2 *q, const struct header *h, const struct dp_image_options *o, struct dp_error *e)
+{
+    uint64_t length = q->image.file->size;
+    q->encrypted = h->crypt_method == 2;
+    q->crypt_offset = h->crypt_offset;
+    q->crypt_size = h->crypt_size;
+    if (!q->encrypted)
+        return 0;
+    if (h->crypt_offset & (q->cluster - 1) || h->crypt_offset < q->cluster || h->crypt_offset >= length || !h->crypt_size ||
+        h->crypt_size > length - h->crypt_offset)
+        return REFUSE("disk %s is damaged: its LUKS header is not inside the file", q->image.name);
+    if (o->alone && !o->secret)
+        return 0;
+    return dp_luks_open(q->image.file, h->crypt_offset, h->crypt_size, o->secret, 0, &q->luks, e);
+}
+
 int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
 {
     struct qcow2 *q = (struct qcow2 *)i;
@@ -264,7 +287,7 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
         if (!(q->bounce = malloc(q->cluster)) || !(q->frees = calloc(QCOW2_FREES_MAX, sizeof *q->frees)))
             return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     }
-    if ((rc = open_bitmaps(q, &h, e)))
+    if ((rc = open_crypt(q, &h, o, e)) || (rc = open_bitmaps(q, &h, e)))
         return rc;
     if (o->snapshot && !i->readonly)
         return REFUSE("disk %s: a snapshot can only be read", i->name);
@@ -285,6 +308,7 @@ void qcow2_close(struct dp_image *i)
         free(q->slice[n / QCOW2_WAYS][n % QCOW2_WAYS].data);
     ZSTD_freeDCtx(q->zstd_context);
     free(q->data_name);
+    dp_luks_close(q->luks);
     free(q->l1);
     free(q->table);
     free(q->frees);

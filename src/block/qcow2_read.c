@@ -16,10 +16,14 @@ int qcow2_transfer(struct qcow2 *q, struct dp_cursor *c, bool write, uint64_t at
     struct dp_image *file = q->has_data ? q->image.data : q->image.file;
     if (!file)
         return -ENOTSUP; /* opened alone */
+    if (q->encrypted && !q->luks)
+        return -EACCES;
     if (write && q->has_data) {
         q->data_dirty = true;
         size = at < q->image.size ? DP_MIN(size, q->image.size - at) : 0; /* it is as long as the disk */
     }
+    if (q->luks)
+        return dp_luks_transfer(q->luks, file, 0, c, write, at, size);
     return write ? dp_image_write(file, c, at, size) : dp_image_read(file, c, at, size);
 }
 

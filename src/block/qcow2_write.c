@@ -52,7 +52,7 @@ int qcow2_may_change(struct qcow2 *q)
 /* The same before guest data of a range changes. */
 static int may_write(struct qcow2 *q, uint64_t offset, uint64_t size)
 {
-    int rc = q->has_data && !q->image.data ? -ENOTSUP /* opened alone */ : qcow2_may_change(q);
+    int rc = q->has_data && !q->image.data ? -ENOTSUP : q->encrypted && !q->luks ? -EACCES /* opened alone */ : qcow2_may_change(q);
     return rc || !q->bitmaps || !size ? rc : qcow2_bitmaps_record(q, offset, size);
 }
 
@@ -173,7 +173,7 @@ static int write_part(struct qcow2 *q, struct dp_cursor *c, uint64_t table, stru
     if (!own) {
         if ((rc = alloc_clusters(q, offset, 1, &to, &got)))
             return rc;
-        fresh = !q->has_data && to >= q->image.file->size; /* the file has nothing there yet */
+        fresh = !q->has_data && !q->encrypted && to >= q->image.file->size; /* the file has nothing there yet */
     }
     if (fresh && !q->image.backing && !old.descriptor) {
         rc = qcow2_transfer(q, c, true, to + within, size);
@@ -560,7 +560,7 @@ int qcow2_write_packed(struct dp_image *i, struct dp_cursor *c, uint64_t offset,
     struct qcow2_entry old;
     uint64_t table, at;
     int rc = may_write(q, offset, size);
-    if (!rc && q->has_data)
+    if (!rc && (q->has_data || q->encrypted))
         rc = -ENOTSUP;
     if (!rc && (offset & (q->cluster - 1) || (size != q->cluster && offset + size != i->size)))
         rc = -EINVAL;

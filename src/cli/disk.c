@@ -1,4 +1,4 @@
-/* cli/disk.c - see disk.h. Options stand in one table; the text is cut up in one copy, which path and serial number point into. */
+/* cli/disk.c - see disk.h. Options stand in one table; the text is cut up in one copy, which path, serial number and secret file point into. */
 #include "cli/disk.h"
 
 #include <stdlib.h>
@@ -49,6 +49,11 @@ static int set_backing(struct dp_vm_disk *d, const struct option *o, const char 
 {
     d->backing_anywhere = true;
     return 0;
+}
+static int set_secret(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
+{
+    d->secret_file = value;
+    return *value ? 0 : -EINVAL;
 }
 static int set_bus(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
 {
@@ -116,6 +121,7 @@ static int set_limit(struct dp_vm_disk *d, const struct option *o, const char *v
 static const struct option options[] = {
     {"format", ALL, NULL, false, 0, set_format},
     {"backing", ALL, any, false, 0, set_backing},
+    {"secret", ALL, NULL, false, 0, set_secret},
     {"ro", ALL, NULL, true, 0, set_readonly},
     {"bus", VIRTIO | IDE | SATA | SCSI | CDROM, buses, false, 0, set_bus},
     {"serial", VIRTIO | IDE | SATA | SCSI | CDROM, NULL, false, 0, set_serial},

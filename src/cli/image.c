@@ -100,18 +100,7 @@ bool image_option_help(const struct cli_list *l, const char *format)
 int image_secret(const struct image_common *c, char *secret, struct dp_error *e)
 {
     *secret = 0;
-    FILE *f = c->secret_file ? fopen(c->secret_file, "re") : NULL;
-    if (!c->secret_file)
-        return 0;
-    if (!f || !fgets(secret, IMAGE_SECRET_MAX, f)) {
-        int rc = dp_error_set(e, f ? -EINVAL : -errno, "--secret-file %s: %s", c->secret_file, f ? "has no line" : strerror(errno));
-        if (f)
-            fclose(f);
-        return rc;
-    }
-    fclose(f);
-    secret[strcspn(secret, "\n")] = 0;
-    return 0;
+    return c->secret_file ? dp_image_read_secret(c->secret_file, secret, e) : 0;
 }
 
 int image_open(const struct image_common *c, const char *name, bool write, struct dp_image_options o, struct dp_image **out,

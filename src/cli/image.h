@@ -48,7 +48,7 @@ struct image_common {
         "output", 0, "human|json", CLI_STRING, IMAGE_FIELD(output), .choices = "human|json", .help = "the same, as others write it"        \
     }
 
-enum { IMAGE_STATUS_INTERRUPTED = 130, IMAGE_SECRET_MAX = 512 };
+enum { IMAGE_STATUS_INTERRUPTED = 130, IMAGE_SECRET_MAX = DP_IMAGE_SECRET_MAX };
 
 struct image_task {
     struct dp_image_job job;

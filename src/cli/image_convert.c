@@ -264,7 +264,7 @@ static int copy(struct conversion *c, struct dp_error *e)
                                 .start = c->start,
                                 .sparse = (uint32_t)o->sparse,
                                 .packed = o->packed,
-                                .zeroed = !o->no_create && !c->to->backing && !c->in_place,
+                                .zeroed = !o->no_create && !c->to->backing && !c->in_place && !c->to->format->noise,
                                 .same_as_backing = c->to->backing != NULL,
                                 .range = o->range};
     image_task_begin(&t, &o->common, "convert");

@@ -87,6 +87,8 @@ static struct json_object *describe(struct dp_image *i, const char *name)
     if (snapshots)
         json_object_object_add(o, "snapshots", snapshots);
     int known = i->format->info ? i->format->info(i, special) : -ENOTSUP;
+    if (json_object_object_get_ex(special, "encrypt", NULL) || !strcmp(i->format->name, "luks"))
+        add_bool(o, "encrypted", true);
     struct json_object *dirty = NULL;
     if (json_object_object_get_ex(special, "dirty-flag", &dirty)) { /* a format that has one tells it beside the rest */
         json_object_object_add(o, "dirty-flag", json_object_get(dirty));
@@ -149,6 +151,8 @@ static void print_info(struct json_object *o)
            json_object_get_string(json_object_object_get(o, "format")));
     printf("virtual size: %s (%" PRIu64 " bytes)\n", image_size_text(size, a), size);
     printf("disk size: %s\n", image_size_text(json_object_get_uint64(json_object_object_get(o, "actual-size")), a));
+    if (json_object_object_get_ex(o, "encrypted", &v))
+        printf("encrypted: yes\n");
     if (json_object_object_get_ex(o, "cluster-size", &v))
         printf("cluster_size: %s\n", json_object_get_string(v));
     if (json_object_object_get_ex(o, "backing-filename", &v)) {

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "block/block.h"
+#include "block/image.h"
 #include "devices/virtio/virtio_balloon.h"
 #include "machine/pc.h"
 #include "net/network.h"
@@ -672,10 +673,14 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
             .readonly = c->disk[i].readonly, .cache = block_cache(&c->disk[i]), .discard_ignored = c->disk[i].discard_ignored,
             .detect_zeroes = c->disk[i].detect_zeroes, .limits = c->disk[i].limits, .clock = vm->clock, .trace = c->trace};
+        char secret[DP_IMAGE_SECRET_MAX] = "";
         if (c->disk[i].empty)
             o.path = NULL;
-        if (o.path)
+        if (o.path && c->disk[i].secret_file && !(rc = dp_image_read_secret(c->disk[i].secret_file, secret, e)))
+            o.secret = secret;
+        if (!rc && o.path)
             rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
+        explicit_bzero(secret, sizeof secret);
         if (!rc && c->disk[i].serial && !(vm->serial[i] = strdup(c->disk[i].serial)))
             rc = dp_error_set(e, -ENOMEM, "no memory");
         if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))

@@ -28,6 +28,7 @@ enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY,
 struct dp_vm_disk {
     const char *path, *format; /* path NULL: of a CD or floppy drive: there is none in it yet */
     bool readonly, backing_anywhere; /* the latter: as in struct dp_block_options */
+    const char *secret_file;   /* whose first line is the passphrase; NULL: none */
     bool empty;                /* of a CD or floppy drive: path does not matter, there is none in it yet */
     enum dp_vm_bus bus;
     bool scsi;                 /* a CD-ROM drive on the SCSI controller */

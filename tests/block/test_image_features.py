@@ -91,6 +91,37 @@ expect(2, 'to be done', 'bitmap', 'b.qcow2', 'two')
 must('qemu-img', 'check', 'b.qcow2')
 expect(0, '', 'check', 'b.qcow2')
 
+# ---- secrets ----
+
+with open('secret', 'w') as f:
+    f.write('a pass phrase\n')
+with open('other', 'w') as f:
+    f.write('something else')
+open('nothing', 'w').close()
+for format, options in (('qcow2', 'encrypt.format=luks,encrypt.iter-time=20'), ('luks', 'iter-time=20')):
+    name = f's.{format}'
+    expect(125, '--secret-file', 'create', '-f', format, '-o', options, name, '4M')
+    expect(125, 'first line', 'create', '-f', format, '-o', options, '--secret-file', 'nothing', name, '4M')
+    expect(0, '', 'create', '-f', format, '-o', options, '--secret-file', 'secret', name, '4M')
+    expect(0, 'encrypted: yes', 'info', name)
+    a, b = (json.loads(x)['format-specific']['data'] for x in (expect(0, '', 'info', '--json', name), must('qemu-img', 'info', '--output=json', name)))
+    for x in (a, b):
+        x.pop('detached-header', None)
+    equal(a, b, f'info {name}')
+    expect(125, '--secret-file', 'convert', '-f', format, '-O', 'raw', name, 'o.raw')
+    expect(125, 'not its passphrase', 'convert', '-f', format, '--secret-file', 'other', '-O', 'raw', name, 'o.raw')
+    expect(0, '', 'convert', '-f', 'raw', '-O', format, '-o', options, '--secret-file', 'secret', 'a.raw', f't.{format}')
+    expect(0, '', 'compare', '-f', 'raw', '-F', format, '--secret-file', 'secret', 'a.raw', f't.{format}')
+    expect(0, '', 'resize', '-f', format, '--secret-file', 'secret', f't.{format}', '8M')
+    expect(0, '', 'convert', '-f', format, '--secret-file', 'secret', '-O', 'raw', f't.{format}', 'o.raw')
+    with open('a.raw', 'rb') as x, open('o.raw', 'rb') as y:
+        x = x.read()
+        equal(x == y.read(len(x)), True, f'{format} there and back')
+expect(0, '', 'check', '-f', 'qcow2', 't.qcow2')
+for options, words in (('', 'secret=FILE'), (',secret=other', 'not its passphrase'), (',secret=missing', 'cannot be opened')):
+    r = run(doppel, 'run', '--kernel', 'a.raw', '--disk', f't.qcow2,format=qcow2{options}')
+    equal((r.returncode, words in r.stderr, r.stderr.count('\n')), (125, True, 1), f'run --disk t.qcow2{options}: {r.stderr}')
+
 os.chdir('/')
 shutil.rmtree(folder)
 sys.exit(1 if failed else 0)

@@ -1,4 +1,4 @@
-/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters, data files, bitmaps.
+/* test_qcow2_features.c - what qcow2 has beyond clusters, side by side with qemu-img and qemu-io: subclusters, data files, bitmaps, LUKS.
  *
  * Model: an image and a plain array get the same changes; what qemu-io did to one image and doppel to another must be described alike.
  */
@@ -515,6 +515,172 @@ static void bitmaps_unclean(void **state)
     must(r, "qemu-img check image && qemu-img info image | grep -A1 flags; ! qemu-img info image | grep in-use");
 }
 
+/* ---- LUKS ---- */
+
+static int open_secret(const struct rig *r, const char *name, const char *format, const char *secret, bool readonly, struct dp_image **i,
+                       struct dp_error *e)
+{
+    *e = (struct dp_error){0};
+    return dp_image_open(&(struct dp_image_options){.name = in(r, name), .format = format, .secret = secret, .readonly = readonly}, i, e);
+}
+
+/* How QEMU's programs name the image. */
+static const char *qemu_name(const char *name, const char *format)
+{
+    static char text[2][300];
+    static unsigned turn;
+    char *t = text[turn++ % 2];
+    snprintf(t, sizeof text[0], "--object secret,id=s,file=secret --image-opts driver=%s,%skey-secret=s,file.filename=%s", format,
+             strcmp(format, "luks") ? "encrypt." : "", name);
+    return t;
+}
+
+static void luks(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    uint8_t *model = calloc(1, SIZE), *below = malloc(SIZE);
+    struct dp_error e = {0};
+    struct dp_image *i;
+    const char *secret = "a pass phrase";
+    write_file(r, "secret", secret, strlen(secret));
+    fill(&r->random, below, SIZE);
+    write_file(r, "base", below, SIZE);
+    static const struct {
+        const char *format;
+        const char *option[4];
+        bool over;
+    } layouts[] = {{"qcow2", {"cluster_size=64k"}},
+                   {"qcow2", {"cluster_size=512"}},
+                   {"qcow2", {"cluster_size=2M"}},
+                   {"qcow2", {"cluster_size=4k"}, true},
+                   {"qcow2", {"extended_l2=on"}, true},
+                   {"qcow2", {"data_file=data"}},
+                   {"luks", {NULL}}};
+    for (unsigned n = 0; n < 2 * DP_ARRAY_LEN(layouts); n++) {
+        const char *format = layouts[n / 2].format, *option[6] = {layouts[n / 2].option[0]};
+        bool ours = n % 2, raw = !strcmp(format, "luks"), over = layouts[n / 2].over;
+        uint64_t size = SIZE - 512;
+        print_message("%s %s%s\n", format, option[0] ? option[0] : "", ours ? ", by doppel" : ", by qemu-img");
+        must(r, "rm -f image data");
+        memset(model, 0, SIZE);
+        if (over)
+            memcpy(model, below, size);
+        if (ours) {
+            unsigned at = 0;
+            option[0] = raw ? "iter-time=10" : option[at++];
+            if (!raw) {
+                option[at++] = "encrypt.format=luks";
+                option[at] = "encrypt.iter-time=10";
+            }
+            assert_ok(dp_image_create(&(struct dp_image_create){.name = in(r, "image"), .format = format, .size = size, .secret = secret,
+                .option = option, .backing = over ? "base" : NULL, .backing_format = over ? "raw" : NULL}, &e), e);
+        } else {
+            /* it measures the processor, and gives up on a busy one */
+            must(r, "n=0; until qemu-img create -f %s --object secret,id=s,file=secret %s -o %s%skey-secret=s,%siter-time=50%s%s image %llu; do "
+                    "n=$((n + 1)); [ $n -lt 30 ] || exit; done", format,
+                 over ? "-b base -F raw" : "", raw ? "" : "encrypt.format=luks,", raw ? "" : "encrypt.", raw ? "" : "encrypt.", raw ? "" : ",",
+                 raw ? "" : option[0], (unsigned long long)size);
+        }
+        for (unsigned round = 0; round < 3; round++) {
+            assert_int_equal(open_secret(r, "image", format, "another", true, &i, &e), -EACCES);
+            assert_int_equal(open_secret(r, "image", format, NULL, true, &i, &e), -EACCES);
+            assert_ok(open_secret(r, "image", format, secret, false, &i, &e), e);
+            assert_int_equal(i->size, size);
+            if (raw && !round) { /* nothing was written yet: what is read is noise, as QEMU's */
+                assert_int_equal(dp_image_zero(i, 0, size, 0), 0);
+            }
+            random_changes(r, i, model, 25);
+            for (unsigned k = 0; k < 20; k++) { /* not whole sectors */
+                uint64_t v = dp_random_next(&r->random), at = (v >> 8) % size, bytes = DP_MIN(size - at, 1 + (v >> 40) % 70000);
+                memset(model + at, (int)k, bytes);
+                assert_int_equal(dp_image_pwrite(i, model + at, bytes, at), 0);
+                uint8_t got[100];
+                at = (v >> 12) % (size - sizeof got);
+                assert_int_equal(dp_image_pread(i, got, sizeof got, at), 0);
+                assert_memory_equal(got, model + at, sizeof got);
+            }
+            reads_as(i, model);
+            if (!raw) {
+                struct iovec v = {model, 65536};
+                assert_int_equal(i->format->write_packed(i, &(struct dp_cursor){&v, 1, 0}, 0, 65536), -ENOTSUP);
+            }
+            dp_image_close(i);
+            assert_ok(open_secret(r, "image", format, secret, true, &i, &e), e);
+            reads_as(i, model);
+            if (!raw)
+                in_order(i);
+            dp_image_close(i);
+            write_file(r, "model", model, size);
+            if (!raw)
+                must(r, "qemu-img check %s", qemu_name("image", format));
+            must(r, "qemu-img convert %s -O raw got && cmp got model", qemu_name("image", format));
+            must(r, "qemu-io %s -c 'write -P 5 65024 100352' -c 'write -z 300032 70144'", qemu_name("image", format));
+            memset(model + 65024, 5, 100352);
+            memset(model + 300032, 0, 70144);
+            assert_ok(open_secret(r, "image", format, secret, true, &i, &e), e);
+            reads_as(i, model);
+            dp_image_close(i);
+        }
+    }
+    free(below);
+    free(model);
+}
+
+/* Headers that cannot be; more work than is sensible; what can be done without the passphrase. */
+static void luks_refused(void **state)
+{
+    struct rig *r = *state;
+    struct dp_error e = {0};
+    struct dp_image *i;
+    need_qemu_img(r);
+    const char *option[] = {"encrypt.format=luks", "encrypt.iter-time=10", NULL, NULL};
+    struct dp_image_create make = {.name = in(r, "whole"), .format = "qcow2", .size = 1 << 20, .option = option, .secret = "x"};
+    assert_ok(dp_image_create(&make, &e), e);
+    static const char *const bad[] = {"preallocation=metadata", "compat=0.10", "encrypt.format=aes", "encrypt.iter-time=0"};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(bad); n++) {
+        option[2] = bad[n];
+        if (n > 1)
+            option[n - 2] = bad[n];
+        make.name = in(r, "none");
+        assert_int_equal(dp_image_create(&make, &e), -EINVAL);
+        option[0] = "encrypt.format=luks";
+    }
+    option[1] = option[2] = NULL;
+    make.secret = NULL;
+    assert_int_equal(dp_image_create(&make, &e), -EINVAL);
+    static const struct {
+        unsigned at;
+        uint8_t bytes[4];
+        int rc;
+    } edits[] = {{0, {'M'}, -EINVAL},         {7, {2}, -EINVAL},          {8, {'b'}, -EINVAL},           {40, {'c', 'b', 'c'}, -EINVAL},
+                 {72, {'m', 'd', '5'}, -EINVAL}, {108, {0, 0, 1, 0}, -EINVAL}, {164, {0, 0, 0, 0}, -EACCES},
+                 {164, {0xff, 0xff, 0xff, 0xff}, -EINVAL},               {212, {0x7f, 0xff, 0xff, 0xff}, -EINVAL},
+                 {248, {0xff, 0, 0, 0}, -EINVAL}, {252, {0, 0, 0, 0}, -EINVAL}, {252, {0xff, 0xff, 0xff, 0xff}, -EINVAL},
+                 {208, {0, 0, 0, 0}, -EACCES},    {4097, {1, 2, 3, 4}, -EACCES}, {112, {1, 2, 3, 4}, -EACCES}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(edits); n++) {
+        unsigned count = edits[n].at == 0 || edits[n].at == 7 || edits[n].at == 8 ? 1 : edits[n].at == 40 || edits[n].at == 72 ? 3 : 4;
+        must(r, "cp whole image");
+        int fd = open(in(r, "image"), O_RDWR);
+        assert_int_equal(pwrite(fd, edits[n].bytes, count, 4 * 65536 + edits[n].at), count);
+        close(fd);
+        int rc = open_secret(r, "image", "qcow2", "x", true, &i, &e);
+        if (rc >= 0 || !*e.text || strchr(e.text, '\n') || (edits[n].at != 164 && rc != edits[n].rc))
+            fail_msg("byte %u: %d %s", edits[n].at, rc, e.text);
+    }
+    assert_ok(dp_image_open(&(struct dp_image_options){.name = in(r, "whole"), .format = "qcow2", .alone = true}, &i, &e), e);
+    uint8_t byte = 0;
+    assert_int_equal(dp_image_pread(i, &byte, 1, 0), 0); /* nothing is there */
+    assert_int_equal(dp_image_pwrite(i, &byte, 1, 0), -EACCES);
+    in_order(i);
+    dp_image_close(i);
+    must(r, "qemu-img create -f qcow2 --object secret,id=s,data=x -o encryption=on,encrypt.key-secret=s image 1M || :");
+    if (!command(r, "qemu-img info image | grep 'encrypted: yes'")) {
+        assert_int_equal(open_secret(r, "image", "qcow2", "x", true, &i, &e), -EINVAL);
+        assert_non_null(strstr(e.text, "old way"));
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) /* only what matches */
@@ -526,6 +692,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(data_files_refused, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(bitmaps, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(bitmaps_unclean, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(luks, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(luks_refused, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
