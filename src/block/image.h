@@ -127,7 +127,8 @@ int dp_image_bitmap_query(struct dp_image *i, const char *name, uint64_t offset,
 /* A range becomes dirty, or clean (only bits that are wholly in it). */
 int dp_image_bitmap_set(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e) DP_MUST_CHECK;
 /* What is dirty in from's becomes dirty in to's, and is stored. May be the same image. */
-int dp_image_bitmap_merge(struct dp_image *to, const char *name, struct dp_image *from, const char *source, struct dp_error *e) DP_MUST_CHECK;
+int dp_image_bitmap_merge(struct dp_image *to, const char *name, struct dp_image *from, const char *source,
+                          struct dp_error *e) DP_MUST_CHECK;
 
 /* ---- making ---- */
 
@@ -196,7 +197,7 @@ struct dp_image {
     bool readonly;
     uint64_t size; /* bytes of the disk */
     struct dp_image *file, *backing;
-    struct dp_image *data; /* NULL, or another file where what extents tell of is, instead of `file` */
+    struct dp_image *data;               /* NULL, or another file where what extents tell of is, instead of `file` */
     char *backing_name, *backing_format; /* as the image says; NULL: none */
     struct dp_image_chain *chain;        /* while it is being opened */
 };

@@ -46,10 +46,7 @@ static void st32(uint8_t *p, uint32_t v) { dp_st32(p, __builtin_bswap32(v)); }
 
 static const EVP_MD *digest_named(const char *name)
 {
-    return !strcmp(name, "sha256")   ? EVP_sha256()
-           : !strcmp(name, "sha1")   ? EVP_sha1()
-           : !strcmp(name, "sha512") ? EVP_sha512()
-                                     : NULL;
+    return !strcmp(name, "sha256") ? EVP_sha256() : !strcmp(name, "sha1") ? EVP_sha1() : !strcmp(name, "sha512") ? EVP_sha512() : NULL;
 }
 
 static void parse(const uint8_t *p, struct header *h)
@@ -209,7 +206,8 @@ int dp_luks_transfer(struct dp_luks *l, struct dp_image *file, uint64_t base, st
 
 /* ---- keys ---- */
 
-static bool derive(const EVP_MD *md, const void *secret, size_t length, const uint8_t salt[SALT], uint32_t iterations, uint8_t *out, size_t size)
+static bool derive(const EVP_MD *md, const void *secret, size_t length, const uint8_t salt[SALT], uint32_t iterations, uint8_t *out,
+                   size_t size)
 {
     return iterations <= INT32_MAX && PKCS5_PBKDF2_HMAC(secret, (int)length, salt, SALT, (int)iterations, md, (int)size, out) == 1;
 }
@@ -259,7 +257,8 @@ static bool is_key(const struct header *h, const uint8_t *key)
 }
 
 /* Tries a slot. 1: key is the master key; 0: it is not. */
-static int try_slot(struct dp_image *file, uint64_t at, const struct header *h, const struct slot *s, const char *secret, uint8_t key[KEY_MAX])
+static int try_slot(struct dp_image *file, uint64_t at, const struct header *h, const struct slot *s, const char *secret,
+                    uint8_t key[KEY_MAX])
 {
     uint64_t bytes = DP_ALIGN_UP(s->bytes, SECTOR);
     uint8_t derived[KEY_MAX], *material = malloc(bytes);
@@ -375,8 +374,8 @@ static void make_uuid(uint8_t *to)
         return;
     r[6] = (r[6] & 0x0f) | 0x40;
     r[8] = (r[8] & 0x3f) | 0x80;
-    snprintf(text, sizeof text, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1], r[2], r[3], r[4], r[5], r[6],
-             r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15]);
+    snprintf(text, sizeof text, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1], r[2], r[3], r[4], r[5],
+             r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15]);
     memcpy(to, text, 40);
 }
 
@@ -400,11 +399,10 @@ static bool fill(uint8_t *all, const char *secret, unsigned milliseconds)
         st32(slot + n * SLOT_SIZE + 40, (4096 + n * SLOT_BYTES) / SECTOR);
         st32(slot + n * SLOT_SIZE + 44, STRIPES);
     }
-    bool ok = RAND_priv_bytes(key, KEY_MAX) == 1 && RAND_bytes(all + 132, SALT) == 1 && RAND_bytes(slot + 8, SALT) == 1 &&
-              RAND_priv_bytes(material, (STRIPES - 1) * KEY_MAX) == 1 &&
-              derive(md, key, KEY_MAX, all + 132, key_iterations, all + 112, DIGEST) &&
-              derive(md, secret, strlen(secret), slot + 8, slot_iterations, derived, KEY_MAX) &&
-              collect(md, material, STRIPES, last, KEY_MAX);
+    bool ok =
+        RAND_priv_bytes(key, KEY_MAX) == 1 && RAND_bytes(all + 132, SALT) == 1 && RAND_bytes(slot + 8, SALT) == 1 &&
+        RAND_priv_bytes(material, (STRIPES - 1) * KEY_MAX) == 1 && derive(md, key, KEY_MAX, all + 132, key_iterations, all + 112, DIGEST) &&
+        derive(md, secret, strlen(secret), slot + 8, slot_iterations, derived, KEY_MAX) && collect(md, material, STRIPES, last, KEY_MAX);
     if (ok)
         xor_last(last, last, key, KEY_MAX);
     EVP_CIPHER_CTX *c = ok ? cipher(derived, KEY_MAX, true) : NULL;

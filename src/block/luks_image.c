@@ -1,5 +1,5 @@
-/* luks_image.c - images of format luks: a LUKS header (luks.h), then the disk, encrypted. Without the passphrase (opened alone) only what the
- * header says can be seen.
+/* luks_image.c - images of format luks: a LUKS header (luks.h), then the disk, encrypted. Without the passphrase (opened alone) only what
+ * the header says can be seen.
  */
 #include <json.h>
 #include <stdlib.h>

@@ -29,7 +29,8 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
     struct qcow2_extent q;
     int rc = qcow2_map(of(i), offset, size, &q);
     if (!rc)
-        *x = (struct dp_extent){.kind = kinds[q.kind], .size = q.size, .offset = q.offset, .has_offset = q.kind == QCOW2_DATA && !of(i)->encrypted};
+        *x = (struct dp_extent){
+            .kind = kinds[q.kind], .size = q.size, .offset = q.offset, .has_offset = q.kind == QCOW2_DATA && !of(i)->encrypted};
     return rc;
 }
 

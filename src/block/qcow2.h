@@ -61,12 +61,12 @@ struct qcow2 {
     struct dp_image image; /* first */
     unsigned version, cluster_bits, refcount_order;
     bool extended, zstd;
-    bool has_data;            /* guest clusters are in another file, each at its place of the disk; nothing counts them there */
-    bool data_raw;            /* ... which is to be a raw image by itself */
-    char *data_name;          /* as the header says */
-    bool data_dirty;          /* written since the last barrier */
-    bool encrypted;           /* guest clusters are, by LUKS: sectors count from the beginning of the file that they are in */
-    struct dp_luks *luks;     /* NULL: the passphrase was not said (opened alone) */
+    bool has_data;                     /* guest clusters are in another file, each at its place of the disk; nothing counts them there */
+    bool data_raw;                     /* ... which is to be a raw image by itself */
+    char *data_name;                   /* as the header says */
+    bool data_dirty;                   /* written since the last barrier */
+    bool encrypted;                    /* guest clusters are, by LUKS: sectors count from the beginning of the file that they are in */
+    struct dp_luks *luks;              /* NULL: the passphrase was not said (opened alone) */
     uint64_t crypt_offset, crypt_size; /* of the LUKS header, in the file */
     uint64_t cluster;                         /* bytes in one */
     unsigned l2_bits, slice_bits, block_bits; /* log2 of: entries of an L2 table; bytes of a slice; entries of a refcount block */
@@ -94,11 +94,11 @@ struct qcow2 {
     uint64_t hint; /* no cluster below is free */
     struct qcow2_free *frees;
     unsigned free_count;
-    uint64_t autoclear;   /* features that stay true when the image is written; others are cleared first */
-    bool clear_autoclear; /* there are others */
-    struct qcow2_bitmap *bitmap;              /* persistent ones that count (qcow2_bitmap.c) */
+    uint64_t autoclear;          /* features that stay true when the image is written; others are cleared first */
+    bool clear_autoclear;        /* there are others */
+    struct qcow2_bitmap *bitmap; /* persistent ones that count (qcow2_bitmap.c) */
     uint32_t bitmaps;
-    uint64_t directory, directory_size;       /* theirs, in the file */
+    uint64_t directory, directory_size; /* theirs, in the file */
     bool failed;          /* a barrier failed: what is on the disk is unknown */
     bool told_corrupt;
 };
@@ -166,13 +166,14 @@ int qcow2_set_extension(struct qcow2 *q, uint32_t type, const void *data, uint32
 
 /* qcow2_bitmap.c */
 int qcow2_bitmaps_open(struct qcow2 *q, uint32_t count, uint64_t offset, uint64_t size) DP_MUST_CHECK; /* -EINVAL: no directory */
-void qcow2_bitmaps_close(struct qcow2 *q);                                                            /* stores what was recorded */
-int qcow2_bitmaps_record(struct qcow2 *q, uint64_t offset, uint64_t size) DP_MUST_CHECK;              /* before a range is written */
+void qcow2_bitmaps_close(struct qcow2 *q);                                                             /* stores what was recorded */
+int qcow2_bitmaps_record(struct qcow2 *q, uint64_t offset, uint64_t size) DP_MUST_CHECK;               /* before a range is written */
 int qcow2_bitmaps_before_resize(struct qcow2 *q) DP_MUST_CHECK;
 int qcow2_bitmaps_after_resize(struct qcow2 *q) DP_MUST_CHECK;
 void qcow2_bitmaps_info(struct qcow2 *q, struct json_object *o);
 int qcow2_bitmap_list(struct dp_image *i, struct dp_image_bitmap **out, unsigned *count, struct dp_error *e) DP_MUST_CHECK;
-int qcow2_bitmap_query(struct dp_image *i, const char *name, uint64_t offset, uint64_t *size, bool *dirty, struct dp_error *e) DP_MUST_CHECK;
+int qcow2_bitmap_query(struct dp_image *i, const char *name, uint64_t offset, uint64_t *size, bool *dirty,
+                       struct dp_error *e) DP_MUST_CHECK;
 int qcow2_bitmap_set(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e) DP_MUST_CHECK;
 int qcow2_bitmap_change(struct dp_image *i, enum dp_image_bitmap_op op, const char *name, uint64_t granularity,
                         struct dp_error *e) DP_MUST_CHECK;

@@ -20,17 +20,17 @@ struct qcow2_bitmap {
     char *name;
     uint64_t at; /* of its entry, in the file; 0: it has none yet */
     uint64_t table_offset;
-    uint32_t table_size, flags; /* as in the file */
+    uint32_t table_size, flags;        /* as in the file */
     uint64_t new_at, new_table_offset; /* while it is stored */
     uint32_t new_table_size;
     uint8_t type, granularity_bits;
     uint8_t *extra;
     uint32_t extra_size;
-    bool bad;      /* inconsistent, or not to be understood: stays as it is */
-    bool marked;   /* in_use in the file, by this opening */
-    bool changed;  /* bits are others than in the file */
-    uint8_t *bits; /* NULL: not loaded */
-    uint64_t room; /* bytes of bits: whole clusters */
+    bool bad;       /* inconsistent, or not to be understood: stays as it is */
+    bool marked;    /* in_use in the file, by this opening */
+    bool changed;   /* bits are others than in the file */
+    uint8_t *bits;  /* NULL: not loaded */
+    uint64_t room;  /* bytes of bits: whole clusters */
     uint64_t count; /* of bits */
 };
 
@@ -59,8 +59,12 @@ static uint64_t parse_entry(struct qcow2 *q, const uint8_t *p, uint64_t left, st
     uint64_t name = p[18] << 8 | p[19], extra = be32(p + 20), all = DP_ALIGN_UP(HEAD + extra + name, 8);
     if (!name || name > DP_IMAGE_NAME_MAX || extra > EXTRA_MAX || all > left)
         return 0;
-    *b = (struct qcow2_bitmap){.table_offset = be64(p), .table_size = be32(p + 8), .flags = be32(p + 12), .type = p[16],
-                               .granularity_bits = p[17], .extra_size = extra};
+    *b = (struct qcow2_bitmap){.table_offset = be64(p),
+                               .table_size = be32(p + 8),
+                               .flags = be32(p + 12),
+                               .type = p[16],
+                               .granularity_bits = p[17],
+                               .extra_size = extra};
     b->name = strndup((const char *)p + HEAD + extra, name);
     if (!b->name || !*b->name || (extra && !(b->extra = malloc(extra)))) {
         free(b->name);
@@ -226,8 +230,9 @@ static int mark(struct qcow2 *q, bool all)
         if (!b->bad && (load(q, b) || !b->bits)) {
             b->bad = true;
             if (q->image.trace)
-                dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s: bitmap '%.100s' cannot be read or is too large: it is inconsistent from now on",
-                              q->image.name, b->name);
+                dp_trace_emit(q->image.trace, DP_TRACE_BLOCK,
+                              "disk %s: bitmap '%.100s' cannot be read or is too large: it is inconsistent from now on", q->image.name,
+                              b->name);
         }
         b->marked = true;
         if (b->flags & IN_USE)
@@ -375,7 +380,8 @@ static int write_autoclear(struct qcow2 *q, bool bitmaps)
     return rc ? rc : dp_image_flush(q->image.file);
 }
 
-/* The header's extension becomes the new directory's. The bit that says it is right is away meanwhile: the two may be in different sectors. */
+/* The header's extension becomes the new directory's. The bit that says it is right is away meanwhile: the two may be in different sectors.
+ */
 static int switch_directory(struct qcow2 *q, uint64_t at, uint64_t bytes)
 {
     uint8_t field[24] = {0};
@@ -442,8 +448,8 @@ void qcow2_bitmaps_close(struct qcow2 *q)
         any = any || ((q->bitmap[n].marked || q->bitmap[n].changed) && !q->bitmap[n].bad);
     int rc = any && !q->image.readonly ? q->failed ? -EIO : store(q, NULL) : 0;
     if (rc && q->image.trace)
-        dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s: its bitmaps could not be stored and are inconsistent now: %s", q->image.name,
-                      strerror(-rc));
+        dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s: its bitmaps could not be stored and are inconsistent now: %s",
+                      q->image.name, strerror(-rc));
     forget_all(q);
 }
 

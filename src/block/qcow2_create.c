@@ -107,7 +107,9 @@ static int parse(const struct dp_image_create *o, struct layout *l, struct dp_er
     if (compression && !l->zstd && strcmp(compression, "zlib"))
         return bad(e, "compression_type", compression, "zlib and zstd");
     if (l->version == 2 && (l->extended || l->lazy || l->zstd || l->data || l->crypt || l->refcount_order != 4))
-        return dp_error_set(e, -EINVAL, "compat=0.10 has 16-bit refcounts, zlib, no lazy refcounts, no extended L2 entries, no data file and no encryption");
+        return dp_error_set(
+            e, -EINVAL,
+            "compat=0.10 has 16-bit refcounts, zlib, no lazy refcounts, no extended L2 entries, no data file and no encryption");
     if (l->extended && l->cluster_bits < 14)
         return dp_error_set(e, -EINVAL, "extended_l2=on needs clusters of 16K or more");
     if (l->preallocation && o->backing)
@@ -178,7 +180,8 @@ static int make_header(const struct dp_image_create *o, const struct layout *l, 
     }
     if (name > DP_IMAGE_NAME_MAX || data > DP_IMAGE_NAME_MAX ||
         length + 5 * EXTENSION_HEAD + DP_ALIGN_UP(format, 8) + DP_ALIGN_UP(data, 8) + name > l->cluster)
-        return dp_error_set(e, -ENAMETOOLONG, "the name of the backing file or data file is too long for the header (clusters of %llu bytes)",
+        return dp_error_set(e, -ENAMETOOLONG,
+                            "the name of the backing file or data file is too long for the header (clusters of %llu bytes)",
                             (unsigned long long)l->cluster);
     uint8_t *p = h + length;
     if (format)
@@ -261,7 +264,8 @@ static int write_image(struct dp_image *file, const struct dp_image_create *o, c
 static int preallocate(const struct dp_image_create *o, const struct layout *l, struct dp_error *e)
 {
     struct dp_image *i;
-    int rc = dp_image_open(&(struct dp_image_options){.name = o->name, .format = "qcow2", .backing_anywhere = true, .trace = o->trace}, &i, e);
+    int rc =
+        dp_image_open(&(struct dp_image_options){.name = o->name, .format = "qcow2", .backing_anywhere = true, .trace = o->trace}, &i, e);
     if (rc)
         return rc;
     if (!(rc = qcow2_preallocate((struct qcow2 *)i, 0, i->size)))

@@ -238,7 +238,8 @@ static int open_bitmaps(struct qcow2 *q, const struct header *h, struct dp_error
         if (!rc)
             q->autoclear |= QCOW2_AUTO_BITMAPS;
         else if (rc == -EINVAL && q->image.trace)
-            dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s: its directory of bitmaps is damaged: they no longer count", q->image.name);
+            dp_trace_emit(q->image.trace, DP_TRACE_BLOCK, "disk %s: its directory of bitmaps is damaged: they no longer count",
+                          q->image.name);
     }
     q->clear_autoclear = h->autoclear_features != q->autoclear;
     return rc && rc != -EINVAL ? dp_error_set(e, rc, "disk %s cannot be read: %s", q->image.name, strerror(-rc)) : 0;

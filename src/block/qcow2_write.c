@@ -15,10 +15,7 @@
 /* ---- entries ---- */
 
 static bool has_place(const struct qcow2 *q, struct qcow2_entry e) { return qcow2_has_place(q, e.descriptor); }
-static bool is_own(const struct qcow2 *q, struct qcow2_entry e)
-{
-    return has_place(q, e) && (e.descriptor & QCOW2_COPIED || q->has_data);
-}
+static bool is_own(const struct qcow2 *q, struct qcow2_entry e) { return has_place(q, e) && (e.descriptor & QCOW2_COPIED || q->has_data); }
 
 static bool is_in_place(const struct qcow2 *q, struct qcow2_entry e)
 {

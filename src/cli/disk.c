@@ -1,4 +1,5 @@
-/* cli/disk.c - see disk.h. Options stand in one table; the text is cut up in one copy, which path, serial number and secret file point into. */
+/* cli/disk.c - see disk.h. Options stand in one table; the text is cut up in one copy, which path, serial number and secret file point
+ * into. */
 #include "cli/disk.h"
 
 #include <stdlib.h>

@@ -25,7 +25,8 @@ static const struct cli_option bitmap_options[] = {
     {"merge", 0, "SOURCE", CLI_LIST, FIELD(merge), .help = "what is dirty in bitmap SOURCE becomes dirty in it"},
     {"source-file", 'b', "FILE", CLI_STRING, FIELD(source_file), .help = "SOURCE is in this image"},
     {"source-format", 'F', "FORMAT", CLI_STRING, FIELD(source_format), .help = "of that"},
-    {"granularity", 'g', "SIZE", CLI_SIZE, FIELD(granularity), .help = "of --add: bytes that a bit stands for, a power of two (the cluster's, at most 64K)"},
+    {"granularity", 'g', "SIZE", CLI_SIZE, FIELD(granularity),
+     .help = "of --add: bytes that a bit stands for, a power of two (the cluster's, at most 64K)"},
     IMAGE_OPTION_SECRET,
     IMAGE_OPTION_UNLOCKED,
     IMAGE_OPTION_JSON,
@@ -74,8 +75,8 @@ static int list(const struct bitmap_options *o, struct dp_image *i, struct dp_er
 static int merge(const struct bitmap_options *o, struct dp_image *i, const char *source, struct dp_error *e)
 {
     struct dp_image *from = i;
-    if (o->source_file && image_open(&o->common, o->source_file, false,
-                                     (struct dp_image_options){.format = o->source_format, .alone = true}, &from, e))
+    if (o->source_file &&
+        image_open(&o->common, o->source_file, false, (struct dp_image_options){.format = o->source_format, .alone = true}, &from, e))
         return e->code;
     int rc = dp_image_bitmap_merge(i, o->name, from, source, e);
     if (from != i)

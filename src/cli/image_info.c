@@ -239,7 +239,8 @@ static void print_piece(const struct dp_extent *x, const struct dp_image *owner,
     bool data = x->kind == DP_EXTENT_DATA || x->kind == DP_EXTENT_PACKED;
     if (!json) {
         if (x->kind == DP_EXTENT_DATA && x->has_offset)
-            printf("%#-15" PRIx64 " %#-15" PRIx64 " %#-15" PRIx64 " %s\n", at, x->size, x->offset, owner->data ? owner->data->name : owner->name);
+            printf("%#-15" PRIx64 " %#-15" PRIx64 " %#-15" PRIx64 " %s\n", at, x->size, x->offset,
+                   owner->data ? owner->data->name : owner->name);
         else if (data)
             printf("%#-15" PRIx64 " %#-15" PRIx64 " %-15s %s\n", at, x->size, x->kind == DP_EXTENT_PACKED ? "compressed" : "?",
                    owner->name);

@@ -249,7 +249,7 @@ static void hostile(void **state)
         {0, 0, 4, 0, "not a qcow2"}, {4, 1, 4, 0, "version"}, {4, 4, 4, 0, "version"}, {20, 8, 4, 0, "clusters"}, {20, 22, 4, 0,
             "clusters"},
         {24, 0, 8, 0, "bytes is not possible"}, {24, ~0ull, 8, 0, "bytes is not possible"}, {24, 1ull << 60, 8, 0, "L1 table"}, {32, 2, 4,
-            0, "encrypted"},
+            0, "LUKS header"},
         {36, 0, 4, 0, "L1 table"}, {36, ~0u, 4, 0, "L1 table"}, {36, 1 << 20, 4, 0, "L1 table"}, {40, 3, 8, 0, "L1 table"}, {40,
             1ull << 62, 8, 0, "L1 table"},
         {48, 512, 8, 0, "refcount table"}, {48, 0x30000, 8, 0, "in one another"}, {56, 0, 4, 0, "refcount table"}, {56, ~0u, 4, 0,
