@@ -151,7 +151,7 @@ static int read_table(struct qcow2 *q, const struct qcow2_bitmap *b, uint64_t **
 {
     uint64_t bytes = b->table_size * 8ull;
     *out = NULL;
-    if (!b->table_offset || b->table_offset & (q->cluster - 1) || bytes > (uint64_t)BITS_MAX || b->table_offset > q->file_end ||
+    if (!b->table_offset || b->table_offset & (q->cluster - 1) || bytes > (uint64_t)BITS_MAX >> 6 || b->table_offset > q->file_end ||
         bytes > q->file_end - b->table_offset)
         return b->table_size ? -EINVAL : 0;
     if (!(*out = malloc(DP_MAX(bytes, 8))))

@@ -458,6 +458,7 @@ int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     if (size < i->size && q->snapshots)
         return dp_error_set(e, -ENOTSUP, "disk %s has snapshots of its size: it cannot become smaller before they are deleted", i->name);
     int rc = qcow2_may_change(q);
+    uint64_t before = i->size;
     bool data = q->image.data && q->image.data->format->resize;
     if (!rc && q->has_data && !q->image.data)
         rc = -ENOTSUP;
@@ -467,8 +468,10 @@ int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
         rc = q->image.data->format->resize(q->image.data, size, NULL);
     if (!rc && size != i->size)
         rc = size < i->size ? shrink(q, size) : grow(q, size, needed);
-    if (!rc)
-        rc = qcow2_bitmaps_after_resize(q);
+    if (i->size != before) { /* whatever else went wrong */
+        int stored = qcow2_bitmaps_after_resize(q);
+        rc = rc ? rc : stored;
+    }
     if (!rc && data) /* only now is nothing behind the new end referred to */
         rc = q->image.data->format->resize(q->image.data, size, NULL);
     return rc ? dp_error_set(e, rc, "disk %s cannot be resized: %s", i->name, strerror(-rc)) : 0;

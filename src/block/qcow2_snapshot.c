@@ -440,8 +440,12 @@ int qcow2_snapshot_apply(struct dp_image *i, const char *what, struct dp_error *
         i->size = size;
         if (!(rc = each(q, old, old_entries, down, NULL)) && !(rc = qcow2_commit(q)))
             rc = set_flags(q);
-        if (!rc && resized && !(rc = qcow2_bitmaps_after_resize(q))) /* what it has that was not there before is another, too */
-            rc = qcow2_bitmaps_record(q, 0, size);
+        if (resized) { /* what it has that was not there before is another, too */
+            int stored = qcow2_bitmaps_after_resize(q);
+            if (!stored)
+                stored = qcow2_bitmaps_record(q, 0, size);
+            rc = rc ? rc : stored;
+        }
     }
     free(l1);
     free(old);

@@ -137,11 +137,12 @@ static int clear_data(struct qcow2 *q, uint64_t offset, uint64_t size, unsigned 
     return dp_image_zero(q->image.data, offset, size, flags);
 }
 
-/* What e referred to has one reference less. In a data file it is given back at once: who wants that reads zeros there or anything. */
+/* What e referred to has one reference less. In a data file it is given back at once: who wants that reads zeros there or anything. (Holes
+ * in encrypted ones would read as noise as long as the entry on the disk is the old one.) */
 static int release_entry(struct qcow2 *q, struct qcow2_entry e, bool punch)
 {
     if (q->has_data)
-        return has_place(q, e) && punch ? clear_data(q, place(e), q->cluster, DP_ZERO_UNMAP | DP_ZERO_DISCARD) : 0;
+        return has_place(q, e) && punch && !q->encrypted ? clear_data(q, place(e), q->cluster, DP_ZERO_UNMAP | DP_ZERO_DISCARD) : 0;
     if (has_place(q, e))
         return qcow2_release(q, place(e), 1, punch);
     if (!(e.descriptor & QCOW2_COMPRESSED))

@@ -110,6 +110,7 @@ static int create(int argc, char **argv)
                                    .secret = !rc && *secret ? secret : NULL};
     if (!rc)
         rc = dp_image_create(&make, &e);
+    explicit_bzero(secret, sizeof secret);
     free(copy);
     if (rc)
         return image_fail(&e);

@@ -553,14 +553,16 @@ static void luks(void **state)
     } layouts[] = {{"qcow2", {"cluster_size=64k"}},
                    {"qcow2", {"cluster_size=512"}},
                    {"qcow2", {"cluster_size=2M"}},
+                   {"luks", {NULL}},
                    {"qcow2", {"cluster_size=4k"}, true},
-                   {"qcow2", {"extended_l2=on"}, true},
                    {"qcow2", {"data_file=data"}},
-                   {"luks", {NULL}}};
+                   {"qcow2", {"extended_l2=on"}, true}};
     for (unsigned n = 0; n < 2 * DP_ARRAY_LEN(layouts); n++) {
         const char *format = layouts[n / 2].format, *option[6] = {layouts[n / 2].option[0]};
         bool ours = n % 2, raw = !strcmp(format, "luks"), over = layouts[n / 2].over;
         uint64_t size = SIZE - 512;
+        if (!ours && n / 2 % 3) /* QEMU takes seconds to make one */
+            continue;
         print_message("%s %s%s\n", format, option[0] ? option[0] : "", ours ? ", by doppel" : ", by qemu-img");
         must(r, "rm -f image data");
         memset(model, 0, SIZE);
@@ -582,7 +584,7 @@ static void luks(void **state)
                  over ? "-b base -F raw" : "", raw ? "" : "encrypt.format=luks,", raw ? "" : "encrypt.", raw ? "" : "encrypt.", raw ? "" : ",",
                  raw ? "" : option[0], (unsigned long long)size);
         }
-        for (unsigned round = 0; round < 3; round++) {
+        for (unsigned round = 0; round < 2; round++) {
             assert_int_equal(open_secret(r, "image", format, "another", true, &i, &e), -EACCES);
             assert_int_equal(open_secret(r, "image", format, NULL, true, &i, &e), -EACCES);
             assert_ok(open_secret(r, "image", format, secret, false, &i, &e), e);
