@@ -639,6 +639,22 @@ static void luks_refused(void **state)
     const char *option[] = {"encrypt.format=luks", "encrypt.iter-time=10", NULL, NULL};
     struct dp_image_create make = {.name = in(r, "whole"), .format = "qcow2", .size = 1 << 20, .option = option, .secret = "x"};
     assert_ok(dp_image_create(&make, &e), e);
+    struct dp_block *b; /* as a machine has it */
+    struct dp_block_options disk = {.path = in(r, "whole"), .format = "qcow2"};
+    assert_int_equal(dp_block_open(NULL, &disk, &b, &e), -EACCES);
+    assert_non_null(strstr(e.text, "secret=FILE"));
+    disk.secret = "x";
+    e = (struct dp_error){0};
+    assert_ok(dp_block_open(NULL, &disk, &b, &e), e);
+    uint8_t some[5000 / 512 * 512], got[sizeof some];
+    memset(some, 0x5a, sizeof some);
+    assert_int_equal(request(b, DP_BLOCK_WRITE, false, 512, some, sizeof some), 0);
+    dp_block_close(b);
+    assert_ok(dp_block_open(NULL, &disk, &b, &e), e);
+    assert_int_equal(request(b, DP_BLOCK_READ, false, 512, got, sizeof got), 0);
+    assert_memory_equal(got, some, sizeof got);
+    dp_block_close(b);
+    assert_int_equal(command(r, "grep -c ZZZZZZZZ whole"), 1);
     static const char *const bad[] = {"preallocation=metadata", "compat=0.10", "encrypt.format=aes", "encrypt.iter-time=0"};
     for (unsigned n = 0; n < DP_ARRAY_LEN(bad); n++) {
         option[2] = bad[n];
@@ -672,7 +688,8 @@ static void luks_refused(void **state)
     }
     assert_ok(dp_image_open(&(struct dp_image_options){.name = in(r, "whole"), .format = "qcow2", .alone = true}, &i, &e), e);
     uint8_t byte = 0;
-    assert_int_equal(dp_image_pread(i, &byte, 1, 0), 0); /* nothing is there */
+    assert_int_equal(dp_image_pread(i, &byte, 1, 0), -EACCES);
+    assert_int_equal(dp_image_pread(i, &byte, 1, 1 << 19), 0); /* nothing is there */
     assert_int_equal(dp_image_pwrite(i, &byte, 1, 0), -EACCES);
     in_order(i);
     dp_image_close(i);
