@@ -66,7 +66,7 @@ static const struct cli_option options[] = {
     {"disk", 'd', "FILE[,format=raw|qcow2|...][,backing=any][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); also serial=, block=512|4096, queues=N; a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
-     .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, "
+     .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, queues=N, restrict, no-host, hostname=, tftp=, "
              "bootfile=. network=NAME or switch=PATH: one of `doppel network`, with its options (vlan=N ...). tap=, macvtap=, packet=IF, udp=LOCAL/REMOTE: "
              "straight there (none)"},
     {"publish", 'p', "[ADDR:]PORT:PORT[/udp]", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,

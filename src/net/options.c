@@ -164,6 +164,13 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
         nic->mtu = mtu;
         return 0;
     }
+    if (value && is(p, key, "queues")) {
+        uint16_t queues;
+        if (!parse_port(value, size, &queues) || queues > DP_NET_QUEUES)
+            return dp_error_set(e, -EINVAL, "queues=%.*s: possible are 1 to %d", (int)DP_MIN(size, (size_t)40), value, DP_NET_QUEUES);
+        nic->queues = queues;
+        return 0;
+    }
     if (nic->kind == DP_NET_WAY) { /* what the network is asked for */
         size_t at = strlen(nic->way);
         return snprintf(nic->way + at, sizeof nic->way - at, ",%.*s", (int)n, p) < (int)(sizeof nic->way - at)
@@ -177,7 +184,7 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
     if (is(p, n, "no-host"))
         return u->no_host = true, 0;
     return dp_error_set(e, -EINVAL,
-                        "'%.*s' is not known: possible are model=, mac=, mtu=, hostfwd=, restrict, no-host, hostname=, tftp= and bootfile=",
+                        "'%.*s' is not known: possible are model=, mac=, mtu=, queues=, hostfwd=, restrict, no-host, hostname=, tftp= and bootfile=",
                         (int)DP_MIN(n, (size_t)40), p);
 }
 

@@ -4,7 +4,7 @@
 
 #include "base/base.h"
 
-enum { DP_NET_FORWARDS = 32, DP_NET_MAC = 6 };
+enum { DP_NET_FORWARDS = 32, DP_NET_MAC = 6, DP_NET_QUEUES = 8 };
 
 struct dp_net_forward {
     bool udp;
@@ -30,11 +30,12 @@ struct dp_net_nic {
     bool has_mac;
     uint8_t mac[DP_NET_MAC];
     uint32_t mtu;  /* 0: 1500, and not told; or the network's */
+    unsigned queues; /* pairs of them, of a virtio card; 0: the machine's choice */
     char way[512]; /* WAY: for dp_net_open_way (network.h) */
     struct dp_net_user_options user;
 };
 
-/* "user|none|network=NAME|switch=PATH|tap=NAME|macvtap=NAME|packet=NAME|udp=LOCAL/REMOTE[,model=NAME][,mac=ADDRESS][,mtu=N]
+/* "user|none|network=NAME|switch=PATH|tap=NAME|macvtap=NAME|packet=NAME|udp=LOCAL/REMOTE[,model=NAME][,mac=ADDRESS][,mtu=N][,queues=N]
  * [,hostfwd=tcp:[ADDR:]PORT:[ADDR:]PORT]..." */
 int dp_net_parse_nic(const char *text, struct dp_net_nic *nic, struct dp_error *e) DP_MUST_CHECK;
 /* "[ADDR:]HOST:GUEST[/tcp|/udp]" as another forward. */

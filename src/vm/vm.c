@@ -624,7 +624,7 @@ static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_err
         int rc = 0;
         if (n->kind == DP_NET_NONE)
             continue;
-        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu};
+        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu, .queues = n->queues};
         if (n->has_mac)
             memcpy(card->mac, n->mac, sizeof card->mac);
         else

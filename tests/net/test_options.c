@@ -50,13 +50,13 @@ static void nic(void **state)
     assert_true(n.kind == DP_NET_USER && !n.has_mac && !*n.model && !n.mtu);
     assert_ok(
         dp_net_parse_nic(
-            "user,model=e1000,mac=52:54:00:ab:CD:01,mtu=9000,restrict,no-host,hostname=vm,tftp=/srv,bootfile=pxe.0,hostfwd=tcp:8080:80,"
+            "user,model=e1000,mac=52:54:00:ab:CD:01,mtu=9000,queues=8,restrict,no-host,hostname=vm,tftp=/srv,bootfile=pxe.0,hostfwd=tcp:8080:80,"
             "hostfwd=udp:127.0.0.1:53:10.0.2.16:54,hostfwd=tcp::2222-:22,hostfwd=tcp:1:10.0.2.9:2,hostfwd=tcp:127.0.0.1:3:4",
             &n, &e),
         e);
     assert_string_equal(n.model, "e1000");
     assert_memory_equal(n.mac, "\x52\x54\x00\xab\xcd\x01", 6);
-    assert_true(n.has_mac && n.mtu == 9000 && n.user.restricted && n.user.no_host);
+    assert_true(n.has_mac && n.mtu == 9000 && n.queues == 8 && n.user.restricted && n.user.no_host);
     assert_string_equal(n.user.hostname, "vm");
     assert_string_equal(n.user.tftp, "/srv");
     assert_string_equal(n.user.bootfile, "pxe.0");
@@ -92,6 +92,8 @@ static void nic(void **state)
                                       "user,mac=+2:54:00:12:34:56",
                                       "user,mtu=67",
                                       "user,mtu=65536",
+                                      "user,queues=0",
+                                      "user,queues=9",
                                       "user,hostfwd=",
                                       "user,hostfwd=tcp:",
                                       "user,hostfwd=sctp:1:2",
