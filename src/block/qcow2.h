@@ -131,7 +131,7 @@ int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unm
 int qcow2_may_change(struct qcow2 *q) DP_MUST_CHECK; /* before anything else that writes */
 /* Every cluster of a range that has no place gets one, whose contents are what the file has there. Nothing may be compressed there. */
 int qcow2_preallocate(struct qcow2 *q, uint64_t offset, uint64_t size) DP_MUST_CHECK;
-/* Clusters from..to - 1 of the disk are unallocated, and their tables given back. */
+/* Clusters from..to - 1 of the disk are unallocated, and their tables given back. Nothing is behind to. */
 int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to) DP_MUST_CHECK;
 
 /* One cluster of the disk, or its last piece, compressed, where nothing is yet; plainly if that does not make it smaller. */

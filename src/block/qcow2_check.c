@@ -22,6 +22,7 @@ struct check {
     struct dp_image_check *c;
     uint32_t *count; /* references of each cluster; saturates */
     uint64_t clusters;
+    uint8_t *leaked; /* a bit for each cluster whose refcount is too high */
     uint64_t *block; /* the refcount table, as it may be used: 0 for what cannot be */
     uint32_t blocks;
     bool rebuild;
@@ -312,6 +313,8 @@ static bool compare(struct check *k, uint64_t n, uint64_t stored, uint64_t count
     if (leak) {
         c->leaks++;
         c->leaks_fixed += mend;
+        if (n < k->clusters)
+            k->leaked[n / 8] |= 1u << (n & 7);
     } else {
         c->corruptions++;
         k->rebuild = true;
@@ -350,25 +353,34 @@ static int compare_all(struct check *k)
 
 /* ---- COPIED ---- */
 
-/* Is the flag of an entry right? Gives what it should be. */
+/* Is the flag of an entry right? Gives what it should be. One that is missing costs a copy at the next write, nothing else, and cannot be
+ * avoided where refcounts go down before flags are set, and a power cut comes between: it counts as a leak, and belongs to the leak
+ * of that cluster if there is one. */
 static bool flag_ok(struct check *k, uint64_t entry, uint64_t offset, const char *what, uint64_t *right)
 {
+    struct dp_image_check *c = k->c;
     uint64_t n = offset >> k->q->cluster_bits;
     *right = entry;
     if (!offset || offset & (k->q->cluster - 1) || n >= k->clusters)
         return true;
-    bool one = k->count[n] == 1;
+    bool one = k->count[n] == 1, mend = c->repair_all || (c->repair_leaks && one), known = one && k->leaked[n / 8] & 1u << (n & 7);
     if (one == !!(entry & QCOW2_COPIED))
         return true;
     *right = entry ^ QCOW2_COPIED;
-    report(k, "%s: %s at 0x%llx has %u references and %s flag for one", k->c->repair_all ? "Repairing" : "ERROR", what,
-           (unsigned long long)offset, k->count[n], one ? "no" : "the");
-    k->c->corruptions++;
-    k->c->corruptions_fixed += k->c->repair_all;
-    return !k->c->repair_all;
+    if (known)
+        return !mend;
+    report(k, "%s: %s at 0x%llx has %u reference%s and %s flag for one",
+           mend  ? "Repairing"
+           : one ? "Leaked"
+                 : "ERROR",
+           what, (unsigned long long)offset, k->count[n], one ? "" : "s", one ? "no" : "the");
+    *(one ? &c->leaks : &c->corruptions) += 1;
+    *(one ? &c->leaks_fixed : &c->corruptions_fixed) += mend;
+    return !mend;
 }
 
-static int check_flags(struct check *k)
+/* changed: some were set right, in the cache. */
+static int check_flags(struct check *k, bool *changed)
 {
     struct qcow2 *q = k->q;
     int rc = 0;
@@ -379,6 +391,7 @@ static int check_flags(struct check *k)
         if (!flag_ok(k, q->l1[i], table, "the L2 table", &right)) {
             q->l1[i] = right;
             qcow2_l1_changed(q, i);
+            *changed = true;
         }
         for (uint64_t at = 0; !rc && at < q->cluster; at += 1ull << q->slice_bits) {
             struct qcow2_slice *s;
@@ -387,7 +400,7 @@ static int check_flags(struct check *k)
                 uint64_t d = qcow2_be(dp_ld64(s->data + j));
                 if (!(d & QCOW2_COMPRESSED) && !flag_ok(k, d, d & QCOW2_OFFSET, "the cluster", &right)) {
                     dp_st64(s->data + j, qcow2_be(right));
-                    s->dirty = q->l2_dirty = true;
+                    s->dirty = q->l2_dirty = *changed = true;
                 }
             }
         }
@@ -463,10 +476,9 @@ static int run(struct check *k)
     int rc = count_all(k);
     if (!rc)
         rc = compare_all(k);
-    uint64_t counts = c->corruptions;
+    bool flags = false;
     if (!rc)
-        rc = check_flags(k);
-    uint64_t flags = c->corruptions - counts;
+        rc = check_flags(k, &flags);
     if (rc || (!c->repair_all && !c->repair_leaks))
         return rc;
     if (c->repair_all && k->rebuild) {
@@ -499,11 +511,12 @@ int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e
         return dp_error_set(e, -EFBIG, "disk %s is too large a file to be checked (%llu clusters)", i->name,
                             (unsigned long long)k.clusters);
     int rc = i->readonly ? 0 : qcow2_commit(k.q);
-    if (!rc && !(k.count = calloc(DP_MAX(k.clusters, 1), sizeof *k.count)))
+    if (!rc && (!(k.count = calloc(DP_MAX(k.clusters, 1), sizeof *k.count)) || !(k.leaked = calloc(k.clusters / 8 + 1, 1))))
         rc = -ENOMEM;
     if (!rc)
         rc = run(&k);
     free(k.count);
+    free(k.leaked);
     free(k.block);
     c->corruptions -= c->corruptions_fixed;
     c->leaks -= c->leaks_fixed;

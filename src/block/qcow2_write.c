@@ -37,9 +37,12 @@ int qcow2_may_change(struct qcow2 *q)
     static const uint64_t none;
     if (q->failed)
         return -EIO;
-    int rc = q->clear_autoclear ? qcow2_pwrite(q, &none, 8, 88) : 0;
+    if (!q->clear_autoclear)
+        return 0;
+    int rc = qcow2_pwrite(q, &none, 8, 88);
     if (!rc)
-        q->clear_autoclear = false;
+        rc = dp_image_flush(q->image.file); /* nothing changes that a bitmap which is still valid should know of */
+    q->clear_autoclear = rc != 0;
     return rc;
 }
 
@@ -338,12 +341,13 @@ int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to)
             n = end;
             continue;
         }
-        if ((rc = own_table(q, offset, &table)))
+        table = q->l1[i] & QCOW2_OFFSET;
+        if ((rc = qcow2_table_ok(q, table)))
             return rc;
         for (; !rc && n < end; n++) {
             struct qcow2_entry old;
             if (!(rc = get_entry(q, table, n << q->cluster_bits, &old)) && (old.descriptor || old.bitmap) &&
-                !(rc = put_entry(q, table, n << q->cluster_bits, (struct qcow2_entry){0})))
+                !(rc = own_table(q, offset, &table)) && !(rc = put_entry(q, table, n << q->cluster_bits, (struct qcow2_entry){0})))
                 rc = release_entry(q, old, true);
         }
         if (!rc && first >= from) { /* nothing of it is left */
