@@ -34,7 +34,6 @@ struct check {
     struct l1_place *snapshot;
     uint32_t snapshots;
     uint64_t read; /* bytes of tables of snapshots and bitmaps */
-    uint64_t data_from, data_to; /* no hole is there */
     uint64_t clusters;
     uint8_t *leaked; /* a bit for each cluster whose refcount is too high */
     uint64_t *block; /* the refcount table, as it may be used: 0 for what cannot be */
@@ -77,17 +76,8 @@ static void refer(struct check *k, uint64_t offset, uint64_t size, const char *w
 /* How many bytes of the file from `at` on are a hole: zeros, that need not be read. */
 static uint64_t hole(struct check *k, uint64_t at, uint64_t size)
 {
-    struct dp_image *file = k->q->image.file;
     struct dp_extent x;
-    if (at >= k->data_from && at < k->data_to)
-        return 0;
-    if (dp_image_extent(file, at, DP_MAX(file->size, at + size) - at, &x))
-        return 0;
-    if (x.kind == DP_EXTENT_ZEROS)
-        return DP_MIN(x.size, size);
-    k->data_from = at;
-    k->data_to = at + x.size;
-    return 0;
+    return dp_image_extent(k->q->image.file, at, size, &x) || x.kind != DP_EXTENT_ZEROS ? 0 : DP_MIN(x.size, size);
 }
 
 /* A table of so many bytes is read for a snapshot or a bitmap. */
