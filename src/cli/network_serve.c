@@ -34,7 +34,8 @@ static const struct cli_option options[] = {
          "a security group: in|out any|tcp|udp|icmp [PORT[-PORT]] [from|to ADDRESS[/N]|group NAME]; more rules behind ; (ports join it by "
          "group=NAME)"},
     {"socket", 0, "PATH", CLI_STRING, offsetof(struct create_options, socket), .help = "another socket to join by, for VMs of other users"},
-    {"mode", 0, "OCTAL", CLI_STRING, offsetof(struct create_options, mode), .help = "permissions of that socket, as of chmod: 660 (default), 666"},
+    {"mode", 0, "OCTAL", CLI_STRING, offsetof(struct create_options, mode),
+     .help = "permissions of that socket, as of chmod: 660 (default), 666"},
     {"mtu", 0, "BYTES", CLI_UINT, offsetof(struct create_options, mtu), 68, 65535,
      .help = "told to VMs that join; larger frames are dropped"},
     {"snooping", 0, NULL, CLI_FLAG, offsetof(struct create_options, snooping), .help = "multicast goes to members only (IGMP, MLD)"},

@@ -54,9 +54,10 @@ struct json_object *dp_network_json(struct dp_network *n);
 /* The other side: joins the network whose socket is at path. Waits for the answer, at most some seconds. mtu: 0 if it has none. */
 int dp_network_join(const char *path, const char *port, const char *options, struct dp_net_link *out, uint32_t *mtu,
                     struct dp_error *e) DP_MUST_CHECK;
-/* What a VM's card leads to: "network=NAME" or "switch=PATH", with "port=NAME" (or port) and a port's options, or an uplink's text. Waits ms
- * for an answer; 0: some seconds. */
-int dp_net_open_way(const char *way, const char *port, unsigned ms, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e) DP_MUST_CHECK;
+/* What a VM's card leads to: "network=NAME" or "switch=PATH", with "port=NAME" (or port) and a port's options, or an uplink's text.
+ * Waits ms for an answer; 0: some seconds. */
+int dp_net_open_way(const char *way, const char *port, unsigned ms, struct dp_net_link *out, uint32_t *mtu,
+                    struct dp_error *e) DP_MUST_CHECK;
 int dp_network_join_capture(const char *path, const char *port, bool both, struct dp_net_link *out, struct dp_error *e) DP_MUST_CHECK;
 
 #endif

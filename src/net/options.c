@@ -184,7 +184,8 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
     if (is(p, n, "no-host"))
         return u->no_host = true, 0;
     return dp_error_set(e, -EINVAL,
-                        "'%.*s' is not known: possible are model=, mac=, mtu=, queues=, hostfwd=, restrict, no-host, hostname=, tftp= and bootfile=",
+                        "'%.*s' is not known: possible are model=, mac=, mtu=, queues=, hostfwd=, restrict, no-host, hostname=, tftp= and "
+                        "bootfile=",
                         (int)DP_MIN(n, (size_t)40), p);
 }
 
