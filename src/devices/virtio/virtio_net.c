@@ -3,9 +3,9 @@
  * Model: queue 2n of pair n receives, 2n + 1 transmits; behind the pairs (behind the first, for a driver without F_MQ) one controls. Frames
  * to transmit are copied out of guest memory once, a batch at a time, by one thread at a time for each pair (`transmitting`), and sent with
  * no lock held, so pairs send side by side; work that the driver left to do and the peer does not accept is done in software
- * (net/offload.h). A frame that comes goes to the pair that its connection was last sent from (5.1.6.5.6), else to one by its hash. When the peer takes fewer, the
- * rest goes back into the ring, with tx_pieces telling how much
- * of the first went; the peer's `ready` goes on. Frames that come are written to the ring under the lock, in the sender's thread, and
+ * (net/offload.h). When the peer takes fewer, the rest goes back into the ring, with tx_pieces telling how much of the first went; the
+ * peer's `ready` goes on. A frame that comes goes to the pair that its connection was last sent from (5.1.6.5.6), else to one by its
+ * hash. Frames that come are written to the ring under the lock, in the sender's thread, and
  * shown to the driver a batch at a time; with no buffers left the sender keeps them, and a kick of the receive queue tells it. A card
  * whose driver is not up drops what comes; a paused one takes nothing.
  * Invariants: nothing but the registers outlives a pause; a frame is never half visible. The filter's tables are fixed in size: what does
