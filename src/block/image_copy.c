@@ -41,7 +41,7 @@ struct pump {
     struct dp_image_copy *c;
     uint32_t granule, piece; /* piece: of a slot */
     pthread_mutex_t lock;
-    pthread_cond_t changed;
+    pthread_cond_t changed, work; /* work: a slot is there for packers */
     unsigned head, next, tail; /* the reader fills head, packers take next, the writer takes tail */
     unsigned slots;
     uint32_t cluster; /* of the source, if packers unpack; else 0 */
@@ -141,13 +141,14 @@ static void *reader(void *opaque)
         if (!rc) {
             offset += s->size;
             p->head++;
-            pthread_cond_broadcast(&p->changed);
+            pthread_cond_signal(s->ready ? &p->changed : &p->work);
         }
     }
     p->rc = rc;
     p->rc_offset = offset;
     p->ended = true;
     pthread_cond_broadcast(&p->changed);
+    pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
     return NULL;
 }
@@ -180,7 +181,7 @@ static void *packer(void *opaque)
     pthread_mutex_lock(&p->lock);
     while (!p->stop && !(p->ended && p->next == p->head)) {
         if (p->next == p->head) {
-            pthread_cond_wait(&p->changed, &p->lock);
+            pthread_cond_wait(&p->work, &p->lock);
             continue;
         }
         if ((int)(p->tail - p->next) > 0) /* what the writer has done was ready without them */
@@ -433,6 +434,7 @@ static void pump_free(struct pump *p)
     }
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->changed);
+    pthread_cond_destroy(&p->work);
     free(p->have);
     free(p);
 }
@@ -456,6 +458,7 @@ static int pump(struct pump *p, const struct dp_image_job *job, struct dp_error 
     pthread_mutex_lock(&p->lock);
     p->stop = true;
     pthread_cond_broadcast(&p->changed);
+    pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
     pthread_join(thread, NULL);
     while (packers)
@@ -493,6 +496,7 @@ int dp_image_copy(struct dp_image_copy *c, const struct dp_image_job *job, struc
     plan_packers(p);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
+    pthread_cond_init(&p->work, NULL);
     int rc = pump(p, job, e);
     pump_free(p);
     return rc;
