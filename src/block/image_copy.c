@@ -2,10 +2,10 @@
  *
  * Model: a reader thread fills a ring of slots, each a piece of the disk with a mark for each *granule* that is all zeros; the caller's
  * thread takes them in order and writes the runs between. So reading and writing (allocating) overlap, and finding zeros costs the writer
- * nothing. Where clusters are compressed, in the source or in the target, *packers* stand between: threads that take slots as they come
- * from the reader, unpack what it read, find zeros, and pack. A slot goes on when it is ready, in order. A granule is a cluster of the target, where that is larger than the run of zeros asked for: smaller holes
- * would only make it store half clusters. Long zeros are one slot without bytes. Slots are small, so that what was read is still in the
- * processor's cache when it is written.
+ * nothing. Where clusters are compressed, in the source or in the target, *packers* stand between: threads that take slots as they
+ * come from the reader, unpack what it read, find zeros, and pack. A slot goes on when it is ready, in order. A granule is a cluster of
+ * the target, where that is larger than the run of zeros asked for: smaller holes would only make it store half clusters. Long zeros are one slot
+ * without bytes. Slots are small, so that what was read is still in the processor's cache when it is written.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -18,7 +18,8 @@
 #include "block/file.h"
 #include "block/image_ops.h"
 
-enum { SLOTS = 6, PACKERS_MAX = 16, SLOTS_MAX = SLOTS + PACKERS_MAX, IN_SLACK = 64 << 10, GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
+enum { SLOTS = 6, PACKERS_MAX = 16, SLOTS_MAX = SLOTS + PACKERS_MAX, IN_SLACK = 64 << 10 };
+enum { GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
 
 /* A compressed cluster of the source: n bytes of `in` become those of `data` from `to` on. */
 struct packed {
