@@ -4,8 +4,8 @@
  * thread takes them in order and writes the runs between. So reading and writing (allocating) overlap, and finding zeros costs the writer
  * nothing. Where clusters are compressed, in the source or in the target, *packers* stand between: threads that take slots as they
  * come from the reader, unpack what it read, find zeros, and pack. A slot goes on when it is ready, in order. A granule is a cluster of
- * the target, where that is larger than the run of zeros asked for: smaller holes would only make it store half clusters. Long zeros are one slot
- * without bytes. Slots are small, so that what was read is still in the processor's cache when it is written.
+ * the target, where that is larger than the run of zeros asked for: smaller holes would only make it store half clusters. Long zeros are
+ * one slot without bytes. Slots are small, so that what was read is still in the processor's cache when it is written.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
