@@ -2,10 +2,10 @@
  *
  * Model: a reader thread fills a ring of slots, each a piece of the disk with a mark for each *granule* that is all zeros; the caller's
  * thread takes them in order and writes the runs between. So reading and writing (allocating) overlap, and finding zeros costs the writer
- * nothing. Where clusters are compressed, in the source or in the target, *packers* stand between: threads that take slots as they come
- * from the reader, unpack what it read, find zeros, and pack. A slot goes on when it is ready, in order. A granule is a cluster of the target, where that is larger than the run of zeros asked for: smaller holes
- * would only make it store half clusters. Long zeros are one slot without bytes. Slots are small, so that what was read is still in the
- * processor's cache when it is written.
+ * nothing. Where clusters are compressed, in the source or in the target, *packers* stand between: threads that take slots as they
+ * come from the reader, unpack what it read, find zeros, and pack. A slot goes on when it is ready, in order. A granule is a cluster of
+ * the target, where that is larger than the run of zeros asked for: smaller holes would only make it store half clusters. Long zeros are
+ * one slot without bytes. Slots are small, so that what was read is still in the processor's cache when it is written.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -18,7 +18,8 @@
 #include "block/file.h"
 #include "block/image_ops.h"
 
-enum { SLOTS = 6, PACKERS_MAX = 16, SLOTS_MAX = SLOTS + PACKERS_MAX, IN_SLACK = 64 << 10, GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
+enum { SLOTS = 6, PACKERS_MAX = 16, SLOTS_MAX = SLOTS + PACKERS_MAX, IN_SLACK = 64 << 10 };
+enum { GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
 
 /* A compressed cluster of the source: n bytes of `in` become those of `data` from `to` on. */
 struct packed {
@@ -41,7 +42,7 @@ struct pump {
     struct dp_image_copy *c;
     uint32_t granule, piece; /* piece: of a slot */
     pthread_mutex_t lock;
-    pthread_cond_t changed;
+    pthread_cond_t changed, work; /* work: a slot is there for packers */
     unsigned head, next, tail; /* the reader fills head, packers take next, the writer takes tail */
     unsigned slots;
     uint32_t cluster; /* of the source, if packers unpack; else 0 */
@@ -141,13 +142,14 @@ static void *reader(void *opaque)
         if (!rc) {
             offset += s->size;
             p->head++;
-            pthread_cond_broadcast(&p->changed);
+            pthread_cond_signal(s->ready ? &p->changed : &p->work);
         }
     }
     p->rc = rc;
     p->rc_offset = offset;
     p->ended = true;
     pthread_cond_broadcast(&p->changed);
+    pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
     return NULL;
 }
@@ -180,7 +182,7 @@ static void *packer(void *opaque)
     pthread_mutex_lock(&p->lock);
     while (!p->stop && !(p->ended && p->next == p->head)) {
         if (p->next == p->head) {
-            pthread_cond_wait(&p->changed, &p->lock);
+            pthread_cond_wait(&p->work, &p->lock);
             continue;
         }
         if ((int)(p->tail - p->next) > 0) /* what the writer has done was ready without them */
@@ -433,6 +435,7 @@ static void pump_free(struct pump *p)
     }
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->changed);
+    pthread_cond_destroy(&p->work);
     free(p->have);
     free(p);
 }
@@ -456,6 +459,7 @@ static int pump(struct pump *p, const struct dp_image_job *job, struct dp_error 
     pthread_mutex_lock(&p->lock);
     p->stop = true;
     pthread_cond_broadcast(&p->changed);
+    pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
     pthread_join(thread, NULL);
     while (packers)
@@ -493,6 +497,7 @@ int dp_image_copy(struct dp_image_copy *c, const struct dp_image_job *job, struc
     plan_packers(p);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
+    pthread_cond_init(&p->work, NULL);
     int rc = pump(p, job, e);
     pump_free(p);
     return rc;

@@ -89,8 +89,9 @@ static struct dp_image *open_at(const char *name, bool readonly, bool repair, bo
     struct dp_error e = {0};
     char path[160];
     snprintf(path, sizeof path, "%s/%s", rig->folder, name);
-    int rc = dp_image_open(&(struct dp_image_options){.name = path, .format = format, .readonly = readonly, .repair = repair, .alone = alone,
-                                                      .snapshot = snapshot}, &i, &e);
+    struct dp_image_options o = {
+        .name = path, .format = format, .readonly = readonly, .repair = repair, .alone = alone, .snapshot = snapshot};
+    int rc = dp_image_open(&o, &i, &e);
     if (rc)
         fail_msg("%s (%s): %s", doing, name, e.text);
     return i;
@@ -160,7 +161,8 @@ static void check_bitmaps(void)
     const uint8_t *h = files[0].cut;
     if (!bitmaps || !(h[95] & 1))
         return;
-    for (uint64_t at = __builtin_bswap32(dp_ld32(h + 100)); dp_ld32(h + at); at += 8 + DP_ALIGN_UP(__builtin_bswap32(dp_ld32(h + at + 4)), 8)) {
+    for (uint64_t at = __builtin_bswap32(dp_ld32(h + 100)), size; dp_ld32(h + at); at += 8 + DP_ALIGN_UP(size, 8)) {
+        size = __builtin_bswap32(dp_ld32(h + at + 4));
         uint64_t directory = __builtin_bswap64(dp_ld64(h + at + 24));
         if (__builtin_bswap32(dp_ld32(h + at)) != 0x23852875 || directory + 16 > files[0].cut_size || h[directory + 15] & 1)
             continue;
@@ -530,7 +532,8 @@ static void commit(const char *base_format)
     struct dp_error e = {0};
     close_image();
     doing = "commit";
-    struct dp_image *top = open_at("image", false, false, true, NULL, "qcow2"), *base = open_at("base", false, false, false, NULL, base_format);
+    struct dp_image *top = open_at("image", false, false, true, NULL, "qcow2");
+    struct dp_image *base = open_at("base", false, false, false, NULL, base_format);
     assert_ok(dp_image_merge(top, base, NULL, &e), e);
     dp_image_close(base);
     doing = "emptying";

@@ -1,9 +1,9 @@
-/* test_qcow2_matrix.c - every combination of qcow2's options: images made by us and by qemu-img are written by us and by qemu-io in turn, and
- * must be what a plain model says, in both programs' eyes.
+/* test_qcow2_matrix.c - every combination of qcow2's options: images made by us and by qemu-img are written by us and by qemu-io in turn,
+ * and must be what a plain model says, in both programs' eyes.
  *
- * Model: cluster size x compat x refcount width x lazy refcounts x extended L2 x compression x (preallocation or backing file) x snapshots x
- * who made it, without those that cannot be. Each gets a random sequence of operations by us, is checked and compared by qemu-img and by us,
- * gets operations by qemu-io, is checked and compared by us, and so on. Snapshots are compared at the end, by both.
+ * Model: cluster size x compat x refcount width x lazy refcounts x extended L2 x compression x (preallocation or backing file) x snapshots
+ * x who made it, without those that cannot be. Each gets a random sequence of operations by us, is checked and compared by qemu-img and by
+ * us, gets operations by qemu-io, is checked and compared by us, and so on. Snapshots are compared at the end, by both.
  *
  * Arguments: [STRIDE [SEED]]: every STRIDE-th combination (97; 1: all).
  */

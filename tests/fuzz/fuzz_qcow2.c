@@ -1,5 +1,5 @@
-/* fuzz_qcow2.c - qcow2 images made by others: opened, read, written, discarded, closed and opened again; and managed: checked, repaired, resized,
- * emptied, their snapshots listed, read, made, applied and deleted.
+/* fuzz_qcow2.c - qcow2 images made by others: opened, read, written, discarded, closed and opened again; and managed: checked, repaired,
+ * resized, emptied, their snapshots listed, read, made, applied and deleted.
  *
  * Input: a byte of choices, a byte that seeds the requests, then the image. Choices: bit 0: read-only, bit 1: a long hole follows, bit 2:
  * managed, bit 3: opened to be repaired, bit 4: a passphrase is there ("fuzz"), bit 5: bitmaps are asked for and changed, bit 6: in a folder
