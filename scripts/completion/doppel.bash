@@ -107,7 +107,7 @@ _doppel()
             commit) mapfile -t COMPREPLY < <(compgen -W '--format --keep --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             rebase) mapfile -t COMPREPLY < <(compgen -W '--format --backing --backing-format --unsafe --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             snapshot) mapfile -t COMPREPLY < <(compgen -W '--format --list --create --apply --delete --backing-any --secret-file --force-share --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
-            compact) mapfile -t COMPREPLY < <(compgen -W '--format --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            compact) mapfile -t COMPREPLY < <(compgen -W '--format --dedup --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             measure) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --size --snapshot --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;
@@ -142,7 +142,7 @@ _doppel()
                 volumes=$(_doppel_volumes)
                 ((COMP_CWORD > 3)) && volumes=$(_doppel_volumes all | sed -n "s|^${COMP_WORDS[3]}@||p")
                 mapfile -t COMPREPLY < <(compgen -W "$volumes --quiet --help" -- "$word") ;;
-            compact) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes) --progress --quiet --help" -- "$word") ;;
+            compact) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes) --dedup --progress --quiet --help" -- "$word") ;;
             export)
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --format --progress --quiet --help" -- "$word"; compgen -f -- "$word") ;;

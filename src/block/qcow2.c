@@ -54,6 +54,7 @@ const struct dp_image_format dp_image_qcow2 = {
     .set_backing = qcow2_set_backing,
     .create = qcow2_create,
     .check = qcow2_check,
+    .share = qcow2_share,
     .write_packed = qcow2_write_packed,
     .empty = qcow2_empty,
     .snapshot_list = qcow2_snapshot_list,

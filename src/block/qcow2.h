@@ -145,6 +145,9 @@ int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e) DP_MUST_
 int qcow2_info(struct dp_image *i, struct json_object *o) DP_MUST_CHECK;
 extern const struct dp_image_option qcow2_create_options[];
 
+/* qcow2_dedup.c, as image.h says */
+int qcow2_share(struct dp_image *i, uint64_t keep, uint64_t drop) DP_MUST_CHECK;
+
 /* qcow2_check.c, qcow2_snapshot.c: as image.h says */
 int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e) DP_MUST_CHECK;
 int qcow2_snapshot_list(struct dp_image *i, struct dp_image_snapshot **out, unsigned *count, struct dp_error *e) DP_MUST_CHECK;

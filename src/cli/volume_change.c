@@ -9,7 +9,7 @@ struct change_options {
     struct image_common common;
     const char *name, *to, *from, *from_format, *size_text;
     uint64_t size;
-    bool full, reflink, backing, all, shrink;
+    bool full, reflink, backing, all, shrink, dedup;
 };
 #define FIELD(name) offsetof(struct change_options, name)
 #define OPERAND_NAME {"[POOL/]NAME", FIELD(name)}
@@ -414,7 +414,11 @@ const struct cli_verb volume_resize_verb = {
     .run = resize,
 };
 
-static const struct cli_option compact_options[] = {IMAGE_OPTION_PROGRESS, IMAGE_OPTION_QUIET};
+static const struct cli_option compact_options[] = {
+    {"dedup", 0, NULL, CLI_FLAG, FIELD(dedup), .help = "and equal clusters are stored once (raw: by the file system, XFS or btrfs)"},
+    IMAGE_OPTION_PROGRESS,
+    IMAGE_OPTION_QUIET,
+};
 
 static int compact(int argc, char **argv)
 {
@@ -428,14 +432,16 @@ static int compact(int argc, char **argv)
         words[n++] = "-q";
     if (o.common.progress)
         words[n++] = "-p";
+    if (o.dedup)
+        words[n++] = "--dedup";
     return delegate(&image_compact_verb, o.name, true, words, NULL);
 }
 
 const struct cli_verb volume_compact_verb = {
     .name = "volume compact",
-    .summary = "gives back what holds only zeros",
-    .usage = "[POOL/]NAME",
-    .examples = "  doppel volume compact web\n",
+    .summary = "gives back what holds only zeros, or what is there twice",
+    .usage = "[--dedup] [POOL/]NAME",
+    .examples = "  doppel volume compact web\n  doppel volume compact --dedup web\n",
     .options = compact_options,
     .option_count = DP_ARRAY_LEN(compact_options),
     .operands = name_operand,
