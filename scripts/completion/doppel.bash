@@ -113,7 +113,7 @@ _doppel()
             esac ;;
         esac ;;
     volume)
-        local verbs='pool create ls inspect rm resize rename clone snapshot revert compact export --help'
+        local verbs='pool create ls inspect rm resize rename clone snapshot revert compact export resync --help'
         case $COMP_CWORD:${COMP_WORDS[2]} in
         2:*) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word") ;;
         3:pool) mapfile -t COMPREPLY < <(compgen -W 'create ls inspect rm --help' -- "$word") ;;
@@ -143,6 +143,9 @@ _doppel()
                 ((COMP_CWORD > 3)) && volumes=$(_doppel_volumes all | sed -n "s|^${COMP_WORDS[3]}@||p")
                 mapfile -t COMPREPLY < <(compgen -W "$volumes --quiet --help" -- "$word") ;;
             compact) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes) --dedup --progress --quiet --help" -- "$word") ;;
+            resync)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -W '--all --state --backing-any --progress --quiet --json --help' -- "$word"; compgen -f -- "$word") ;;
             export)
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --format --progress --quiet --help" -- "$word"; compgen -f -- "$word") ;;

@@ -8,7 +8,7 @@
 
 #include "block/image_internal.h"
 
-static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_file};
+static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_mirror, &dp_image_file};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
@@ -194,6 +194,38 @@ static int find_backing(struct dp_image *i, const char *name, char **real, struc
                           *real);
     free(copy);
     free(joined);
+    return rc;
+}
+
+char *dp_image_part_path(const struct dp_image *i, const char *name)
+{
+    char *copy = strdup(i->name), *path = NULL;
+    if (copy && (*name == '/' || scheme_length(name)))
+        path = strdup(name);
+    else if (copy && asprintf(&path, "%s/%s", dirname(copy), name) < 0)
+        path = NULL;
+    free(copy);
+    return path;
+}
+
+int dp_image_open_part(struct dp_image *i, const char *name, const struct dp_image_format *f, const struct dp_image_options *o,
+                       struct dp_image **out, struct dp_error *e)
+{
+    char *real = NULL;
+    for (const char *p = name; *p; p++)
+        if ((uint8_t)*p < ' ')
+            return dp_error_set(e, -EACCES, "disk %s is damaged: the name of an image that it uses has control characters", i->name);
+    int rc = find_backing(i, name, &real, e);
+    struct dp_image_options part = {.name = real,
+                                    .format = f->name,
+                                    .readonly = i->readonly,
+                                    .unlocked = o->unlocked,
+                                    .unsafe = o->unsafe,
+                                    .secret = o->secret,
+                                    .trace = i->trace};
+    if (!rc)
+        rc = open_one(f, &part, i->chain, out, e);
+    free(real);
     return rc;
 }
 

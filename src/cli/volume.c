@@ -453,7 +453,7 @@ static int volume(int argc, char **argv)
     static const struct cli_verb *const verbs[] = {&pool_verb,         &volume_create_verb, &ls_verb,           &inspect_verb,
                                                    &volume_rm_verb,    &volume_resize_verb, &volume_rename_verb, &volume_clone_verb,
                                                    &volume_snapshot_verb, &volume_revert_verb, &volume_compact_verb,
-                                                   &volume_export_verb};
+                                                   &volume_export_verb, &volume_resync_verb};
     return cli_family(&cli_volume, verbs, DP_ARRAY_LEN(verbs), argc, argv);
 }
 

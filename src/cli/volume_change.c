@@ -3,13 +3,16 @@
  */
 #include "cli/volume.h"
 
+#include <json.h>
 #include <stdlib.h>
+
+#include "block/mirror.h"
 
 struct change_options {
     struct image_common common;
     const char *name, *to, *from, *from_format, *size_text;
     uint64_t size;
-    bool full, reflink, backing, all, shrink, dedup;
+    bool full, reflink, backing, all, shrink, dedup, state;
 };
 #define FIELD(name) offsetof(struct change_options, name)
 #define OPERAND_NAME {"[POOL/]NAME", FIELD(name)}
@@ -481,4 +484,87 @@ const struct cli_verb volume_export_verb = {
     .operands = export_operands,
     .operand_count = DP_ARRAY_LEN(export_operands),
     .run = export,
+};
+
+/* ---- resync ---- */
+
+static const struct cli_option resync_options[] = {
+    {"all", 0, NULL, CLI_FLAG, FIELD(all), .help = "all of it: a half was replaced, or is to be made anew"},
+    {"state", 0, NULL, CLI_FLAG, FIELD(state), .help = "only says what is in date"},
+    IMAGE_OPTION_BACKING,
+    IMAGE_OPTION_PROGRESS,
+    IMAGE_OPTION_QUIET,
+    {"json", 0, NULL, CLI_FLAG, FIELD(common.json), .help = "JSON on stdout"},
+};
+static const struct cli_operand resync_operands[] = {{"MIRROR", FIELD(name)}};
+
+static void show_mirror(const struct change_options *o, const struct dp_image *i, uint64_t copied)
+{
+    struct dp_mirror_state s = {0};
+    char text[32];
+    dp_mirror_state(i, &s);
+    if (o->common.json) {
+        struct json_object *j = json_object_new_object(), *halves = json_object_new_array();
+        for (unsigned h = 0; h < 2; h++) {
+            struct json_object *half = json_object_new_object();
+            json_object_object_add(half, "filename", json_object_new_string(s.name[h]));
+            json_object_object_add(half, "format", json_object_new_string(s.format[h]));
+            json_object_object_add(half, "in-date", json_object_new_boolean(s.in_date[h]));
+            json_object_array_add(halves, half);
+        }
+        json_object_object_add(j, "halves", halves);
+        json_object_object_add(j, "may-differ", json_object_new_uint64(s.dirty * s.region));
+        json_object_object_add(j, "copied", json_object_new_uint64(copied));
+        image_print_json(j);
+        return;
+    }
+    for (unsigned h = 0; h < 2; h++)
+        image_say(&o->common, "%s: %s\n", s.name[h], s.in_date[h] ? "in date" : "not in date");
+    if (o->state)
+        image_say(&o->common, "%s may differ\n", image_size_text(s.dirty * s.region, text));
+    else
+        image_say(&o->common, "%s copied\n", image_size_text(copied, text));
+}
+
+static int resync(int argc, char **argv)
+{
+    struct change_options o = {0};
+    struct dp_error e = {0};
+    struct dp_image *i = NULL;
+    struct image_task t;
+    struct dp_mirror_state s;
+    uint64_t copied = 0;
+    int status = cli_begin(&volume_resync_verb, argc, argv, &o);
+    if (status >= 0)
+        return status;
+    /* --state needs neither the halves nor the lock. */
+    struct dp_image_options how = {.name = o.name, .format = "mirror", .readonly = o.state, .alone = o.state, .unlocked = o.state,
+                                   .backing_anywhere = o.common.backing_any};
+    int rc = dp_image_open(&how, &i, &e);
+    if (!rc && !dp_mirror_state(i, &s))
+        rc = dp_error_set(&e, -EINVAL, "%s is no mirror", o.name);
+    if (!rc && !o.state) {
+        image_task_begin(&t, &o.common, "resync");
+        rc = dp_mirror_resync(i, o.all, &t.job, &copied, &e);
+        image_task_end(&t);
+    }
+    if (!rc)
+        show_mirror(&o, i, copied);
+    dp_image_close(i);
+    return rc ? volume_fail(&e) : 0;
+}
+
+const struct cli_verb volume_resync_verb = {
+    .name = "volume resync",
+    .summary = "brings the half of a mirror that failed in date again",
+    .usage = "[--all] [--state] [--json] MIRROR",
+    .examples = "  doppel image create -f mirror -o first=a.raw,second=b.raw disk.mirror 20G\n"
+                "  doppel run --disk disk.mirror,format=mirror\n"
+                "  doppel volume resync disk.mirror            what was written since b.raw failed\n"
+                "  doppel volume resync --all disk.mirror      after b.raw was replaced\n",
+    .options = resync_options,
+    .option_count = DP_ARRAY_LEN(resync_options),
+    .operands = resync_operands,
+    .operand_count = DP_ARRAY_LEN(resync_operands),
+    .run = resync,
 };
