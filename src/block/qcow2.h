@@ -87,6 +87,7 @@ struct qcow2 {
     bool clear_autoclear; /* before the first write */
     bool failed;          /* a barrier failed: what is on the disk is unknown */
     bool told_corrupt;
+    bool unshared; /* a cluster that had two references has one now */
 };
 
 /* What a piece of the disk is: in the file at offset, in a compressed cluster, zeros, or what the backing file says. */
@@ -147,6 +148,8 @@ extern const struct dp_image_option qcow2_create_options[];
 
 /* qcow2_dedup.c, as image.h says */
 int qcow2_share(struct dp_image *i, uint64_t keep, uint64_t drop) DP_MUST_CHECK;
+/* Before closing: clusters whose other reference has gone get their COPIED flag. */
+void qcow2_own_again(struct qcow2 *q);
 
 /* qcow2_check.c, qcow2_snapshot.c: as image.h says */
 int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e) DP_MUST_CHECK;

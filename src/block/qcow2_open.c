@@ -245,6 +245,7 @@ int qcow2_open(struct dp_image *i, const struct dp_image_options *o, struct dp_e
 void qcow2_close(struct dp_image *i)
 {
     struct qcow2 *q = (struct qcow2 *)i;
+    qcow2_own_again(q);
     for (unsigned n = 0; n < QCOW2_SETS * QCOW2_WAYS; n++)
         free(q->slice[n / QCOW2_WAYS][n % QCOW2_WAYS].data);
     ZSTD_freeDCtx(q->zstd_context);
