@@ -520,7 +520,7 @@ static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
 
 static int info(struct dp_image *i, struct json_object *o)
 {
-    struct dp_mirror_state s;
+    struct dp_mirror_state s = {0};
     struct json_object *m = json_object_new_object(), *halves = json_object_new_array();
     dp_mirror_state(i, &s);
     for (unsigned h = 0; h < 2; h++) {
