@@ -204,7 +204,7 @@ static int copy(struct dp_live *l, uint64_t offset, uint64_t size, struct dp_err
     struct job *j = &l->job;
     struct dp_image *from = *l->image, *to = j->kind == DP_JOB_STREAM ? from : j->to;
     while (size) {
-        enum action action;
+        enum action action = SKIP;
         uint64_t n = DP_MIN(size, (uint64_t)STEP);
         int rc = look(l, offset, &n, &action, e);
         if (rc)
@@ -231,7 +231,7 @@ static int do_some(struct dp_live *l, uint64_t *moved, struct dp_error *e)
     for (*moved = 0; j->left && *moved < STEP;) {
         bool wrapped = false;
         uint64_t n = next_chunk(l, j->at, &wrapped), offset = n * l->chunk, size = l->size - offset;
-        enum action action;
+        enum action action = SKIP;
         j->fresh &= !wrapped;
         int rc = look(l, offset, &size, &action, e);
         if (rc)
