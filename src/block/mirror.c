@@ -206,7 +206,10 @@ static int write_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint
         dp_cursor_skip(c, size);
     return rc;
 }
-static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags) { return change(of(i), NULL, offset, size, true, flags); }
+static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags)
+{
+    return change(of(i), NULL, offset, size, true, flags);
+}
 
 static int flush(struct dp_image *i)
 {
@@ -345,8 +348,9 @@ static int check_place(const struct mirror *m, const char *path, struct dp_error
     free(mine);
     free(copy);
     free(its);
-    return good ? 0 : dp_error_set(e, -EACCES, "mirror %s wants to make %s, outside its folder; if you trust it, add --backing-any",
-                                   m->image.name, path);
+    return good ? 0
+                : dp_error_set(e, -EACCES, "mirror %s wants to make %s, outside its folder; if you trust it, add --backing-any",
+                               m->image.name, path);
 }
 
 int dp_mirror_resync(struct dp_image *i, bool all, const struct dp_image_job *job, uint64_t *copied, struct dp_error *e)

@@ -38,7 +38,8 @@ struct pool_options {
 static const struct cli_operand pool_operand[] = {{"NAME", FIELD(name)}};
 static const struct cli_option json_option[] = {{"json", 0, NULL, CLI_FLAG, FIELD(json), .help = "JSON on stdout"}};
 static const struct cli_option pool_create_options[] = {
-    {"dir", 0, "DIR", CLI_STRING, FIELD(folder), .help = "its folder, empty or a pool already; else one of the user's data (XDG_DATA_HOME)"}};
+    {"dir", 0, "DIR", CLI_STRING, FIELD(folder),
+     .help = "its folder, empty or a pool already; else one of the user's data (XDG_DATA_HOME)"}};
 static const struct cli_option pool_rm_options[] = {
     {"forget", 0, NULL, CLI_FLAG, FIELD(forget), .help = "of a pool made with --dir: only its name, all stays in the folder"}};
 
@@ -237,8 +238,9 @@ static struct json_object *about(const struct dp_pool *p, const struct dp_volume
     json_object_object_add(o, "name", text_of(p, v));
     json_object_object_add(o, "pool", json_object_new_string(p->name));
     json_object_object_add(o, "format", json_object_new_string(v->format->name));
-    if (path && !dp_image_open(&(struct dp_image_options){.name = path, .format = v->format->name, .readonly = true, .unlocked = true,
-                                                          .alone = true}, &i, &e))
+    if (path &&
+        !dp_image_open(
+            &(struct dp_image_options){.name = path, .format = v->format->name, .readonly = true, .unlocked = true, .alone = true}, &i, &e))
         json_object_object_add(o, "size", json_object_new_uint64(i->size));
     else
         json_object_object_add(o, "error", json_object_new_string(e.text));
@@ -269,7 +271,10 @@ static void print_volume(const struct dp_pool *p, const struct dp_volume *v, con
         columns += (*c & 0xc0) != 0x80;
     printf("%s%*s %-7s %10s %10s  %s%s%s\n", name, columns < 40 ? 40 - columns : 0, "", v->format->name,
            json_object_object_get(o, "size") ? image_size_text(number(o, "size"), size) : "?", image_size_text(number(o, "used"), used),
-           v->merging ? "half removed" : v->owner ? "snapshot" : dp_volume_protected(p, v) ? "read-only: others stand on it" : "",
+           v->merging                  ? "half removed"
+           : v->owner                  ? "snapshot"
+           : dp_volume_protected(p, v) ? "read-only: others stand on it"
+                                       : "",
            json_object_get_boolean(json_object_object_get(o, "in-use")) ? (dp_volume_protected(p, v) ? ", in use" : "in use") : "",
            json_object_object_get(o, "error") ? "cannot be read" : "");
     json_object_put(o);
@@ -450,10 +455,10 @@ static const struct cli_verb inspect_verb = {
 
 static int volume(int argc, char **argv)
 {
-    static const struct cli_verb *const verbs[] = {&pool_verb,         &volume_create_verb, &ls_verb,           &inspect_verb,
-                                                   &volume_rm_verb,    &volume_resize_verb, &volume_rename_verb, &volume_clone_verb,
-                                                   &volume_snapshot_verb, &volume_revert_verb, &volume_compact_verb,
-                                                   &volume_export_verb, &volume_resync_verb};
+    static const struct cli_verb *const verbs[] = {
+        &pool_verb,           &volume_create_verb, &ls_verb,           &inspect_verb,         &volume_rm_verb,
+        &volume_resize_verb,  &volume_rename_verb, &volume_clone_verb, &volume_snapshot_verb, &volume_revert_verb,
+        &volume_compact_verb, &volume_export_verb, &volume_resync_verb};
     return cli_family(&cli_volume, verbs, DP_ARRAY_LEN(verbs), argc, argv);
 }
 

@@ -15,7 +15,10 @@ struct change_options {
     bool full, reflink, backing, all, shrink, dedup, state;
 };
 #define FIELD(name) offsetof(struct change_options, name)
-#define OPERAND_NAME {"[POOL/]NAME", FIELD(name)}
+#define OPERAND_NAME                                                                                                                       \
+    {                                                                                                                                      \
+        "[POOL/]NAME", FIELD(name)                                                                                                         \
+    }
 
 static int closed(struct dp_pool *p, int rc, const struct dp_error *e)
 {
@@ -53,7 +56,8 @@ static int delegate(const struct cli_verb *verb, const char *name, bool write, c
 /* ---- create ---- */
 
 static const struct cli_option create_options[] = {
-    {"size", 's', "SIZE", CLI_SIZE, FIELD(size), .min = 512, .max = (uint64_t)1 << 62, .help = "of the disk; with --from: at least the image's"},
+    {"size", 's', "SIZE", CLI_SIZE, FIELD(size), .min = 512, .max = (uint64_t)1 << 62,
+     .help = "of the disk; with --from: at least the image's"},
     {"format", 'f', "qcow2|raw", CLI_STRING, FIELD(common.format), .choices = "qcow2|raw", .help = "qcow2 when not said"},
     {"from", 0, "IMAGE", CLI_STRING, FIELD(from), .help = "a copy of this image, of any format"},
     {"from-format", 0, "FORMAT", CLI_STRING, FIELD(from_format), .help = "of IMAGE; guessed when not said"},
@@ -76,8 +80,8 @@ static int grow(struct dp_pool *p, const struct dp_volume_name *n, uint64_t size
     return rc;
 }
 
-static int import(const struct change_options *o, struct dp_pool *p, const struct dp_volume_name *n, struct dp_image *from, const char *format,
-                  struct dp_error *e)
+static int import(const struct change_options *o, struct dp_pool *p, const struct dp_volume_name *n, struct dp_image *from,
+                  const char *format, struct dp_error *e)
 {
     struct image_task t;
     image_task_begin(&t, &o->common, "copy");
@@ -90,9 +94,9 @@ static int new_name(const char *text, struct dp_volume_name *n, struct dp_error 
 {
     int rc = dp_volume_split(text, n, e);
     return rc ? rc
-              : *n->snapshot ? dp_error_set(e, -EINVAL, "'%s' names a snapshot: make it with: doppel volume snapshot %s %s", text, n->name,
-                                            n->snapshot)
-                             : 0;
+           : *n->snapshot
+               ? dp_error_set(e, -EINVAL, "'%s' names a snapshot: make it with: doppel volume snapshot %s %s", text, n->name, n->snapshot)
+               : 0;
 }
 
 static int create(int argc, char **argv)
@@ -162,8 +166,7 @@ static int clone_here(const struct change_options *o, const struct dp_volume_nam
     rc = strcmp(p.name, to->pool) ? dp_error_set(e, -EXDEV, "%s is in pool %s: a clone in another pool needs --full", o->name, p.name)
                                   : dp_volume_clone(&p, v, to->name, &how, e);
     if (!rc)
-        image_say(&o->common, "%s: %s %s\n", to->name,
-                  how == DP_CLONE_REFLINK ? "shares blocks with" : "stands on", o->name);
+        image_say(&o->common, "%s: %s %s\n", to->name, how == DP_CLONE_REFLINK ? "shares blocks with" : "stands on", o->name);
     dp_pool_close(&p);
     return rc;
 }
@@ -538,7 +541,11 @@ static int resync(int argc, char **argv)
     if (status >= 0)
         return status;
     /* --state needs neither the halves nor the lock. */
-    struct dp_image_options how = {.name = o.name, .format = "mirror", .readonly = o.state, .alone = o.state, .unlocked = o.state,
+    struct dp_image_options how = {.name = o.name,
+                                   .format = "mirror",
+                                   .readonly = o.state,
+                                   .alone = o.state,
+                                   .unlocked = o.state,
                                    .backing_anywhere = o.common.backing_any};
     int rc = dp_image_open(&how, &i, &e);
     if (!rc && !dp_mirror_state(i, &s))

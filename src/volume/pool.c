@@ -450,8 +450,8 @@ int dp_pool_open(const char *name, bool change, struct dp_pool *p, struct dp_err
     snprintf(p->name, sizeof p->name, "%s", name);
     bool there = !lstat(path, &st);
     if (!there && strcmp(name, DP_POOL_DEFAULT) != 0)
-        return dp_error_set(e, -ENOENT, "there is no pool '%s': see `doppel volume pool ls`, or make it: doppel volume pool create %s", name,
-                            name);
+        return dp_error_set(e, -ENOENT, "there is no pool '%s': see `doppel volume pool ls`, or make it: doppel volume pool create %s",
+                            name, name);
     if (!there && (rc = make_folders(path, e)))
         return rc;
     if (!(p->folder = realpath(path, NULL)))

@@ -19,20 +19,20 @@ enum { DP_VOLUME_NAME_MAX = 63, DP_POOL_RECORDS_MAX = 16384, DP_POOL_BYTES_MAX =
 #define DP_POOL_DEFAULT "default"
 
 struct dp_volume {
-    uint64_t id;                          /* never used again */
-    char name[DP_VOLUME_NAME_MAX + 1];    /* of a snapshot: the part behind '@' */
-    uint64_t owner;                       /* a snapshot's volume; 0: it is a volume */
-    uint64_t parent;                      /* 0: no backing file */
-    uint64_t file;                        /* FILE.FORMAT, six digits at least */
+    uint64_t id;                       /* never used again */
+    char name[DP_VOLUME_NAME_MAX + 1]; /* of a snapshot: the part behind '@' */
+    uint64_t owner;                    /* a snapshot's volume; 0: it is a volume */
+    uint64_t parent;                   /* 0: no backing file */
+    uint64_t file;                     /* FILE.FORMAT, six digits at least */
     const struct dp_image_format *format;
-    uint64_t made;                        /* seconds since 1970 */
-    bool merging;                         /* a snapshot that is being removed: its contents are of two moments */
+    uint64_t made; /* seconds since 1970 */
+    bool merging;  /* a snapshot that is being removed: its contents are of two moments */
 };
 
 struct dp_pool {
     char name[DP_VOLUME_NAME_MAX + 1], *folder;
-    int folder_fd, lock_fd; /* lock_fd -1: only read */
-    uint64_t next;          /* the next id or file */
+    int folder_fd, lock_fd;    /* lock_fd -1: only read */
+    uint64_t next;             /* the next id or file */
     struct dp_volume **volume; /* by id; each stays where it is until it is removed */
     unsigned count;
 };

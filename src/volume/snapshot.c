@@ -60,7 +60,8 @@ int dp_volume_revert(struct dp_pool *p, struct dp_volume *v, struct dp_volume *s
     if (s->owner != v->id)
         return dp_error_set(e, -EINVAL, "%s is no snapshot of %s", dp_volume_text(p, s, other), text);
     if (dp_pool_children(p, v, &child))
-        return dp_error_set(e, -EBUSY, "%s stands on what %s is now: keep that with a snapshot first", dp_volume_text(p, child, other), text);
+        return dp_error_set(e, -EBUSY, "%s stands on what %s is now: keep that with a snapshot first", dp_volume_text(p, child, other),
+                            text);
     int rc = volume_check_depth(p, s, e);
     if (!rc)
         rc = dp_volume_open(p, s, false, false, &then, e);

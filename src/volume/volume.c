@@ -95,9 +95,8 @@ static int refuse_protected(const struct dp_pool *p, const struct dp_volume *v, 
         return dp_error_set(e, -EROFS, "%s is a snapshot, which only can be read: clone it with: doppel volume clone %s/%s NAME", text,
                             p->name, text);
     dp_pool_children(p, v, &child);
-    return dp_error_set(e, -EROFS,
-                        "volume %s only can be read, for %s stands on it: make a snapshot of %s, then it can be written again", text,
-                        dp_volume_text(p, child, other), text);
+    return dp_error_set(e, -EROFS, "volume %s only can be read, for %s stands on it: make a snapshot of %s, then it can be written again",
+                        text, dp_volume_text(p, child, other), text);
 }
 
 static int refuse_merging(const struct dp_pool *p, const struct dp_volume *v, struct dp_error *e)
@@ -303,9 +302,9 @@ static int reflink(struct dp_pool *p, struct dp_volume *to, const struct dp_volu
     if (rc && fd >= 0)
         unlinkat(p->folder_fd, name, 0);
     bool cannot = rc == -EOPNOTSUPP || rc == -EXDEV || rc == -EINVAL || rc == -ENOTTY || rc == -ENOSYS;
-    return !rc ? 0 : cannot ? dp_error_set(e, -EOPNOTSUPP, "the file system of %s cannot share blocks between files (XFS and btrfs can)",
-                                           p->folder)
-                            : dp_error_set(e, rc, "%s/%s cannot be made: %s", p->folder, name, strerror(-rc));
+    return !rc      ? 0
+           : cannot ? dp_error_set(e, -EOPNOTSUPP, "the file system of %s cannot share blocks between files (XFS and btrfs can)", p->folder)
+                    : dp_error_set(e, rc, "%s/%s cannot be made: %s", p->folder, name, strerror(-rc));
 }
 
 int volume_check_depth(const struct dp_pool *p, const struct dp_volume *v, struct dp_error *e)

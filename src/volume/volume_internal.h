@@ -8,7 +8,8 @@ enum { VOLUME_FILE_MAX = 64 };
 
 struct dp_volume *volume_named(const struct dp_pool *p, uint64_t owner, const char *name); /* NULL: none */
 int volume_check_new(const struct dp_pool *p, uint64_t owner, const char *name, struct dp_error *e) DP_MUST_CHECK;
-int volume_check_depth(const struct dp_pool *p, const struct dp_volume *v, struct dp_error *e) DP_MUST_CHECK; /* may one more stand on it? */
+int volume_check_depth(const struct dp_pool *p, const struct dp_volume *v,
+                       struct dp_error *e) DP_MUST_CHECK; /* may one more stand on it? */
 void volume_file_name(const struct dp_volume *v, char text[VOLUME_FILE_MAX]);
 int volume_busy(const struct dp_pool *p, const struct dp_volume *v, int rc, struct dp_error *e);
 /* Whatever pool.json says about it. */

@@ -1,9 +1,9 @@
 /* test_mirror.c - the format mirror: halves that fail, power cuts, kill -9, resync.
  *
- * Model: the linker leads preadv, pwritev, fdatasync and fallocate here (--wrap). A file is known by its inode. Each of the three files (the
- * mirror's own and its halves) has a log of what was done since its last fdatasync; a power cut leaves what was flushed, and of the rest
- * what chance wants. Then the mirror must open, both halves must hold the same, and each sector that was not written since the last flush of
- * the disk must be what it was.
+ * Model: the linker leads preadv, pwritev, fdatasync and fallocate here (--wrap). A file is known by its inode. Each of the three files
+ * (the mirror's own and its halves) has a log of what was done since its last fdatasync; a power cut leaves what was flushed, and of the
+ * rest what chance wants. Then the mirror must open, both halves must hold the same, and each sector that was not written since the last
+ * flush of the disk must be what it was.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,7 +32,10 @@ int __wrap_fallocate64(int fd, int mode, off_t at, off_t size);
 enum { SIZE = 8 << 20, FILES = 3, LOG_MAX = 4000, STABLE_MAX = SIZE + (1 << 20) };
 static const char *const names[FILES] = {"m", "a", "b"};
 
-static struct entry { uint8_t *data; uint64_t at, size; } logged[FILES][LOG_MAX];
+static struct entry {
+    uint8_t *data;
+    uint64_t at, size;
+} logged[FILES][LOG_MAX];
 static unsigned log_count[FILES];
 static uint8_t *stable[FILES];
 static uint64_t stable_size[FILES];

@@ -1,5 +1,5 @@
-/* test_volume.c - volumes by their functions: random operations on a pool beside a model of what each volume and snapshot holds. The commands,
- * VMs and kills: tests/vm/test_volume.py.
+/* test_volume.c - volumes by their functions: random operations on a pool beside a model of what each volume and snapshot holds. The
+ * commands, VMs and kills: tests/vm/test_volume.py.
  */
 #include <setjmp.h>
 #include <stdarg.h>

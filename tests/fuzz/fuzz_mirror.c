@@ -11,7 +11,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MUST(x) do { if (!(x)) abort(); } while (0)
+#define MUST(x)                                                                                                                            \
+    do {                                                                                                                                   \
+        if (!(x))                                                                                                                          \
+            abort();                                                                                                                       \
+    } while (0)
 enum { HALF = 1 << 20, FILE_MAX = 64 << 10 };
 
 static void put(const char *path, const void *data, size_t size, off_t length)

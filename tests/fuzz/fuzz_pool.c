@@ -8,7 +8,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MUST(x) do { if (!(x)) abort(); } while (0)
+#define MUST(x)                                                                                                                            \
+    do {                                                                                                                                   \
+        if (!(x))                                                                                                                          \
+            abort();                                                                                                                       \
+    } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
