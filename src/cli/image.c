@@ -231,6 +231,8 @@ static int run_verb(const struct cli_verb *verb, int argc, char **argv)
         write = write || (!strcmp(name, "check") && (!strncmp(argv[i], "-r", 2) || !strncmp(argv[i], "--repair", 8)));
     if (!strcmp(name, "create") || (!strcmp(name, "convert") && at == argc - 1))
         dp_error_set(&e, -EINVAL, "%s: volumes are made by: doppel volume create --from IMAGE NAME", argv[at]);
+    else if (!strcmp(name, "commit") || !strcmp(name, "rebase"))
+        dp_error_set(&e, -EINVAL, "%s: what a volume stands on is the pool's: see doppel volume rm NAME@SNAPSHOT, or clone --full", argv[at]);
     else if (!dp_volume_resolve(argv[at] + sizeof prefix - 1, write, &path, &format, &e)) {
         words[0] = f;
         words[1] = (char *)format;

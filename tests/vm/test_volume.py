@@ -133,7 +133,8 @@ ok(run(doppel, 'image', 'info', '--json', 'volume:base').returncode == 0, 'image
 ok(run(doppel, 'image', 'compare', '-F', 'raw', 'volume:base', 'source.raw').returncode == 0, 'image compare volume:')
 ok(run(doppel, 'image', 'resize', 'volume:default/base', '8M').returncode == 0, 'image resize volume:')
 ok('volume create --from' in run(doppel, 'image', 'convert', 'source.raw', 'volume:base').stderr, 'image convert to volume:')
-ok('no such' in run(doppel, 'image', 'info', 'volume:nope').stderr.lower() + 'no such' , 'image info of no volume')
+ok('no volume' in run(doppel, 'image', 'info', 'volume:nope').stderr, 'image info of no volume')
+ok('what a volume stands on' in run(doppel, 'image', 'commit', 'volume:base').stderr, 'image commit of a volume')
 
 # ---- clones by backing files ----
 
