@@ -1,6 +1,13 @@
 # Completion of doppel for bash. tests/vm/test_cli.sh checks that every option of every verb, every verb and every command is here.
 _doppel_running() { doppel list 2>/dev/null | awk 'NR > 1 { print $1 }'; }
 
+# Pools, with their slash, and volumes of the default pool or of that of the word; with "snapshots" those, too.
+_doppel_volumes()
+{
+    doppel volume ls --json 2>/dev/null | sed -n 's/^ *"\(name\|pool\)": *"\(.*\)",\{0,1\}$/\1 \2/p' |
+        awk -v all="$1" '$1 == "name" { name = $2 } $1 == "pool" && (all || name !~ /@/) { print $2 "/" name; if ($2 == "default") print name }'
+}
+
 _doppel()
 {
     local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
@@ -10,7 +17,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image disk balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image volume disk balloon network doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -19,6 +26,7 @@ _doppel()
         --kernel | -k | --initrd | -i | --disk | -d | --dump-blocks | --cdrom | --floppy | --firmware | --nvram)
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+        =) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes)" -- "$word") ;; # --disk volume=
         --engine | -e) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp null' -- "$word") ;;
         --cpu) mapfile -t COMPREPLY < <(compgen -W 'x86-64-v3 x86-64-v2 x86-64-v1' -- "$word") ;;
         --machine) mapfile -t COMPREPLY < <(compgen -W 'pc q35 microvm' -- "$word") ;;
@@ -99,11 +107,50 @@ _doppel()
             commit) mapfile -t COMPREPLY < <(compgen -W '--format --keep --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             rebase) mapfile -t COMPREPLY < <(compgen -W '--format --backing --backing-format --unsafe --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             snapshot) mapfile -t COMPREPLY < <(compgen -W '--format --list --create --apply --delete --backing-any --secret-file --force-share --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
-            compact) mapfile -t COMPREPLY < <(compgen -W '--format --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            compact) mapfile -t COMPREPLY < <(compgen -W '--format --dedup --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             bitmap) mapfile -t COMPREPLY < <(compgen -W '--format --add --remove --clear --enable --disable --merge --source-file --source-format --granularity --secret-file
                 --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             measure) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --size --snapshot --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            esac ;;
+        esac ;;
+    volume)
+        local verbs='pool create ls inspect rm resize rename clone snapshot revert compact export resync --help'
+        case $COMP_CWORD:${COMP_WORDS[2]} in
+        2:*) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word") ;;
+        3:pool) mapfile -t COMPREPLY < <(compgen -W 'create ls inspect rm --help' -- "$word") ;;
+        *:pool)
+            case ${COMP_WORDS[3]} in
+            create)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -W '--dir --help' -- "$word"; compgen -d -- "$word") ;;
+            rm) mapfile -t COMPREPLY < <(compgen -W "$(doppel volume pool ls 2>/dev/null | awk 'NR > 1 { print $1 }') --forget --help" -- "$word") ;;
+            *) mapfile -t COMPREPLY < <(compgen -W "$(doppel volume pool ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --help" -- "$word") ;;
+            esac ;;
+        *)
+            local volumes
+            case ${COMP_WORDS[2]} in
+            create)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -W '--size --format --from --from-format --backing-any --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            ls) mapfile -t COMPREPLY < <(compgen -W "$(doppel volume pool ls 2>/dev/null | awk 'NR > 1 { print $1 }') --tree --snapshots --json --help" -- "$word") ;;
+            inspect) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --json --help" -- "$word") ;;
+            rm) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --snapshots --progress --quiet --help" -- "$word") ;;
+            resize) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes) --shrink --quiet --help" -- "$word") ;;
+            rename) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --quiet --help" -- "$word") ;;
+            clone) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --full --reflink --backing --format --progress --quiet --help" -- "$word") ;;
+            snapshot) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes) --quiet --help" -- "$word") ;;
+            revert)
+                volumes=$(_doppel_volumes)
+                ((COMP_CWORD > 3)) && volumes=$(_doppel_volumes all | sed -n "s|^${COMP_WORDS[3]}@||p")
+                mapfile -t COMPREPLY < <(compgen -W "$volumes --quiet --help" -- "$word") ;;
+            compact) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes) --dedup --progress --quiet --help" -- "$word") ;;
+            resync)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -W '--all --state --backing-any --progress --quiet --json --help' -- "$word"; compgen -f -- "$word") ;;
+            export)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -W "$(_doppel_volumes all) --format --progress --quiet --help" -- "$word"; compgen -f -- "$word") ;;
             esac ;;
         esac ;;
     disk)
@@ -130,7 +177,7 @@ _doppel()
             esac
         fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image disk balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image volume disk balloon network doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

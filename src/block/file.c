@@ -222,6 +222,22 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
     return 0;
 }
 
+int dp_image_file_share(struct dp_image *i, uint64_t keep, uint64_t drop, uint64_t size)
+{
+    int fd = dp_image_file_descriptor(i);
+    union {
+        struct file_dedupe_range range;
+        uint8_t space[sizeof(struct file_dedupe_range) + sizeof(struct file_dedupe_range_info)];
+    } u = {.range = {.src_offset = keep, .src_length = size, .dest_count = 1}};
+    if (fd < 0)
+        return -EOPNOTSUPP;
+    u.range.info[0] = (struct file_dedupe_range_info){.dest_fd = fd, .dest_offset = drop};
+    if (ioctl(fd, FIDEDUPERANGE, &u))
+        return errno == ENOTTY || errno == EINVAL || errno == ENOSYS ? -EOPNOTSUPP : -errno;
+    int status = u.range.info[0].status;
+    return status == -EINVAL || status == -ENOTTY ? -EOPNOTSUPP : status; /* FILE_DEDUPE_RANGE_DIFFERS is 1 */
+}
+
 static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
 {
     if (!of(i)->file.regular)

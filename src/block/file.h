@@ -27,5 +27,7 @@ int dp_file_open(const struct dp_file_options *o, struct dp_file *f, struct dp_e
 struct dp_image;
 /* The descriptor of an image of the protocol `file`; -1: it is another. */
 int dp_image_file_descriptor(const struct dp_image *i);
+/* Two pieces of such a file that hold the same become one, by the file system. 1: they differ; -EOPNOTSUPP: it cannot. */
+int dp_image_file_share(struct dp_image *i, uint64_t keep, uint64_t drop, uint64_t size) DP_MUST_CHECK;
 
 #endif

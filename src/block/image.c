@@ -8,7 +8,7 @@
 
 #include "block/image_internal.h"
 
-static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_luks, &dp_image_file};
+static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_luks, &dp_image_mirror, &dp_image_file};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
@@ -243,6 +243,26 @@ int dp_image_open_data(struct dp_image *i, const char *name, const struct dp_ima
         .name = real, .readonly = i->readonly, .unlocked = o->unlocked, .unsafe = o->unsafe, .secret = o->secret, .trace = i->trace};
     if (!rc)
         rc = protocol ? open_one(protocol, &data, i->chain, &i->data, e) : -EINVAL;
+    free(real);
+    return rc;
+}
+
+int dp_image_open_part(struct dp_image *i, const char *name, const struct dp_image_format *f, const struct dp_image_options *o,
+                       struct dp_image **out, struct dp_error *e)
+{
+    char *real = NULL;
+    int rc = check_name(i, name, "part", e);
+    if (!rc)
+        rc = find_named(i, name, "part", &real, e);
+    struct dp_image_options part = {.name = real,
+                                    .format = f->name,
+                                    .readonly = i->readonly,
+                                    .unlocked = o->unlocked,
+                                    .unsafe = o->unsafe,
+                                    .secret = o->secret,
+                                    .trace = i->trace};
+    if (!rc)
+        rc = open_one(f, &part, i->chain, out, e);
     free(real);
     return rc;
 }

@@ -185,6 +185,8 @@ struct dp_image_format {
     uint32_t (*cluster_size)(const struct dp_image *i);     /* 0 or not there: it has none */
     int (*info)(struct dp_image *i, struct json_object *o); /* adds what is special to it, by the names that qemu-img uses */
     int (*check)(struct dp_image *i, struct dp_image_check *c, struct dp_error *e);
+    /* Two whole clusters (raw: pieces of 64 KiB) that hold the same become one. 1: these cannot, nothing was done. */
+    int (*share)(struct dp_image *i, uint64_t keep, uint64_t drop);
     int (*set_backing)(struct dp_image *i, const char *name, const char *format, struct dp_error *e); /* names only; NULL: none */
     int (*empty)(struct dp_image *i, struct dp_error *e); /* after a commit: all is the backing image's again */
     int (*snapshot_list)(struct dp_image *i, struct dp_image_snapshot **out, unsigned *count, struct dp_error *e); /* the caller frees */

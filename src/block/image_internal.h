@@ -19,6 +19,11 @@ struct dp_image_chain {
 /* A file of the tree is about to be opened (and locked): -EINVAL if it is there already. */
 int dp_image_chain_add(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
 
-extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2, dp_image_luks;
+/* Another image that i is made of, where a backing file may be, and as i is for reading or writing. Not in i's structure: out is closed by
+ * its driver. */
+int dp_image_open_part(struct dp_image *i, const char *name, const struct dp_image_format *f, const struct dp_image_options *o,
+                       struct dp_image **out, struct dp_error *e) DP_MUST_CHECK;
+
+extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2, dp_image_luks, dp_image_mirror;
 
 #endif

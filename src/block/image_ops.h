@@ -1,4 +1,4 @@
-/* block/image_ops.h - what is done with whole images: copied, compared, merged, moved to another backing file, shrunk to what they hold.
+/* block/image_ops.h - what is done with whole images: copied, compared, merged, moved to another backing file, shrunk to what they hold, deduplicated.
  *
  * Model: an operation walks the disk in pieces of DP_IMAGE_PIECE bytes, asks for extents first and reads only what has data. It tells
  * how far it is after each piece and looks whether it is to stop; then it ends with -EINTR, and what it did so far is whole: images
@@ -45,6 +45,11 @@ int dp_image_detach(struct dp_image *top, struct dp_image *below, const struct d
 
 /* Gives back what holds only zeros. *freed: bytes of the disk that are no data any more. */
 int dp_image_compact(struct dp_image *i, const struct dp_image_job *job, uint64_t *freed, struct dp_error *e) DP_MUST_CHECK;
+
+/* Pieces that hold the same are stored once; flushes. memory: of the table, at most; 0: DP_DEDUP_MEMORY. *shared: bytes of the disk that
+ * have no place of their own any more. */
+enum { DP_DEDUP_MEMORY = 128 << 20 };
+int dp_image_dedup(struct dp_image *i, uint64_t memory, const struct dp_image_job *job, uint64_t *shared, struct dp_error *e) DP_MUST_CHECK;
 
 /* The piece that begins at offset, as long as it goes on alike: up to the end of the disk, through all images of the tree. */
 int dp_image_map(struct dp_image *i, uint64_t offset, struct dp_extent *x, const struct dp_image **owner) DP_MUST_CHECK;

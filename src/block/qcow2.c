@@ -55,6 +55,7 @@ const struct dp_image_format dp_image_qcow2 = {
     .set_backing = qcow2_set_backing,
     .create = qcow2_create,
     .check = qcow2_check,
+    .share = qcow2_share,
     .write_packed = qcow2_write_packed,
     .packer = qcow2_packer,
     .packer_free = qcow2_packer_free,

@@ -101,6 +101,7 @@ struct qcow2 {
     uint64_t directory, directory_size; /* theirs, in the file */
     bool failed;          /* a barrier failed: what is on the disk is unknown */
     bool told_corrupt;
+    bool unshared; /* a cluster that had two references has one now */
 };
 
 /* What a piece of the disk is: in the file at offset, in a compressed cluster, zeros, or what the backing file says. */
@@ -187,6 +188,11 @@ int qcow2_bitmap_query(struct dp_image *i, const char *name, uint64_t offset, ui
 int qcow2_bitmap_set(struct dp_image *i, const char *name, uint64_t offset, uint64_t size, bool dirty, struct dp_error *e) DP_MUST_CHECK;
 int qcow2_bitmap_change(struct dp_image *i, enum dp_image_bitmap_op op, const char *name, uint64_t granularity,
                         struct dp_error *e) DP_MUST_CHECK;
+
+/* qcow2_dedup.c, as image.h says */
+int qcow2_share(struct dp_image *i, uint64_t keep, uint64_t drop) DP_MUST_CHECK;
+/* Before closing: clusters whose other reference has gone get their COPIED flag. */
+void qcow2_own_again(struct qcow2 *q);
 
 /* qcow2_check.c, qcow2_snapshot.c: as image.h says */
 int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e) DP_MUST_CHECK;

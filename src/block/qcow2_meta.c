@@ -191,6 +191,7 @@ static int drop_refcount(struct qcow2 *q, uint64_t n, bool *now_free)
     if (!rc && !value)
         rc = qcow2_corrupt(q, "a cluster in use has refcount 0", n << q->cluster_bits);
     *now_free = !rc && value == 1;
+    q->unshared = q->unshared || (!rc && value == 2);
     if (*now_free && n == q->pack_at >> q->cluster_bits)
         q->pack_at = 0;
     return rc ? rc : set_refcount(q, n, value - 1);

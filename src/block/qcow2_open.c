@@ -304,6 +304,7 @@ void qcow2_close(struct dp_image *i)
 {
     struct qcow2 *q = (struct qcow2 *)i;
     qcow2_bitmaps_close(q);
+    qcow2_own_again(q);
     for (unsigned n = 0; n < QCOW2_SETS * QCOW2_WAYS; n++)
         free(q->slice[n / QCOW2_WAYS][n % QCOW2_WAYS].data);
     qcow2_packer_free(q->packer);

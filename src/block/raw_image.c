@@ -1,6 +1,7 @@
 /* raw_image.c - the raw format as an image: byte n of the disk is byte n of what is below. (Disks of a VM that are raw files go the shorter
  * way of raw.c.)
  */
+#include "block/file.h"
 #include "block/image_internal.h"
 
 static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
@@ -40,6 +41,8 @@ static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     return rc;
 }
 
+static int share(struct dp_image *i, uint64_t keep, uint64_t drop) { return dp_image_file_share(i->file, keep, drop, 64 << 10); }
+
 static int create(const struct dp_image_create *o, struct dp_error *e)
 {
     struct dp_image *file;
@@ -74,5 +77,6 @@ const struct dp_image_format dp_image_raw = {
     .flush = flush,
     .extent = extent,
     .resize = resize,
+    .share = share,
     .create = create,
 };

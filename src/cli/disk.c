@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "block/image.h"
+#include "volume/volume.h"
 
 enum {
     VIRTIO = 1 << DP_VM_VIRTIO,
@@ -196,9 +197,58 @@ static int set(const char *option, const char *text, struct dp_vm_disk *d, char 
                         text, word, known);
 }
 
+static const char volume[] = "volume=";
+
+/* The volume's name of "volume=[POOL/]NAME[@SNAPSHOT][,OPTION]..." and what follows it; NULL: a file's name. */
+static const char *volume_of(const char *text, char name[256])
+{
+    size_t skip = sizeof volume - 1;
+    if (strncmp(text, volume, skip))
+        return NULL;
+    size_t n = strcspn(text + skip, ",");
+    snprintf(name, 256, "%.*s", (int)DP_MIN(n, (size_t)255), text + skip);
+    return text + skip + n;
+}
+
+static int find_volume(const char *name, bool readonly, struct dp_vm_disk *d, struct dp_error *e)
+{
+    char *path;
+    int rc = dp_volume_resolve(name, !readonly, &path, &d->format, e);
+    if (rc)
+        return rc;
+    /* What path pointed to has the serial number, too. */
+    size_t n = strlen(path) + 1;
+    char *both = malloc(n + (d->serial ? strlen(d->serial) + 1 : 0));
+    if (both) {
+        memcpy(both, path, n);
+        d->serial = d->serial ? strcpy(both + n, d->serial) : NULL;
+        free((char *)d->path);
+        d->path = both;
+    }
+    free(path);
+    return both ? 0 : dp_error_set(e, -ENOMEM, "no memory");
+}
+
+int cli_disk_recheck(const char *text, const struct dp_vm_disk *d, struct dp_error *e)
+{
+    char name[256], *path;
+    const char *format;
+    if (!volume_of(text, name))
+        return 0;
+    int rc = dp_volume_resolve(name, !d->readonly, &path, &format, e);
+    if (rc)
+        return rc;
+    if (strcmp(path, d->path))
+        rc = dp_error_set(e, -EBUSY, "volume %s was changed while this VM took it: start it again", name);
+    free(path);
+    return rc;
+}
+
 int cli_disk_parse(const char *option, const char *text, enum dp_vm_bus bus, struct dp_vm_disk *d, struct dp_error *e)
 {
-    char *path = strdup(text);
+    char name[256];
+    const char *words = volume_of(text, name);
+    char *path = strdup(words ? words : text);
     if (!path)
         return dp_error_set(e, -ENOMEM, "no memory");
     *d = (struct dp_vm_disk){.path = path, .bus = bus, .readonly = bus == DP_VM_CDROM};
@@ -212,6 +262,10 @@ int cli_disk_parse(const char *option, const char *text, enum dp_vm_bus bus, str
         return dp_error_set(e, -EINVAL, "--%s %s: queues= is of virtio disks", option, text);
     if (d->bus != DP_VM_VIRTIO && d->bus != DP_VM_SCSI && d->block)
         return dp_error_set(e, -EINVAL, "--%s %s: block= is of virtio and SCSI disks", option, text);
+    if (words && d->format)
+        return dp_error_set(e, -EINVAL, "--%s %s: a volume's format is known: leave format= away", option, text);
+    if (words)
+        return find_volume(name, d->readonly, d, e);
     if ((bus == DP_VM_CDROM || bus == DP_VM_FLOPPY) && !strcmp(path, "none")) { /* an empty drive, for `doppel media` */
         d->empty = true;
         return 0;

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "volume/volume.h"
+
 static const struct cli_verb *const verbs[] = {&image_create_verb, &image_info_verb,     &image_convert_verb, &image_resize_verb,
                                                &image_check_verb,  &image_map_verb,      &image_compare_verb, &image_commit_verb,
                                                &image_rebase_verb, &image_snapshot_verb, &image_compact_verb, &image_measure_verb,
@@ -196,6 +198,42 @@ static void more_help(FILE *to)
             fprintf(to, "  %-10s %s%s\n", f->name, f->summary, f->create ? "" : f->write ? " (cannot be made)" : " (only read)");
 }
 
+/* `volume:[POOL/]NAME[@SNAPSHOT]` as the first operand of a verb is that volume's file, and says its format. What others stand on is for
+ * verbs that only read. */
+static int run_verb(const struct cli_verb *verb, int argc, char **argv)
+{
+    enum { WORDS_MAX = 100 };
+    static const char prefix[] = "volume:";
+    const char *const writing[] = {"create", "resize", "commit", "rebase", "snapshot", "compact"};
+    const char *name = verb->name + strlen("image "), *format = NULL;
+    char *words[WORDS_MAX + 2], *path = NULL, f[] = "-f";
+    struct dp_error e = {0};
+    bool write = false;
+    int at = -1;
+    for (int i = 0; i < argc && at < 0; i++)
+        at = !strncmp(argv[i], prefix, sizeof prefix - 1) ? i : -1;
+    if (at < 0 || argc > WORDS_MAX)
+        return verb->run(argc, argv);
+    for (unsigned i = 0; i < DP_ARRAY_LEN(writing); i++)
+        write = write || !strcmp(name, writing[i]);
+    for (int i = 0; i < argc; i++)
+        write = write || (!strcmp(name, "check") && (!strncmp(argv[i], "-r", 2) || !strncmp(argv[i], "--repair", 8)));
+    if (!strcmp(name, "create") || (!strcmp(name, "convert") && at == argc - 1))
+        dp_error_set(&e, -EINVAL, "%s: volumes are made by: doppel volume create --from IMAGE NAME", argv[at]);
+    else if (!strcmp(name, "commit") || !strcmp(name, "rebase"))
+        dp_error_set(&e, -EINVAL, "%s: what a volume stands on is the pool's: see doppel volume rm NAME@SNAPSHOT, or clone --full", argv[at]);
+    else if (!dp_volume_resolve(argv[at] + sizeof prefix - 1, write, &path, &format, &e)) {
+        words[0] = f;
+        words[1] = (char *)format;
+        for (int i = 0; i < argc; i++)
+            words[i + 2] = i == at ? path : argv[i];
+        int status = verb->run(argc + 2, words);
+        free(path);
+        return status;
+    }
+    return image_fail(&e);
+}
+
 static int image(int argc, char **argv)
 {
     struct {
@@ -212,7 +250,7 @@ static int image(int argc, char **argv)
     for (unsigned i = 0; i < DP_ARRAY_LEN(verbs); i++) {
         names[i] = verbs[i]->name + strlen("image ");
         if (argc && !strcmp(argv[0], names[i]))
-            return verbs[i]->run(argc - 1, argv + 1);
+            return run_verb(verbs[i], argc - 1, argv + 1);
     }
     const char *near = argc ? cli_nearest(argv[0], names, DP_ARRAY_LEN(names)) : NULL;
     if (!argc)

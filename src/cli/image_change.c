@@ -487,9 +487,17 @@ const struct cli_verb image_snapshot_verb = {
 struct compact_options {
     struct image_common common;
     const char *file;
+    bool dedup;
 };
-static const struct cli_option compact_options[] = {IMAGE_OPTION_FORMAT, IMAGE_OPTION_BACKING, IMAGE_OPTION_SECRET, IMAGE_OPTION_PROGRESS,
-                                                    IMAGE_OPTION_QUIET};
+static const struct cli_option compact_options[] = {
+    IMAGE_OPTION_FORMAT,
+    {"dedup", 0, NULL, CLI_FLAG, offsetof(struct compact_options, dedup),
+     .help = "and equal clusters are stored once (raw: by the file system, XFS or btrfs)"},
+    IMAGE_OPTION_BACKING,
+    IMAGE_OPTION_SECRET,
+    IMAGE_OPTION_PROGRESS,
+    IMAGE_OPTION_QUIET,
+};
 static const struct cli_operand compact_operands[] = {{"FILE", offsetof(struct compact_options, file)}};
 
 static int compact(int argc, char **argv)
@@ -498,7 +506,7 @@ static int compact(int argc, char **argv)
     struct dp_error e = {0};
     struct dp_image *i = NULL;
     struct image_task t;
-    uint64_t freed, before, after;
+    uint64_t freed, shared, before, after;
     char a[32], b[32], c[32];
     int status = cli_begin(&image_compact_verb, argc, argv, &o);
     if (status >= 0)
@@ -510,9 +518,16 @@ static int compact(int argc, char **argv)
         rc = go_on(dp_image_compact(i, &t.job, &freed, &e), &e);
         image_task_end(&t);
     }
+    if (!rc && o.dedup) {
+        image_task_begin(&t, &o.common, "dedup");
+        rc = go_on(dp_image_dedup(i, 0, &t.job, &shared, &e), &e);
+        image_task_end(&t);
+    }
     dp_image_close(i);
     if (rc)
         return image_fail(&e);
+    if (o.dedup)
+        image_say(&o.common, "%s: %s share their place with others\n", o.file, image_size_text(shared, a));
     after = image_file_size(o.file);
     image_say(&o.common, "%s: %s of zeros given back; the file took %s, and takes %s\n", o.file, image_size_text(freed, a),
               image_size_text(before, b), image_size_text(after, c));
@@ -521,9 +536,9 @@ static int compact(int argc, char **argv)
 
 const struct cli_verb image_compact_verb = {
     .name = "image compact",
-    .summary = "gives back, in place, what holds only zeros",
-    .usage = "[-f FORMAT] FILE",
-    .examples = "  doppel image compact disk.raw\n  doppel image compact -f qcow2 disk.qcow2\n",
+    .summary = "gives back, in place, what holds only zeros, or what is there twice",
+    .usage = "[-f FORMAT] [--dedup] FILE",
+    .examples = "  doppel image compact disk.raw\n  doppel image compact -f qcow2 --dedup disk.qcow2\n",
     .options = compact_options,
     .option_count = DP_ARRAY_LEN(compact_options),
     .operands = compact_operands,

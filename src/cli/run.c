@@ -63,7 +63,7 @@ static const struct cli_option options[] = {
     {"speaker", 0, "file:PATH", CLI_STRING, FIELD(board.speaker), .help = "record what a pc's speaker plays, as WAV (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
-    {"disk", 'd', "FILE[,format=raw|qcow2|...][,backing=any][,secret=FILE][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
+    {"disk", 'd', "FILE|volume=[POOL/]NAME[,format=raw|qcow2|...][,backing=any][,secret=FILE][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); also serial=, block=512|4096, queues=N; a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
      .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, queues=N, restrict, no-host, hostname=, tftp=, "
@@ -228,6 +228,23 @@ static int parse_disks(const struct run_options *o, struct dp_vm_config *c, stru
             rc = cli_disk_parse(lists[k].option, lists[k].list->value[i], lists[k].bus, &c->disk[c->disk_count++], e);
         }
     return rc ? rc : parse_usb(o, c, e);
+}
+
+/* In the order of parse_disks. */
+static int recheck_disks(const struct run_options *o, const struct dp_vm_config *c, struct dp_error *e)
+{
+    const struct cli_list *lists[] = {&o->disk, &o->cdrom, &o->floppy, &o->usb};
+    static const char storage[] = "storage=";
+    unsigned at = o->file != NULL;
+    int rc = 0;
+    for (size_t k = 0; k < DP_ARRAY_LEN(lists); k++)
+        for (unsigned i = 0; !rc && i < lists[k]->count; i++) {
+            const char *text = lists[k]->value[i];
+            bool usb = lists[k] == &o->usb, is_disk = !usb || !strncmp(text, storage, sizeof storage - 1);
+            if (is_disk)
+                rc = cli_disk_recheck(text + (usb ? sizeof storage - 1 : 0), &c->disk[at++], e);
+        }
+    return rc;
 }
 
 /* The cards. Published ports are the first one's that has a network. */
@@ -557,6 +574,8 @@ static int make(struct session *s, bool *usage, struct dp_error *e)
         rc = open_console(s, "display", "stdio", &s->screen, e);
     if (!rc)
         rc = dp_vm_create(&c, &s->vm, e);
+    if (!rc)
+        rc = recheck_disks(o, &c, e);
     for (unsigned i = 0; i < c.disk_count; i++)
         free((char *)c.disk[i].path);
     cli_board_fini(&s->board);

@@ -309,6 +309,46 @@ static void test_zero(void **state)
     }
 }
 
+/* 6000 clusters, each twice; with a table for 3072 hashes, stopped now and then. */
+static void test_dedup(void **state)
+{
+    enum { CLUSTER = 512, PAIRS = 6000 };
+    const char *const options[] = {"cluster_size=512", NULL};
+    for (unsigned full = 0; full < 2; full++) {
+        struct dp_error e = {0};
+        struct dp_image_create make = {.name = "d.qcow2", .format = "qcow2", .size = 2 * PAIRS * CLUSTER, .option = options};
+        assert_int_equal(dp_image_create(&make, &e), 0);
+        struct dp_image *i = open_image("d.qcow2", "qcow2", true, false);
+        uint64_t data[CLUSTER / 8], shared, sum = 0;
+        for (uint64_t n = 0; n < 2 * PAIRS; n++) {
+            for (unsigned k = 0; k < CLUSTER / 8; k++)
+                data[k] = (n % PAIRS + 1) * 0x123456789ull + k;
+            assert_int_equal(dp_image_pwrite(i, data, CLUSTER, n * CLUSTER), 0);
+        }
+        struct run r;
+        for (int rc = -EINTR; rc; sum += shared) {
+            struct dp_image_job job = job_of(&r, full ? 0 : 150);
+            rc = dp_image_dedup(i, full ? 1 : 0, &job, &shared, &e);
+            assert_true(!rc || rc == -EINTR);
+            sum += rc ? shared : 0;
+            if (rc) { /* from the beginning: what shares already is passed over */
+                job = job_of(&r, 0);
+                rc = dp_image_dedup(i, 0, &job, &shared, &e);
+                assert_int_equal(rc, 0);
+            }
+        }
+        assert_true(full ? sum == 3072 * CLUSTER : sum == PAIRS * CLUSTER);
+        for (uint64_t n = 0; n < 2 * PAIRS; n++) {
+            assert_int_equal(dp_image_pread(i, data, CLUSTER, n * CLUSTER), 0);
+            assert_int_equal(data[3], (n % PAIRS + 1) * 0x123456789ull + 3);
+        }
+        struct dp_image_check c = {0};
+        assert_int_equal(i->format->check(i, &c, &e), 0);
+        assert_int_equal(c.corruptions + c.leaks, 0);
+        dp_image_close(i);
+    }
+}
+
 int main(void)
 {
     char folder[] = "/tmp/doppel-image-ops-XXXXXX", text[100];
@@ -320,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_zero),    cmocka_unit_test(test_copy_raw), cmocka_unit_test(test_copy_qcow2),
         cmocka_unit_test(test_compare), cmocka_unit_test(test_detach),   cmocka_unit_test(test_merge),
         cmocka_unit_test(test_compact), cmocka_unit_test(test_map),      cmocka_unit_test(test_measure),
+        cmocka_unit_test(test_dedup),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(text, sizeof text, "rm -r %s", folder);
