@@ -1,0 +1,240 @@
+/* test_formats.c - images of other programs' formats, beside qemu-img: a matrix of formats, options, sizes and who makes and reads them.
+ *
+ * For each row: images that qemu-img fills read as it says, ours that it reads read as we wrote, and images that either made stand random
+ * writes, zeros, discards, flushes and reopening beside a model in memory; qemu-img compares, and checks where it can. The extents must
+ * account for each byte. Says how many combinations there were.
+ */
+#include "block/image_ops.h"
+#include "tests/block/qcow2_rig.h"
+
+static unsigned combinations;
+
+struct row {
+    const char *format, *options;
+    bool packed;  /* made by copying with compression, then only read */
+    bool checked; /* qemu-img can check it */
+    bool cut;     /* made in other files beside it */
+};
+static const struct row rows[] = {
+    {"vdi", "", .checked = true},
+    {"vdi", "static=on", .checked = true},
+    {"vpc", "subformat=dynamic,force_size=on"},
+    {"vpc", "subformat=fixed,force_size=on"},
+    {"vpc", "subformat=dynamic"},
+    {"vpc", "subformat=fixed"},
+};
+static const uint64_t sizes[] = {512, 1 << 20, (3 << 20) + 512, (17 << 20) - 1024};
+
+static struct dp_image *open_format(const struct rig *r, const char *name, const char *format, bool readonly)
+{
+    struct dp_image *i = NULL;
+    struct dp_error e = {0};
+    assert_ok(dp_image_open(&(struct dp_image_options){.name = in(r, name), .format = format, .readonly = readonly}, &i, &e), e);
+    return i;
+}
+
+static void create_ours(const struct rig *r, const struct row *row, uint64_t size)
+{
+    char copy[100];
+    const char *option[8] = {0};
+    unsigned n = 0;
+    struct dp_error e = {0};
+    snprintf(copy, sizeof copy, "%s", row->options);
+    for (char *save, *p = strtok_r(copy, ",", &save); p; p = strtok_r(NULL, ",", &save))
+        option[n++] = p;
+    assert_ok(dp_image_create(&(struct dp_image_create){.name = in(r, "image"), .format = row->format, .size = size, .option = option}, &e), e);
+}
+
+/* Reads as model says, then zeros; and what the extents say is true. */
+static void expect_image(struct rig *r, struct dp_image *i, const uint8_t *model, uint64_t size)
+{
+    assert_true(i->size >= size);
+    uint8_t *got = malloc(i->size + 1);
+    for (uint64_t at = 0, n; at < i->size; at += n) {
+        n = 1 + dp_random_next(&r->random) % 700000;
+        n = DP_MIN(n, i->size - at);
+        assert_int_equal(dp_image_pread(i, got + at, n, at), 0);
+    }
+    for (uint64_t n = 0; n < i->size; n++)
+        if (got[n] != (n < size ? model[n] : 0))
+            fail_msg("byte %llu is %02x", (unsigned long long)n, got[n]);
+    int fd = open(i->name, O_RDONLY);
+    for (uint64_t at = 0; at < i->size;) {
+        struct dp_extent x;
+        assert_int_equal(dp_image_extent_all(i, at, i->size - at, &x), 0);
+        assert_true(x.size && x.size <= i->size - at);
+        if (x.kind == DP_EXTENT_ZEROS || x.kind == DP_EXTENT_UNALLOCATED) {
+            assert_true(dp_is_zero(got + at, x.size));
+        } else if (x.kind == DP_EXTENT_DATA && x.has_offset) {
+            uint8_t *raw = malloc(x.size);
+            assert_int_equal(pread(fd, raw, x.size, x.offset), x.size);
+            assert_memory_equal(raw, got + at, x.size);
+            free(raw);
+        }
+        at += x.size;
+    }
+    close(fd);
+    free(got);
+}
+
+static void compare(const struct rig *r, const struct row *row)
+{
+    must(r, "qemu-img compare -f raw -F %s model image", row->format);
+    if (row->checked)
+        must(r, "qemu-img check -f %s image", row->format);
+    struct dp_image_check c = {0};
+    struct dp_error e = {0};
+    struct dp_image *i = open_format(r, "image", row->format, true);
+    if (i->format->check) {
+        assert_ok(i->format->check(i, &c, &e), e);
+        assert_true(!c.corruptions && !c.leaks);
+    }
+    dp_image_close(i);
+}
+
+static void operate(struct rig *r, const struct row *row, uint8_t *model, uint64_t size, unsigned rounds)
+{
+    struct dp_random *random = &r->random;
+    for (unsigned round = 0; round < rounds; round++) {
+        struct dp_image *i = open_format(r, "image", row->format, false);
+        for (unsigned k = 0; k < 60; k++) {
+            uint64_t v = dp_random_next(random), offset = v % size, n = 1 + (v >> 40) % (v & 1 ? 4096 : 1500000);
+            if (v & 2)
+                offset = DP_ALIGN_DOWN(offset, (uint64_t)512), n = DP_ALIGN_UP(n, (uint64_t)512);
+            n = DP_MIN(n, size - offset);
+            switch (dp_random_next(random) % 12) {
+            case 0: case 1:
+                assert_int_equal(dp_image_zero(i, offset, n, dp_random_next(random) & 1 ? DP_ZERO_UNMAP : 0), 0);
+                memset(model + offset, 0, n);
+                break;
+            case 2:
+                assert_int_equal(dp_image_zero(i, offset, n, DP_ZERO_UNMAP | DP_ZERO_DISCARD), 0);
+                assert_int_equal(dp_image_pread(i, model + offset, n, offset), 0);
+                break;
+            case 3: assert_int_equal(dp_image_flush(i), 0); break;
+            default:
+                fill(random, model + offset, n);
+                assert_int_equal(dp_image_pwrite(i, model + offset, n, offset), 0);
+            }
+        }
+        expect_image(r, i, model, size);
+        dp_image_close(i);
+        write_file(r, "model", model, size);
+        compare(r, row);
+    }
+}
+
+static void copy_ours(struct rig *r, const struct row *row)
+{
+    struct dp_error e = {0};
+    struct dp_image *from = open_format(r, "model", "raw", true), *to = open_format(r, "image", row->format, false);
+    struct dp_image_copy c = {.from = from, .to = to, .sparse = 4096, .packed = row->packed, .zeroed = true};
+    assert_ok(dp_image_copy(&c, NULL, &e), e);
+    assert_int_equal(dp_image_flush(to), 0);
+    dp_image_close(from);
+    dp_image_close(to);
+}
+
+static void test_matrix(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    for (unsigned n = 0; n < DP_ARRAY_LEN(rows); n++) {
+        const struct row *row = &rows[n];
+        unsigned before = combinations;
+        for (unsigned s = 0; s < DP_ARRAY_LEN(sizes); s++) {
+            uint64_t size = sizes[s];
+            uint8_t *model = malloc(size);
+            const char *o = *row->options ? "-o" : "";
+            fill(&r->random, model, size);
+            write_file(r, "model", model, size);
+            must(r, "rm -f image*; qemu-img convert -f raw -O %s %s '%s' model image || qemu-img convert -f raw -O %s %s %s model image",
+                 row->format, o, row->options, row->format, o, row->options);
+            struct dp_image *i = open_format(r, "image", row->format, true); /* theirs, read by us */
+            expect_image(r, i, model, size);
+            dp_image_close(i);
+            compare(r, row);
+            combinations++;
+            if (!row->packed) { /* theirs, written by us */
+                operate(r, row, model, size, 2);
+                combinations++;
+            }
+            must(r, "rm -f image*");
+            fill(&r->random, model, size);
+            write_file(r, "model", model, size);
+            create_ours(r, row, size); /* ours, read by them */
+            copy_ours(r, row);
+            compare(r, row);
+            i = open_format(r, "image", row->format, true);
+            expect_image(r, i, model, size);
+            dp_image_close(i);
+            combinations++;
+            if (!row->packed) { /* ours, written by us */
+                must(r, "rm -f image*");
+                create_ours(r, row, size);
+                memset(model, 0, size);
+                operate(r, row, model, size, 3);
+                combinations++;
+            }
+            free(model);
+        }
+        print_message("%s %s: %u combinations\n", row->format, row->options, combinations - before);
+    }
+    print_message("%u combinations\n", combinations);
+}
+
+/* Made with the size that qemu-img gives it. */
+static void test_sizes(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    for (unsigned n = 0; n < DP_ARRAY_LEN(rows); n++)
+        for (uint64_t size = 512; size < 200ull << 30; size = size * 5 + 512) {
+            const struct row *row = &rows[n];
+            if (row->packed || row->cut)
+                continue;
+            if (strstr(row->options, "fixed") || strstr(row->options, "static") || strstr(row->options, "lat"))
+                if (size > 64 << 20)
+                    break;
+            must(r, "rm -f image*");
+            create_ours(r, row, size);
+            struct dp_image *i = open_format(r, "image", row->format, true);
+            uint64_t ours = i->size;
+            dp_image_close(i);
+            must(r, "rm image; qemu-img create -f %s %s %s image %llu", row->format, *row->options ? "-o" : "", row->options,
+                 (unsigned long long)size);
+            i = open_format(r, "image", row->format, true);
+            if (i->size != ours)
+                fail_msg("%s %s of %llu bytes: %llu, not %llu", row->format, row->options, (unsigned long long)size,
+                         (unsigned long long)ours, (unsigned long long)i->size);
+            dp_image_close(i);
+        }
+}
+
+static void test_vdi_grow(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    static const struct row vdi = {"vdi", "", .checked = true};
+    struct dp_error e = {0};
+    uint64_t size = 3 << 20, larger = 9 << 20;
+    uint8_t *model = calloc(1, larger);
+    create_ours(r, &vdi, size);
+    operate(r, &vdi, model, size, 1);
+    struct dp_image *i = open_format(r, "image", "vdi", false);
+    assert_ok(i->format->resize(i, larger, &e), e);
+    assert_int_equal(i->format->resize(i, size, &e), -ENOTSUP);
+    dp_image_close(i);
+    operate(r, &vdi, model, larger, 2);
+    free(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_matrix, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_sizes, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vdi_grow, rig_setup, rig_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
