@@ -8,7 +8,7 @@
 
 #include "block/image_internal.h"
 
-static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_vdi, &dp_image_vpc, &dp_image_file};
+static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_vdi, &dp_image_vpc, &dp_image_vmdk, &dp_image_file};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
@@ -172,6 +172,9 @@ static bool is_below(const char *path, const char *folder)
 /* The real name of backing file name of i, if it may be opened. */
 static int find_backing(struct dp_image *i, const char *name, char **real, struct dp_error *e)
 {
+    for (const char *p = name; *p; p++)
+        if ((uint8_t)*p < ' ')
+            return dp_error_set(e, -EINVAL, "disk %s is damaged: the name of a file below it has control characters", i->name);
     struct dp_image_chain *c = i->chain;
     if (scheme_length(name)) {
         if (!c->anywhere)
@@ -224,6 +227,22 @@ int dp_image_open_backing(struct dp_image *i, const char *name, const char *form
         i->chain->depth++;
         rc = open_one(f, &below, i->chain, &i->backing, e);
         i->chain->depth--;
+    }
+    free(real);
+    return rc;
+}
+
+int dp_image_open_member(struct dp_image *i, const char *name, const struct dp_image_options *o, struct dp_image **out, struct dp_error *e)
+{
+    char *real = NULL;
+    if (scheme_length(name))
+        return dp_error_set(e, -EACCES, "disk %s has a part at an address; its parts have to be files", i->name);
+    int rc = find_backing(i, name, &real, e);
+    if (!rc) {
+        struct dp_image_options part = *o;
+        part.name = real;
+        part.format = NULL;
+        rc = open_one(&dp_image_file, &part, i->chain, out, e);
     }
     free(real);
     return rc;
