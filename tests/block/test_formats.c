@@ -221,6 +221,137 @@ static void test_sizes(void **state)
         }
 }
 
+static int try_open(const struct rig *r, const char *name, const char *format, bool readonly, struct dp_error *e)
+{
+    struct dp_image *i = NULL;
+    memset(e, 0, sizeof *e);
+    int rc = dp_image_open(&(struct dp_image_options){.name = in(r, name), .format = format, .readonly = readonly}, &i, e);
+    if (!rc)
+        dp_image_close(i);
+    return rc;
+}
+
+/* A chain of three: written by us at its top; a parent that was changed since, and one elsewhere, are refused. */
+static void test_vmdk_parents(void **state)
+{
+    struct rig *r = *state;
+    static const struct row vmdk = {"vmdk", "", .checked = true};
+    need_qemu_img(r);
+    struct dp_error e;
+    uint64_t size = 5 << 20;
+    uint8_t *model = malloc(size);
+    fill(&r->random, model, size);
+    write_file(r, "model", model, size);
+    must(r, "qemu-img convert -f raw -O vmdk model base.vmdk && qemu-img create -f vmdk -b base.vmdk -F vmdk middle.vmdk && "
+            "qemu-io -f vmdk -c 'write -P 9 1M 70k' middle.vmdk && qemu-img create -f vmdk -b middle.vmdk -F vmdk image");
+    memset(model + (1 << 20), 9, 70 << 10);
+    operate(r, &vmdk, model, size, 3);
+    struct dp_image *i = open_format(r, "image", "vmdk", true);
+    assert_string_equal(i->backing_name, "middle.vmdk");
+    assert_non_null(i->backing->backing);
+    dp_image_close(i);
+    must(r, "mkdir sub && sed 's|middle.vmdk|/etc/passwd|' image >sub/image");
+    assert_int_equal(try_open(r, "sub/image", "vmdk", true, &e), -EACCES);
+    assert_non_null(strstr(e.text, "outside its folder"));
+    i = open_format(r, "middle.vmdk", "vmdk", false);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, 0), 0);
+    dp_image_close(i);
+    assert_int_equal(try_open(r, "image", "vmdk", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "changed since"));
+    must(r, "sed 's|middle.vmdk|image|' image >self && mv self image");
+    assert_int_equal(try_open(r, "image", "vmdk", true, &e), -EINVAL);
+    must(r, "qemu-img create -f vmdk -o subformat=monolithicFlat flat.vmdk 1M && sed 's|\"flat-flat|\"/etc/passwd\" 0 #|' flat.vmdk >out.vmdk");
+    assert_int_equal(try_open(r, "out.vmdk", "vmdk", true, &e), -EACCES);
+    free(model);
+}
+
+static void be(uint8_t *p, unsigned bytes, uint64_t v)
+{
+    while (bytes--) {
+        p[bytes] = v;
+        v >>= 8;
+    }
+}
+
+static void sum(uint8_t *p, size_t size, size_t field)
+{
+    uint32_t s = 0;
+    be(p + field, 4, 0);
+    for (size_t n = 0; n < size; n++)
+        s += p[n];
+    be(p + field, 4, ~s);
+}
+
+/* A differencing VHD made by hand (qemu-img has none): two runs of sectors are its own. A footer that was cut off has a copy. */
+static void test_vhd_parent(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    struct dp_error e;
+    enum { SIZE = 4 << 20, BLOCK = 2 << 20, END = 2048 + 512 + BLOCK };
+    uint8_t *model = malloc(SIZE), *file = calloc(1, END + 512), *parent = malloc(512);
+    fill(&r->random, model, SIZE);
+    write_file(r, "model", model, SIZE);
+    must(r, "qemu-img convert -f raw -O vpc -o force_size=on model base.vhd && cp base.vhd cut.vhd && truncate -s -512 cut.vhd");
+    struct dp_image *i = open_format(r, "cut.vhd", "vpc", true);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    int fd = open(in(r, "base.vhd"), O_RDONLY);
+    assert_int_equal(pread(fd, parent, 512, 0), 512);
+    close(fd);
+    memcpy(file, parent, 512);
+    be(file + 60, 4, 4);
+    memset(file + 68, 3, 16);
+    sum(file, 512, 64);
+    uint8_t *h = file + 512;
+    memcpy(h, "cxsparse", 8);
+    memset(h + 8, 0xff, 8);
+    be(h + 16, 8, 1536);
+    be(h + 24, 4, 0x10000);
+    be(h + 28, 4, 2);
+    be(h + 32, 4, BLOCK);
+    memcpy(h + 40, parent + 68, 16);
+    for (unsigned n = 0; n < 8; n++)
+        h[64 + 2 * n + 1] = "base.vhd"[n];
+    sum(h, 1024, 36);
+    memset(file + 1536, 0xff, 512);
+    be(file + 1540, 4, 4); /* the second block is at sector 4 */
+    for (unsigned n = 0; n < 4096; n++) {
+        if (n % 1000 < 37 || n == 4095) {
+            file[2048 + n / 8] |= 0x80 >> n % 8;
+            memset(file + 2560 + n * 512, n, 512);
+            memset(model + BLOCK + n * 512, n, 512);
+        } else {
+            memset(file + 2560 + n * 512, 0xee, 512);
+        }
+    }
+    memcpy(file + END, file, 512);
+    write_file(r, "top.vhd", file, END + 512);
+    i = open_format(r, "top.vhd", "vpc", true);
+    assert_int_equal(i->size, SIZE);
+    uint8_t *got = malloc(SIZE);
+    for (uint64_t at = 0, n; at < SIZE; at += n) {
+        n = 1 + dp_random_next(&r->random) % 9000;
+        n = DP_MIN(n, SIZE - at);
+        assert_int_equal(dp_image_pread(i, got + at, n, at), 0);
+    }
+    assert_memory_equal(got, model, SIZE);
+    dp_image_close(i);
+    assert_int_equal(try_open(r, "top.vhd", "vpc", false, &e), -ENOTSUP);
+    file[512 + 40] ^= 1;
+    sum(h, 1024, 36);
+    write_file(r, "top.vhd", file, END + 512);
+    assert_int_equal(try_open(r, "top.vhd", "vpc", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "UUIDs differ"));
+    file[512 + 30] ^= 1; /* the checksum does not fit any more */
+    write_file(r, "top.vhd", file, END + 512);
+    assert_int_equal(try_open(r, "top.vhd", "vpc", true, &e), -EINVAL);
+    free(got);
+    free(parent);
+    free(file);
+    free(model);
+}
+
 static void test_vdi_grow(void **state)
 {
     struct rig *r = *state;
@@ -244,6 +375,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_matrix, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_sizes, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vmdk_parents, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vhd_parent, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vdi_grow, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
