@@ -23,6 +23,6 @@ int dp_image_chain_add(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
 int dp_image_open_member(struct dp_image *i, const char *name, const struct dp_image_options *o, struct dp_image **out,
                          struct dp_error *e) DP_MUST_CHECK;
 
-extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2, dp_image_vdi, dp_image_vpc, dp_image_vmdk;
+extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2, dp_image_vdi, dp_image_vpc, dp_image_vmdk, dp_image_vhdx;
 
 #endif

@@ -28,6 +28,9 @@ static const struct row rows[] = {
     {"vmdk", "subformat=monolithicFlat", .cut = true},
     {"vmdk", "subformat=twoGbMaxExtentSparse", .cut = true, .checked = true},
     {"vmdk", "subformat=twoGbMaxExtentFlat", .cut = true},
+    {"vhdx", "", .checked = true},
+    {"vhdx", "block_size=1M,block_state_zero=off", .checked = true},
+    {"vhdx", "subformat=fixed,block_size=2M", .checked = true},
 };
 static const uint64_t sizes[] = {512, 1 << 20, (3 << 20) + 512, (17 << 20) - 1024};
 
