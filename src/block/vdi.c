@@ -79,9 +79,9 @@ static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp
     uint64_t size = dp_ld64(h + DISK_SIZE), end = v->bmap + 4ull * v->blocks;
     if (size <= INT64_MAX - 512)
         size = DP_ALIGN_UP(size, (uint64_t)512);
-    if (dp_ld32(h + SECTOR_SIZE) != 512 || v->block < 512 || v->block > 256 << 20 || v->block & (v->block - 1) || dp_ld32(h + BLOCK_EXTRA) ||
-        v->blocks > BLOCKS_MAX || size > (uint64_t)v->blocks * v->block || v->bmap < HEADER || v->bmap % 512 || v->data % 512 ||
-        end > v->data || end > i->file->size || v->allocated > v->blocks)
+    if (dp_ld32(h + SECTOR_SIZE) != 512 || v->block < 512 || v->block > 256 << 20 || v->block & (v->block - 1) ||
+        dp_ld32(h + BLOCK_EXTRA) || v->blocks > BLOCKS_MAX || size > (uint64_t)v->blocks * v->block || v->bmap < HEADER ||
+        v->bmap % 512 || v->data % 512 || end > v->data || end > i->file->size || v->allocated > v->blocks)
         return dp_error_set(e, -EINVAL, "disk %s is damaged: the fields of its vdi header contradict each other", i->name);
     i->size = size;
     v->table.file = i->file;
@@ -155,7 +155,8 @@ static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     if (size < i->size || !size || size % 512)
         return dp_error_set(e, -ENOTSUP, "disk %s: vdi images can only grow, by multiples of 512 bytes", i->name);
     if (blocks > BLOCKS_MAX || v->bmap + 4 * blocks > v->data || v->type == TYPE_STATIC)
-        return dp_error_set(e, -ENOTSUP, "disk %s has no room to grow in place; make a larger one: doppel image convert -f vdi -O vdi %s NEW, or -O qcow2",
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s has no room to grow in place; copy it to a format that has: doppel image convert -O qcow2 %s NEW",
                             i->name, i->name);
     int rc = 0;
     for (uint64_t n = v->blocks; !rc && n < blocks; n++) /* whatever was there */

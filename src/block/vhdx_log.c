@@ -60,12 +60,10 @@ static unsigned find(struct scan *s, uint32_t *tail)
             run++;
         }
         /* Is the tail one of the run's entries? */
-        uint64_t walked = 0, left = run;
+        uint64_t left = run;
         uint32_t k = start;
         while (left && k != last_tail) {
-            uint32_t step = dp_ld32(v->log_data + k + ENTRY_LENGTH);
-            walked += step;
-            k = (k + step) % v->log_length;
+            k = (k + dp_ld32(v->log_data + k + ENTRY_LENGTH)) % v->log_length;
             left--;
         }
         if (left && sequence > best) {

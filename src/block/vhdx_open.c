@@ -385,5 +385,5 @@ int vhdx_create(const struct dp_image_create *o, struct dp_error *e)
 const struct dp_image_option vhdx_create_options[] = {{"subformat", "dynamic or fixed (dynamic)"},
                                                       {"block_size", "1M to 256M (by the size of the disk, from 8M)"},
                                                       {"log_size", "of the log, up to 16M (1M)"},
-                                                      {"block_state_zero", "on or off (on): blocks that are not there are zeros, not nothing"},
+                                                      {"block_state_zero", "on or off (on): new blocks are zeros, not nothing"},
                                                       {0}};

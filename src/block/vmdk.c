@@ -290,7 +290,8 @@ static int info(struct dp_image *i, struct json_object *o)
         struct json_object *x = json_object_new_object();
         json_object_object_add(x, "virtual-size", json_object_new_int64(p->size));
         json_object_object_add(x, "filename", json_object_new_string(p->file ? p->file->name : "zeros"));
-        json_object_object_add(x, "format", json_object_new_string(p->kind == VMDK_SPARSE ? "SPARSE" : p->kind == VMDK_ZERO ? "ZERO" : "FLAT"));
+        const char *kind = p->kind == VMDK_SPARSE ? "SPARSE" : p->kind == VMDK_ZERO ? "ZERO" : "FLAT";
+        json_object_object_add(x, "format", json_object_new_string(kind));
         if (p->grain)
             json_object_object_add(x, "cluster-size", json_object_new_int64(p->grain));
         if (p->packed)

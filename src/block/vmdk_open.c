@@ -43,7 +43,8 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
     if (rc)
         return unreadable(i, rc, e);
     if (!memcmp(h, "COWD", 4))
-        return dp_error_set(e, -ENOTSUP, "disk %s is of an old kind of vmdk (COWD) that doppel does not know; convert it with VMware's tools",
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s is of an old kind of vmdk (COWD) that doppel does not know; convert it with VMware's tools",
                             i->name);
     if (memcmp(h, MAGIC, 4))
         return damaged(i, "a sparse part has no header, or its footer is missing", e);
@@ -202,7 +203,8 @@ static int open_parent(struct dp_image *i, const char *hint, const struct dp_ima
         return damaged(i, "it has a parent without a name", e);
     int rc = dp_image_open_backing(i, hint, "vmdk", o, e);
     if (!rc && i->backing && vmdk_of(i->backing)->cid != v->parent_cid)
-        return dp_error_set(e, -EINVAL, "disk %s: its parent %s was changed since (CID %08x, not %08x): what is in both would not fit together",
+        return dp_error_set(e, -EINVAL,
+                            "disk %s: its parent %s was changed since (CID %08x, not %08x): what is in both would not fit together",
                             i->name, i->backing->name, vmdk_of(i->backing)->cid, v->parent_cid);
     return rc;
 }
