@@ -370,7 +370,7 @@ static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *
 
 const struct dp_image_format dp_image_vmdk = {
     .name = "vmdk",
-    .summary = "VMware's, and of OVA files",
+    .summary = "VMware's",
     .instance_size = sizeof(struct vmdk),
     .create_options = vmdk_create_options,
     .probe = vmdk_probe,
