@@ -8,7 +8,8 @@
 
 #include "block/image_internal.h"
 
-static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_luks, &dp_image_mirror, &dp_image_file};
+static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_luks, &dp_image_vdi, &dp_image_vpc,
+                                                        &dp_image_vmdk, &dp_image_vhdx, &dp_image_mirror, &dp_image_file};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 

@@ -203,7 +203,8 @@ for name in ('a.raw', 'q65536c1.1.qcow2'):
 pairs = [('a.raw', n) for n, f in sources] + [('top.qcow2', 'top2.qcow2'), ('top.qcow2', 'q5121.1.qcow2'), ('empty.qcow2', 'snap.qcow2')]
 for a, b in pairs:
     for strict in ([], ['-s']):
-        x, y = ours('compare', *strict, a, b), theirs('compare', *strict, a, b)
+        # They do not see by the footer what a fixed VHD is.
+        x, y = ours('compare', *strict, a, b), theirs('compare', *strict, *(['-f', 'raw', '-F', 'vpc'] if b == 'vpcfixed.vpc' else []), a, b)
         # Strictly, their allocation flags are more than data, zeros and nothing.
         ok(x.returncode == y.returncode if not strict else x.returncode in (0, 1), f'compare {strict} {a} {b}: {x.stdout} not {y.stdout}', x)
         if not strict:

@@ -1,0 +1,48 @@
+/* block/table.h - what formats share that have tables of blocks in their file (vdi, vpc, vmdk, vhdx).
+ *
+ * Model: a format's `extent` is its only lookup; reading, writing and zeroing go through it piece by piece. Table entries are cached in
+ * pages of 4 KiB, at most DP_TABLE_PAGES of them. A changed entry stays in the cache until dp_table_commit, which flushes the file first:
+ * data is on the disk before the entry that points to it, and after a power cut a block may be lost space but is never another's bytes.
+ * Only sectors with changed entries are written, so a page may share its 4 KiB with data.
+ */
+#ifndef DP_BLOCK_TABLE_H
+#define DP_BLOCK_TABLE_H
+
+#include "block/image_internal.h"
+
+enum { DP_TABLE_PAGES = 256, DP_TABLE_PAGE = 4096 };
+
+/* Bytes that stand for those of the file, a page at a time (a log that is not written back). */
+struct dp_table_patch {
+    uint64_t at;
+    const uint8_t *data;
+};
+
+struct dp_table_page;
+struct dp_table {
+    struct dp_image *file;
+    bool dirty;
+    const struct dp_table_patch *patch; /* sorted by at */
+    size_t patches;
+    struct dp_table_page *page[DP_TABLE_PAGES];
+};
+
+/* An entry of width bytes (4 or 8) at a multiple of width, as the file has it (little-endian). Behind the end of the file are zeros. */
+int dp_table_get(struct dp_table *t, uint64_t at, unsigned width, uint64_t *value) DP_MUST_CHECK;
+int dp_table_set(struct dp_table *t, uint64_t at, unsigned width, uint64_t value) DP_MUST_CHECK;
+int dp_table_commit(struct dp_table *t) DP_MUST_CHECK; /* what it wrote is on the disk after another flush of the file */
+void dp_table_fini(struct dp_table *t);
+
+int dp_extent_read(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
+/* place: finds room for the block that offset is in; its bytes there are what the disk reads now. */
+int dp_extent_write(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size,
+                    int (*place)(struct dp_image *i, uint64_t offset)) DP_MUST_CHECK;
+/* Blocks keep their places; what is not there and reads as zeros stays so. -ENOTSUP if a backing image shows through. */
+int dp_extent_zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags) DP_MUST_CHECK;
+
+uint32_t dp_crc32c(uint32_t crc, const void *data, size_t size); /* Castagnoli, RFC 3720 section 12.1; begins with 0 */
+void dp_random_uuid(uint8_t uuid[16]);                           /* version 4 */
+/* The value of an on/off create option; fallback if it is not there. -EINVAL: it is neither. */
+int dp_image_create_flag(const struct dp_image_create *o, const char *key, bool fallback, bool *value, struct dp_error *e) DP_MUST_CHECK;
+
+#endif

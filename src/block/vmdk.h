@@ -1,0 +1,50 @@
+/* block/vmdk.h - between vmdk_open.c (descriptor, headers, making) and vmdk.c (reading, writing, checking).
+ *
+ * Model: a disk is a row of parts (VMware calls them extents): flat ones, a range of a file; zeros; and sparse ones, with a grain directory
+ * (GD) of grain tables (GT) of the sectors where grains of the disk are. One file may hold it all (monolithicSparse, streamOptimized: the
+ * descriptor stands in it), or a descriptor file names the files of the parts. What no part has is the parent's, named by the descriptor
+ * and known by its content ID (CID), which whoever writes changes. streamOptimized grains are compressed and written once.
+ * Source: VMware, Virtual Disk Format 5.0 (2011): "The Descriptor File", "Hosted Sparse Extents", "Stream-Optimized Compressed Sparse
+ * Extents"; QEMU, block/vmdk.c for the layout of what it makes.
+ */
+#ifndef DP_BLOCK_VMDK_H
+#define DP_BLOCK_VMDK_H
+
+#include "block/table.h"
+
+enum { VMDK_SECTOR = 512, VMDK_PARTS_MAX = 100, VMDK_GRAIN_HEAD = 12, VMDK_NO_PARENT = -1 };
+enum vmdk_kind { VMDK_FLAT, VMDK_ZERO, VMDK_SPARSE };
+
+struct vmdk_part {
+    enum vmdk_kind kind;
+    bool readonly, packed, zeroed; /* zeroed: entry 1 of a grain table means zeros */
+    uint64_t first, size;          /* bytes of the disk */
+    uint64_t start;                /* flat: where in the file; sparse: no grain is before */
+    uint64_t gd, rgd;              /* bytes; rgd 0: there is no second one */
+    uint32_t grain, entries;       /* bytes; of a grain table */
+    char *name;
+    struct dp_image *file; /* the image's own, if it is that */
+    struct dp_table table;
+    uint8_t *plain, *scratch; /* packed: a grain unpacked, and room to pack one */
+    uint64_t plain_at;        /* where that grain is; 0: none */
+};
+
+struct vmdk {
+    struct dp_image image;
+    unsigned parts;
+    struct vmdk_part part[VMDK_PARTS_MAX];
+    uint32_t cid, parent_cid;
+    uint64_t cid_at; /* its 8 digits in the file; 0: nowhere */
+    bool cid_changed;
+    char type[32];
+};
+
+static inline struct vmdk *vmdk_of(struct dp_image *i) { return (struct vmdk *)i; }
+
+bool vmdk_probe(const uint8_t *head, const uint8_t *tail, uint64_t length);
+int vmdk_open(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e);
+void vmdk_close(struct dp_image *i);
+int vmdk_create(const struct dp_image_create *o, struct dp_error *e);
+extern const struct dp_image_option vmdk_create_options[];
+
+#endif

@@ -1,0 +1,420 @@
+/* vpc.c - Virtual PC's and Hyper-V's first disk images (VHD): fixed, dynamic and differencing (read only); read, written, made.
+ *
+ * Model: a footer of 512 bytes at the end of the file describes the disk. Fixed: all before it is the disk. Dynamic: a copy of the footer
+ * and a header at the beginning, the block allocation table (BAT: the sector of each block, or -1), and blocks: a bitmap of sectors, then
+ * data. A new block takes the footer's place, and the footer moves behind it, before anything overwrites the old one. Differencing: what
+ * the bitmap does not have is the parent's, which is named by locators and known by its UUID.
+ * Which size counts is the writer's business: Virtual PC and QEMU ("qemu") mean the geometry, Hyper-V and others the size in the footer.
+ * Source: Microsoft, Virtual Hard Disk Image Format Specification 1.0 (2006): "Hard Disk Footer Format", "Dynamic Disk Header Format",
+ * "Block Allocation Table and Data Blocks", "Appendix: CHS Calculation"; QEMU, docs and block/vpc.c for whose size is the geometry's.
+ */
+#include <stdlib.h>
+#include <time.h>
+
+#include "block/table.h"
+
+enum { FEATURES = 8, FILE_VERSION = 12, DATA_OFFSET = 16, TIMESTAMP = 24, CREATOR = 28, CREATOR_VERSION = 32, CREATOR_OS = 36 };
+enum { ORIGINAL_SIZE = 40, CURRENT_SIZE = 48, GEOMETRY = 56, DISK_TYPE = 60, CHECKSUM = 64, UNIQUE_ID = 68, FOOTER = 512 };
+enum { TABLE_OFFSET = 16, HEADER_VERSION = 24, ENTRIES = 28, BLOCK_SIZE = 32, HEADER_CHECKSUM = 36, PARENT_ID = 40, PARENT_NAME = 64 };
+enum { LOCATORS = 576, LOCATOR = 24, LOCATOR_COUNT = 8, HEADER = 1024 };
+enum { FIXED = 2, DYNAMIC = 3, DIFFERENCING = 4, SECTOR = 512, BLOCK = 2 << 20, EPOCH_2000 = 946684800 };
+#define UNUSED 0xffffffffu
+#define SECTORS_MAX 0xff000000ull /* 2040 GiB: what Virtual PC can have */
+#define CHS_MAX (65535ull * 16 * 255)
+
+struct vpc {
+    struct dp_image image;
+    struct dp_table table;
+    uint8_t footer[FOOTER], parent_id[16];
+    uint32_t type, entries, block, bitmap; /* bitmap: bytes before each block's data */
+    uint64_t bat, free;                    /* free: where the next block goes; the footer is there, if it is anywhere */
+};
+
+static struct vpc *of(struct dp_image *i) { return (struct vpc *)i; }
+static uint32_t be32(const uint8_t *p) { return __builtin_bswap32(dp_ld32(p)); }
+static uint64_t be64(const uint8_t *p) { return __builtin_bswap64(dp_ld64(p)); }
+static void st32(uint8_t *p, uint32_t v) { dp_st32(p, __builtin_bswap32(v)); }
+static void st64(uint8_t *p, uint64_t v) { dp_st64(p, __builtin_bswap64(v)); }
+
+static uint32_t checksum(const uint8_t *p, size_t size, size_t field)
+{
+    uint32_t sum = 0;
+    for (size_t n = 0; n < size; n++)
+        sum += n >= field && n < field + 4 ? 0 : p[n];
+    return ~sum;
+}
+
+static bool is_footer(const uint8_t *p) { return !memcmp(p, "conectix", 8) && be32(p + CHECKSUM) == checksum(p, FOOTER, CHECKSUM); }
+
+static bool probe(const uint8_t *head, const uint8_t *tail, uint64_t length)
+{
+    return length >= FOOTER && (!memcmp(head, "conectix", 8) || is_footer(tail));
+}
+
+/* ---- opening ---- */
+
+/* UTF-16 to bytes, backslashes to slashes; of an absolute name of Windows the last part. False: it is no name. */
+static bool to_name(const uint8_t *utf16, size_t units, bool big, char *out, size_t room)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < units; k++) {
+        uint32_t c = big ? utf16[2 * k] << 8 | utf16[2 * k + 1] : utf16[2 * k] | utf16[2 * k + 1] << 8;
+        if (!c)
+            break;
+        if (c >= 0xd800 && c < 0xdc00 && k + 1 < units) {
+            const uint8_t *p = utf16 + 2 * ++k;
+            uint32_t low = big ? p[0] << 8 | p[1] : p[0] | p[1] << 8;
+            c = 0x10000 + ((c & 0x3ff) << 10) + (low & 0x3ff);
+        }
+        if (n + 5 > room)
+            return false;
+        if (c < 0x80) {
+            out[n++] = c == '\\' ? '/' : c;
+        } else if (c < 0x800) {
+            out[n++] = 0xc0 | c >> 6;
+            out[n++] = 0x80 | (c & 0x3f);
+        } else if (c < 0x10000) {
+            out[n++] = 0xe0 | c >> 12;
+            out[n++] = 0x80 | (c >> 6 & 0x3f);
+            out[n++] = 0x80 | (c & 0x3f);
+        } else {
+            out[n++] = 0xf0 | c >> 18;
+            out[n++] = 0x80 | (c >> 12 & 0x3f);
+            out[n++] = 0x80 | (c >> 6 & 0x3f);
+            out[n++] = 0x80 | (c & 0x3f);
+        }
+    }
+    out[n] = 0;
+    const char *last = strrchr(out, '/');
+    if (n && (out[1] == ':' || !strncmp(out, "//", 2)) && last)
+        memmove(out, last + 1, strlen(last + 1) + 1);
+    return *out;
+}
+
+static int open_parent(struct dp_image *i, const uint8_t *header, const struct dp_image_options *o, struct dp_error *e)
+{
+    struct vpc *v = of(i);
+    char name[DP_IMAGE_NAME_MAX + 1];
+    uint8_t utf16[1024];
+    bool found = false;
+    memcpy(v->parent_id, header + PARENT_ID, 16);
+    for (unsigned n = 0; !found && n < LOCATOR_COUNT; n++) {
+        const uint8_t *l = header + LOCATORS + n * LOCATOR;
+        uint64_t at = be64(l + 16), size = be32(l + 8);
+        if (memcmp(l, "W2ru", 4) || size > sizeof utf16 || at > INT64_MAX)
+            continue;
+        int rc = dp_image_pread(i->file, utf16, size, at);
+        if (rc)
+            return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
+        found = to_name(utf16, size / 2, false, name, sizeof name);
+    }
+    if (!found && !to_name(header + PARENT_NAME, 256, true, name, sizeof name))
+        return dp_error_set(e, -EINVAL, "disk %s is damaged: it has a parent without a name", i->name);
+    int rc = dp_image_open_backing(i, name, "vpc", o, e);
+    if (!rc && i->backing && memcmp(of(i->backing)->footer + UNIQUE_ID, v->parent_id, 16))
+        return dp_error_set(e, -EINVAL, "disk %s was made over another image than %s (their UUIDs differ)", i->name, i->backing->name);
+    return rc;
+}
+
+static int open_sparse(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
+{
+    struct vpc *v = of(i);
+    uint8_t h[HEADER];
+    uint64_t at = be64(v->footer + DATA_OFFSET);
+    if (at > INT64_MAX - HEADER || at + HEADER > i->file->size)
+        return dp_error_set(e, -EINVAL, "disk %s is damaged: its header is not in the file", i->name);
+    int rc = dp_image_pread(i->file, h, HEADER, at);
+    if (rc)
+        return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
+    v->bat = be64(h + TABLE_OFFSET);
+    v->entries = be32(h + ENTRIES);
+    v->block = be32(h + BLOCK_SIZE);
+    if (memcmp(h, "cxsparse", 8) || be32(h + HEADER_CHECKSUM) != checksum(h, HEADER, HEADER_CHECKSUM))
+        return dp_error_set(e, -EINVAL, "disk %s is damaged: the checksum of its header is wrong", i->name);
+    if (v->block < SECTOR || v->block > 256 << 20 || v->block & (v->block - 1) || (uint64_t)v->entries * v->block < i->size ||
+        v->bat % SECTOR || v->bat > i->file->size || 4ull * v->entries > i->file->size - v->bat)
+        return dp_error_set(e, -EINVAL, "disk %s is damaged: the fields of its header contradict each other", i->name);
+    v->bitmap = DP_ALIGN_UP(v->block / SECTOR / 8, (uint32_t)SECTOR);
+    if (!v->bitmap)
+        v->bitmap = SECTOR;
+    return v->type == DIFFERENCING ? open_parent(i, h, o, e) : 0;
+}
+
+/* The disk's size as the program that made it meant it. */
+static uint64_t disk_size(const uint8_t *footer)
+{
+    static const char by_size[][5] = {"win ", "qem2", "d2v ", "CTXS", "tap\0"};
+    uint64_t chs = (uint64_t)(footer[GEOMETRY] << 8 | footer[GEOMETRY + 1]) * footer[GEOMETRY + 2] * footer[GEOMETRY + 3];
+    if (!chs || chs >= CHS_MAX)
+        return be64(footer + CURRENT_SIZE);
+    for (unsigned n = 0; n < DP_ARRAY_LEN(by_size); n++)
+        if (!memcmp(footer + CREATOR, by_size[n], 4))
+            return be64(footer + CURRENT_SIZE);
+    return chs * SECTOR;
+}
+
+static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
+{
+    struct vpc *v = of(i);
+    uint64_t length = i->file->size;
+    int rc = length < FOOTER ? 0 : dp_image_pread(i->file, v->footer, FOOTER, length - FOOTER);
+    bool tail = !rc && length >= FOOTER && is_footer(v->footer);
+    if (!rc && !tail)
+        rc = dp_image_pread(i->file, v->footer, FOOTER, 0); /* the copy of a file that was cut off */
+    if (rc)
+        return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
+    if (!is_footer(v->footer))
+        return dp_error_set(e, -EINVAL, "disk %s is no VHD image, or its footer is damaged; what is it? doppel image info %s", i->name,
+                            i->name);
+    if (o->snapshot)
+        return dp_error_set(e, -ENOENT, "disk %s: VHD images have no snapshots", i->name);
+    v->type = be32(v->footer + DISK_TYPE);
+    v->table.file = i->file;
+    v->free = DP_ALIGN_UP(tail ? length - FOOTER : length, (uint64_t)SECTOR);
+    i->size = DP_ALIGN_DOWN(disk_size(v->footer), (uint64_t)SECTOR);
+    if (v->type < FIXED || v->type > DIFFERENCING || be32(v->footer + FILE_VERSION) >> 16 != 1)
+        return dp_error_set(e, -ENOTSUP, "disk %s: VHD type %u is not known", i->name, v->type);
+    if (i->size > SECTORS_MAX * SECTOR || (v->type == FIXED && (!tail || i->size > length - FOOTER)))
+        return dp_error_set(e, -EINVAL, "disk %s is damaged: its size of %llu bytes is not possible", i->name, (unsigned long long)i->size);
+    if (v->type == DIFFERENCING && !i->readonly)
+        return dp_error_set(e, -ENOTSUP, "disk %s: VHD images with a parent can only be read: add ,ro, or convert it to qcow2", i->name);
+    return v->type == FIXED ? 0 : open_sparse(i, o, e);
+}
+
+static void close_(struct dp_image *i) { dp_table_fini(&of(i)->table); }
+
+/* ---- reading and writing ---- */
+
+/* 32 bits of the bitmap at `start`: sector `sector` of the block is the topmost but sector % 32. */
+static int bitmap_word(struct vpc *v, uint64_t start, uint32_t sector, uint32_t *word)
+{
+    uint64_t value = 0;
+    int rc = dp_table_get(&v->table, start + sector / 32 * 4, 4, &value);
+    *word = __builtin_bswap32(value);
+    return rc;
+}
+
+/* How long the parent's, or this image's, sectors go on. */
+static int cut_at_bitmap(struct vpc *v, uint64_t start, uint64_t inside, struct dp_extent *x)
+{
+    uint32_t sector = inside / SECTOR, end = (inside + x->size + SECTOR - 1) / SECTOR, n = sector, word;
+    int rc = bitmap_word(v, start, sector, &word);
+    bool here = !rc && word >> (31 - sector % 32) & 1;
+    while (!rc && n < end && (word >> (31 - n % 32) & 1) == here)
+        if (++n % 32 == 0 && n < end)
+            rc = bitmap_word(v, start, n, &word);
+    x->kind = here ? DP_EXTENT_DATA : DP_EXTENT_UNALLOCATED;
+    x->size = DP_MIN(x->size, (uint64_t)n * SECTOR - inside);
+    return rc;
+}
+
+static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
+{
+    struct vpc *v = of(i);
+    if (v->type == FIXED) { /* holes of the file are zeros of the disk */
+        int rc = dp_image_extent(i->file, offset, size, x);
+        x->has_offset = true;
+        x->offset = offset;
+        return rc;
+    }
+    uint64_t entry, inside = offset % v->block;
+    int rc = dp_table_get(&v->table, v->bat + offset / v->block * 4, 4, &entry);
+    entry = __builtin_bswap32(entry);
+    x->size = DP_MIN(size, v->block - inside);
+    x->has_offset = false;
+    x->kind = DP_EXTENT_UNALLOCATED;
+    if (rc || entry == UNUSED)
+        return rc;
+    uint64_t start = entry * SECTOR;
+    /* Over the table or the header: nobody wrote that but to have it overwritten. */
+    if (start < FOOTER || (start < v->bat + 4ull * v->entries && start + v->bitmap + v->block > v->bat))
+        return -EIO;
+    x->kind = DP_EXTENT_DATA;
+    if (v->type == DIFFERENCING)
+        rc = cut_at_bitmap(v, start, inside, x);
+    x->has_offset = x->kind == DP_EXTENT_DATA;
+    x->offset = start + v->bitmap + inside;
+    return rc;
+}
+
+static int place(struct dp_image *i, uint64_t offset)
+{
+    struct vpc *v = of(i);
+    uint64_t start = v->free, end = start + v->bitmap + v->block;
+    uint8_t ones[SECTOR];
+    if (end / SECTOR >= UNUSED)
+        return -EFBIG;
+    memset(ones, 0xff, sizeof ones);
+    int rc = dp_image_pwrite(i->file, v->footer, FOOTER, end);
+    if (!rc)
+        rc = dp_image_zero(i->file, start + v->bitmap, v->block, 0);
+    for (uint32_t n = 0; !rc && n < v->bitmap; n += SECTOR)
+        rc = dp_image_pwrite(i->file, ones, SECTOR, start + n);
+    if (!rc && !(rc = dp_table_set(&v->table, v->bat + offset / v->block * 4, 4, __builtin_bswap32(start / SECTOR))))
+        v->free = end;
+    return rc;
+}
+
+static int read_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size)
+{
+    return of(i)->type == FIXED ? dp_image_read(i->file, c, offset, size) : dp_extent_read(i, c, offset, size);
+}
+
+static int write_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size)
+{
+    return of(i)->type == FIXED ? dp_image_write(i->file, c, offset, size) : dp_extent_write(i, c, offset, size, place);
+}
+
+static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags)
+{
+    return of(i)->type == FIXED ? dp_image_zero(i->file, offset, size, flags) : dp_extent_zero(i, offset, size, flags);
+}
+
+static bool dirty(const struct dp_image *i) { return ((const struct vpc *)i)->table.dirty; }
+
+static int flush(struct dp_image *i)
+{
+    int rc = dp_table_commit(&of(i)->table);
+    return rc ? rc : dp_image_flush(i->file);
+}
+
+static uint32_t cluster_size(const struct dp_image *i) { return ((const struct vpc *)i)->block; }
+
+/* ---- create ---- */
+
+static void geometry(uint64_t sectors, uint8_t out[4])
+{
+    sectors = DP_MIN(sectors, CHS_MAX);
+    uint32_t per_track = 17, heads, rows;
+    if (sectors > 65535ull * 16 * 63) {
+        per_track = 255;
+        heads = 16;
+        rows = sectors / per_track;
+    } else {
+        rows = sectors / per_track;
+        heads = DP_MAX((rows + 1023) / 1024, 4u);
+        if (rows >= heads * 1024 || heads > 16) {
+            per_track = 31;
+            heads = 16;
+            rows = sectors / per_track;
+        }
+        if (rows >= heads * 1024) {
+            per_track = 63;
+            heads = 16;
+            rows = sectors / per_track;
+        }
+    }
+    uint32_t cylinders = rows / heads;
+    out[0] = cylinders >> 8;
+    out[1] = cylinders;
+    out[2] = heads;
+    out[3] = per_track;
+}
+
+static uint64_t geometry_sectors(const uint8_t g[4]) { return (uint64_t)(g[0] << 8 | g[1]) * g[2] * g[3]; }
+
+/* The smallest disk with a geometry that has all of them. */
+static void round_up(uint64_t sectors, uint8_t g[4])
+{
+    for (uint64_t n = sectors;; n++) {
+        geometry(n, g);
+        if (geometry_sectors(g) >= sectors || n >= CHS_MAX)
+            return;
+    }
+}
+
+static void make_footer(uint8_t *f, uint64_t size, const uint8_t g[4], bool fixed, bool force_size)
+{
+    memset(f, 0, FOOTER);
+    memcpy(f, "conectix", 8);
+    st32(f + FEATURES, 2);
+    st32(f + FILE_VERSION, 0x10000);
+    st64(f + DATA_OFFSET, fixed ? UINT64_MAX : FOOTER);
+    st32(f + TIMESTAMP, time(NULL) - EPOCH_2000);
+    memcpy(f + CREATOR, force_size ? "qem2" : "qemu", 4); /* the names by which readers know which size counts */
+    st32(f + CREATOR_VERSION, 0x50003);
+    memcpy(f + CREATOR_OS, "Wi2k", 4);
+    st64(f + ORIGINAL_SIZE, size);
+    st64(f + CURRENT_SIZE, size);
+    memcpy(f + GEOMETRY, g, 4);
+    st32(f + DISK_TYPE, fixed ? FIXED : DYNAMIC);
+    dp_random_uuid(f + UNIQUE_ID);
+    st32(f + CHECKSUM, checksum(f, FOOTER, CHECKSUM));
+}
+
+static int write_dynamic(struct dp_image *file, const uint8_t *footer, uint64_t size)
+{
+    uint8_t h[HEADER] = "cxsparse", ones[4096];
+    uint64_t entries = size / BLOCK + (size % BLOCK != 0), at = FOOTER + HEADER, end = at + DP_ALIGN_UP(entries * 4, (uint64_t)SECTOR);
+    memset(h + 8, 0xff, 8);
+    memset(ones, 0xff, sizeof ones);
+    st64(h + TABLE_OFFSET, at);
+    st32(h + HEADER_VERSION, 0x10000);
+    st32(h + ENTRIES, entries);
+    st32(h + BLOCK_SIZE, BLOCK);
+    st32(h + HEADER_CHECKSUM, checksum(h, HEADER, HEADER_CHECKSUM));
+    int rc = 0;
+    for (; !rc && at < end; at += DP_MIN(end - at, sizeof ones))
+        rc = dp_image_pwrite(file, ones, DP_MIN(end - at, sizeof ones), at);
+    if (!rc && !(rc = dp_image_pwrite(file, h, HEADER, FOOTER)) && !(rc = dp_image_pwrite(file, footer, FOOTER, end)))
+        rc = dp_image_flush(file);
+    return rc ? rc : dp_image_pwrite(file, footer, FOOTER, 0);
+}
+
+static int create(const struct dp_image_create *o, struct dp_error *e)
+{
+    const char *subformat = dp_image_create_option(o, "subformat");
+    struct dp_image *file;
+    uint8_t footer[FOOTER], g[4];
+    bool force_size, fixed = subformat && !strcmp(subformat, "fixed");
+    if (subformat && !fixed && strcmp(subformat, "dynamic"))
+        return dp_error_set(e, -EINVAL, "subformat of a VHD image is dynamic or fixed, not '%s'", subformat);
+    int rc = dp_image_create_flag(o, "force_size", false, &force_size, e);
+    if (rc)
+        return rc;
+    if (o->backing)
+        return dp_error_set(e, -ENOTSUP, "VHD images have no backing file here; use format qcow2");
+    uint64_t sectors = o->size / SECTOR + (o->size % SECTOR != 0);
+    if (sectors > SECTORS_MAX)
+        return dp_error_set(e, -EFBIG, "a VHD image has at most 2040 GiB; use format vhdx or qcow2");
+    if (force_size)
+        geometry(sectors, g);
+    else
+        round_up(sectors, g);
+    if (!force_size && geometry_sectors(g) < CHS_MAX)
+        sectors = geometry_sectors(g);
+    make_footer(footer, sectors * SECTOR, g, fixed, force_size);
+    if ((rc = dp_image_create_file(o, &file, e)))
+        return rc;
+    if (!fixed)
+        rc = write_dynamic(file, footer, sectors * SECTOR);
+    else if (!(rc = dp_image_zero(file, 0, sectors * SECTOR, 0)))
+        rc = dp_image_pwrite(file, footer, FOOTER, sectors * SECTOR);
+    if (!rc)
+        rc = dp_image_flush(file);
+    dp_image_close(file);
+    return rc ? dp_error_set(e, rc, "%s cannot be written: %s", o->name, strerror(-rc)) : 0;
+}
+
+static const struct dp_image_option options[] = {
+    {"subformat", "dynamic or fixed (dynamic)"},
+    {"force_size", "on or off (off): exactly the size asked for, not the next one that has a geometry"},
+    {0}};
+
+const struct dp_image_format dp_image_vpc = {
+    .name = "vpc",
+    .summary = "VHD: Virtual PC's, Azure's, Hyper-V's first",
+    .instance_size = sizeof(struct vpc),
+    .create_options = options,
+    .probe = probe,
+    .open = open_,
+    .close = close_,
+    .read = read_,
+    .write = write_,
+    .zero = zero,
+    .flush = flush,
+    .dirty = dirty,
+    .extent = extent,
+    .cluster_size = cluster_size,
+    .create = create,
+};
