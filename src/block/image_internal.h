@@ -7,6 +7,7 @@
 /* What the images of one tree know of each other while they are opened. */
 struct dp_image_chain {
     bool anywhere, create;
+    bool copied;    /* an image has the options' copy */
     char *folder;   /* else backing files must be in it or below; NULL: the topmost image has none */
     unsigned depth; /* backing images above this one */
     unsigned files;
@@ -20,5 +21,6 @@ struct dp_image_chain {
 int dp_image_chain_add(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
 
 extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2;
+extern const struct dp_image_format dp_image_http; /* if this doppel was built with what it needs */
 
 #endif
