@@ -13,12 +13,15 @@ static const struct dp_image_format *const formats[] = {
 #ifdef DP_HAVE_CURL
     &dp_image_http,
 #endif
+#ifdef DP_HAVE_NBD
+    &dp_image_nbd,
+#endif
 };
 
 /* Protocols that need a library, which this doppel may have been built without. */
 static const struct {
     const char *scheme, *library;
-} optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"}};
+} optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"}, {"nbd", "libnbd (Debian: libnbd-dev)"}};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
