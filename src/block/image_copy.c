@@ -148,8 +148,7 @@ static int write_compared(struct pump *p, struct slot *s)
     return rc || !run ? rc : write_run(p, s->data + n - run, s->offset + n - run, run);
 }
 
-/* A long run of zeros onto what has a backing image, or is not new. */
-static int write_zeros(struct dp_image *to, uint64_t offset, uint64_t size)
+int dp_image_clear(struct dp_image *to, uint64_t offset, uint64_t size)
 {
     while (size) {
         struct dp_extent x;
@@ -170,7 +169,7 @@ static int write_slot(struct pump *p, struct slot *s)
 {
     struct dp_image *to = p->c->to;
     if (s->zeros)
-        return p->c->zeroed ? 0 : write_zeros(to, s->offset, s->size);
+        return p->c->zeroed ? 0 : dp_image_clear(to, s->offset, s->size);
     if (p->c->same_as_backing)
         return write_compared(p, s);
     int rc = 0;

@@ -53,6 +53,8 @@ int dp_image_map(struct dp_image *i, uint64_t offset, struct dp_extent *x, const
 int dp_image_measure(struct dp_image *from, uint64_t size, const char *format, uint32_t cluster_size, uint64_t *required, uint64_t *full,
                      struct dp_error *e) DP_MUST_CHECK;
 
+/* Zeros there, without writing where it reads as zeros already. */
+int dp_image_clear(struct dp_image *i, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 bool dp_is_zero(const void *data, size_t size);
 
 #endif

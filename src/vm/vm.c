@@ -993,6 +993,17 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     return 0;
 }
 
+struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[16])
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < vm->config.disk_count; i++)
+        if (vm->disk[i] && !drive_kind(vm->config.disk[i].bus) && count++ == n) {
+            snprintf(name, 16, "disk%u", n);
+            return vm->disk[i];
+        }
+    return NULL;
+}
+
 static struct dp_device *find_balloon(struct dp_vm *vm, struct dp_error *e)
 {
     struct dp_device *d = dp_pc_balloon(vm->pc);
