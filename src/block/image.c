@@ -16,12 +16,17 @@ static const struct dp_image_format *const formats[] = {
 #ifdef DP_HAVE_NBD
     &dp_image_nbd,
 #endif
+#ifdef DP_HAVE_ISCSI
+    &dp_image_iscsi,
+#endif
 };
 
 /* Protocols that need a library, which this doppel may have been built without. */
 static const struct {
     const char *scheme, *library;
-} optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"}, {"nbd", "libnbd (Debian: libnbd-dev)"}};
+} optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"},
+                {"nbd", "libnbd (Debian: libnbd-dev)"},
+                {"iscsi", "libiscsi (Debian: libiscsi-dev)"}};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 

@@ -21,6 +21,6 @@ struct dp_image_chain {
 int dp_image_chain_add(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
 
 extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2;
-extern const struct dp_image_format dp_image_http, dp_image_nbd; /* if this doppel was built with what it needs */
+extern const struct dp_image_format dp_image_http, dp_image_nbd, dp_image_iscsi; /* if this doppel was built with what it needs */
 
 #endif
