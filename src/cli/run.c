@@ -67,11 +67,11 @@ static const struct cli_option options[] = {
      .help = "a disk (virtio: vda, vdb ...), or its address: http://, nbd:// ...; also serial=, block=512|4096, queues=N, copy=FILE (of what comes by "
              "HTTP) and fill=on; a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
-     .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, "
+     .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, queues=N, restrict, no-host, hostname=, tftp=, "
              "bootfile=. network=NAME or switch=PATH: one of `doppel network`, with its options (vlan=N ...). tap=, macvtap=, packet=IF, udp=LOCAL/REMOTE: "
              "straight there (none)"},
-    {"publish", 'p', "[ADDR:]PORT:PORT[/udp]", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
-     .help = "a port of this host leads to one of the guest; makes a network card if there is none"},
+    {"publish", 'p', "[ADDR:]PORT:PORT[/udp]|unix:PATH:PORT", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
+     .help = "a port (or unix socket) of this host leads to one of the guest; makes a network card if there is none"},
     {"usb", 0, "tablet|keyboard|mouse|storage=FILE[,ro]", CLI_LIST, FIELD(usb), .max = DP_VM_USB_DEVICES,
      .help = "a USB device (with a controller, xHCI): a pointer that follows the viewer's, a keyboard, a mouse, a disk"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},

@@ -411,10 +411,13 @@ unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n) { return pc->chipset &&
 
 static int add_virtio_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, struct dp_device *d, unsigned n, struct dp_error *e)
 {
-    char id[32], mtu[16];
+    enum { PAIRS_MAX = 8 };
+    char id[32], mtu[16], queues[16];
     snprintf(id, sizeof id, "net%u-pci", n % 100);
     snprintf(mtu, sizeof mtu, "%u", nic->mtu);
+    snprintf(queues, sizeof queues, "%u", nic->queues ? nic->queues : DP_MIN(pc->config.cpus, (unsigned)PAIRS_MAX));
     int rc = dp_device_set(d, "mtu", mtu, e);
+    rc = rc ? rc : dp_device_set(d, "queues", queues, e);
     rc = rc ? rc : dp_device_init(d, e);
     struct dp_device *adapter = rc ? NULL : dp_virtio_pci_create(id, &pc->env, d, dp_virtio_of(d), e);
     if (!adapter) {
