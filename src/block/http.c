@@ -292,7 +292,8 @@ static int open_copy(struct http_image *h, const struct dp_image_options *o, int
         return rc;
     }
     if (server && h->image.trace)
-        dp_trace_emit(h->image.trace, DP_TRACE_BLOCK, "disk %s: the server cannot be asked; %s is whole and is used", h->image.name, o->copy);
+        dp_trace_emit(h->image.trace, DP_TRACE_BLOCK, "disk %s: the server cannot be asked; %s is whole and is used", h->image.name,
+                      o->copy);
     h->block = dp_http_copy_block(h->copy);
     h->image.size = dp_http_copy_size(h->copy);
     return start_keeper(h, o->fill, e);
@@ -305,7 +306,8 @@ static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp
         return dp_error_set(e, -EROFS, "%s: images cannot be made on a web server", i->name);
     if (!i->readonly)
         return dp_error_set(e, -EROFS,
-                            "disk %.150s can only be read: add ,ro; or write to an image over it: `doppel image create -f qcow2 -b %.150s -F "
+                            "disk %.150s can only be read: add ,ro; or write to an image over it: `doppel image create -f qcow2 -b "
+                            "%.150s -F "
                             "raw NEW.qcow2` makes one, to be used with ,format=qcow2,backing=any", i->name, i->name);
     if (o->fill && !o->copy)
         return dp_error_set(e, -EINVAL, "disk %s: fill= needs a file to fill: copy=FILE", i->name);

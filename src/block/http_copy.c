@@ -85,8 +85,8 @@ static int read_header(struct dp_http_copy *c, const char *path, struct dp_error
         return dp_error_set(e, -EINVAL, "copy=%s is damaged, or of a newer doppel: remove it", path);
     uint32_t block = dp_ld32(h + AT_BLOCK);
     uint64_t size = dp_ld64(h + AT_SIZE), map_size = dp_ld64(h + AT_MAP);
-    bool good = block >= DP_HTTP_BLOCK && block <= DP_HTTP_BLOCK_MAX && !(block & (block - 1)) && size && size <= length && map_size <= MAP_MAX &&
-                !h[AT_MODIFIED - 1] && !h[AT_MODIFIED + DP_HTTP_DATE_MAX - 1];
+    bool good = block >= DP_HTTP_BLOCK && block <= DP_HTTP_BLOCK_MAX && !(block & (block - 1)) && size && size <= length &&
+                map_size <= MAP_MAX && !h[AT_MODIFIED - 1] && !h[AT_MODIFIED + DP_HTTP_DATE_MAX - 1];
     if (good) {
         lay_out(c, size, block);
         good = map_size == c->map_size && c->map_offset + c->map_size + PAGE == length;

@@ -76,7 +76,8 @@ static int connect_(struct iscsi_image *s, struct dp_error *e)
         iscsi_set_noautoreconnect(s->session, 1);
         if ((u->user[0] && iscsi_set_initiator_username_pwd(s->session, u->user, u->passwd)) ||
             iscsi_full_connect_sync(s->session, u->portal, u->lun))
-            rc = dp_error_set(e, -EIO, "disk %.150s: %.*s", name, (int)strcspn(iscsi_get_error(s->session), "\n"), iscsi_get_error(s->session));
+            rc = dp_error_set(e, -EIO, "disk %.150s: %.*s", name, (int)strcspn(iscsi_get_error(s->session), "\n"),
+                              iscsi_get_error(s->session));
         else if (!ask(s, &size, &block))
             rc = dp_error_set(e, -EINVAL, "disk %s: the target does not say its size, or has blocks of none that can be used", name);
     }

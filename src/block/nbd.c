@@ -270,7 +270,8 @@ static int flush(struct dp_image *i)
     bool lost = n->lost;
     n->unflushed = n->lost = false;
     if (lost && i->trace)
-        dp_trace_emit(i->trace, DP_TRACE_BLOCK, "disk %s: the connection broke; what was written before and not flushed may be lost", i->name);
+        dp_trace_emit(i->trace, DP_TRACE_BLOCK, "disk %s: the connection broke; what was written before and not flushed may be lost",
+                      i->name);
     return lost ? -EIO : 0;
 }
 
