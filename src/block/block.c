@@ -352,12 +352,14 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     bool is_file = !strstr(o->path, "://"); /* an address is for the image layer */
     struct dp_image_options image = {.name = o->path, .format = o->format, .readonly = o->readonly, .backing_anywhere = o->backing_anywhere,
                                      .secret = o->secret,
+                                     .copy = o->copy,
+                                     .fill = o->fill,
                                      .trace = o->trace};
     if (!(b->path = strdup(o->path)) || (o->format && !(b->format = strdup(o->format))))
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
     else if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
         rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
-    else if (is_file && (!o->format || !strcmp(o->format, "raw")))
+    else if (is_file && !o->copy && (!o->format || !strcmp(o->format, "raw")))
         rc = open_raw(b, o, e);
     else if (b->cache == DP_BLOCK_NONE || b->cache == DP_BLOCK_DIRECTSYNC)
         rc = dp_error_set(e, -EINVAL, "disk %s: cache=none and directsync are of raw images; use writeback or writethrough", b->path);

@@ -58,6 +58,8 @@ struct dp_block_options {
     const char *path;              /* or an address */
     bool readonly;
     const char *format;            /* a name of image.h's formats; NULL is raw */
+    const char *copy;              /* of what comes by HTTP, on this host (image.h); NULL: none */
+    bool fill;                     /* it is filled meanwhile */
     bool backing_anywhere;         /* backing files may lie outside the folder of the image: its maker chose their names */
     const char *secret;            /* passphrase of an encrypted image; may be NULL */
     enum dp_block_io io;

@@ -8,8 +8,26 @@
 
 #include "block/image_internal.h"
 
-static const struct dp_image_format *const formats[] = {&dp_image_raw, &dp_image_qcow2, &dp_image_luks, &dp_image_vdi, &dp_image_vpc,
-                                                        &dp_image_vmdk, &dp_image_vhdx, &dp_image_mirror, &dp_image_file};
+static const struct dp_image_format *const formats[] = {
+    &dp_image_raw,  &dp_image_qcow2, &dp_image_luks,   &dp_image_vdi,  &dp_image_vpc,
+    &dp_image_vmdk, &dp_image_vhdx,  &dp_image_mirror, &dp_image_file,
+#ifdef DP_HAVE_CURL
+    &dp_image_http,
+#endif
+#ifdef DP_HAVE_NBD
+    &dp_image_nbd,
+#endif
+#ifdef DP_HAVE_ISCSI
+    &dp_image_iscsi,
+#endif
+};
+
+/* Protocols that need a library, which this doppel may have been built without. */
+static const struct {
+    const char *scheme, *library;
+} optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"},
+                {"nbd", "libnbd (Debian: libnbd-dev)"},
+                {"iscsi", "libiscsi (Debian: libiscsi-dev)"}};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
@@ -79,17 +97,29 @@ static size_t scheme_length(const char *name)
     return n > 1 && !strncmp(name + n, "://", 3) ? n : 0;
 }
 
+/* Is the address of that protocol, or of one of its kinds (https, nbd+unix)? n: the length of the address' scheme. */
+static bool is_scheme(const char *name, size_t n, const char *scheme)
+{
+    size_t k = strlen(scheme);
+    if (n < k || strncmp(name, scheme, k))
+        return false;
+    k += name[k] == 's';
+    return n == k || name[k] == '+';
+}
+
 static const struct dp_image_format *protocol_of(const char *name, struct dp_error *e)
 {
     size_t n = scheme_length(name);
     if (!n)
         return &dp_image_file;
-    for (unsigned i = 0; i < DP_ARRAY_LEN(formats); i++) {
-        const char *s = formats[i]->scheme;
-        if (s && s != dp_image_file.scheme && !strncmp(name, s, strlen(s)) &&
-            (n == strlen(s) || name[strlen(s)] == 's' || name[strlen(s)] == '+'))
+    for (unsigned i = 0; i < DP_ARRAY_LEN(formats); i++)
+        if (formats[i]->scheme && formats[i] != &dp_image_file && is_scheme(name, n, formats[i]->scheme))
             return formats[i];
-    }
+    for (unsigned i = 0; i < DP_ARRAY_LEN(optional); i++)
+        if (is_scheme(name, n, optional[i].scheme)) {
+            dp_error_set(e, -ENOTSUP, "disk %.200s: this doppel was built without %s, and cannot reach it", name, optional[i].library);
+            return NULL;
+        }
     dp_error_set(e, -EINVAL, "disk %s: no disk can be reached by '%.*s' here", name, (int)n, name);
     return NULL;
 }
@@ -126,7 +156,7 @@ static int open_one(const struct dp_image_format *f, const struct dp_image_optio
     int rc = 0;
     const struct dp_image_format *protocol = f->scheme ? NULL : protocol_of(o->name, e);
     if (!f->scheme)
-        rc = protocol ? open_one(protocol, o, c, &i->file, e) : -EINVAL;
+        rc = protocol ? open_one(protocol, o, c, &i->file, e) : -ENOTSUP;
     if (!rc)
         rc = f->open(i, o, e);
     i->chain = NULL;
@@ -177,6 +207,10 @@ int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struc
     char *real = scheme_length(o->name) ? NULL : realpath(o->name, NULL); /* NULL: a descriptor of something without a name */
     chain.folder = real ? dirname(real) : NULL;
     int rc = open_one(f, o, &chain, out, e);
+    if (!rc && o->copy && !chain.copied) {
+        dp_image_close(*out);
+        rc = dp_error_set(e, -EINVAL, "disk %s: copy= is for what comes by HTTP, and nothing of this disk does", o->name);
+    }
     free(real);
     return rc;
 }
@@ -290,7 +324,8 @@ int dp_image_open_backing(struct dp_image *i, const char *name, const char *form
     int rc = find_named(i, name, "backing file", &real, e);
     if (!rc) {
         struct dp_image_options below = {
-            .name = real, .format = format, .readonly = true, .unlocked = o->unlocked, .secret = o->secret, .trace = i->trace};
+            .name = real, .format = format, .readonly = true, .unlocked = o->unlocked, .copy = o->copy, .fill = o->fill, .secret = o->secret,
+            .trace = i->trace};
         i->chain->depth++;
         rc = open_one(f, &below, i->chain, &i->backing, e);
         i->chain->depth--;

@@ -49,6 +49,8 @@ struct dp_image_options {
     bool unlocked;          /* others may write it meanwhile: what is read may be of different moments */
     bool unsafe;            /* a flush does not wait for the disk: after a power cut the image may be damaged */
     const char *secret;     /* passphrase of an encrypted image; may be NULL */
+    const char *copy;       /* what comes by HTTP is kept in this file, and comes from there the next time; NULL: it is not */
+    bool fill;              /* and the rest of it is fetched meanwhile */
     const char *snapshot;   /* read-only: an internal snapshot, by name or id; NULL: the disk as it is */
     struct dp_trace *trace; /* may be NULL; outlives the image */
 };

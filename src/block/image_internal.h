@@ -7,6 +7,7 @@
 /* What the images of one tree know of each other while they are opened. */
 struct dp_image_chain {
     bool anywhere, create;
+    bool copied;    /* an image has the options' copy */
     char *folder;   /* else backing files must be in it or below; NULL: the topmost image has none */
     unsigned depth; /* backing images above this one */
     unsigned files;
@@ -26,5 +27,6 @@ int dp_image_open_part(struct dp_image *i, const char *name, const struct dp_ima
 
 extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2, dp_image_luks, dp_image_vdi, dp_image_vpc,
     dp_image_vmdk, dp_image_vhdx, dp_image_mirror;
+extern const struct dp_image_format dp_image_http, dp_image_nbd, dp_image_iscsi; /* if this doppel was built with what it needs */
 
 #endif

@@ -32,6 +32,7 @@ static const char *const buses[] = {"virtio", "ide", "sata", "scsi", NULL};
 static const char *const any[] = {"any", NULL};
 static const char *const blocks[] = {"512", "4096", NULL};
 static const char *const caches[] = {"writeback", "none", "writethrough", "directsync", "unsafe", NULL};
+static const char *const fills[] = {"off", "on", NULL};
 static const char *const discards[] = {"unmap", "ignore", NULL};
 static const char *const detects[] = {"off", "on", "unmap", NULL};
 static const char *const queue_counts[] = {"1", "2", "3", "4", "5", "6", "7", "8", NULL};
@@ -91,6 +92,16 @@ static int set_cache(struct dp_vm_disk *d, const struct option *o, const char *v
     d->cache = values[which];
     return 0;
 }
+static int set_copy(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
+{
+    d->copy = value;
+    return *value ? 0 : -EINVAL;
+}
+static int set_fill(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
+{
+    d->fill = which;
+    return 0;
+}
 static int set_discard(struct dp_vm_disk *d, const struct option *o, const char *value, unsigned which)
 {
     d->discard_ignored = which;
@@ -130,6 +141,8 @@ static const struct option options[] = {
     {"block", VIRTIO | SCSI, blocks, false, 0, set_block},
     {"queues", VIRTIO, queue_counts, false, 0, set_queues},
     {"cache", ALL, caches, false, 0, set_cache},
+    {"copy", ALL, NULL, false, 0, set_copy},
+    {"fill", ALL, fills, false, 0, set_fill},
     {"discard", ALL, discards, false, 0, set_discard},
     {"detect-zeroes", ALL, detects, false, 0, set_detect},
     LIMIT("iops", iops),
@@ -258,6 +271,8 @@ int cli_disk_parse(const char *option, const char *text, enum dp_vm_bus bus, str
         if (rc)
             return rc;
     }
+    if (d->fill && !d->copy)
+        return dp_error_set(e, -EINVAL, "--%s %s: fill= needs a file to fill: copy=FILE", option, text);
     if (d->bus != DP_VM_VIRTIO && d->queues)
         return dp_error_set(e, -EINVAL, "--%s %s: queues= is of virtio disks", option, text);
     if (d->bus != DP_VM_VIRTIO && d->bus != DP_VM_SCSI && d->block)

@@ -192,6 +192,10 @@ static void more_help(FILE *to)
     fprintf(to, "\nVerbs of images (`doppel image VERB --help` tells about one):\n");
     for (unsigned i = 0; i < DP_ARRAY_LEN(verbs); i++)
         fprintf(to, "  %-10s %s\n", verbs[i]->name + strlen("image "), verbs[i]->summary);
+    fprintf(to, "\nAddresses that FILE may be:\n");
+    for (unsigned i = 0; (f = dp_image_format(i)); i++)
+        if (f->scheme && strcmp(f->scheme, "file"))
+            fprintf(to, "  %s://%*s %s\n", f->scheme, DP_MAX(7 - (int)strlen(f->scheme), 0), "", f->summary);
     fprintf(to, "\nFormats:\n");
     for (unsigned i = 0; (f = dp_image_format(i)); i++)
         if (!f->scheme)

@@ -97,6 +97,11 @@ static struct json_object *identify(const struct conversion *c)
     json_object_object_add(j, "size", json_object_new_uint64(c->from->size));
     json_object_object_add(j, "inode", json_object_new_uint64(st.st_ino));
     json_object_object_add(j, "modified", json_object_new_int64((int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec));
+    const struct dp_image *bytes = c->from; /* a remote disk says itself which one it is */
+    while (bytes->file)
+        bytes = bytes->file;
+    if (bytes->format->info)
+        bytes->format->info((struct dp_image *)bytes, j);
     json_object_object_add(j, "options", json_object_new_string(b.failed ? "" : (char *)b.data));
     dp_buffer_fini(&b);
     free(path);

@@ -64,7 +64,8 @@ static const struct cli_option options[] = {
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
     {"disk", 'd', "FILE|volume=[POOL/]NAME[,format=raw|qcow2|...][,backing=any][,secret=FILE][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
-     .help = "a disk (virtio: vda, vdb ...); also serial=, block=512|4096, queues=N; a comma in the name is written twice"},
+     .help = "a disk (virtio: vda, vdb ...), or its address: http://, nbd:// ...; also serial=, block=512|4096, queues=N, copy=FILE (of what comes by "
+             "HTTP) and fill=on; a comma in the name is written twice"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
      .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, queues=N, restrict, no-host, hostname=, tftp=, "
              "bootfile=. network=NAME or switch=PATH: one of `doppel network`, with its options (vlan=N ...). tap=, macvtap=, packet=IF, udp=LOCAL/REMOTE: "

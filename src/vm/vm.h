@@ -27,6 +27,8 @@ struct dp_vm;
 enum dp_vm_bus { DP_VM_VIRTIO, DP_VM_IDE, DP_VM_SATA, DP_VM_CDROM, DP_VM_FLOPPY, DP_VM_USB, DP_VM_SCSI };
 struct dp_vm_disk {
     const char *path, *format; /* path NULL: of a CD or floppy drive: there is none in it yet */
+    const char *copy;          /* as in struct dp_block_options; and fill */
+    bool fill;
     bool readonly, backing_anywhere; /* the latter: as in struct dp_block_options */
     const char *secret_file;   /* whose first line is the passphrase; NULL: none */
     bool empty;                /* of a CD or floppy drive: path does not matter, there is none in it yet */
