@@ -27,7 +27,7 @@ static const struct cli_option options[] = {
     {"port", 'p', "NAME=OPTIONS", CLI_LIST, offsetof(struct create_options, port),
      .help = "declares a port: who joins as NAME gets these options (see below); NAME *: of other users who are not declared"},
     {"uplink", 'u', "NAME=WHAT", CLI_LIST, offsetof(struct create_options, uplink),
-     .help = "a way out: tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE, vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
+     .help = "a way out: tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE[,dtls=DIR|,psk=FILE][,listen], tcp=ADDRESS:PORT[,listen][,tls=DIR|,psk=FILE], vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
              "port's options"},
     {"group", 'g', "NAME=RULES", CLI_LIST, offsetof(struct create_options, group),
      .help =
@@ -280,7 +280,9 @@ const struct cli_verb cli_network_create = {
         "  doppel network create lan\n"
         "  doppel network create office -p web=vlan=10 -p db=vlan=20,isolated -u out=tap=tap0,trunk=10+20\n"
         "  doppel network create shop -g 'web=in tcp 80; in tcp 443' -g 'db=in tcp 5432 from group web' -p www=group=web -p pg=group=db\n"
-        "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n",
+        "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n"
+        "  doppel network create safe -u far=tcp=0.0.0.0:7000,listen,tls=/etc/doppel/tls     and, on the other host,\n"
+        "  doppel network create safe -u far=tcp=192.0.2.7:7000,tls=/etc/doppel/tls\n",
     .options = options,
     .option_count = DP_ARRAY_LEN(options),
     .operands = operands,
