@@ -101,7 +101,7 @@ _doppel()
             snapshot) mapfile -t COMPREPLY < <(compgen -W '--format --list --create --apply --delete --backing-any --secret-file --force-share --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             compact) mapfile -t COMPREPLY < <(compgen -W '--format --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             measure) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --size --snapshot --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
-            serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --tls-creds --tls-psk --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;
         esac ;;
     network)
