@@ -10,7 +10,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image balloon network doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -53,7 +53,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject balloon quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject balloon powerdown quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -114,8 +114,23 @@ _doppel()
             *) mapfile -t COMPREPLY < <(compgen -W "$(doppel network ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --write --snap --limit --timeout --help" -- "$word") ;;
             esac
         fi ;;
+    up | down)
+        case $last in
+        --file | -f)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "--file $([ "$verb" = down ] && echo --timeout --force) --help
+            $(doppel config show --json 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" -- "$word") ;;
+        esac ;;
+    config)
+        compopt -o filenames
+        if ((COMP_CWORD == 2)); then
+            mapfile -t COMPREPLY < <(compgen -W 'check show --help' -- "$word")
+        else
+            mapfile -t COMPREPLY < <(compgen -W '--file --json --help' -- "$word"; compgen -f -- "$word")
+        fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image balloon network doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel
