@@ -450,7 +450,7 @@ static void compare_output(struct lockstep *l)
 {
     const struct dp_buffer *a = dp_console_output(l->m[0].serial), *b = dp_console_output(l->m[1].serial);
     size_t size = b->size - l->output_before;
-    if (a->size != size || memcmp(a->data, b->data + l->output_before, size)) {
+    if (a->size != size || (size && memcmp(a->data, b->data + l->output_before, size))) {
         diverged(l, "the guests said different things on their serial ports (%zu and %zu bytes)", a->size, size);
         l->next_focus = (struct focus){.first = l->checked_slice, .last = l->slices};
     }

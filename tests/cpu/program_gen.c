@@ -286,7 +286,9 @@ static void move_pointer(struct prog_gen *g)
         EMIT(g, .op = 0xff, .w = g->code64, .reg = by < 0, .rm = r);
         break;
     default: {
-        int q = prog_pointer(g); /* lea of one from another, or mov */
+        int q = prog_pointer(g); /* lea of one from another, or mov; it may find none this time */
+        if (q < 0)
+            return;
         EMIT(g, .op = 0x8d, .w = g->code64, .reg = r, .mem = &(struct prog_mem){.base = q, .index = -1, .disp = by});
         g->at[p] = g->at[q] + (uint64_t)by;
         return;
