@@ -10,7 +10,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image disk balloon network doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -53,7 +53,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject balloon powerdown quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove balloon powerdown quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -104,6 +104,19 @@ _doppel()
             serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --tls-creds --tls-psk --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;
         esac ;;
+    disk)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W 'ls snapshot commit stream mirror backup complete cancel resize forget --help' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running) --help" -- "$word") ;;
+        4) mapfile -t COMPREPLY < <(compgen -W "$(doppel disk ls "${COMP_WORDS[3]}" 2>/dev/null | awk '/^disk/ { print $1 }')" -- "$word") ;;
+        *)
+            case ${COMP_WORDS[2]} in
+            snapshot) mapfile -t COMPREPLY < <(compgen -W '--to --and --inside --help' -- "$word"; compgen -f -- "$word") ;;
+            commit | stream) mapfile -t COMPREPLY < <(compgen -W '--rate --detach --quiet --progress --help' -- "$word") ;;
+            mirror) mapfile -t COMPREPLY < <(compgen -W '--to --format --reuse --pivot --rate --detach --quiet --progress --help' -- "$word"; compgen -f -- "$word") ;;
+            backup) mapfile -t COMPREPLY < <(compgen -W '--to --format --reuse --bitmap --backing --rate --detach --quiet --progress --help' -- "$word"; compgen -f -- "$word") ;;
+            esac ;;
+        esac ;;
     network)
         if ((COMP_CWORD == 2)); then
             mapfile -t COMPREPLY < <(compgen -W 'create ls inspect connect disconnect group link capture rm --help' -- "$word")
@@ -130,7 +143,7 @@ _doppel()
             mapfile -t COMPREPLY < <(compgen -W '--file --json --help' -- "$word"; compgen -f -- "$word")
         fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image disk balloon network doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

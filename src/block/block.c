@@ -148,7 +148,52 @@ static bool adapt(struct dp_block *b, struct dp_block_request *r)
 static void to_engine(void *opaque, struct dp_block_request *r)
 {
     struct dp_block *b = opaque;
-    b->engine->submit(b, r);
+    pthread_mutex_lock(&b->lock);
+    bool held = b->holding;
+    if (held) {
+        r->next = NULL;
+        *b->held_tail = r;
+        b->held_tail = &r->next;
+        b->held_count++;
+    }
+    pthread_mutex_unlock(&b->lock);
+    if (!held)
+        b->engine->submit(b, r);
+}
+
+/* ---- another engine ---- */
+
+void dp_block_hold(struct dp_block *b)
+{
+    pthread_mutex_lock(&b->lock);
+    b->holding = true;
+    pthread_mutex_unlock(&b->lock);
+    for (;;) {
+        if (b->throttle)
+            dp_throttle_release(b->throttle);
+        collect(b);
+        pthread_mutex_lock(&b->lock);
+        bool idle = atomic_load(&b->in_flight) == b->held_count;
+        pthread_mutex_unlock(&b->lock);
+        if (idle)
+            return;
+        poll(&(struct pollfd){.fd = b->event_fd, .events = POLLIN}, 1, 2);
+    }
+}
+
+void dp_block_go_on(struct dp_block *b)
+{
+    pthread_mutex_lock(&b->lock);
+    struct dp_block_request *r = b->held;
+    b->held = NULL;
+    b->held_tail = &b->held;
+    b->held_count = 0;
+    b->holding = false;
+    pthread_mutex_unlock(&b->lock);
+    for (struct dp_block_request *next; r; r = next) {
+        next = r->next;
+        b->engine->submit(b, r);
+    }
 }
 
 void dp_block_submit(struct dp_block *b, struct dp_block_request *r)
@@ -171,7 +216,7 @@ void dp_block_submit(struct dp_block *b, struct dp_block_request *r)
     else if (b->throttle)
         dp_throttle_submit(b->throttle, r);
     else
-        b->engine->submit(b, r);
+        to_engine(b, r);
 }
 
 static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error *e)
@@ -223,6 +268,68 @@ static int open_raw(struct dp_block *b, const struct dp_block_options *o, struct
     return open_engine(b, o->io, e);
 }
 
+struct reopening {
+    struct dp_image_options image;
+    struct dp_error *e;
+    uint64_t size;
+};
+
+static int open_image(void *opaque, struct dp_image **image)
+{
+    struct reopening *o = opaque;
+    int rc = dp_image_open(&o->image, image, o->e);
+    if (!rc && DP_ALIGN_UP((*image)->size, DP_BLOCK_SECTOR) != o->size)
+        rc = dp_error_set(o->e, -EINVAL, "disk %s: its size is not what it was", o->image.name);
+    if (rc) {
+        dp_image_close(*image);
+        *image = NULL;
+    }
+    return rc;
+}
+
+int dp_block_use_worker(struct dp_block *b, struct dp_error *e)
+{
+    if (b->fd < 0)
+        return 0;
+    if (b->align)
+        return dp_error_set(e, -EINVAL, "disk %s: this cannot be done while it is used with cache=none or directsync; use cache=writeback",
+                            b->path);
+    struct dp_block_options raw = {.path = b->path, .format = "raw", .readonly = b->readonly, .cache = b->cache, .io = b->io, .trace = b->trace};
+    struct reopening o = {.image = {.name = b->path, .readonly = b->readonly, .trace = b->trace}, .e = e, .size = b->size};
+    struct dp_error lost = {0};
+    dp_block_hold(b);
+    const struct dp_block_engine *old = b->engine;
+    void *old_data = b->engine_data;
+    b->engine = &dp_block_worker;
+    int rc = b->engine->open(b, e); /* of no image yet: what can fail otherwise comes first */
+    void *worker = b->engine_data;
+    b->engine = old;
+    b->engine_data = old_data;
+    if (!rc) {
+        old->close(b);
+        close(b->fd); /* with its lock, which the image needs */
+        b->fd = -1;
+        b->engine = &dp_block_worker;
+        b->engine_data = worker;
+        rc = dp_worker_call(b, open_image, &o);
+        if (rc && open_raw(b, &raw, &lost)) { /* all requests fail from now on */
+            b->engine = &dp_block_worker;
+            b->engine_data = worker;
+            if (b->trace)
+                dp_trace_emit(b->trace, DP_TRACE_BLOCK, "disk %s is lost: %s", b->path, lost.text);
+        } else if (rc) {
+            old = b->engine;
+            old_data = b->engine_data;
+            b->engine_data = worker;
+            dp_block_worker.close(b);
+            b->engine_data = old_data;
+        }
+        b->size = o.size;
+    }
+    dp_block_go_on(b);
+    return rc;
+}
+
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
 {
     struct dp_block *b = calloc(1, sizeof(*b));
@@ -236,13 +343,16 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     b->detect_zeroes = o->detect_zeroes;
     b->fd = b->event_fd = -1;
     b->finished_tail = &b->finished;
+    b->held_tail = &b->held;
+    b->backing_anywhere = o->backing_anywhere;
+    b->io = o->io;
     pthread_mutex_init(&b->lock, NULL);
 
     int rc = 0;
     bool is_file = !strstr(o->path, "://"); /* an address is for the image layer */
     struct dp_image_options image = {.name = o->path, .format = o->format, .readonly = o->readonly, .backing_anywhere = o->backing_anywhere,
                                      .trace = o->trace};
-    if (!(b->path = strdup(o->path)))
+    if (!(b->path = strdup(o->path)) || (o->format && !(b->format = strdup(o->format))))
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
     else if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
         rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
@@ -274,6 +384,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
         close(b->fd);
     pthread_mutex_destroy(&b->lock);
     free(b->path);
+    free(b->format);
     free(b);
     return rc;
 }
@@ -286,15 +397,23 @@ void dp_block_close(struct dp_block *b)
     if (b->loop)
         dp_loop_unwatch(b->loop, b->event_fd);
     dp_throttle_destroy(b->throttle);
+    dp_live_stop(b);
     b->engine->close(b);
+    dp_live_fini(b);
     close(b->event_fd);
     if (b->fd >= 0)
         close(b->fd); /* gives up the lock */
     pthread_mutex_destroy(&b->lock);
     free(b->path);
+    free(b->format);
     free(b);
 }
 
 uint64_t dp_block_size(const struct dp_block *b) { return b->size; }
+void dp_block_on_resize(struct dp_block *b, void (*resized)(void *opaque, struct dp_block *b), void *opaque)
+{
+    b->resized = resized;
+    b->resized_opaque = opaque;
+}
 bool dp_block_readonly(const struct dp_block *b) { return b->readonly; }
 const char *dp_block_io_name(const struct dp_block *b) { return b->engine->name; }

@@ -71,7 +71,9 @@ struct dp_block_options {
 /* l may be NULL (tests, tools): then only dp_block_drain completes requests. */
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_block_close(struct dp_block *b);   /* drains; NULL is fine */
-uint64_t dp_block_size(const struct dp_block *b); /* multiple of 512 */
+uint64_t dp_block_size(const struct dp_block *b); /* multiple of 512; it may grow (live.h) */
+/* Who wants to know, in the loop's thread, when it grew; one at a time. */
+void dp_block_on_resize(struct dp_block *b, void (*resized)(void *opaque, struct dp_block *b), void *opaque);
 bool dp_block_readonly(const struct dp_block *b);
 const char *dp_block_io_name(const struct dp_block *b); /* "io_uring", "threads" or "worker" */
 void dp_block_submit(struct dp_block *b, struct dp_block_request *r); /* any thread; a full host disk is -ENOSPC, reported once by trace */

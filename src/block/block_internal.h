@@ -10,7 +10,9 @@
 
 #include "block/block.h"
 
+struct dp_image;
 struct dp_image_options;
+struct dp_live;
 
 #define DP_BLOCK_SECTOR 512u
 
@@ -32,7 +34,19 @@ struct dp_block_engine {
     void (*reap)(struct dp_block *b);                               /* moves what the kernel finished to the finished list; may be NULL */
 };
 extern const struct dp_block_engine dp_block_uring, dp_block_threads; /* of raw images */
-extern const struct dp_block_engine dp_block_worker; /* of all others: opens b->image, sets size */
+extern const struct dp_block_engine dp_block_worker; /* of all others: opens b->image, sets size; NULL: no image yet */
+
+/* worker.c, for live.c. A job of the worker's thread: step does a piece of it and gives when the next is due (CLOCK_MONOTONIC, ns; 0: soon,
+ * UINT64_MAX: when something was written, which `after` is told of). before and after (each may be NULL) see what changes the disk. */
+struct dp_worker_job {
+    uint64_t (*step)(void *opaque, struct dp_image **image);
+    void (*before)(void *opaque, struct dp_image **image, uint64_t offset, uint64_t size);
+    void (*after)(void *opaque, uint64_t offset, uint64_t size);
+    void *opaque;
+};
+/* Runs it in the worker's thread, between two requests. Not from there, and not from two threads that wait for each other. */
+int dp_worker_call(struct dp_block *b, int (*run)(void *opaque, struct dp_image **image), void *opaque);
+void dp_worker_set_job(struct dp_block *b, const struct dp_worker_job *job); /* worker's thread; NULL: none any more */
 
 struct dp_block {
     struct dp_loop *loop;
@@ -46,7 +60,7 @@ struct dp_block {
     enum dp_block_detect detect_zeroes;
     unsigned align;                 /* of memory for O_DIRECT; 0: not that */
     struct dp_throttle *throttle;   /* NULL: no limits */
-    uint64_t size;
+    _Atomic uint64_t size;
     const struct dp_block_engine *engine;
     void *engine_data;
     int event_fd;                   /* readable when something finished */
@@ -54,10 +68,29 @@ struct dp_block {
     atomic_bool told_full, told_error;
     pthread_mutex_t lock;           /* the finished list */
     struct dp_block_request *finished, **finished_tail;
+    bool holding;                   /* under lock: requests wait in `held`, while the engine is changed */
+    struct dp_block_request *held, **held_tail;
+    unsigned held_count;
+    void (*resized)(void *opaque, struct dp_block *b); /* the device's; may be NULL */
+    void *resized_opaque;
+    struct dp_live *live;           /* live.c; NULL: nothing was done with the disk in use */
+    /* how it was opened */
+    char *format;                   /* NULL: raw */
+    bool backing_anywhere;
+    enum dp_block_io io;
 };
 
 /* block.c: the request is over, with r->result. Any thread; signal is false within reap, whose caller looks at the list anyway. */
 void dp_block_finish(struct dp_block *b, struct dp_block_request *r, bool signal);
+/* Loop's thread: what comes from now on waits, what was there before is finished; until it goes on. */
+void dp_block_hold(struct dp_block *b);
+void dp_block_go_on(struct dp_block *b);
+/* Loop's thread: a raw disk becomes one that a worker has, as all others are; requests wait meanwhile. After an error it is as it was. */
+int dp_block_use_worker(struct dp_block *b, struct dp_error *e) DP_MUST_CHECK;
+
+/* live.c: no job is left, whatever came of it; the engine is closed next. */
+void dp_live_stop(struct dp_block *b);
+void dp_live_fini(struct dp_block *b);
 
 /* raw.c */
 #define DP_BLOCK_BOUNCE (128u << 10) /* bytes of a bounce buffer, at most */

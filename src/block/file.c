@@ -109,6 +109,7 @@ struct file_image {
     struct dp_image image;
     struct dp_file file;
     bool unsafe;
+    uint64_t data_from, data_to; /* no hole is there, or it was made meanwhile: on a tmpfs finding the end of data looks at each page */
 };
 
 static struct file_image *of(struct dp_image *i) { return (struct file_image *)i; }
@@ -173,6 +174,7 @@ static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned fla
     int fd = of(i)->file.fd;
     uint64_t inside = offset < i->size ? DP_MIN(size, i->size - offset) : 0;
     bool unsupported = false;
+    of(i)->data_to = 0;
     if (inside && (flags || of(i)->file.regular)) {
         int mode = flags ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
         if (fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, offset, inside)) {
@@ -199,6 +201,10 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
 {
     int fd = of(i)->file.fd;
     *x = (struct dp_extent){.kind = DP_EXTENT_DATA, .size = size, .offset = offset, .has_offset = true};
+    if (offset >= of(i)->data_from && offset < of(i)->data_to) {
+        x->size = DP_MIN(size, of(i)->data_to - offset);
+        return 0;
+    }
     off_t data = of(i)->file.regular ? lseek(fd, offset, SEEK_DATA) : (off_t)offset;
     if (data < 0 && errno != ENXIO) /* a file system that cannot tell: all is data */
         return 0;
@@ -208,8 +214,11 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
         return 0;
     }
     off_t hole = of(i)->file.regular ? lseek(fd, offset, SEEK_HOLE) : -1;
-    if (hole > (off_t)offset)
+    if (hole > (off_t)offset) {
         x->size = DP_MIN(size, (uint64_t)hole - offset);
+        of(i)->data_from = offset;
+        of(i)->data_to = hole;
+    }
     return 0;
 }
 
@@ -220,6 +229,7 @@ static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     if (ftruncate(of(i)->file.fd, size))
         return dp_error_set(e, -errno, "%s cannot be resized: %s", i->name, strerror(errno));
     i->size = size;
+    of(i)->data_to = 0;
     return 0;
 }
 

@@ -142,6 +142,15 @@ struct dp_image_format {
     /* Exactly one cluster (or the disk's last piece) at a multiple of its size, compressed, where nothing is; then what cannot be
      * compressed is written plainly. */
     int (*write_packed)(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size);
+    /* Compression by several threads, if all of this is there. A packer is what one thread has of its own; NULL: out of memory. */
+    void *(*packer)(const struct dp_image *i);
+    void (*packer_free)(void *packer);
+    size_t (*pack)(void *packer, const uint8_t *plain, uint8_t *packed); /* a cluster; the result's size, 0: it is not smaller */
+    /* What pack made, as write_packed would have; -EEXIST: something is there. */
+    int (*write_prepacked)(struct dp_image *i, const uint8_t *packed, size_t size, uint64_t offset);
+    /* The bytes of a whole cluster that is compressed; -ENOTSUP: it is not, or there is no room. */
+    int (*read_packed)(struct dp_image *i, uint64_t offset, uint8_t *packed, size_t room, size_t *size);
+    bool (*unpack)(void *packer, const uint8_t *packed, size_t size, uint8_t *plain);
     uint32_t (*cluster_size)(const struct dp_image *i);     /* 0 or not there: it has none */
     int (*info)(struct dp_image *i, struct json_object *o); /* adds what is special to it, by the names that qemu-img uses */
     int (*check)(struct dp_image *i, struct dp_image_check *c, struct dp_error *e);

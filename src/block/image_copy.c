@@ -1,14 +1,16 @@
 /* image_copy.c - one image's contents into another: dp_image_copy.
  *
  * Model: a reader thread fills a ring of slots, each a piece of the disk with a mark for each *granule* that is all zeros; the caller's
- * thread takes them in order and writes the runs between. So reading (decompressing) and writing (allocating) overlap, and finding zeros
- * costs the writer nothing. A granule is a cluster of the target, where that is larger than the run of zeros asked for: smaller holes
+ * thread takes them in order and writes the runs between. So reading and writing (allocating) overlap, and finding zeros costs the writer
+ * nothing. Where clusters are compressed, in the source or in the target, *packers* stand between: threads that take slots as they come
+ * from the reader, unpack what it read, find zeros, and pack. A slot goes on when it is ready, in order. A granule is a cluster of the target, where that is larger than the run of zeros asked for: smaller holes
  * would only make it store half clusters. Long zeros are one slot without bytes. Slots are small, so that what was read is still in the
  * processor's cache when it is written.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -16,13 +18,23 @@
 #include "block/file.h"
 #include "block/image_ops.h"
 
-enum { SLOTS = 6, GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
+enum { SLOTS = 6, PACKERS_MAX = 16, SLOTS_MAX = SLOTS + PACKERS_MAX, IN_SLACK = 64 << 10, GRANULE_MIN = 4096, PIECE_MIN = 512 << 10, GRANULES = DP_IMAGE_PIECE / 512, SLOT_ALIGN = 4096 };
+
+/* A compressed cluster of the source: n bytes of `in` become those of `data` from `to` on. */
+struct packed {
+    uint32_t from, n, to;
+};
 
 struct slot {
     uint64_t offset, size;
     bool zeros; /* all of it: data is not filled */
-    uint8_t *data;
+    bool ready; /* for the writer */
+    int rc;     /* why it cannot be unpacked */
+    uint8_t *data, *in, *out; /* in: what is to be unpacked; out: what was packed, each granule at its place */
+    struct packed *packed;
+    uint32_t packed_count, in_size;
     bool zero[GRANULES];
+    uint32_t *out_size; /* of each granule; 0: it is to be written plainly */
 };
 
 struct pump {
@@ -30,11 +42,16 @@ struct pump {
     uint32_t granule, piece; /* piece: of a slot */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    unsigned head, tail; /* the reader fills head, the writer takes tail */
+    unsigned head, next, tail; /* the reader fills head, packers take next, the writer takes tail */
+    unsigned slots;
+    uint32_t cluster; /* of the source, if packers unpack; else 0 */
+    bool packing;     /* packers pack for the target */
+    pthread_t packer[PACKERS_MAX];
+    unsigned packers;
     bool stop, ended;
     int rc; /* why the reader ended */
     uint64_t rc_offset;
-    struct slot slot[SLOTS];
+    struct slot slot[SLOTS_MAX];
     uint8_t *have; /* what the target has, to be compared */
 };
 
@@ -47,13 +64,36 @@ bool dp_is_zero(const void *data, size_t size)
 
 /* ---- reading ---- */
 
+/* A compressed cluster at `at` of the disk, for packers; 1: it is to be read as all else is. */
+static int read_packed(struct pump *p, struct slot *s, uint64_t at, const struct dp_extent *x)
+{
+    struct dp_image *from = p->c->from;
+    uint32_t room = p->piece + IN_SLACK - s->in_size;
+    size_t n;
+    if (!p->cluster || x->kind != DP_EXTENT_PACKED || x->depth || at % p->cluster || x->size < p->cluster)
+        return 1;
+    int rc = from->format->read_packed(from, at, s->in + s->in_size, room, &n);
+    if (rc)
+        return rc == -ENOTSUP ? 1 : rc;
+    s->packed[s->packed_count++] = (struct packed){s->in_size, (uint32_t)n, (uint32_t)(at - s->offset)};
+    s->in_size += n;
+    return 0;
+}
+
+static void find_zeros(struct pump *p, struct slot *s)
+{
+    for (uint64_t n = 0, i = 0; n < s->size; n += p->granule, i++)
+        s->zero[i] = p->c->sparse && dp_is_zero(s->data + n, DP_MIN((uint64_t)p->granule, s->size - n));
+}
+
 static int read_slot(struct pump *p, struct slot *s, uint64_t offset)
 {
     struct dp_image *from = p->c->from;
     uint64_t end = DP_MIN(from->size, DP_ALIGN_DOWN(offset, (uint64_t)p->piece) + p->piece), at = offset;
     struct dp_extent x;
     s->offset = offset;
-    s->zeros = false;
+    s->zeros = s->ready = false;
+    s->packed_count = s->in_size = s->rc = 0;
     while (at < end) {
         int rc = dp_image_extent_all(from, at, at == offset ? from->size - at : end - at, &x);
         if (rc)
@@ -62,20 +102,24 @@ static int read_slot(struct pump *p, struct slot *s, uint64_t offset)
             return -EIO;
         bool zeros = x.kind == DP_EXTENT_ZEROS || x.kind == DP_EXTENT_UNALLOCATED;
         if (zeros && at == offset && at + x.size >= end && p->c->sparse) {
-            s->zeros = true;
+            s->zeros = s->ready = true;
             s->size = at + x.size < from->size ? DP_ALIGN_DOWN(at + x.size, (uint64_t)p->piece) - at : from->size - at;
             return 0;
         }
         uint64_t n = DP_MIN(x.size, end - at);
         if (zeros)
             memset(s->data + (at - offset), 0, n);
-        else if ((rc = dp_image_pread(from, s->data + (at - offset), n, at)))
+        else if ((rc = read_packed(p, s, at, &x)) == 1)
+            rc = dp_image_pread(from, s->data + (at - offset), n, at);
+        if (rc)
             return rc;
         at += n;
     }
     s->size = end - offset;
-    for (uint64_t n = 0, i = 0; n < s->size; n += p->granule, i++)
-        s->zero[i] = p->c->sparse && dp_is_zero(s->data + n, DP_MIN((uint64_t)p->granule, s->size - n));
+    if (!s->packed_count && !p->packing) { /* while it is still in this processor's cache */
+        find_zeros(p, s);
+        s->ready = true;
+    }
     return 0;
 }
 
@@ -86,29 +130,113 @@ static void *reader(void *opaque)
     int rc = 0;
     pthread_mutex_lock(&p->lock);
     while (!p->stop && !rc && offset < p->c->from->size) {
-        if (p->head - p->tail == SLOTS) {
+        if (p->head - p->tail == p->slots) {
             pthread_cond_wait(&p->changed, &p->lock);
             continue;
         }
-        struct slot *s = &p->slot[p->head % SLOTS];
+        struct slot *s = &p->slot[p->head % p->slots];
         pthread_mutex_unlock(&p->lock);
         rc = read_slot(p, s, offset);
         pthread_mutex_lock(&p->lock);
         if (!rc) {
             offset += s->size;
             p->head++;
-            pthread_cond_signal(&p->changed);
+            pthread_cond_broadcast(&p->changed);
         }
     }
     p->rc = rc;
     p->rc_offset = offset;
     p->ended = true;
-    pthread_cond_signal(&p->changed);
+    pthread_cond_broadcast(&p->changed);
     pthread_mutex_unlock(&p->lock);
     return NULL;
 }
 
+/* ---- packing ---- */
+
+static void pack_slot(struct pump *p, struct slot *s, void *unpacker, void *packer)
+{
+    for (uint32_t i = 0; i < s->packed_count; i++) {
+        const struct packed *x = &s->packed[i];
+        if (!p->c->from->format->unpack(unpacker, s->in + x->from, x->n, s->data + x->to)) {
+            s->rc = -EIO;
+            return;
+        }
+    }
+    find_zeros(p, s);
+    for (uint64_t n = 0, i = 0; p->packing && n < s->size; n += p->granule, i++) {
+        if (s->size - n < p->granule) /* the disk's last cluster */
+            memset(s->data + s->size, 0, p->granule - (s->size - n));
+        s->out_size[i] = s->zero[i] ? 0 : p->c->to->format->pack(packer, s->data + n, s->out + n);
+    }
+}
+
+static void *packer(void *opaque)
+{
+    struct pump *p = opaque;
+    const struct dp_image_format *from = p->c->from->format, *to = p->c->to->format;
+    void *unpacker = p->cluster ? from->packer(p->c->from) : NULL, *own = p->packing ? to->packer(p->c->to) : NULL;
+    bool good = (unpacker || !p->cluster) && (own || !p->packing);
+    pthread_mutex_lock(&p->lock);
+    while (!p->stop && !(p->ended && p->next == p->head)) {
+        if (p->next == p->head) {
+            pthread_cond_wait(&p->changed, &p->lock);
+            continue;
+        }
+        if ((int)(p->tail - p->next) > 0) /* what the writer has done was ready without them */
+            p->next = p->tail;
+        struct slot *s = &p->slot[p->next % p->slots];
+        if (p->next == p->head || (p->next++, s->ready))
+            continue;
+        pthread_mutex_unlock(&p->lock);
+        if (good)
+            pack_slot(p, s, unpacker, own);
+        else
+            s->rc = -ENOMEM;
+        pthread_mutex_lock(&p->lock);
+        s->ready = true;
+        pthread_cond_broadcast(&p->changed);
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (unpacker)
+        from->packer_free(unpacker);
+    if (own)
+        to->packer_free(own);
+    return NULL;
+}
+
+static bool can_pack(const struct dp_image *i) { return i->format->packer && i->format->cluster_size && i->format->cluster_size(i); }
+
+/* Who packs, and how many. Without any packer the reader and the writer do it, as formats that know no packers must. */
+static void plan_packers(struct pump *p)
+{
+    struct dp_image *from = p->c->from, *to = p->c->to;
+    cpu_set_t set;
+    uint32_t cluster = can_pack(from) ? from->format->cluster_size(from) : 0;
+    p->cluster = cluster && cluster <= p->piece ? cluster : 0;
+    p->packing = p->c->packed && can_pack(to) && !p->c->same_as_backing; /* most of that is not written */
+    unsigned processors = sched_getaffinity(0, sizeof set, &set) ? 1 : (unsigned)CPU_COUNT(&set);
+    /* Twice as many as processors: slots are taken in order, and one whose thread others keep from running holds up all behind it. */
+    p->packers = p->cluster || p->packing ? DP_MIN(DP_MAX(p->c->threads ? p->c->threads : 2 * processors, 1u), (unsigned)PACKERS_MAX) : 0;
+    p->slots = SLOTS + p->packers;
+}
+
 /* ---- writing ---- */
+
+/* Whole granules that packers have looked at. */
+static int write_prepacked(struct pump *p, struct slot *s, uint64_t n, uint64_t end)
+{
+    struct dp_image *to = p->c->to;
+    int rc = 0;
+    for (uint64_t size; !rc && n < end; n += size) {
+        uint32_t packed = s->out_size[n / p->granule];
+        size = DP_MIN((uint64_t)p->granule, end - n);
+        rc = packed ? to->format->write_prepacked(to, s->out + n, packed, s->offset + n) : -EEXIST;
+        if (rc == -EEXIST)
+            rc = dp_image_pwrite(to, s->data + n, size, s->offset + n);
+    }
+    return rc;
+}
 
 static int write_run(struct pump *p, const uint8_t *data, uint64_t offset, uint64_t size)
 {
@@ -148,8 +276,7 @@ static int write_compared(struct pump *p, struct slot *s)
     return rc || !run ? rc : write_run(p, s->data + n - run, s->offset + n - run, run);
 }
 
-/* A long run of zeros onto what has a backing image, or is not new. */
-static int write_zeros(struct dp_image *to, uint64_t offset, uint64_t size)
+int dp_image_clear(struct dp_image *to, uint64_t offset, uint64_t size)
 {
     while (size) {
         struct dp_extent x;
@@ -170,7 +297,7 @@ static int write_slot(struct pump *p, struct slot *s)
 {
     struct dp_image *to = p->c->to;
     if (s->zeros)
-        return p->c->zeroed ? 0 : write_zeros(to, s->offset, s->size);
+        return p->c->zeroed ? 0 : dp_image_clear(to, s->offset, s->size);
     if (p->c->same_as_backing)
         return write_compared(p, s);
     int rc = 0;
@@ -180,7 +307,7 @@ static int write_slot(struct pump *p, struct slot *s)
         while (end < s->size && s->zero[end / p->granule] == zero)
             end += DP_MIN((uint64_t)p->granule, s->size - end);
         if (!zero)
-            rc = write_run(p, s->data + n, s->offset + n, end - n);
+            rc = p->packing ? write_prepacked(p, s, n, end) : write_run(p, s->data + n, s->offset + n, end - n);
         else if (!p->c->zeroed)
             rc = dp_image_zero(to, s->offset + n, end - n, DP_ZERO_UNMAP);
         n = end;
@@ -195,7 +322,7 @@ static int writer(struct pump *p, const struct dp_image_job *job, struct dp_erro
     c->done = c->start;
     while (!rc) {
         pthread_mutex_lock(&p->lock);
-        while (p->head == p->tail && !p->ended)
+        while (p->head == p->tail ? !p->ended : !p->slot[p->tail % p->slots].ready)
             pthread_cond_wait(&p->changed, &p->lock);
         bool none = p->head == p->tail;
         pthread_mutex_unlock(&p->lock);
@@ -203,7 +330,10 @@ static int writer(struct pump *p, const struct dp_image_job *job, struct dp_erro
             break;
         if (job->stop && atomic_load(job->stop))
             return dp_error_set(e, -EINTR, "interrupted");
-        struct slot *s = &p->slot[p->tail % SLOTS];
+        struct slot *s = &p->slot[p->tail % p->slots];
+        if (s->rc)
+            return dp_error_set(e, s->rc, "%s cannot be read near offset %llu: %s", c->from->name, (unsigned long long)s->offset,
+                                strerror(-s->rc));
         if ((rc = write_slot(p, s)))
             return dp_error_set(e, rc, "%s cannot be written at offset %llu: %s", c->to->name, (unsigned long long)s->offset,
                                 strerror(-rc));
@@ -212,7 +342,7 @@ static int writer(struct pump *p, const struct dp_image_job *job, struct dp_erro
             job->progress(job->opaque, c->done, c->from->size);
         pthread_mutex_lock(&p->lock);
         p->tail++;
-        pthread_cond_signal(&p->changed);
+        pthread_cond_broadcast(&p->changed);
         pthread_mutex_unlock(&p->lock);
     }
     if (p->rc)
@@ -275,6 +405,64 @@ static int copy_range(struct dp_image_copy *c, const struct dp_image_job *job, s
 
 /* ---- ---- */
 
+static int allocate(struct pump *p)
+{
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < p->slots; i++) {
+        struct slot *s = &p->slot[i];
+        rc = -posix_memalign((void **)&s->data, SLOT_ALIGN, p->piece);
+        if (p->cluster && !rc)
+            rc = (s->in = malloc(p->piece + IN_SLACK)) && (s->packed = malloc(p->piece / p->cluster * sizeof *s->packed)) ? 0 : -ENOMEM;
+        if (p->packing && !rc)
+            rc = (s->out = malloc(p->piece)) && (s->out_size = malloc(p->piece / p->granule * sizeof *s->out_size)) ? 0 : -ENOMEM;
+    }
+    if (!rc && p->c->same_as_backing && !(p->have = aligned_alloc(SLOT_ALIGN, p->piece)))
+        rc = -ENOMEM;
+    return rc;
+}
+
+static void pump_free(struct pump *p)
+{
+    for (unsigned i = 0; i < p->slots; i++) {
+        struct slot *s = &p->slot[i];
+        free(s->data);
+        free(s->in);
+        free(s->out);
+        free(s->packed);
+        free(s->out_size);
+    }
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->changed);
+    free(p->have);
+    free(p);
+}
+
+static int pump(struct pump *p, const struct dp_image_job *job, struct dp_error *e)
+{
+    pthread_t thread;
+    unsigned packers = 0;
+    int rc = allocate(p);
+    if (!rc)
+        rc = -pthread_create(&thread, NULL, reader, p);
+    if (rc)
+        return dp_error_set(e, rc, "the copy cannot begin: %s", strerror(-rc));
+    while (!rc && packers < p->packers)
+        if (!(rc = -pthread_create(&p->packer[packers], NULL, packer, p)))
+            packers++;
+    if (rc && !packers) /* a few are as good */
+        dp_error_set(e, rc, "the copy cannot begin: %s", strerror(-rc));
+    else
+        rc = writer(p, job, e);
+    pthread_mutex_lock(&p->lock);
+    p->stop = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(thread, NULL);
+    while (packers)
+        pthread_join(p->packer[--packers], NULL);
+    return rc;
+}
+
 int dp_image_copy(struct dp_image_copy *c, const struct dp_image_job *job, struct dp_error *e)
 {
     static const struct dp_image_job none;
@@ -302,31 +490,10 @@ int dp_image_copy(struct dp_image_copy *c, const struct dp_image_job *job, struc
     if (cluster <= DP_IMAGE_PIECE)
         p->granule = c->packed ? cluster : DP_MAX(p->granule, cluster);
     p->piece = DP_MAX(p->granule, (uint32_t)PIECE_MIN);
+    plan_packers(p);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
-    int rc = 0;
-    pthread_t thread;
-    for (unsigned i = 0; !rc && i < SLOTS; i++)
-        rc = -posix_memalign((void **)&p->slot[i].data, SLOT_ALIGN, p->piece);
-    if (!rc && c->same_as_backing && !(p->have = aligned_alloc(SLOT_ALIGN, p->piece)))
-        rc = -ENOMEM;
-    if (!rc)
-        rc = -pthread_create(&thread, NULL, reader, p);
-    if (rc) {
-        dp_error_set(e, rc, "the copy cannot begin: %s", strerror(-rc));
-    } else {
-        rc = writer(p, job, e);
-        pthread_mutex_lock(&p->lock);
-        p->stop = true;
-        pthread_cond_signal(&p->changed);
-        pthread_mutex_unlock(&p->lock);
-        pthread_join(thread, NULL);
-    }
-    for (unsigned i = 0; i < SLOTS; i++)
-        free(p->slot[i].data);
-    pthread_mutex_destroy(&p->lock);
-    pthread_cond_destroy(&p->changed);
-    free(p->have);
-    free(p);
+    int rc = pump(p, job, e);
+    pump_free(p);
     return rc;
 }

@@ -3,7 +3,7 @@
  * Model: an operation walks the disk in pieces of DP_IMAGE_PIECE bytes, asks for extents first and reads only what has data. It tells
  * how far it is after each piece and looks whether it is to stop; then it ends with -EINTR, and what it did so far is whole: images
  * are as valid as before, and the same operation begun again does the rest. Nothing here opens or closes an image. Threads: one image
- * is used by one thread at a time; dp_image_copy reads `from` in a thread of its own, and `to` in the caller's.
+ * is used by one thread at a time; dp_image_copy reads `from` in a thread of its own, and `to` in the caller's; more compress.
  * Errors: 0 or negative errno, and one line in e.
  */
 #ifndef DP_BLOCK_IMAGE_OPS_H
@@ -24,6 +24,7 @@ struct dp_image_copy {
     uint64_t start;             /* what is before is there already */
     uint32_t sparse;            /* so many zeros in a row are not stored; 0: all is */
     bool packed;                /* compressed */
+    unsigned threads;           /* that compress and decompress; 0: two for each processor */
     bool zeroed;                /* to reads as zeros where nothing is written: it is new, without a backing image */
     bool same_as_backing;       /* what to has already (in its backing image) is compared, and not written again */
     bool range;                 /* files may be copied by the kernel (dp_image_copy_range), zeros are not looked for */
@@ -53,6 +54,8 @@ int dp_image_map(struct dp_image *i, uint64_t offset, struct dp_extent *x, const
 int dp_image_measure(struct dp_image *from, uint64_t size, const char *format, uint32_t cluster_size, uint64_t *required, uint64_t *full,
                      struct dp_error *e) DP_MUST_CHECK;
 
+/* Zeros there, without writing where it reads as zeros already. */
+int dp_image_clear(struct dp_image *i, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 bool dp_is_zero(const void *data, size_t size);
 
 #endif

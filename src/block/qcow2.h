@@ -74,7 +74,7 @@ struct qcow2 {
     uint8_t *bounce;           /* a cluster */
     uint8_t *packed, *plain;   /* compressed bytes; the cluster they became */
     uint64_t plain_descriptor; /* what plain holds; 0: nothing */
-    void *zstd_context;
+    void *packer; /* qcow2_pack.c */
     uint64_t pack_at;                /* where the next packed cluster goes, in one that has others; 0: into a new one */
 
     /* writable images only */
@@ -131,12 +131,22 @@ int qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t size, bool unm
 int qcow2_may_change(struct qcow2 *q) DP_MUST_CHECK; /* before anything else that writes */
 /* Every cluster of a range that has no place gets one, whose contents are what the file has there. Nothing may be compressed there. */
 int qcow2_preallocate(struct qcow2 *q, uint64_t offset, uint64_t size) DP_MUST_CHECK;
-/* Clusters from..to - 1 of the disk are unallocated, and their tables given back. */
+/* Clusters from..to - 1 of the disk are unallocated, and their tables given back. Nothing is behind to. */
 int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to) DP_MUST_CHECK;
 
 /* One cluster of the disk, or its last piece, compressed, where nothing is yet; plainly if that does not make it smaller. */
 int qcow2_write_packed(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 int qcow2_empty(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
+
+/* As image.h says; prepacked: what qcow2_pack made. */
+int qcow2_write_prepacked(struct dp_image *i, const uint8_t *packed, size_t n, uint64_t offset) DP_MUST_CHECK;
+int qcow2_read_packed(struct dp_image *i, uint64_t offset, uint8_t *packed, size_t room, size_t *n) DP_MUST_CHECK;
+
+/* qcow2_pack.c: as image.h says */
+void *qcow2_packer(const struct dp_image *i);
+void qcow2_packer_free(void *packer);
+size_t qcow2_pack(void *packer, const uint8_t *plain, uint8_t *packed);
+bool qcow2_unpack(void *packer, const uint8_t *packed, size_t n, uint8_t *plain);
 
 /* qcow2_create.c */
 int qcow2_create(const struct dp_image_create *o, struct dp_error *e) DP_MUST_CHECK;

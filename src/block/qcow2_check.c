@@ -6,8 +6,10 @@
  * structures with the counted values are written behind the end of the file and the header is switched to them; the COPIED flags are set
  * right. References that cannot be (outside the file, not aligned) stay, and are reported: what they meant is unknown. So does a cluster
  * with more references than the bits of a refcount can count. What a guest reads is not changed by any of this, so persistent bitmaps stay
- * valid. Memory: four bytes for each cluster of the file, at most COUNTS_MAX clusters. Each list in the file is walked once; how many
- * snapshots and bitmaps are looked at is bounded. Source: QEMU's docs/interop/qcow2.txt.
+ * valid. Memory: eight bytes for each cluster of the file, at most COUNTS_MAX clusters. Time: of what the file has. An L2 table is walked
+ * once, with as many references as L1 tables have to it; holes of the file are passed over; and tables that are read for each snapshot
+ * and bitmap are together no larger than the file (they have clusters of their own) nor than TABLES_MAX. Source: QEMU's
+ * docs/interop/qcow2.txt.
  */
 #include <stdlib.h>
 
@@ -15,13 +17,25 @@
 
 enum { SNAPSHOT_HEAD = 40, SNAPSHOTS_MAX = 65536, SNAPSHOT_BYTES_MAX = 64 << 20, BITMAPS_MAX = 65535, DIRECTORY_MAX = 64 << 20 };
 #define COUNTS_MAX (1ull << 28)
+#define TABLES_MAX (8ull << 30)
 static const uint32_t BITMAPS = 0x23852875;
+
+struct l1_place {
+    uint64_t offset;
+    uint32_t entries;
+};
 
 struct check {
     struct qcow2 *q;
     struct dp_image_check *c;
-    uint32_t *count; /* references of each cluster; saturates */
+    uint32_t *count;  /* references of each cluster; saturates */
+    uint32_t *tables; /* of those: how many are of L1 tables that are still to be followed */
+    uint32_t weight;  /* a reference counts so often */
+    struct l1_place *snapshot;
+    uint32_t snapshots;
+    uint64_t read; /* bytes of tables of snapshots and bitmaps */
     uint64_t clusters;
+    uint8_t *leaked; /* a bit for each cluster whose refcount is too high */
     uint64_t *block; /* the refcount table, as it may be used: 0 for what cannot be */
     uint32_t blocks;
     bool rebuild;
@@ -56,7 +70,24 @@ static void refer(struct check *k, uint64_t offset, uint64_t size, const char *w
         end = DP_MIN(end, k->clusters);
     }
     for (uint64_t n = first; n < end; n++)
-        k->count[n] += k->count[n] < UINT32_MAX;
+        k->count[n] += DP_MIN(k->weight, UINT32_MAX - k->count[n]);
+}
+
+/* How many bytes of the file from `at` on are a hole: zeros, that need not be read. */
+static uint64_t hole(struct check *k, uint64_t at, uint64_t size)
+{
+    struct dp_extent x;
+    return dp_image_extent(k->q->image.file, at, size, &x) || x.kind != DP_EXTENT_ZEROS ? 0 : DP_MIN(x.size, size);
+}
+
+/* A table of so many bytes is read for a snapshot or a bitmap. */
+static int afford(struct check *k, uint64_t bytes)
+{
+    k->read += bytes;
+    if (k->read <= DP_MIN(k->clusters << k->q->cluster_bits, TABLES_MAX))
+        return 0;
+    report(k, "ERROR: the tables of snapshots and bitmaps are larger than the file");
+    return -EFBIG;
 }
 
 /* May a table be there? Says so if not. */
@@ -101,6 +132,11 @@ static int count_l2(struct check *k, uint64_t table, bool active)
     struct qcow2 *q = k->q;
     for (uint64_t at = 0; at < q->cluster;) {
         struct qcow2_slice *s;
+        uint64_t skip = DP_ALIGN_DOWN(hole(k, table + at, q->cluster - at), 1ull << q->slice_bits);
+        if (skip) {
+            at += skip;
+            continue;
+        }
         int rc = qcow2_slice(q, QCOW2_L2, table + at, &s);
         if (rc)
             return rc;
@@ -111,18 +147,32 @@ static int count_l2(struct check *k, uint64_t table, bool active)
     return 0;
 }
 
-/* entries are as they are in memory of this machine */
-static int count_l1(struct check *k, const uint64_t *l1, uint64_t entries, bool active)
+/* The references to L2 tables; entries are as they are in memory of this machine. */
+static void count_l1(struct check *k, const uint64_t *l1, uint64_t entries)
 {
-    int rc = 0;
-    for (uint64_t i = 0; !rc && i < entries; i++) {
-        uint64_t table = l1[i] & QCOW2_OFFSET;
-        if (active && k->c->progress && !(i & 63))
-            k->c->progress(k->c->opaque, i, entries);
+    for (uint64_t i = 0; i < entries; i++) {
+        uint64_t table = l1[i] & QCOW2_OFFSET, n = table >> k->q->cluster_bits;
         if (!table || !place_ok(k, table, "an L2 table"))
             continue;
         refer(k, table, k->q->cluster, "an L2 table");
+        k->tables[n] += k->tables[n] < UINT32_MAX;
+    }
+}
+
+/* What those L2 tables have that no other L1 table has led to: with the references of all. */
+static int follow_l1(struct check *k, const uint64_t *l1, uint64_t entries, bool active)
+{
+    int rc = 0;
+    for (uint64_t i = 0; !rc && i < entries; i++) {
+        uint64_t table = l1[i] & QCOW2_OFFSET, n = table >> k->q->cluster_bits;
+        if (active && k->c->progress && !(i & 63))
+            k->c->progress(k->c->opaque, i, entries);
+        if (table & (k->q->cluster - 1) || n >= k->clusters || !k->tables[n])
+            continue;
+        k->weight = k->tables[n];
+        k->tables[n] = 0;
         rc = count_l2(k, table, active);
+        k->weight = 1;
     }
     return rc;
 }
@@ -134,6 +184,10 @@ static int read_table(struct qcow2 *q, uint64_t at, uint64_t entries, uint64_t *
     int rc = qcow2_pread(q, *out, entries * 8, at);
     for (uint64_t i = 0; !rc && i < entries; i++)
         (*out)[i] = qcow2_be((*out)[i]);
+    if (rc) {
+        free(*out);
+        *out = NULL;
+    }
     return rc;
 }
 
@@ -148,6 +202,8 @@ static int count_snapshots(struct check *k)
         k->c->corruptions++;
         return 0;
     }
+    if (!(k->snapshot = calloc(q->snapshots, sizeof *k->snapshot)))
+        return -ENOMEM;
     for (uint32_t i = 0; i < q->snapshots; i++) {
         uint8_t h[SNAPSHOT_HEAD];
         int rc = qcow2_pread(q, h, sizeof h, at);
@@ -162,16 +218,30 @@ static int count_snapshots(struct check *k)
         }
         if (size && !place_ok(k, offset, "a snapshot's L1 table"))
             continue;
-        refer(k, offset, size * 8, "a snapshot's L1 table");
-        rc = read_table(q, offset, size, &l1);
-        if (!rc)
-            rc = count_l1(k, l1, size, false);
-        free(l1);
-        if (rc)
+        if ((rc = afford(k, size * 8)))
             return rc;
+        refer(k, offset, size * 8, "a snapshot's L1 table");
+        if ((rc = read_table(q, offset, size, &l1)))
+            return rc;
+        count_l1(k, l1, size);
+        free(l1);
+        k->snapshot[k->snapshots++] = (struct l1_place){offset, size};
     }
     refer(k, start, at - start, "the table of snapshots");
     return 0;
+}
+
+static int follow_snapshots(struct check *k)
+{
+    int rc = 0;
+    for (uint32_t i = 0; !rc && i < k->snapshots; i++) {
+        uint64_t *l1;
+        if (!(rc = read_table(k->q, k->snapshot[i].offset, k->snapshot[i].entries, &l1))) {
+            rc = follow_l1(k, l1, k->snapshot[i].entries, false);
+            free(l1);
+        }
+    }
+    return rc;
 }
 
 /* Persistent bitmaps: the directory that a header extension names, tables, data. */
@@ -189,7 +259,9 @@ static int count_directory(struct check *k, uint64_t directory, uint64_t size, u
         if (entries > DIRECTORY_MAX / 8 || !place_ok(k, offset, "a bitmap's table"))
             continue;
         refer(k, offset, entries * 8, "a bitmap's table");
-        rc = read_table(q, offset, entries, &table);
+        table = NULL;
+        if (!(rc = afford(k, entries * 8)))
+            rc = read_table(q, offset, entries, &table);
         for (uint64_t i = 0; !rc && i < entries; i++)
             if (table[i] & QCOW2_OFFSET && place_ok(k, table[i] & QCOW2_OFFSET, "a bitmap's cluster"))
                 refer(k, table[i] & QCOW2_OFFSET, q->cluster, "a bitmap's cluster");
@@ -249,9 +321,12 @@ static int count_all(struct check *k)
     struct qcow2 *q = k->q;
     refer(k, 0, q->cluster, "the header");
     refer(k, q->l1_offset, q->l1_size * 8ull, "the L1 table");
-    int rc = count_l1(k, q->l1, q->l1_size, true);
+    count_l1(k, q->l1, q->l1_size);
+    int rc = count_snapshots(k);
     if (!rc)
-        rc = count_snapshots(k);
+        rc = follow_l1(k, q->l1, q->l1_size, true);
+    if (!rc)
+        rc = follow_snapshots(k);
     if (!rc)
         rc = count_bitmaps(k);
     k->impossible += k->c->corruptions;
@@ -312,6 +387,8 @@ static bool compare(struct check *k, uint64_t n, uint64_t stored, uint64_t count
     if (leak) {
         c->leaks++;
         c->leaks_fixed += mend;
+        if (n < k->clusters)
+            k->leaked[n / 8] |= 1u << (n & 7);
     } else {
         c->corruptions++;
         k->rebuild = true;
@@ -328,6 +405,8 @@ static int compare_all(struct check *k)
     for (uint32_t i = 0; !rc && (i < k->blocks || n < k->clusters); i++) {
         uint64_t at = i < k->blocks ? k->block[i] : 0;
         bool changed = false;
+        if (at && hole(k, at, q->cluster) == q->cluster) /* all are 0 */
+            at = 0;
         if (at)
             rc = qcow2_pread(q, buffer, q->cluster, at);
         uint64_t some = at ? per : n < k->clusters ? DP_MIN(per, k->clusters - n) : 0; /* where nothing is stored and nothing counted */
@@ -350,25 +429,34 @@ static int compare_all(struct check *k)
 
 /* ---- COPIED ---- */
 
-/* Is the flag of an entry right? Gives what it should be. */
+/* Is the flag of an entry right? Gives what it should be. One that is missing costs a copy at the next write, nothing else, and cannot be
+ * avoided where refcounts go down before flags are set, and a power cut comes between: it counts as a leak, and belongs to the leak
+ * of that cluster if there is one. */
 static bool flag_ok(struct check *k, uint64_t entry, uint64_t offset, const char *what, uint64_t *right)
 {
+    struct dp_image_check *c = k->c;
     uint64_t n = offset >> k->q->cluster_bits;
     *right = entry;
     if (!offset || offset & (k->q->cluster - 1) || n >= k->clusters)
         return true;
-    bool one = k->count[n] == 1;
+    bool one = k->count[n] == 1, mend = c->repair_all || (c->repair_leaks && one), known = one && k->leaked[n / 8] & 1u << (n & 7);
     if (one == !!(entry & QCOW2_COPIED))
         return true;
     *right = entry ^ QCOW2_COPIED;
-    report(k, "%s: %s at 0x%llx has %u references and %s flag for one", k->c->repair_all ? "Repairing" : "ERROR", what,
-           (unsigned long long)offset, k->count[n], one ? "no" : "the");
-    k->c->corruptions++;
-    k->c->corruptions_fixed += k->c->repair_all;
-    return !k->c->repair_all;
+    if (known)
+        return !mend;
+    report(k, "%s: %s at 0x%llx has %u reference%s and %s flag for one",
+           mend  ? "Repairing"
+           : one ? "Leaked"
+                 : "ERROR",
+           what, (unsigned long long)offset, k->count[n], one ? "" : "s", one ? "no" : "the");
+    *(one ? &c->leaks : &c->corruptions) += 1;
+    *(one ? &c->leaks_fixed : &c->corruptions_fixed) += mend;
+    return !mend;
 }
 
-static int check_flags(struct check *k)
+/* changed: some were set right, in the cache. */
+static int check_flags(struct check *k, bool *changed)
 {
     struct qcow2 *q = k->q;
     int rc = 0;
@@ -379,15 +467,20 @@ static int check_flags(struct check *k)
         if (!flag_ok(k, q->l1[i], table, "the L2 table", &right)) {
             q->l1[i] = right;
             qcow2_l1_changed(q, i);
+            *changed = true;
         }
+        if (k->tables[table >> q->cluster_bits]++) /* another entry led here, too */
+            continue;
         for (uint64_t at = 0; !rc && at < q->cluster; at += 1ull << q->slice_bits) {
             struct qcow2_slice *s;
+            if (hole(k, table + at, 1ull << q->slice_bits) == 1ull << q->slice_bits)
+                continue;
             rc = qcow2_slice(q, QCOW2_L2, table + at, &s);
             for (unsigned j = 0; !rc && j < 1u << q->slice_bits; j += qcow2_entry_bytes(q)) {
                 uint64_t d = qcow2_be(dp_ld64(s->data + j));
                 if (!(d & QCOW2_COMPRESSED) && !flag_ok(k, d, d & QCOW2_OFFSET, "the cluster", &right)) {
                     dp_st64(s->data + j, qcow2_be(right));
-                    s->dirty = q->l2_dirty = true;
+                    s->dirty = q->l2_dirty = *changed = true;
                 }
             }
         }
@@ -463,10 +556,9 @@ static int run(struct check *k)
     int rc = count_all(k);
     if (!rc)
         rc = compare_all(k);
-    uint64_t counts = c->corruptions;
+    bool flags = false;
     if (!rc)
-        rc = check_flags(k);
-    uint64_t flags = c->corruptions - counts;
+        rc = check_flags(k, &flags);
     if (rc || (!c->repair_all && !c->repair_leaks))
         return rc;
     if (c->repair_all && k->rebuild) {
@@ -493,17 +585,21 @@ static int run(struct check *k)
 
 int qcow2_check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e)
 {
-    struct check k = {.q = (struct qcow2 *)i, .c = c};
+    struct check k = {.q = (struct qcow2 *)i, .c = c, .weight = 1};
     k.clusters = DP_ALIGN_UP(i->file->size, k.q->cluster) >> k.q->cluster_bits;
     if (k.clusters > COUNTS_MAX)
         return dp_error_set(e, -EFBIG, "disk %s is too large a file to be checked (%llu clusters)", i->name,
                             (unsigned long long)k.clusters);
     int rc = i->readonly ? 0 : qcow2_commit(k.q);
-    if (!rc && !(k.count = calloc(DP_MAX(k.clusters, 1), sizeof *k.count)))
+    if (!rc && (!(k.count = calloc(k.clusters + 1, sizeof *k.count)) || !(k.tables = calloc(k.clusters + 1, sizeof *k.tables)) ||
+                !(k.leaked = calloc(k.clusters / 8 + 1, 1))))
         rc = -ENOMEM;
     if (!rc)
         rc = run(&k);
     free(k.count);
+    free(k.leaked);
+    free(k.tables);
+    free(k.snapshot);
     free(k.block);
     c->corruptions -= c->corruptions_fixed;
     c->leaks -= c->leaks_fixed;

@@ -348,19 +348,23 @@ static int shrink(struct qcow2 *q, uint64_t size)
     return rc;
 }
 
+/* First what is to be behind the old end, then the size: neither what a crash left there when the disk shrank, nor the backing file's bytes
+ * may appear. */
 static int grow(struct qcow2 *q, uint64_t size, uint64_t needed)
 {
     struct dp_image *i = &q->image;
     uint64_t old = i->size;
-    int rc = needed > q->l1_size ? grow_l1(q, needed, size) : set_size(q, size);
-    if (rc)
-        return rc;
+    int rc = needed > q->l1_size ? grow_l1(q, needed, old) : 0;
+    if (!rc)
+        rc = qcow2_forget(q, DP_ALIGN_UP(old, q->cluster) >> q->cluster_bits, (uint64_t)q->l1_size << q->l2_bits);
     i->size = size;
-    if (!i->backing || i->backing->size <= old)
-        return 0;
-    /* The backing file's bytes behind the old end must not appear. */
-    rc = qcow2_write_zeroes(q, old, DP_MIN(size, i->backing->size) - old, true, false);
-    return rc ? rc : qcow2_commit(q);
+    if (!rc && i->backing && i->backing->size > old)
+        rc = qcow2_write_zeroes(q, old, DP_MIN(size, i->backing->size) - old, true, false);
+    if (!rc)
+        rc = set_size(q, size);
+    if (rc)
+        i->size = old;
+    return rc;
 }
 
 int qcow2_resize(struct dp_image *i, uint64_t size, struct dp_error *e)

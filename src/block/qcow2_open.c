@@ -5,7 +5,6 @@
  * slices by 1 MiB for each image.
  */
 #include <stdlib.h>
-#include <zstd.h>
 
 #include "block/qcow2.h"
 
@@ -247,7 +246,7 @@ void qcow2_close(struct dp_image *i)
     struct qcow2 *q = (struct qcow2 *)i;
     for (unsigned n = 0; n < QCOW2_SETS * QCOW2_WAYS; n++)
         free(q->slice[n / QCOW2_WAYS][n % QCOW2_WAYS].data);
-    ZSTD_freeDCtx(q->zstd_context);
+    qcow2_packer_free(q->packer);
     free(q->l1);
     free(q->table);
     free(q->frees);

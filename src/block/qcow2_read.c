@@ -1,11 +1,9 @@
 /* qcow2_read.c - reading a qcow2 image: bytes of the file, where a piece of the disk is, compressed clusters, the backing chain.
  *
  * Model, invariants, source: qcow2.h. qcow2_map finds the longest run it can describe without looking at a second slice.
- * Compressed clusters are raw deflate streams (RFC 1951) or zstd frames; the last one unpacked is kept for who reads it piecemeal.
+ * The last compressed cluster that was unpacked is kept for who reads it piecemeal.
  */
 #include <stdlib.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include "block/qcow2.h"
 
@@ -87,53 +85,53 @@ int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t size, struct qcow2_exte
 
 /* ---- compressed clusters ---- */
 
-static bool unpack_zlib(struct qcow2 *q, size_t packed)
+/* Where the bytes of a compressed cluster are; what is behind them belongs to others. */
+static int packed_place(struct qcow2 *q, uint64_t descriptor, uint64_t *at, uint64_t *size)
 {
-    z_stream z = {.next_in = q->packed, .avail_in = packed, .next_out = q->plain, .avail_out = q->cluster};
-    if (inflateInit2(&z, -15) != Z_OK)
-        return false;
-    int rc = inflate(&z, Z_FINISH);
-    inflateEnd(&z);
-    return !z.avail_out && (rc == Z_STREAM_END || rc == Z_BUF_ERROR || rc == Z_OK);
-}
-
-static bool unpack_zstd(struct qcow2 *q, size_t packed)
-{
-    ZSTD_DCtx_reset(q->zstd_context, ZSTD_reset_session_only);
-    ZSTD_inBuffer in = {q->packed, packed, 0};
-    ZSTD_outBuffer out = {q->plain, q->cluster, 0};
-    while (out.pos < out.size) {
-        size_t before = in.pos + out.pos, rc = ZSTD_decompressStream(q->zstd_context, &out, &in);
-        if (ZSTD_isError(rc) || in.pos + out.pos == before)
-            return false;
-    }
-    return true;
+    unsigned x = 62 - (q->cluster_bits - 8);
+    *at = descriptor & ((1ull << x) - 1) & 0x00ffffffffffffffull;
+    *size = (((descriptor & (QCOW2_COMPRESSED - 1)) >> x) + 1) * 512 - (*at & 511);
+    return *at < q->cluster || *at >= q->file_end ? qcow2_corrupt(q, "a compressed cluster is not inside the file", *at) : 0;
 }
 
 /* The cluster that descriptor tells of into q->plain. */
 static int unpack(struct qcow2 *q, uint64_t descriptor)
 {
+    uint64_t at, size;
     if (q->plain_descriptor == descriptor)
         return 0;
-    unsigned x = 62 - (q->cluster_bits - 8);
-    uint64_t at = descriptor & ((1ull << x) - 1) & 0x00ffffffffffffffull;
-    uint64_t sectors = (descriptor & (QCOW2_COMPRESSED - 1)) >> x, size = (sectors + 1) * 512 - (at & 511);
-    if (at < q->cluster || at >= q->file_end)
-        return qcow2_corrupt(q, "a compressed cluster is not inside the file", at);
+    int rc = packed_place(q, descriptor, &at, &size);
+    if (rc)
+        return rc;
     if (!q->packed && !(q->packed = malloc(2 * q->cluster + 512)))
         return -ENOMEM;
     if (!q->plain && !(q->plain = malloc(q->cluster)))
         return -ENOMEM;
-    q->plain_descriptor = 0;
-    int rc = qcow2_pread(q, q->packed, size, at);
-    if (rc)
-        return rc;
-    if (q->zstd && !q->zstd_context && !(q->zstd_context = ZSTD_createDCtx()))
+    if (!q->packer && !(q->packer = qcow2_packer(&q->image)))
         return -ENOMEM;
-    if (!(q->zstd ? unpack_zstd(q, size) : unpack_zlib(q, size)))
+    q->plain_descriptor = 0;
+    if ((rc = qcow2_pread(q, q->packed, size, at)))
+        return rc;
+    if (!qcow2_unpack(q->packer, q->packed, size, q->plain))
         return qcow2_corrupt(q, "a compressed cluster cannot be unpacked", at);
     q->plain_descriptor = descriptor;
     return 0;
+}
+
+int qcow2_read_packed(struct dp_image *i, uint64_t offset, uint8_t *packed, size_t room, size_t *n)
+{
+    struct qcow2 *q = (struct qcow2 *)i;
+    struct qcow2_extent x;
+    uint64_t at, size;
+    int rc = qcow2_map(q, offset, q->cluster, &x);
+    if (rc || x.kind != QCOW2_PACKED || x.offset)
+        return rc ? rc : -ENOTSUP;
+    if ((rc = packed_place(q, x.descriptor, &at, &size)))
+        return rc;
+    if (size > room)
+        return -ENOTSUP;
+    *n = size;
+    return qcow2_pread(q, packed, size, at);
 }
 
 /* ---- reading ---- */

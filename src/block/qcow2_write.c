@@ -6,8 +6,6 @@
  * With extended L2 entries, too, a cluster becomes whole at its first write; subclusters are only read one by one.
  */
 #include <stdlib.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include "block/qcow2.h"
 
@@ -37,9 +35,12 @@ int qcow2_may_change(struct qcow2 *q)
     static const uint64_t none;
     if (q->failed)
         return -EIO;
-    int rc = q->clear_autoclear ? qcow2_pwrite(q, &none, 8, 88) : 0;
+    if (!q->clear_autoclear)
+        return 0;
+    int rc = qcow2_pwrite(q, &none, 8, 88);
     if (!rc)
-        q->clear_autoclear = false;
+        rc = dp_image_flush(q->image.file); /* nothing changes that a bitmap which is still valid should know of */
+    q->clear_autoclear = rc != 0;
     return rc;
 }
 
@@ -338,12 +339,13 @@ int qcow2_forget(struct qcow2 *q, uint64_t from, uint64_t to)
             n = end;
             continue;
         }
-        if ((rc = own_table(q, offset, &table)))
+        table = q->l1[i] & QCOW2_OFFSET;
+        if ((rc = qcow2_table_ok(q, table)))
             return rc;
         for (; !rc && n < end; n++) {
             struct qcow2_entry old;
             if (!(rc = get_entry(q, table, n << q->cluster_bits, &old)) && (old.descriptor || old.bitmap) &&
-                !(rc = put_entry(q, table, n << q->cluster_bits, (struct qcow2_entry){0})))
+                !(rc = own_table(q, offset, &table)) && !(rc = put_entry(q, table, n << q->cluster_bits, (struct qcow2_entry){0})))
                 rc = release_entry(q, old, true);
         }
         if (!rc && first >= from) { /* nothing of it is left */
@@ -368,22 +370,6 @@ int qcow2_empty(struct dp_image *i, struct dp_error *e)
 
 /* ---- compressed clusters ---- */
 
-/* q->plain into q->packed: how many bytes; 0: not fewer than room. */
-static size_t pack(struct qcow2 *q, size_t room)
-{
-    if (q->zstd) {
-        size_t n = ZSTD_compress(q->packed, room, q->plain, q->cluster, ZSTD_CLEVEL_DEFAULT);
-        return ZSTD_isError(n) ? 0 : n;
-    }
-    z_stream z = {.next_in = q->plain, .avail_in = q->cluster, .next_out = q->packed, .avail_out = room};
-    /* a window of 4 KiB, as other readers expect */
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK)
-        return 0;
-    int rc = deflate(&z, Z_FINISH);
-    deflateEnd(&z);
-    return rc == Z_STREAM_END ? room - z.avail_out : 0;
-}
-
 /* A place for n bytes (fewer than a cluster): behind the last ones, if they go on into a cluster that follows, else in a new one. Each
  * cluster that is touched has one reference more. */
 static int place_packed(struct qcow2 *q, size_t n, uint64_t *at)
@@ -406,27 +392,49 @@ static int place_packed(struct qcow2 *q, size_t n, uint64_t *at)
     return rc;
 }
 
+/* Where no entry is. */
+static int put_packed(struct qcow2 *q, uint64_t table, uint64_t offset, const uint8_t *packed, size_t n)
+{
+    uint64_t at;
+    int rc = place_packed(q, n, &at);
+    if (rc || (rc = qcow2_pwrite(q, packed, n, at)))
+        return rc; /* what has a reference too many leaks */
+    uint64_t sectors = ((at & 511) + n + 511) / 512, x = 62 - (q->cluster_bits - 8);
+    return put_entry(q, table, offset, (struct qcow2_entry){QCOW2_COMPRESSED | (sectors - 1) << x | at, 0});
+}
+
 int qcow2_write_packed(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
     struct qcow2 *q = (struct qcow2 *)i;
     struct dp_cursor plainly = *c;
     struct qcow2_entry old;
-    uint64_t table, at;
+    uint64_t table;
     int rc = qcow2_may_change(q);
     if (!rc && (offset & (q->cluster - 1) || (size != q->cluster && offset + size != i->size)))
         rc = -EINVAL;
-    if (rc || (!q->packed && !(q->packed = malloc(2 * q->cluster + 512))) || (!q->plain && !(q->plain = malloc(q->cluster))))
+    if (rc || (!q->packed && !(q->packed = malloc(2 * q->cluster + 512))) || (!q->plain && !(q->plain = malloc(q->cluster))) ||
+        (!q->packer && !(q->packer = qcow2_packer(i))))
         return rc ? rc : -ENOMEM;
     q->plain_descriptor = 0;
     dp_cursor_get(c, q->plain, size);
     memset(q->plain + size, 0, q->cluster - size);
     if ((rc = own_table(q, offset, &table)) || (rc = get_entry(q, table, offset, &old)))
         return rc;
-    size_t n = pack(q, q->cluster - 1);
+    size_t n = qcow2_pack(q->packer, q->plain, q->packed);
     if (!n || old.descriptor || old.bitmap)
         return qcow2_write(q, &plainly, offset, size);
-    if ((rc = place_packed(q, n, &at)) || (rc = qcow2_pwrite(q, q->packed, n, at)))
-        return rc; /* what has a reference too many leaks */
-    uint64_t sectors = ((at & 511) + n + 511) / 512, x = 62 - (q->cluster_bits - 8);
-    return put_entry(q, table, offset, (struct qcow2_entry){QCOW2_COMPRESSED | (sectors - 1) << x | at, 0});
+    return put_packed(q, table, offset, q->packed, n);
+}
+
+int qcow2_write_prepacked(struct dp_image *i, const uint8_t *packed, size_t n, uint64_t offset)
+{
+    struct qcow2 *q = (struct qcow2 *)i;
+    struct qcow2_entry old;
+    uint64_t table;
+    int rc = qcow2_may_change(q);
+    if (rc || offset & (q->cluster - 1) || offset >= i->size || !n || n >= q->cluster)
+        return rc ? rc : -EINVAL;
+    if ((rc = own_table(q, offset, &table)) || (rc = get_entry(q, table, offset, &old)))
+        return rc;
+    return old.descriptor || old.bitmap ? -EEXIST : put_packed(q, table, offset, packed, n);
 }

@@ -18,7 +18,7 @@
 struct convert_options {
     struct image_common common;
     const char *source, *target, *target_format, *backing, *backing_format, *snapshot;
-    uint64_t sparse, ignored;
+    uint64_t sparse, threads;
     struct cli_list option;
     bool packed, no_create, resume, range, no_sync;
 };
@@ -38,8 +38,8 @@ static const struct cli_option options[] = {
     {"resume", 0, NULL, CLI_FLAG, FIELD(resume), .help = "goes on with what was interrupted; begins anew if there is nothing"},
     {"no-sync", 0, NULL, CLI_FLAG, FIELD(no_sync),
      .help = "does not wait until TARGET is on the disk: after a power cut it may be damaged"},
-    {"threads", 'm', "N", CLI_UINT, FIELD(ignored), .min = 1, .max = 64,
-     .help = "taken for the sake of scripts; reading has a thread of its own"},
+    {"threads", 'm', "N", CLI_UINT, FIELD(threads), .min = 1, .max = 64,
+     .help = "that compress and decompress (two for each processor, at most 16)"},
     IMAGE_OPTION_BACKING,
     IMAGE_OPTION_SECRET,
     IMAGE_OPTION_UNLOCKED,
@@ -264,6 +264,7 @@ static int copy(struct conversion *c, struct dp_error *e)
                                 .start = c->start,
                                 .sparse = (uint32_t)o->sparse,
                                 .packed = o->packed,
+                                .threads = (unsigned)o->threads,
                                 .zeroed = !o->no_create && !c->to->backing && !c->in_place,
                                 .same_as_backing = c->to->backing != NULL,
                                 .range = o->range};

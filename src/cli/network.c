@@ -272,12 +272,15 @@ static int rm(int argc, char **argv)
 struct capture_options {
     const char *name, *port, *file;
     uint64_t snap, limit, ms;
+    bool both;
 };
 static const struct cli_option capture_option[] = {
     {"write", 'w', "FILE", CLI_STRING, offsetof(struct capture_options, file),
      .help = "to FILE; -: to stdout (default), for wireshark -k -i -"},
     {"snap", 's', "BYTES", CLI_UINT, offsetof(struct capture_options, snap), 14, 65550, .help = "of each frame"},
     {"limit", 0, "SIZE", CLI_SIZE, offsetof(struct capture_options, limit), .help = "of the file"},
+    {"both", 'b', NULL, CLI_FLAG, offsetof(struct capture_options, both),
+     .help = "of all ports also what they are sent (a frame is there once for each port that it passes), not only what they send"},
     {"timeout", 't', "SECONDS", CLI_SECONDS, offsetof(struct capture_options, ms), .help = "ends after so long"},
 };
 static const struct cli_operand capture_operands[] = {{"NETWORK", offsetof(struct capture_options, name)},
@@ -309,7 +312,7 @@ static int run_capture(const struct capture_options *o, struct dp_loop *loop, st
     int rc = dp_rundir_socket(name, path, sizeof path, e);
     if (!rc) {
         strcpy(strrchr(path, '/') + 1, "ports"); /* shorter than "control" */
-        rc = dp_network_join_capture(path, o->port ? o->port : "*", &link, e);
+        rc = dp_network_join_capture(path, o->port ? o->port : "*", o->both, &link, e);
     }
     if (rc) {
         close(fd);

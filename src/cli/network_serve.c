@@ -17,8 +17,8 @@
 #include "net/network.h"
 
 struct create_options {
-    const char *name, *socket;
-    uint64_t mtu, table, mode;
+    const char *name, *socket, *mode;
+    uint64_t mtu, table;
     bool snooping, no_loop_guard, foreground;
     struct cli_list port, uplink, group;
 };
@@ -55,8 +55,8 @@ static const struct cli_option options[] = {
          "a security group: in|out any|tcp|udp|icmp [PORT[-PORT]] [from|to ADDRESS[/N]|group NAME]; more rules behind ; (ports join it by "
          "group=NAME)", .check = check_group},
     {"socket", 0, "PATH", CLI_STRING, offsetof(struct create_options, socket), .help = "another socket to join by, for VMs of other users"},
-    {"mode", 0, "OCTAL", CLI_UINT, offsetof(struct create_options, mode),
-     .help = "permissions of that socket as decimal digits of the octal number: 660 (default), 666"},
+    {"mode", 0, "OCTAL", CLI_STRING, offsetof(struct create_options, mode),
+     .help = "permissions of that socket, as of chmod: 660 (default), 666"},
     {"mtu", 0, "BYTES", CLI_UINT, offsetof(struct create_options, mtu), 68, 65535,
      .help = "told to VMs that join; larger frames are dropped"},
     {"snooping", 0, NULL, CLI_FLAG, offsetof(struct create_options, snooping), .help = "multicast goes to members only (IGMP, MLD)"},
@@ -168,17 +168,27 @@ static int each(const struct cli_list *list, const char *option,
     return rc;
 }
 
-static int octal(uint64_t digits) { return (int)(digits / 100 % 10 * 64 + digits / 10 % 10 * 8 + digits % 10); }
+static int octal(const char *text, unsigned *out, struct dp_error *e)
+{
+    char *end;
+    unsigned long mode = strtoul(text, &end, 8);
+    if (*text < '0' || *text > '7' || *end || mode > 0777)
+        return dp_error_set(e, -EINVAL, "--mode %s: give an octal number up to 777, such as 660", text);
+    *out = (unsigned)mode;
+    return 0;
+}
 
 static int listen_other(struct process *p, struct dp_error *e)
 {
     struct stat st;
     const char *path = p->o.socket;
-    if (!path)
-        return 0;
+    unsigned mode = 0;
+    int rc = octal(p->o.mode ? p->o.mode : "660", &mode, e);
+    if (rc || !path)
+        return rc;
     if (!lstat(path, &st) && S_ISSOCK(st.st_mode)) /* of one that died */
         unlink(path);
-    int rc = dp_network_listen(p->network, path, (unsigned)octal(p->o.mode ? p->o.mode : 660), e);
+    rc = dp_network_listen(p->network, path, mode, e);
     if (!rc)
         p->own_socket = realpath(path, NULL);
     return rc;

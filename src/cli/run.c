@@ -93,11 +93,11 @@ static const struct cli_option options[] = {
     {"disk", 'd', "FILE[,format=raw|qcow2|...][,backing=any][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...); also serial=, block=512|4096, queues=N; a comma in the name is written twice", .check = check_disk, .first = "=file"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
-     .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, restrict, no-host, hostname=, tftp=, "
+     .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, queues=N, restrict, no-host, hostname=, tftp=, "
              "bootfile=. network=NAME or switch=PATH: one of `doppel network`, with its options (vlan=N ...). tap=, macvtap=, packet=IF, udp=LOCAL/REMOTE: "
              "straight there (none)", .check = check_nic, .first = "user|network|switch|tap|macvtap|packet|udp|none"},
-    {"publish", 'p', "[ADDR:]PORT:PORT[/udp]", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
-     .help = "a port of this host leads to one of the guest; makes a network card if there is none", .check = check_publish},
+    {"publish", 'p', "[ADDR:]PORT:PORT[/udp]|unix:PATH:PORT", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
+     .help = "a port (or unix socket) of this host leads to one of the guest; makes a network card if there is none", .check = check_publish},
     {"usb", 0, "tablet|keyboard|mouse|storage=FILE[,ro]", CLI_LIST, FIELD(usb), .max = DP_VM_USB_DEVICES,
      .help = "a USB device (with a controller, xHCI): a pointer that follows the viewer's, a keyboard, a mouse, a disk", .first = "tablet|keyboard|mouse|storage"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},

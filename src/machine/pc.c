@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "block/block.h"
 #include "devices/char/debug_exit.h"
 #include "devices/char/test_device.h"
 #include "devices/char/uart.h"
@@ -318,6 +319,10 @@ static int set_queues(struct dp_pc *pc, struct dp_device *d, unsigned queues, st
     return dp_device_set(d, "queues", text, e);
 }
 
+/* The disk grew while it is used. */
+static void blk_resized(void *opaque, struct dp_block *b) { dp_virtio_blk_resized(opaque); }
+static void scsi_resized(void *opaque, struct dp_block *b) { dp_virtio_scsi_resized(opaque, b); }
+
 static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
 {
     const struct dp_pc_disk *disk = &pc->config.disk[n];
@@ -339,7 +344,9 @@ static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
         dp_device_free(d);
         return rc;
     }
-    return add_virtio(pc, d, pci_id, pc_disk_slot(pc, n), e);
+    if (!(rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, n), e)))
+        dp_block_on_resize(disk->block, blk_resized, d);
+    return rc;
 }
 
 static int add_scsi(struct dp_pc *pc, struct dp_error *e)
@@ -359,6 +366,8 @@ static int add_scsi(struct dp_pc *pc, struct dp_error *e)
         const struct dp_pc_disk *disk = &pc->config.scsi[i];
         rc = dp_virtio_scsi_add(d, &(struct dp_virtio_scsi_unit){.block = disk->block, .cdrom = disk->cdrom, .target = i, .serial = disk->serial,
                                                                  .sector = disk->sector, .write_through = disk->write_through}, e);
+        if (!rc && !disk->cdrom)
+            dp_block_on_resize(disk->block, scsi_resized, d);
     }
     return rc;
 }
@@ -402,10 +411,13 @@ unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n) { return pc->chipset &&
 
 static int add_virtio_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, struct dp_device *d, unsigned n, struct dp_error *e)
 {
-    char id[32], mtu[16];
+    enum { PAIRS_MAX = 8 };
+    char id[32], mtu[16], queues[16];
     snprintf(id, sizeof id, "net%u-pci", n % 100);
     snprintf(mtu, sizeof mtu, "%u", nic->mtu);
+    snprintf(queues, sizeof queues, "%u", nic->queues ? nic->queues : DP_MIN(pc->config.cpus, (unsigned)PAIRS_MAX));
     int rc = dp_device_set(d, "mtu", mtu, e);
+    rc = rc ? rc : dp_device_set(d, "queues", queues, e);
     rc = rc ? rc : dp_device_init(d, e);
     struct dp_device *adapter = rc ? NULL : dp_virtio_pci_create(id, &pc->env, d, dp_virtio_of(d), e);
     if (!adapter) {

@@ -39,6 +39,7 @@ struct dp_pc_nic {
     const char *model;        /* see dp_pc_nic_model */
     uint8_t mac[6];
     uint32_t mtu;             /* virtio: told to the guest; 0: not told */
+    unsigned queues;          /* virtio: pairs of them; 0: as many as processors, 8 at most */
     struct dp_net_port *port; /* where its cable leads to; not owned, outlives the machine. NULL: no cable */
     struct dp_boot_blob rom;  /* to boot from it; none: size 0 */
 };

@@ -5,6 +5,7 @@
  */
 #include "net/datagram.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -14,6 +15,7 @@
 
 #include "net/offload.h"
 
+enum { GOODBYE = 1 /* bytes; no frame is that short */ };
 enum { HEADER = 10, ROOM = HEADER + DP_NET_FRAME_MAX + 4, ROUNDS = 4 /* batches read at a time: others want the loop, too */ };
 /* struct virtio_net_hdr */
 enum { HDR_FLAGS = 0, HDR_GSO_TYPE = 1, HDR_LEN = 2, HDR_GSO_SIZE = 4, HDR_CSUM_START = 6, HDR_CSUM_OFFSET = 8 };
@@ -27,6 +29,7 @@ struct dp_net_datagram {
     void *opaque;
     pthread_mutex_t lock;
     bool want_in, want_out, is_gone;
+    bool dismissed; /* the loop's thread only */
     int kick_fd;        /* the peer has room again: the loop's thread goes on */
     atomic_bool kicked; /* likewise, for a thread that is about to wait */
     _Atomic uint64_t in, out, dropped, lost;
@@ -219,6 +222,10 @@ static int read_batch(struct dp_net_datagram *d)
                 continue;               /* an empty datagram */
             if (!d->message[i].msg_len) /* a connection's end */
                 return d->count ? n : -1;
+            if (d->message[i].msg_len == GOODBYE && d->link.header) {
+                d->dismissed = true;
+                continue;
+            }
             if ((d->message[i].msg_hdr.msg_flags & MSG_TRUNC) || !take_frame(d, (unsigned)i, d->message[i].msg_len))
                 atomic_fetch_add(&d->dropped, 1);
         }
@@ -357,6 +364,52 @@ int dp_net_datagram_create(struct dp_loop *l, const struct dp_net_link *link, vo
     }
     *out = d;
     return 0;
+}
+
+int dp_net_datagram_reopen(struct dp_net_datagram *d, const struct dp_net_link *link, struct dp_error *e)
+{
+    int rc = 0;
+    if (!d->is_gone || link->header != d->link.header || link->is_socket != d->link.is_socket)
+        rc = dp_error_set(e, -EINVAL, "a network port that is in use, or of another kind, cannot go on with this descriptor");
+    /* The number stays: a thread that is sending just now has the one or the other, never one that belongs to somebody else. */
+    else if (dup3(link->fd, d->link.fd, O_CLOEXEC) < 0)
+        rc = dp_error_set(e, -errno, "no descriptor: %s", strerror(errno));
+    close(link->fd);
+    if (rc)
+        return rc;
+    d->link.accepts = link->accepts;
+    d->dismissed = false;
+    pthread_mutex_lock(&d->lock);
+    d->want_in = true;
+    d->want_out = false;
+    rc = dp_loop_watch(d->loop, d->link.fd, EPOLLIN, on_event, d);
+    d->is_gone = rc;
+    pthread_mutex_unlock(&d->lock);
+    if (rc)
+        return dp_error_set(e, rc, "cannot watch a network descriptor: %s", strerror(-rc));
+    dp_net_set_accepts(&d->port, link->accepts);
+    dp_net_set_link(&d->port, true);
+    dp_net_ready(&d->port);
+    return 0;
+}
+
+bool dp_net_datagram_dismissed(const struct dp_net_datagram *d) { return d->dismissed; }
+
+void dp_net_datagram_dismiss(struct dp_net_datagram *d)
+{
+    ssize_t n = d->is_gone ? 0 : send(d->link.fd, "", GOODBYE, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)n;
+}
+
+void dp_net_set_buffers(int fd, int size)
+{
+    static const struct {
+        int force, plain;
+    } option[] = {{SO_SNDBUFFORCE, SO_SNDBUF}, {SO_RCVBUFFORCE, SO_RCVBUF}};
+    for (unsigned i = 0; i < DP_ARRAY_LEN(option); i++)
+        if (setsockopt(fd, SOL_SOCKET, option[i].force, &size, sizeof size) &&
+            setsockopt(fd, SOL_SOCKET, option[i].plain, &size, sizeof size))
+            return; /* the kernel's own sizes do, with more waiting */
 }
 
 void dp_net_datagram_destroy(struct dp_net_datagram *d)

@@ -6,6 +6,7 @@
  * Back-pressure: a descriptor that would block makes the peer wait and is watched until it has room; a peer that takes too few makes the
  * descriptor wait.
  * What comes from the descriptor is hostile: its lengths and its header are checked, what makes no sense is dropped and counted.
+ * A packet of one byte with a header's socket says goodbye: the other end closes, and does not want to see this one again.
  * Threads: created, destroyed and read in the loop's thread; the peer may send from any.
  * Source: virtio 1.2 5.1.6 (header); tuntap.rst; packet(7) PACKET_VNET_HDR; unix(7), udp(7).
  */
@@ -30,6 +31,12 @@ struct dp_net_datagram_stats {
 /* Takes link->fd, also when it fails. gone: the other end closed it, called once (may be NULL); the port stays, and loses its carrier. */
 int dp_net_datagram_create(struct dp_loop *l, const struct dp_net_link *link, void (*gone)(void *opaque), void *opaque,
                            struct dp_net_datagram **out, struct dp_error *e) DP_MUST_CHECK;
+/* After `gone`: goes on with another descriptor of the same kind (taken, also when it fails), and has a carrier again. */
+int dp_net_datagram_reopen(struct dp_net_datagram *d, const struct dp_net_link *link, struct dp_error *e) DP_MUST_CHECK;
+bool dp_net_datagram_dismissed(const struct dp_net_datagram *d); /* the other end said goodbye before it closed */
+void dp_net_datagram_dismiss(struct dp_net_datagram *d);         /* says goodbye, if there is room for it */
+/* Makes a socket's kernel buffers large: as much as this user may. */
+void dp_net_set_buffers(int fd, int size);
 void dp_net_datagram_destroy(struct dp_net_datagram *d); /* disconnects; NULL is fine */
 struct dp_net_port *dp_net_datagram_port(struct dp_net_datagram *d);
 void dp_net_datagram_stats(struct dp_net_datagram *d, struct dp_net_datagram_stats *out);

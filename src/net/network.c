@@ -37,6 +37,7 @@ struct port {
     struct dp_net_tunnel *tunnel;
     uid_t user;
     bool down;
+    bool both; /* a capture of all ports: also what they are sent */
 };
 
 struct guest {
@@ -53,6 +54,7 @@ struct dp_network {
     struct guest guest[GUESTS_MAX]; /* network NULL: free */
     int listener[LISTENERS_MAX];
     unsigned listeners;
+    int reserve_fd; /* for when there are no others */
     char *guests; /* options of undeclared ports of others; NULL: refused */
 };
 
@@ -136,14 +138,14 @@ static struct dp_net_port *wire(struct port *p)
     return p->vxlan ? dp_net_vxlan_port(p->vxlan) : p->tunnel ? dp_net_tunnel_port(p->tunnel) : dp_net_datagram_port(p->datagram);
 }
 
-/* Has a capture see a port, if it is one of those that it watches. What comes in from all ports is all there is; of one port also what it
- * gets. */
+/* Has a capture see a port, if it is one of those that it watches. What comes in from all ports is all there is, unless both ways are asked
+ * for; of one port also what it gets. */
 static int watch(struct port *p, struct port *capture, struct dp_error *e)
 {
     bool all = !strcmp(capture->text, "*");
     if (!p->port || p->kind == CAPTURE || (!all && strcmp(capture->text, p->name)))
         return 0;
-    return dp_switch_mirror(p->port, capture->port, true, !all, e);
+    return dp_switch_mirror(p->port, capture->port, true, !all || capture->both, e);
 }
 
 /* The switch's side of a port whose other side is there. */
@@ -207,6 +209,8 @@ int dp_network_remove(struct dp_network *n, const char *port, struct dp_error *e
     struct port *p = find(n, port);
     if (!p)
         return dp_error_set(e, -ENOENT, "network %s has no port '%.40s'", n->o.name, port);
+    if (p->kind == JOINED && p->datagram)
+        dp_net_datagram_dismiss(p->datagram); /* or it would join again */
     drop(p);
     return 0;
 }
@@ -297,18 +301,9 @@ static const char *text_of(struct json_object *o, const char *key)
     return strlen(s) == (size_t)json_object_get_string_len(v) ? s : NULL;
 }
 
-static void set_buffers(int fd)
-{
-    static const int size = BUFFER;
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size)) {
-        int rc = setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size); /* what the host allows */
-        (void)rc;
-    }
-}
-
 static struct dp_net_link link_of(int fd)
 {
-    set_buffers(fd);
+    dp_net_set_buffers(fd, BUFFER);
     return (struct dp_net_link){.fd = fd, .header = true, .is_socket = true, .accepts = JOIN_WORK};
 }
 
@@ -359,7 +354,7 @@ static int join(struct dp_network *n, struct guest *g, const char *name, const c
     return rc;
 }
 
-static int capture(struct dp_network *n, struct guest *g, const char *which, struct dp_error *e)
+static int capture(struct dp_network *n, struct guest *g, const char *which, bool both, struct dp_error *e)
 {
     char name[32];
     struct port *p, *from = strcmp(which, "*") ? find(n, which) : NULL;
@@ -375,6 +370,7 @@ static int capture(struct dp_network *n, struct guest *g, const char *which, str
     if (rc)
         return rc;
     p->user = g->user;
+    p->both = both;
     struct dp_net_link link = link_of(g->fd);
     link.fd = fcntl(g->fd, F_DUPFD_CLOEXEC, 3);
     if (link.fd < 0)
@@ -412,7 +408,7 @@ static void on_guest(void *opaque, int fd, uint32_t events)
     struct json_object *o = json_tokener_parse(text);
     const char *name = text_of(o, "join"), *which = text_of(o, "capture");
     int rc = name    ? join(n, g, name, text_of(o, "options"), &e)
-             : which ? capture(n, g, which, &e)
+             : which ? capture(n, g, which, json_object_get_boolean(json_object_object_get(o, "both")), &e)
                      : dp_error_set(&e, -EINVAL, "say {\"join\":\"NAME\"}");
     json_object_put(o);
     struct json_object *result = NULL;
@@ -433,6 +429,15 @@ static void on_connect(void *opaque, int fd, uint32_t events)
     struct ucred who;
     socklen_t size = sizeof who;
     int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (client < 0 && (errno == EMFILE || errno == ENFILE)) {
+        /* Without a descriptor the connection would stay and keep the loop busy: take it with the one kept for that, and drop it. */
+        close(n->reserve_fd);
+        client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (client >= 0)
+            close(client);
+        n->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        return;
+    }
     if (client < 0)
         return;
     while (g < n->guest + GUESTS_MAX && g->network)
@@ -565,10 +570,13 @@ int dp_network_create(const struct dp_network_options *o, struct dp_network **ou
     if (!n)
         return dp_error_set(e, -ENOMEM, "no memory");
     n->o = *o;
+    n->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     int rc = dp_switch_create(&o->switching, &n->sw, e);
-    if (rc)
+    if (rc) {
+        close(n->reserve_fd);
         free(n);
-    else
+    }
+    if (!rc)
         *out = n;
     return rc;
 }
@@ -587,14 +595,17 @@ void dp_network_destroy(struct dp_network *n)
     while (n->ports)
         drop(n->port[n->ports - 1]);
     dp_switch_destroy(n->sw);
+    if (n->reserve_fd >= 0)
+        close(n->reserve_fd);
     free(n->guests);
     free(n);
 }
 
 /* ---- the other side ---- */
 
-static int hello(const char *path, struct json_object *request, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e)
+static int hello(const char *path, struct json_object *request, unsigned ms, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e)
 {
+    struct timeval patience = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000}; /* connecting waits, too, where many do */
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char answer[DP_NETWORK_HELLO_MAX + 1];
     const char *text = json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN);
@@ -602,10 +613,11 @@ static int hello(const char *path, struct json_object *request, struct dp_net_li
         return dp_error_set(e, -ENAMETOOLONG, "%s is too long for a socket's name", path);
     strcpy(address.sun_path, path);
     int rc = 0, fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) || send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) ||
+        connect(fd, (struct sockaddr *)&address, sizeof address) || send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
         rc = dp_error_set(e, -errno, "cannot join the network at %s: %s; is it there (doppel network ls)?", path, strerror(errno));
     ssize_t size = -1;
-    if (!rc && poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, PATIENCE_MS) == 1)
+    if (!rc && poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, (int)ms) == 1)
         size = recv(fd, answer, DP_NETWORK_HELLO_MAX, 0);
     if (!rc && size <= 0)
         rc = dp_error_set(e, -EPIPE, "the network at %s does not answer", path);
@@ -630,18 +642,24 @@ static int hello(const char *path, struct json_object *request, struct dp_net_li
     return rc;
 }
 
-int dp_network_join(const char *path, const char *port, const char *options, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e)
+static int join_within(const char *path, const char *port, const char *options, unsigned ms, struct dp_net_link *out, uint32_t *mtu,
+                       struct dp_error *e)
 {
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "join", json_object_new_string(port));
     if (options && *options)
         json_object_object_add(o, "options", json_object_new_string(options));
-    int rc = hello(path, o, out, mtu, e);
+    int rc = hello(path, o, ms, out, mtu, e);
     json_object_put(o);
     return rc;
 }
 
-int dp_net_open_way(const char *way, const char *port, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e)
+int dp_network_join(const char *path, const char *port, const char *options, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e)
+{
+    return join_within(path, port, options, PATIENCE_MS, out, mtu, e);
+}
+
+int dp_net_open_way(const char *way, const char *port, unsigned ms, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e)
 {
     char *rest = strdup(way), name[DP_RUNDIR_NAME_MAX + 2] = {DP_RUNDIR_NETWORK}, path[DP_RUNDIR_PATH_MAX], own[64];
     int rc = 0;
@@ -654,7 +672,7 @@ int dp_net_open_way(const char *way, const char *port, struct dp_net_link *out, 
     if (network || dp_net_take_option(rest, "switch", path, sizeof path)) {
         if (dp_net_take_option(rest, "port", own, sizeof own))
             port = own;
-        rc = rc ? rc : dp_network_join(path, port, rest, out, mtu, e);
+        rc = rc ? rc : join_within(path, port, rest, ms ? ms : PATIENCE_MS, out, mtu, e);
     } else if (!(rc = dp_net_open_uplink(rest, out, e)) && *rest) {
         close(out->fd);
         rc = dp_error_set(e, -EINVAL, "'%s' is an option of a switch's port: join a network (doppel network)", rest);
@@ -663,11 +681,13 @@ int dp_net_open_way(const char *way, const char *port, struct dp_net_link *out, 
     return rc;
 }
 
-int dp_network_join_capture(const char *path, const char *port, struct dp_net_link *out, struct dp_error *e)
+int dp_network_join_capture(const char *path, const char *port, bool both, struct dp_net_link *out, struct dp_error *e)
 {
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "capture", json_object_new_string(port));
-    int rc = hello(path, o, out, NULL, e);
+    if (both)
+        json_object_object_add(o, "both", json_object_new_boolean(true));
+    int rc = hello(path, o, PATIENCE_MS, out, NULL, e);
     json_object_put(o);
     return rc;
 }

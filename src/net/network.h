@@ -1,9 +1,10 @@
 /* net/network.h - a network: a switch, the ports that virtual machines of other processes join by a unix socket, and its ways out.
  *
  * Model: one process serves one network (`doppel network create`); all happens in its loop's thread. The socket is SOCK_SEQPACKET. Who
- * connects sends one JSON object, {"join":"NAME","options":"vlan=10"} or {"capture":"NAME or *"}, and gets {"result":{...}} or
+ * connects sends one JSON object, {"join":"NAME","options":"vlan=10"} or {"capture":"NAME or *"} (with
+ * "both":true * is also what ports are sent, not only what they send), and gets {"result":{...}} or
  * {"error":"..."}; after that each packet is a frame with struct virtio_net_hdr in front (datagram.h). The port is there as long as the
- * connection.
+ * connection; who is thrown out is told so (dp_net_datagram_dismiss), as others join again when the network is back.
  * Who may what: a port that was declared has the declared options, whoever joins it. Another is made as the joiner asks if he is the
  * network's own user or root; anybody else gets the options for guests (declared as "*"), or is refused if there are none. Captures are for
  * the own user.
@@ -53,8 +54,10 @@ struct json_object *dp_network_json(struct dp_network *n);
 /* The other side: joins the network whose socket is at path. Waits for the answer, at most some seconds. mtu: 0 if it has none. */
 int dp_network_join(const char *path, const char *port, const char *options, struct dp_net_link *out, uint32_t *mtu,
                     struct dp_error *e) DP_MUST_CHECK;
-/* What a VM's card leads to: "network=NAME" or "switch=PATH", with "port=NAME" (or port) and a port's options, or an uplink's text. */
-int dp_net_open_way(const char *way, const char *port, struct dp_net_link *out, uint32_t *mtu, struct dp_error *e) DP_MUST_CHECK;
-int dp_network_join_capture(const char *path, const char *port, struct dp_net_link *out, struct dp_error *e) DP_MUST_CHECK;
+/* What a VM's card leads to: "network=NAME" or "switch=PATH", with "port=NAME" (or port) and a port's options, or an uplink's text.
+ * Waits ms for an answer; 0: some seconds. */
+int dp_net_open_way(const char *way, const char *port, unsigned ms, struct dp_net_link *out, uint32_t *mtu,
+                    struct dp_error *e) DP_MUST_CHECK;
+int dp_network_join_capture(const char *path, const char *port, bool both, struct dp_net_link *out, struct dp_error *e) DP_MUST_CHECK;
 
 #endif

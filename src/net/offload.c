@@ -100,6 +100,40 @@ bool dp_net_parse(const uint8_t *p, uint32_t size, struct dp_net_layout *l)
     return l->protocol != DP_NET_PROTOCOL_UDP || l->end - l->transport >= UDP_SIZE;
 }
 
+uint32_t dp_net_flow(const struct dp_net_frame *f)
+{
+    enum { PORTS = 4, ROOM = DP_NET_HEADER + VLANS_MAX * VLAN_SIZE + 60 + PORTS };
+    uint8_t h[ROOM];
+    struct dp_net_frame start = {.part = f->part, .parts = f->parts, .size = DP_MIN(f->size, (uint32_t)ROOM)};
+    struct dp_net_layout l;
+    dp_net_gather(&start, h);
+    if (!find_network(h, start.size, &l))
+        return 0;
+    const uint8_t *ip = h + l.network, *a;
+    uint32_t room = start.size - l.network, width, ports;
+    uint8_t protocol;
+    if (l.ethertype == DP_NET_ETHERTYPE_IP && room >= IP_SIZE) {
+        a = ip + IP_SOURCE;
+        width = 4;
+        ports = (ip[0] & 15) * 4u;
+        protocol = dp_net_ld16(ip + IP_FRAGMENT) & (FRAGMENT_MORE | FRAGMENT_OFFSET) ? 0 : ip[IP_PROTOCOL]; /* only the first has ports */
+    } else if (l.ethertype == DP_NET_ETHERTYPE_IP6 && room >= IP6_SIZE) {
+        a = ip + IP6_SOURCE;
+        width = 16;
+        ports = IP6_SIZE;
+        protocol = ip[IP6_NEXT];
+    } else {
+        return 0;
+    }
+    uint32_t n = protocol; /* what is the same when source and destination change places */
+    for (uint32_t i = 0; i < width; i += 4)
+        n = (n ^ dp_ld32(a + i) ^ dp_ld32(a + width + i)) * 0x9e3779b1u;
+    if ((protocol == DP_NET_PROTOCOL_TCP || protocol == DP_NET_PROTOCOL_UDP) && ports >= IP_SIZE && ports + PORTS <= room)
+        n = (n ^ dp_net_ld16(ip + ports) ^ dp_net_ld16(ip + ports + 2)) * 0x9e3779b1u;
+    n ^= n >> 15;
+    return n ? n : 1;
+}
+
 /* ---- sums ---- */
 
 uint64_t dp_net_sum(const uint8_t *p, size_t size)

@@ -34,6 +34,10 @@ struct dp_net_layout {
 /* False: a header is cut off or its lengths cannot be. */
 bool dp_net_parse(const uint8_t *frame, uint32_t size, struct dp_net_layout *out);
 
+/* A number for the connection that a frame belongs to, the same in both directions; 0: it is of none (not IP). Looks at the first
+ * bytes only, at no extension header of IPv6. */
+uint32_t dp_net_flow(const struct dp_net_frame *f);
+
 /* Sum of 16-bit words as they lie in memory; add sums freely, then fold. */
 uint64_t dp_net_sum(const uint8_t *data, size_t size);
 uint16_t dp_net_fold(uint64_t sum); /* the complement, to be stored as it lies in memory */

@@ -56,10 +56,45 @@ static struct dp_net_forward *add(struct dp_net_user_options *o, struct dp_error
     return NULL;
 }
 
+/* "PATH:PORT" of a guest. */
+static int parse_unix(const char *p, size_t size, struct dp_net_user_options *o, struct dp_error *e)
+{
+    struct dp_net_forward *f = add(o, e);
+    const char *colon = memrchr(p, ':', size);
+    if (!f)
+        return e ? e->code : -E2BIG;
+    *f = (struct dp_net_forward){0};
+    if (!colon || colon == p || !take(f->path, sizeof f->path, p, (size_t)(colon - p)) ||
+        !parse_port(colon + 1, (size_t)(p + size - colon - 1), &f->guest_port))
+        return dp_error_set(e, -EINVAL, "unix:%.*s: give unix:PATH:GUEST-PORT, with a path of at most %d characters",
+                            (int)DP_MIN(size, (size_t)120), p, DP_NET_SOCKET_PATH - 1);
+    o->forwards++;
+    return 0;
+}
+
+/* "tcp:ADDRESS:PORT-unix:PATH" */
+static int parse_guestfwd(const char *p, size_t size, struct dp_net_user_options *o, struct dp_error *e)
+{
+    static const char protocol[] = "tcp:", way[] = "-unix:";
+    const char *middle = memmem(p, size, way, sizeof way - 1), *at = p + sizeof protocol - 1, *path = middle ? middle + sizeof way - 1 : p;
+    struct dp_net_service *s = &o->service[o->services];
+    if (o->services == DP_NET_SERVICES)
+        return dp_error_set(e, -E2BIG, "at most %d services of this host can be led to the guest", DP_NET_SERVICES);
+    *s = (struct dp_net_service){0};
+    if (!middle || middle < at || strncmp(p, protocol, sizeof protocol - 1) || !take_address(&at, middle, s->guest, sizeof s->guest) ||
+        !*s->guest || !parse_port(at, (size_t)(middle - at), &s->port) || path == p + size ||
+        !take(s->path, sizeof s->path, path, (size_t)(p + size - path)))
+        return dp_error_set(e, -EINVAL, "guestfwd=%.*s: give guestfwd=tcp:10.0.2.N:PORT-unix:PATH", (int)DP_MIN(size, (size_t)120), p);
+    o->services++;
+    return 0;
+}
+
 int dp_net_parse_publish(const char *text, struct dp_net_user_options *o, struct dp_error *e)
 {
-    const char *usage = "give [ADDRESS:]HOST-PORT:GUEST-PORT[/tcp|/udp], such as 8080:80 or 127.0.0.1:5353:53/udp", *p = text,
-               *end = strrchr(text, '/');
+    const char *usage = "give [ADDRESS:]HOST-PORT:GUEST-PORT[/tcp|/udp], such as 8080:80 or 127.0.0.1:5353:53/udp, or unix:PATH:GUEST-PORT",
+               *p = text, *end = strrchr(text, '/');
+    if (!strncmp(text, "unix:", 5))
+        return parse_unix(text + 5, strlen(text) - 5, o, e);
     struct dp_net_forward *f = add(o, e);
     if (!f)
         return e ? e->code : -E2BIG;
@@ -164,12 +199,23 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
         nic->mtu = mtu;
         return 0;
     }
+    if (value && is(p, key, "queues")) {
+        uint16_t queues;
+        if (!parse_port(value, size, &queues) || queues > DP_NET_QUEUES)
+            return dp_error_set(e, -EINVAL, "queues=%.*s: possible are 1 to %d", (int)DP_MIN(size, (size_t)40), value, DP_NET_QUEUES);
+        nic->queues = queues;
+        return 0;
+    }
     if (nic->kind == DP_NET_WAY) { /* what the network is asked for */
         size_t at = strlen(nic->way);
         return snprintf(nic->way + at, sizeof nic->way - at, ",%.*s", (int)n, p) < (int)(sizeof nic->way - at)
                    ? 0
                    : dp_error_set(e, -E2BIG, "the options are too long");
     }
+    if (value && is(p, key, "hostfwd") && !strncmp(value, "unix:", DP_MIN(size, (size_t)5)) && size > 5)
+        return parse_unix(value + 5, size - 5, u, e);
+    if (value && is(p, key, "guestfwd"))
+        return parse_guestfwd(value, size, u, e);
     if (value && is(p, key, "hostfwd"))
         return parse_hostfwd(value, size, u, e);
     if (is(p, n, "restrict"))
@@ -177,7 +223,8 @@ static int parse_key(const char *p, size_t n, struct dp_net_nic *nic, struct dp_
     if (is(p, n, "no-host"))
         return u->no_host = true, 0;
     return dp_error_set(e, -EINVAL,
-                        "'%.*s' is not known: possible are model=, mac=, mtu=, hostfwd=, restrict, no-host, hostname=, tftp= and bootfile=",
+                        "'%.*s' is not known: possible are model=, mac=, mtu=, queues=, hostfwd=, guestfwd=, restrict, no-host, hostname=, tftp= and "
+                        "bootfile=",
                         (int)DP_MIN(n, (size_t)40), p);
 }
 

@@ -115,18 +115,6 @@ int dp_net_open_macvtap(const char *interface, struct dp_net_link *out, struct d
     return 0;
 }
 
-static void set_buffers(int fd)
-{
-    static const int size = BUFFER;
-    static const struct {
-        int force, plain;
-    } option[] = {{SO_SNDBUFFORCE, SO_SNDBUF}, {SO_RCVBUFFORCE, SO_RCVBUF}};
-    for (unsigned i = 0; i < DP_ARRAY_LEN(option); i++)
-        if (setsockopt(fd, SOL_SOCKET, option[i].force, &size, sizeof size) &&
-            setsockopt(fd, SOL_SOCKET, option[i].plain, &size, sizeof size))
-            return; /* the kernel's own sizes do, with more waiting */
-}
-
 int dp_net_open_packet(const char *interface, struct dp_net_link *out, struct dp_error *e)
 {
     char name[IFNAMSIZ];
@@ -145,7 +133,7 @@ int dp_net_open_packet(const char *interface, struct dp_net_link *out, struct dp
         setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on) || /* what we send would come back */
         bind(fd, (struct sockaddr *)&address, sizeof address))
         return fail(fd, e, name, "cannot be listened to", "");
-    set_buffers(fd);
+    dp_net_set_buffers(fd, BUFFER);
     *out = (struct dp_net_link){.fd = fd, .header = true, .is_socket = true, .accepts = TAP_WORK};
     return 0;
 }
@@ -200,7 +188,7 @@ int dp_net_open_udp(const char *local, const char *remote, struct dp_net_link *o
             close(fd);
         return rc;
     }
-    set_buffers(fd);
+    dp_net_set_buffers(fd, BUFFER);
     *out = (struct dp_net_link){.fd = fd, .is_socket = true};
     return 0;
 }

@@ -17,6 +17,9 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "net/reassembly.h"
@@ -58,6 +61,8 @@ struct dp_net_user {
     uint32_t *watched; /* events in our epoll, by descriptor; 0: not in it */
     unsigned watched_room;
     uint64_t lost;
+    char made[DP_NET_FORWARDS][DP_NET_SOCKET_PATH]; /* unix sockets to be removed */
+    unsigned made_count;
 };
 
 /* One of libslirp's timers. */
@@ -428,8 +433,49 @@ static struct in6_addr ip6(const char *text)
     return a;
 }
 
+/* Is it a socket that nobody listens at: left by one that died? */
+static bool is_left_over(const struct sockaddr_un *a)
+{
+    struct stat st;
+    if (lstat(a->sun_path, &st) || !S_ISSOCK(st.st_mode))
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof *a) && errno == ECONNREFUSED;
+    if (fd >= 0)
+        close(fd);
+    return refused;
+}
+
+static int add_unix_forward(struct dp_net_user *u, const struct dp_net_forward *f, struct dp_error *e)
+{
+    struct sockaddr_un from = {.sun_family = AF_UNIX};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = ip4(*f->guest ? f->guest : "10.0.2.15"), .sin_port = htons(f->guest_port)};
+    strcpy(from.sun_path, f->path); /* of the same size */
+    if (is_left_over(&from))
+        unlink(f->path);
+    errno = 0;
+    if (slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&from, sizeof from, (struct sockaddr *)&to, sizeof to, 0)) {
+        int code = errno ? errno : EIO;
+        return dp_error_set(e, -code, "cannot make the socket %s: %s%s", f->path, strerror(code),
+                            code == EADDRINUSE ? "; it is in use, or something else: take another name" : "");
+    }
+    strcpy(u->made[u->made_count++], f->path);
+    return 0;
+}
+
+static int add_service(struct dp_net_user *u, const struct dp_net_service *s, struct dp_error *e)
+{
+    struct in_addr a = ip4(s->guest);
+    return slirp_add_unix(u->slirp, s->path, &a, s->port)
+               ? dp_error_set(e, -EINVAL, "guestfwd=tcp:%s:%u: possible are 10.0.2.4 to 10.0.2.254, but for those that DHCP gives", s->guest,
+                              s->port)
+               : 0;
+}
+
 static int add_forward(struct dp_net_user *u, const struct dp_net_forward *f, struct dp_error *e)
 {
+    if (*f->path)
+        return add_unix_forward(u, f, e);
     errno = 0;
     int rc = slirp_add_hostfwd(u->slirp, f->udp, ip4(*f->host ? f->host : "0.0.0.0"), f->host_port, ip4(*f->guest ? f->guest : "10.0.2.15"),
                                f->guest_port);
@@ -475,6 +521,8 @@ static int start(struct dp_net_user *u, const struct dp_net_user_options *o, str
     int rc = 0;
     for (unsigned i = 0; !rc && i < o->forwards; i++)
         rc = add_forward(u, &o->forward[i], e);
+    for (unsigned i = 0; !rc && i < o->services; i++)
+        rc = add_service(u, &o->service[i], e);
     if (!rc && (dp_loop_watch(u->loop, u->kick, EPOLLIN, kicked, u) || dp_loop_watch(u->loop, u->epoll, EPOLLIN, sockets_ready, u)))
         rc = dp_error_set(e, -EIO, "cannot watch the user network");
     u->watching = true;
@@ -517,6 +565,8 @@ void dp_net_user_destroy(struct dp_net_user *u)
         dp_loop_unwatch(u->loop, u->epoll);
     if (u->slirp)
         slirp_cleanup(u->slirp);
+    for (unsigned i = 0; i < u->made_count; i++)
+        unlink(u->made[i]);
     dp_timer_fini(&u->deadline);
     while (u->in.head)
         drop_head(&u->in);

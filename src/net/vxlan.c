@@ -275,7 +275,6 @@ void dp_net_vxlan_stats(struct dp_net_vxlan *v, struct dp_net_vxlan_stats *out)
 
 static int open_socket(struct dp_net_vxlan *v, const struct dp_net_vxlan_options *o, struct dp_error *e)
 {
-    static const int size = BUFFER;
     struct sockaddr_storage local;
     unsigned local_size;
     int rc = dp_net_parse_address(o->local ? o->local : "0.0.0.0", DP_VXLAN_PORT, &local, &local_size, e);
@@ -295,8 +294,7 @@ static int open_socket(struct dp_net_vxlan *v, const struct dp_net_vxlan_options
     if (v->fd < 0 || bind(v->fd, (struct sockaddr *)&local, local_size))
         return dp_error_set(e, -errno, "VXLAN: cannot listen on %s, UDP port %d: %s", o->local ? o->local : "all addresses", DP_VXLAN_PORT,
                             strerror(errno));
-    if (setsockopt(v->fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size))
-        rc = setsockopt(v->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size); /* what the host allows */
+    dp_net_set_buffers(v->fd, BUFFER);
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "devices/virtio/virtio_balloon.h"
 #include "display/typist.h"
 #include "event/event.h"
+#include "vm/control_internal.h"
 #include "vm/vm.h"
 
 struct dp_control {
@@ -209,6 +210,22 @@ static struct json_object *eject(struct dp_control *c, const char *const *argume
     return dp_vm_change_medium(c->vm, argument[0], NULL, false, e) ? NULL : json_object_new_object();
 }
 
+/* ---- disks ---- */
+
+#define DISK_COMMAND(name)                                                                                                                 \
+    static struct json_object *name(struct dp_control *c, const char *const *argument, struct dp_error *e)                                 \
+    {                                                                                                                                      \
+        return dp_control_##name(c->vm, argument, e);                                                                                      \
+    }
+DISK_COMMAND(disks)
+DISK_COMMAND(disk_snapshot)
+DISK_COMMAND(disk_snapshot_inside)
+DISK_COMMAND(disk_job)
+DISK_COMMAND(disk_complete)
+DISK_COMMAND(disk_cancel)
+DISK_COMMAND(disk_resize)
+DISK_COMMAND(disk_bitmap_remove)
+
 /* ---- memory ---- */
 
 static struct json_object *balloon(struct dp_control *c, const char *const *argument, struct dp_error *e)
@@ -262,6 +279,15 @@ static const struct command {
     {{"insert", "puts file, an absolute path, into drive: cdrom0, floppy1; mode ro: for reading only", {"drive", "file", "mode"}, 1},
      insert},
     {{"eject", "takes out what is in drive", {"drive"}}, eject},
+    {{"disks", "disks, their layers from the top, jobs and bitmaps"}, disks},
+    {{"disk-snapshot", "a new layer for each line DISK=FILE of disks, all of one moment; files are absolute paths", {"disks"}}, disk_snapshot},
+    {{"disk-snapshot-inside", "a snapshot inside the disk's qcow2 image", {"disk", "name"}}, disk_snapshot_inside},
+    {{"disk-job", "begins a job: kind commit, stream, mirror or backup; rate: bytes a second; mode: new or reuse; backing: qcow2",
+      {"kind", "disk", "rate", "file", "format", "mode", "bitmap", "backing"}, 6}, disk_job},
+    {{"disk-complete", "the disk goes on with the copy of its mirror that is ready", {"disk"}}, disk_complete},
+    {{"disk-cancel", "ends a disk's job; the copy of a mirror that is ready stays as of now", {"disk"}}, disk_cancel},
+    {{"disk-resize", "grows a disk to size", {"disk", "size"}}, disk_resize},
+    {{"disk-bitmap-remove", "stops recording for backups", {"disk", "bitmap"}}, disk_bitmap_remove},
     {{"balloon", "memory of the guest: what it has, what it gave back; size: what it shall have", {"size"}, 1}, balloon},
     {{"powerdown", "presses the power button: the guest, if it listens, ends by itself"}, powerdown},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},

@@ -49,6 +49,16 @@ struct file {
     int fd;
 };
 
+/* A network of other processes that a card leads to; when it ended it is joined again once it is back. */
+struct way {
+    struct dp_vm *vm; /* NULL: not used */
+    unsigned card;
+    struct dp_net_datagram *datagram;
+    struct dp_timer again;
+    uint64_t pause_ns; /* until the next try */
+    char port[64];
+};
+
 struct dp_vm {
     struct dp_vm_config config;
     struct x86_cpuid_model model;
@@ -59,7 +69,7 @@ struct dp_vm {
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
     struct dp_net_user *network[DP_VM_NICS];
-    struct dp_net_datagram *way[DP_VM_NICS];
+    struct way way[DP_VM_NICS];
     struct dp_boot_blob nic_rom[DP_VM_NICS];
     char *serial[DP_VM_DISKS];
     char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
@@ -590,11 +600,38 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
 
 bool dp_vm_nic_model(const char *model, char *names, size_t size) { return dp_pc_nic_model(model, names, size); }
 
+enum { JOIN_PAUSE_MS = 250, JOIN_PAUSE_MAX_MS = 8000, JOIN_PATIENCE_MS = 200 /* the loop waits: no longer than it may */ };
+
+static void join_later(struct way *w, uint64_t ms)
+{
+    w->pause_ns = ms * 1000000;
+    dp_timer_arm(&w->again, dp_clock_now(w->vm->clock) + w->pause_ns);
+}
+
 static void network_gone(void *opaque)
 {
-    struct dp_vm *vm = opaque;
-    if (vm->config.trace)
-        dp_trace_emit(vm->config.trace, DP_TRACE_VM, "a network that this VM had joined has ended: its card has no carrier any more");
+    struct way *w = opaque;
+    bool dismissed = dp_net_datagram_dismissed(w->datagram);
+    if (w->vm->config.trace)
+        dp_trace_emit(w->vm->config.trace, DP_TRACE_VM, "the network of card %u %s: it has no carrier%s", w->card,
+                      dismissed ? "has thrown this VM out" : "has ended", dismissed ? " any more" : " until that is back");
+    if (!dismissed)
+        join_later(w, JOIN_PAUSE_MS);
+}
+
+static void join_again(void *opaque)
+{
+    struct way *w = opaque;
+    struct dp_net_link link;
+    uint32_t mtu; /* the guest was told the first one */
+    struct dp_error e;
+    int rc = dp_net_open_way(w->vm->config.nic[w->card].net.way, w->port, JOIN_PATIENCE_MS, &link, &mtu, &e);
+    if (!rc)
+        rc = dp_net_datagram_reopen(w->datagram, &link, &e);
+    if (rc)
+        join_later(w, DP_MIN(2 * w->pause_ns / 1000000, (uint64_t)JOIN_PAUSE_MAX_MS));
+    else if (w->vm->config.trace)
+        dp_trace_emit(w->vm->config.trace, DP_TRACE_VM, "card %u has joined its network again", w->card);
 }
 
 /* A network of other processes for card i. */
@@ -602,16 +639,19 @@ static int make_way(struct dp_vm *vm, unsigned i, struct dp_pc_nic *card, struct
 {
     const struct dp_vm_config *c = &vm->config;
     struct dp_net_link link;
-    char port[64];
+    struct way *w = &vm->way[i];
     uint32_t mtu;
     if (c->name)
-        snprintf(port, sizeof port, i ? "%.40s.%u" : "%.40s", c->name, i);
+        snprintf(w->port, sizeof w->port, i ? "%.40s.%u" : "%.40s", c->name, i);
     else
-        snprintf(port, sizeof port, "vm-%ld.%u", (long)getpid(), i);
-    int rc = dp_net_open_way(c->nic[i].net.way, port, &link, &mtu, e);
+        snprintf(w->port, sizeof w->port, "vm-%ld.%u", (long)getpid(), i);
+    w->vm = vm;
+    w->card = i;
+    dp_timer_init(&w->again, vm->clock, join_again, w);
+    int rc = dp_net_open_way(c->nic[i].net.way, w->port, 0, &link, &mtu, e);
     if (!card->mtu)
         card->mtu = mtu;
-    return rc ? rc : dp_net_datagram_create(c->loop, &link, network_gone, vm, &vm->way[i], e);
+    return rc ? rc : dp_net_datagram_create(c->loop, &link, network_gone, w, &w->datagram, e);
 }
 
 /* The networks, and cards for them. */
@@ -624,7 +664,7 @@ static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_err
         int rc = 0;
         if (n->kind == DP_NET_NONE)
             continue;
-        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu};
+        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu, .queues = n->queues};
         if (n->has_mac)
             memcpy(card->mac, n->mac, sizeof card->mac);
         else
@@ -632,7 +672,7 @@ static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_err
         if ((rc = n->kind == DP_NET_WAY ? make_way(vm, i, card, e)
                                         : dp_net_user_create(c->loop, vm->clock, c->trace, &n->user, &vm->network[i], e)))
             return rc;
-        card->port = vm->way[i] ? dp_net_datagram_port(vm->way[i]) : dp_net_user_port(vm->network[i]);
+        card->port = vm->way[i].vm ? dp_net_datagram_port(vm->way[i].datagram) : dp_net_user_port(vm->network[i]);
         if (c->nic[i].rom && (rc = read_whole("network card's ROM", c->nic[i].rom, &vm->nic_rom[i], e)))
             return rc;
         card->rom = vm->nic_rom[i];
@@ -858,7 +898,9 @@ void dp_vm_destroy(struct dp_vm *vm)
     dp_pc_destroy(vm->pc);
     for (unsigned i = 0; i < DP_VM_NICS; i++) {
         dp_net_user_destroy(vm->network[i]);
-        dp_net_datagram_destroy(vm->way[i]);
+        if (vm->way[i].vm)
+            dp_timer_fini(&vm->way[i].again);
+        dp_net_datagram_destroy(vm->way[i].datagram);
         free((void *)vm->nic_rom[i].data);
     }
     for (unsigned i = 0; i < count; i++)
@@ -991,6 +1033,17 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     vm->disk[i] = medium;
     vm->file[i] = copy;
     return 0;
+}
+
+struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[16])
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < vm->config.disk_count; i++)
+        if (vm->disk[i] && !drive_kind(vm->config.disk[i].bus) && count++ == n) {
+            snprintf(name, 16, "disk%u", n);
+            return vm->disk[i];
+        }
+    return NULL;
 }
 
 static struct dp_device *find_balloon(struct dp_vm *vm, struct dp_error *e)

@@ -176,6 +176,9 @@ bool dp_vm_drive(const struct dp_vm *vm, unsigned n, struct dp_vm_drive *d); /* 
  * to let go. */
 int dp_vm_change_medium(struct dp_vm *vm, const char *drive, const char *file, bool readonly, struct dp_error *e) DP_MUST_CHECK;
 
+/* Disks, the n-th of those whose medium does not change: its name ("disk0") and its block, for live.h. NULL: there are no more. */
+struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[16]);
+
 /* The balloon; -ENODEV: the machine has none. The loop's thread. target is what the guest shall have to use, at most all its memory. */
 struct dp_balloon_status;
 int dp_vm_balloon(struct dp_vm *vm, struct dp_balloon_status *s, struct dp_error *e) DP_MUST_CHECK;

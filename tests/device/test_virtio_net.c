@@ -15,7 +15,8 @@ enum {
     F_GUEST_TSO4 = 7,
     F_HOST_TSO4 = 11,
     F_MRG_RXBUF = 15,
-    F_CTRL_VQ = 17
+    F_CTRL_VQ = 17,
+    F_MQ = 22
 };
 #define ALL ~0ull
 #define WITHOUT(f) (ALL & ~(1ull << (f)))
@@ -54,6 +55,7 @@ struct rig {
     struct dp_device *adapter, *net;
     struct driver d;
     uint64_t data;
+    unsigned control; /* the control queue */
 };
 
 static struct dp_device *make_net(const struct dp_device_env *env)
@@ -63,13 +65,15 @@ static struct dp_device *make_net(const struct dp_device_env *env)
     return child;
 }
 
-static void rig_init(struct rig *r)
+static void rig_init_pairs(struct rig *r, const char *pairs)
 {
     struct dp_error e = {0};
     memset(r, 0, sizeof(*r));
     bus_init(&r->bus);
     r->net = make_net(&r->bus.w.env);
     assert_ok(dp_device_set(r->net, "mtu", "1400", &e), e);
+    assert_ok(dp_device_set(r->net, "queues", pairs, &e), e);
+    r->control = CTRL;
     r->adapter = bus_plug(&r->bus, r->net, SLOT);
     r->peer.room = KEEP;
     r->peer.got = calloc(KEEP, sizeof(*r->peer.got));
@@ -79,6 +83,8 @@ static void rig_init(struct rig *r)
     driver_probe(&r->d, &r->bus, SLOT, 1);
     r->data = guest_alloc(&r->bus, 2 << 20);
 }
+
+static void rig_init(struct rig *r) { rig_init_pairs(r, "1"); }
 
 static void rig_fini(struct rig *r)
 {
@@ -148,9 +154,9 @@ static int command(struct rig *r, unsigned class, unsigned cmd, const void *data
     memcpy(h + 2, data, size);
     *guest(&r->bus, answer) = 0xaa;
     struct buffer v[] = {{at, 2, false}, {at + 2, size, false}, {answer, 1, true}};
-    ring_add(&r->d, CTRL, v, 3, true);
-    ring_kick(&r->d, CTRL);
-    if (reap(r, CTRL) != 1)
+    ring_add(&r->d, r->control, v, 3, true);
+    ring_kick(&r->d, r->control);
+    if (reap(r, r->control) != 1)
         return -1;
     return *guest(&r->bus, answer);
 }
@@ -653,12 +659,154 @@ static void rom(void **state)
     bus_fini(&bus);
 }
 
+static void give_to(struct rig *r, unsigned queue, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct buffer v = {r->data + (1 << 20) + (queue * 16 + r->d.ring[queue].free % 16) * 2048, 1536, true};
+        ring_add(&r->d, queue, &v, 1, false);
+    }
+    ring_kick(&r->d, queue);
+}
+
+static void queues(void **state)
+{
+    enum { PAIRS = 4, FLOWS = 40 };
+    struct rig r;
+    uint8_t p[PAIRS + FLOWS][200];
+    uint32_t size = 0;
+    rig_init_pairs(&r, "4");
+    driver_start(&r.d, ALL, 16, true);
+    r.control = 2 * PAIRS;
+    assert_int_equal(r.d.queues, 2 * PAIRS + 1);
+    assert_int_equal(r.d.features >> F_MQ & 1, 1);
+    assert_int_equal(config(&r, 8, 2), PAIRS);
+    for (unsigned i = 0; i < PAIRS + FLOWS; i++)
+        size = packet_udp(p[i], PACKET_GUEST, 100 + i, PACKET_HOST, 7, "data", 4);
+    for (unsigned i = 0; i < PAIRS; i++)
+        give_to(&r, 2 * i, 16);
+    /* One pair, until the driver asks for more. */
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(arrive(&r, p[i], size), 1);
+    assert_int_equal(reap(&r, 0), 8);
+    give_to(&r, 0, 8);
+    assert_int_equal(command(&r, 4, 0, "\0\0", 2), 1);
+    assert_int_equal(command(&r, 4, 0, "\5\0", 2), 1);
+    assert_int_equal(command(&r, 4, 0, "\4", 1), 1);
+    assert_int_equal(command(&r, 4, 1, "\4\0", 2), 1); /* RSS */
+    assert_int_equal(command(&r, 4, 0, "\4\0", 2), 0);
+    /* A connection comes to the pair that it is sent from, and moves with it. */
+    for (unsigned round = 0; round < 2; round++)
+        for (unsigned i = 0; i < PAIRS; i++) {
+            unsigned pair = (i + round) % PAIRS;
+            put_frame(&r, r.data, p[i], size, 0, 0, 0, 0, 0);
+            struct buffer v[] = {{r.data, HEADER, false}, {r.data + HEADER, size, false}};
+            ring_add(&r.d, 2 * pair + 1, v, 2, true);
+            ring_kick(&r.d, 2 * pair + 1);
+            assert_int_equal(reap(&r, 2 * pair + 1), 1);
+            assert_memory_equal(r.peer.got[r.peer.count - 1].bytes, p[i], size);
+            assert_int_equal(arrive(&r, p[i], size), 1);
+            for (unsigned q = 0; q < PAIRS; q++)
+                assert_int_equal(reap(&r, 2 * q), q == pair);
+            give_to(&r, 2 * pair, 1);
+        }
+    /* In one batch, to all; also after a save and load. */
+    for (unsigned round = 0; round < 2; round++) {
+        struct iovec part[8];
+        struct dp_net_frame f[8];
+        for (unsigned i = 0; i < 8; i++) {
+            part[i] = (struct iovec){p[i % PAIRS], size};
+            f[i] = (struct dp_net_frame){.part = &part[i], .parts = 1, .size = size};
+        }
+        assert_int_equal(dp_net_send(&r.peer.port, f, 8), 8);
+        for (unsigned q = 0; q < PAIRS; q++) {
+            assert_int_equal(reap(&r, 2 * q), 2);
+            give_to(&r, 2 * q, 2);
+        }
+        struct dp_buffer image = {0};
+        struct dp_error e = {0};
+        dp_device_pause(r.adapter);
+        dp_device_save(r.net, &image);
+        assert_ok(dp_device_load(r.net, image.data, image.size, NULL, &e), e);
+        dp_buffer_fini(&image);
+        dp_device_resume(r.adapter);
+    }
+    /* Those that nothing was sent of are spread. */
+    unsigned used = 0;
+    for (unsigned i = PAIRS; i < PAIRS + FLOWS; i++) {
+        assert_int_equal(arrive(&r, p[i], size), 1);
+        for (unsigned q = 0; q < PAIRS; q++)
+            if (reap(&r, 2 * q)) {
+                used |= 1u << q;
+                give_to(&r, 2 * q, 1);
+            }
+    }
+    assert_int_equal(used, 15);
+    /* Fewer again: nothing comes to those that are not in use. */
+    assert_int_equal(command(&r, 4, 0, "\2\0", 2), 0);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(arrive(&r, p[i], size), 1);
+    assert_int_equal(reap(&r, 0) + reap(&r, 2), 8);
+    /* A driver that knows of one pair has its control queue behind that; a reset is back at one. */
+    r.control = CTRL;
+    driver_start(&r.d, WITHOUT(F_MQ), 16, true);
+    assert_int_equal(command(&r, 0, 0, "\1", 1), 0);
+    assert_int_equal(command(&r, 4, 0, "\2\0", 2), 1);
+    r.peer.count = 0;
+    send_buffer(&r, r.data, size);
+    ring_kick(&r.d, TX);
+    assert_int_equal(r.peer.count, 1);
+    struct buffer v = {r.data, HEADER + size, false};
+    ring_add(&r.d, 3, &v, 1, false); /* a queue that is not */
+    ring_kick(&r.d, 3);
+    assert_int_equal(r.peer.count, 1);
+    rig_fini(&r);
+}
+
+static void kick_other(void *opaque)
+{
+    struct rig *r = opaque;
+    r->peer.meanwhile = NULL;
+    struct buffer v[] = {{r->data, HEADER, false}, {r->data + HEADER, 64, false}};
+    ring_add(&r->d, 3, v, 2, true);
+    ring_kick(&r->d, 3);
+    assert_int_equal(reap(r, 3), 1); /* it went while the first pair's was still on its way */
+}
+
+/* Pairs do not wait for one another; a peer that was full is told of by all. */
+static void side_by_side(void **state)
+{
+    struct rig r;
+    rig_init_pairs(&r, "2");
+    driver_start(&r.d, ALL, 16, true);
+    memset(guest(&r.bus, r.data), 0, 100);
+    r.peer.meanwhile = kick_other;
+    r.peer.opaque = &r;
+    send_buffer(&r, r.data, 60);
+    ring_kick(&r.d, TX);
+    assert_int_equal(r.peer.count, 2);
+    assert_int_equal(reap(&r, TX), 1);
+    r.peer.room = 0;
+    send_buffer(&r, r.data, 60);
+    struct buffer v[] = {{r.data, HEADER, false}, {r.data + HEADER, 61, false}};
+    ring_add(&r.d, 3, v, 2, true);
+    ring_kick(&r.d, TX);
+    ring_kick(&r.d, 3);
+    assert_int_equal(reap(&r, TX) + reap(&r, 3), 0);
+    r.peer.room = 10;
+    dp_net_ready(&r.peer.port);
+    assert_int_equal(reap(&r, TX), 1);
+    assert_int_equal(reap(&r, 3), 1);
+    assert_int_equal(r.peer.count, 4);
+    rig_fini(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(configuration), cmocka_unit_test(transmit),       cmocka_unit_test(offloads),
         cmocka_unit_test(receive),       cmocka_unit_test(guest_offloads), cmocka_unit_test(filter),
         cmocka_unit_test(meanwhile),     cmocka_unit_test(conformance),    cmocka_unit_test(rom),
+        cmocka_unit_test(queues),        cmocka_unit_test(side_by_side),
     };
     return cmocka_run_group_tests_name("virtio-net", tests, NULL, NULL);
 }

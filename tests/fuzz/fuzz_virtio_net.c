@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define ECAM_BASE 0xb0000000u
 #define RINGS 0x1000u
 #define BUFFERS 0x20000u
-enum { OPERATIONS_MAX = 400, QUEUES = 3 };
+enum { OPERATIONS_MAX = 400, QUEUES = 5 /* of two pairs */ };
 
 struct world {
     struct dp_device_env env;
@@ -77,6 +77,7 @@ static void world_init(struct world *w)
          dp_device_map(w->host, DP_PCI_WINDOW_ECAM, ECAM_BASE, NULL));
     w->net = dp_device_alloc(&dp_virtio_net_class, "net", &w->env);
     dp_virtio_net_wire(w->net, (const uint8_t[]){2, 0, 0, 0, 0, 1});
+    MUST(dp_device_set(w->net, "queues", "2", NULL));
     MUST(dp_device_init(w->net, NULL));
     w->adapter = dp_virtio_pci_create("pci", &w->env, w->net, dp_virtio_of(w->net), NULL);
     MUST(!w->adapter || dp_pci_plug(dp_pci_host_of(w->host), dp_virtio_pci_function(w->adapter), 1, NULL));
@@ -203,12 +204,13 @@ static void operation(struct world *w, struct input *in)
         break;
     }
     case 7: /* a control command */
+        queue = code & 32 ? 2 : 4; /* where it is without and with F_MQ */
         slot = take(in, 1) % 14;
         for (unsigned i = 0; i < 24; i++)
             dp_space_store(m, BUFFERS + 0x10000 + i, take(in, 1), 1);
-        descriptor(w, 2, slot, BUFFERS + 0x10000, take(in, 1), 1, slot + 1);
-        descriptor(w, 2, slot + 1, BUFFERS + 0x11000, code & 16 ? 0 : 1, 2, 0);
-        offer(w, 2, slot);
+        descriptor(w, queue, slot, BUFFERS + 0x10000, take(in, 1), 1, slot + 1);
+        descriptor(w, queue, slot + 1, BUFFERS + 0x11000, code & 16 ? 0 : 1, 2, 0);
+        offer(w, queue, slot);
         break;
     case 8:
         dp_space_store(m, BAR + take(in, 1) % 64, take(in, 4), 1u << take(in, 1) % 4);

@@ -124,6 +124,39 @@ class Tests:
         return 1 if self.failed else 0
 
 
+# What a guest of Shell runs: one command at a time comes by the console, "done" answers.
+SERVE = """
+stty -echo 2>/dev/null
+echo ready
+while read -r line; do eval "$line"; echo "done"; done < /dev/ttyS0
+"""
+
+
+class Shell:
+    """A guest whose commands are SERVE: it does what it is told, a command at a time."""
+
+    def __init__(self, argv):
+        self.p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.until("ready")
+
+    def until(self, word):
+        seen = []
+        for line in self.p.stdout:
+            seen.append(line.decode(errors="replace").strip())
+            if seen[-1] == word:
+                return seen
+        raise EOFError("the guest ended: " + "\n".join(seen[-10:]))
+
+    def do(self, command):
+        self.p.stdin.write(command.encode() + b"\n")
+        self.p.stdin.flush()
+        return self.until("done")
+
+    def end(self):
+        self.p.kill()
+        self.p.wait()
+
+
 class Terminal:
     """doppel on a pseudo-terminal of its own, as in a window."""
 

@@ -3,6 +3,7 @@
  */
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -204,7 +205,7 @@ static void nonsense_is_dropped(void **state)
         uint8_t flags, type;
         uint16_t segment;
         bool good;
-    } sent[] = {{1, 0, 0, 0, false},
+    } sent[] = {{2, 0, 0, 0, false},
                 {10, 0, 0, 0, false},
                 {23, 0, 0, 0, false},
                 {24, 0, 0, 0, true},
@@ -329,6 +330,125 @@ static void members(void **state)
     assert_int_equal(m[0].s.gone, 1);
     for (unsigned i = 0; i < 4; i++)
         dp_net_datagram_destroy(m[i].d);
+    free(m);
+}
+
+/* The network ends, comes back, and is joined again by the same port of a VM, whose card saw its carrier go and come. */
+static void comes_back(void **state)
+{
+    struct world *w = *state;
+    char path[96];
+    struct dp_network *n = network(w, path, sizeof path);
+    struct member *m = calloc(2, sizeof *m);
+    assert_ok(join(w, path, "a", NULL, &m[0]), w->e);
+    struct dp_net_link link = {.fd = dup(0), .header = true, .is_socket = true};
+    assert_int_equal(dp_net_datagram_reopen(m[0].d, &link, &w->e), -EINVAL); /* not gone */
+    dp_network_destroy(n);
+    settle(w);
+    assert_int_equal(m[0].s.gone, 1);
+    assert_false(dp_net_link(&m[0].s.net));
+    assert_false(dp_net_datagram_dismissed(m[0].d));
+    assert_int_equal(send_to(&m[0].s, 0xff, 1, 1), 1); /* to nowhere */
+    unlink(path);
+    n = network(w, path, sizeof path);
+    struct joining j = {.w = w, .path = path, .port = "a"};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, ask, &j), 0);
+    dp_loop_run(w->loop);
+    pthread_join(thread, NULL);
+    assert_ok(j.rc, w->e);
+    assert_ok(dp_net_datagram_reopen(m[0].d, &j.link, &w->e), w->e);
+    assert_true(dp_net_link(&m[0].s.net));
+    assert_int_equal(m[0].s.readies, 1);
+    assert_ok(join(w, path, "b", NULL, &m[1]), w->e);
+    for (unsigned round = 1; round < 4; round++) {
+        assert_int_equal(send_to(&m[0].s, 0xff, 1, 7), 1);
+        assert_int_equal(send_to(&m[1].s, 0xff, 2, 8), 1);
+        settle(w);
+        assert_true(m[0].s.count == round && m[0].s.first[0] == 8 && m[1].s.count == round && m[1].s.first[0] == 7);
+    }
+    /* Who is thrown out knows that he is. */
+    assert_ok(dp_network_remove(n, "a", &w->e), w->e);
+    settle(w);
+    assert_int_equal(m[0].s.gone, 2);
+    assert_true(dp_net_datagram_dismissed(m[0].d));
+    assert_int_equal(m[0].s.count, 3);
+    dp_network_destroy(n);
+    settle(w);
+    assert_false(dp_net_datagram_dismissed(m[1].d));
+    for (unsigned i = 0; i < 2; i++)
+        dp_net_datagram_destroy(m[i].d);
+    free(m);
+}
+
+/* Without descriptors a network turns clients away, and does not turn round and round. */
+static void no_descriptors(void **state)
+{
+    struct world *w = *state;
+    char path[96];
+    struct dp_network *n = network(w, path, sizeof path);
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct rlimit before, low;
+    struct member m;
+    strcpy(a.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), next = dup(fd);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    low = (struct rlimit){(rlim_t)next, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    unsigned turns = 0;
+    while (turns < 100 && dp_loop_poll(w->loop, 5))
+        turns++;
+    int rc = setrlimit(RLIMIT_NOFILE, &before);
+    assert_int_equal(rc, 0);
+    assert_true(turns < 100);
+    char byte;
+    assert_true(recv(fd, &byte, 1, MSG_DONTWAIT) <= 0 && errno != EAGAIN); /* closed */
+    close(fd);
+    assert_ok(join(w, path, "a", NULL, &m), w->e);
+    dp_net_datagram_destroy(m.d);
+    settle(w);
+    dp_network_destroy(n);
+}
+
+/* A capture of all ports has each frame as it came; both ways also as it went. */
+static void captures(void **state)
+{
+    struct world *w = *state;
+    char path[96], answer[4096];
+    struct dp_network *n = network(w, path, sizeof path);
+    struct member *m = calloc(2, sizeof *m);
+    static const char *const asked[] = {"{\"capture\":\"*\"}", "{\"capture\":\"*\",\"both\":true}", "{\"capture\":\"b\"}"};
+    static const unsigned expected[] = {2, 4, 2}; /* of a frame each way */
+    int fd[DP_ARRAY_LEN(asked)];
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    strcpy(a.sun_path, path);
+    assert_ok(join(w, path, "a", NULL, &m[0]), w->e);
+    assert_ok(join(w, path, "b", NULL, &m[1]), w->e);
+    for (unsigned i = 0; i < DP_ARRAY_LEN(asked); i++) {
+        fd[i] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        assert_int_equal(connect(fd[i], (struct sockaddr *)&a, sizeof a), 0);
+        assert_true(send(fd[i], asked[i], strlen(asked[i]), 0) > 0);
+        settle(w);
+        assert_true(recv(fd[i], answer, sizeof answer, MSG_DONTWAIT) > 0);
+    }
+    send_to(&m[0].s, 0xff, 1, 1);
+    settle(w);
+    send_to(&m[1].s, 1, 2, 2);
+    settle(w);
+    for (unsigned i = 0; i < DP_ARRAY_LEN(asked); i++) {
+        unsigned count = 0;
+        while (recv(fd[i], answer, sizeof answer, MSG_DONTWAIT) > 0)
+            count++;
+        assert_int_equal(count, expected[i]);
+        close(fd[i]);
+    }
+    settle(w);
+    for (unsigned i = 0; i < 2; i++)
+        dp_net_datagram_destroy(m[i].d);
+    settle(w);
+    dp_network_destroy(n);
     free(m);
 }
 
@@ -554,6 +674,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(nonsense_is_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(members, setup, teardown),
         cmocka_unit_test_setup_teardown(strangers, setup, teardown),
+        cmocka_unit_test_setup_teardown(comes_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(no_descriptors, setup, teardown),
+        cmocka_unit_test_setup_teardown(captures, setup, teardown),
         cmocka_unit_test_setup_teardown(other_users, setup, teardown),
         cmocka_unit_test_setup_teardown(texts, setup, teardown),
         cmocka_unit_test_setup_teardown(overlay, setup, teardown),

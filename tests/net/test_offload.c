@@ -189,8 +189,58 @@ static void sending(void **state)
     free(s);
 }
 
+static uint32_t flow(const uint8_t *p, uint32_t size)
+{
+    struct iovec part[] = {{(void *)p, size / 2}, {(void *)(p + size / 2), size - size / 2}};
+    return dp_net_flow(&(struct dp_net_frame){.part = part, .parts = 2, .size = size});
+}
+
+/* A connection has one number, both ways and behind tags; others have others; what is cut off has some number, or none. */
+static void flows(void **state)
+{
+    uint8_t p[200], q[200], data[8] = {0}, other[] = {2, 0, 0, 0, 0, 9};
+    uint32_t size = packet_tcp(p, 1000, PACKET_HOST, 2000, 1, 2, T_ACK, data, sizeof data), tagged = size + 4;
+    uint32_t number = flow(p, size);
+    assert_true(number);
+    memcpy(q, p, size);
+    memcpy(q + 26, p + 30, 4); /* addresses and ports change places */
+    memcpy(q + 30, p + 26, 4);
+    memcpy(q + 34, p + 36, 2);
+    memcpy(q + 36, p + 34, 2);
+    memcpy(q, other, sizeof other);
+    assert_int_equal(flow(q, size), number);
+    memcpy(q, p, 12);
+    memcpy(q + 12, "\x81\x00\x00\x05", 4);
+    memcpy(q + 16, p + 12, size - 12);
+    assert_int_equal(flow(q, tagged), number);
+    put16(p + 34, 1001);
+    assert_true(flow(p, size) != number);
+    uint32_t whole = flow(p, size);
+    put16(p + 20, 0x2000); /* fragments have no ports that one could rely on: all of a packet's are one flow */
+    uint32_t first = flow(p, size);
+    put16(p + 20, 0x0010);
+    put16(p + 34, 77);
+    assert_int_equal(flow(p, size), first);
+    assert_true(first != whole);
+    put16(p + 12, 0x0806);
+    assert_int_equal(flow(p, size), 0);
+    uint32_t l4;
+    struct dp_random r;
+    uint8_t *big = malloc(66000);
+    dp_random_seed(&r, 3);
+    size = make(big, true, true, 0, 100, &r, &l4);
+    assert_true(flow(big, size));
+    for (uint32_t i = 0; i < size; i++) { /* ASan looks on */
+        uint8_t *cut = malloc(i + 1);
+        memcpy(cut, big, i);
+        flow(cut, i);
+        free(cut);
+    }
+    free(big);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(segments), cmocka_unit_test(checksums), cmocka_unit_test(sending)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(segments), cmocka_unit_test(checksums), cmocka_unit_test(sending), cmocka_unit_test(flows)};
     return cmocka_run_group_tests_name("net-offload", tests, NULL, NULL);
 }

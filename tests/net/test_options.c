@@ -50,13 +50,13 @@ static void nic(void **state)
     assert_true(n.kind == DP_NET_USER && !n.has_mac && !*n.model && !n.mtu);
     assert_ok(
         dp_net_parse_nic(
-            "user,model=e1000,mac=52:54:00:ab:CD:01,mtu=9000,restrict,no-host,hostname=vm,tftp=/srv,bootfile=pxe.0,hostfwd=tcp:8080:80,"
+            "user,model=e1000,mac=52:54:00:ab:CD:01,mtu=9000,queues=8,restrict,no-host,hostname=vm,tftp=/srv,bootfile=pxe.0,hostfwd=tcp:8080:80,"
             "hostfwd=udp:127.0.0.1:53:10.0.2.16:54,hostfwd=tcp::2222-:22,hostfwd=tcp:1:10.0.2.9:2,hostfwd=tcp:127.0.0.1:3:4",
             &n, &e),
         e);
     assert_string_equal(n.model, "e1000");
     assert_memory_equal(n.mac, "\x52\x54\x00\xab\xcd\x01", 6);
-    assert_true(n.has_mac && n.mtu == 9000 && n.user.restricted && n.user.no_host);
+    assert_true(n.has_mac && n.mtu == 9000 && n.queues == 8 && n.user.restricted && n.user.no_host);
     assert_string_equal(n.user.hostname, "vm");
     assert_string_equal(n.user.tftp, "/srv");
     assert_string_equal(n.user.bootfile, "pxe.0");
@@ -92,8 +92,20 @@ static void nic(void **state)
                                       "user,mac=+2:54:00:12:34:56",
                                       "user,mtu=67",
                                       "user,mtu=65536",
+                                      "user,queues=0",
+                                      "user,queues=9",
                                       "user,hostfwd=",
                                       "user,hostfwd=tcp:",
+                                      "user,hostfwd=unix:",
+                                      "user,hostfwd=unix:/a",
+                                      "user,hostfwd=unix::80",
+                                      "user,guestfwd=",
+                                      "user,guestfwd=tcp:",
+                                      "user,guestfwd=tcp:10.0.2.100:80",
+                                      "user,guestfwd=tcp:10.0.2.100:80-unix:",
+                                      "user,guestfwd=tcp::80-unix:/a",
+                                      "user,guestfwd=udp:10.0.2.100:80-unix:/a",
+                                      "user,guestfwd=-unix:/a",
                                       "user,hostfwd=sctp:1:2",
                                       "user,hostfwd=tcp:1",
                                       "user,hostfwd=tcp:1:2:3:4",
@@ -103,6 +115,30 @@ static void nic(void **state)
     for (size_t i = 0; i < DP_ARRAY_LEN(bad); i++)
         if (!dp_net_parse_nic(bad[i], &n, &e))
             fail_msg("%s is taken", bad[i]);
+}
+
+static void sockets(void **state)
+{
+    struct dp_net_nic n;
+    struct dp_error e = {0};
+    char text[200] = "unix:";
+    struct dp_net_user_options o = {0};
+    assert_ok(dp_net_parse_nic("user,hostfwd=unix:/run/a:b.sock:80,guestfwd=tcp:10.0.2.100:8000-unix:/run/c-d.sock,restrict", &n, &e), e);
+    assert_true(n.user.forwards == 1 && n.user.services == 1 && n.user.restricted);
+    assert_string_equal(n.user.forward[0].path, "/run/a:b.sock");
+    assert_int_equal(n.user.forward[0].guest_port, 80);
+    assert_string_equal(n.user.service[0].path, "/run/c-d.sock");
+    assert_string_equal(n.user.service[0].guest, "10.0.2.100");
+    assert_int_equal(n.user.service[0].port, 8000);
+    assert_ok(dp_net_parse_publish("unix:relative:22", &o, &e), e);
+    assert_string_equal(o.forward[0].path, "relative");
+    memset(text + 5, 'a', 107);
+    strcpy(text + 5 + 107, ":1");
+    assert_ok(dp_net_parse_publish(text, &o, &e), e);
+    memset(text + 5, 'a', 108);
+    strcpy(text + 5 + 108, ":1");
+    assert_int_equal(dp_net_parse_publish(text, &o, &e), -EINVAL);
+    assert_int_equal(o.forwards, 2);
 }
 
 static void addresses(void **state)
@@ -120,6 +156,6 @@ static void addresses(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(publish), cmocka_unit_test(nic), cmocka_unit_test(addresses)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(publish), cmocka_unit_test(nic), cmocka_unit_test(sockets), cmocka_unit_test(addresses)};
     return cmocka_run_group_tests_name("net-options", tests, NULL, NULL);
 }

@@ -82,6 +82,9 @@ run 2 "'bus=ide' is not known" -k "$dir/multiboot" --cdrom x,bus=ide
 run 125 "cache=none and directsync are of raw images" -k "$dir/multiboot" --disk x,format=qcow2,cache=none
 run 2 "'rw' is not known" -k "$dir/multiboot" --disk x,rw
 run 2 "name is missing" -k "$dir/multiboot" --disk ,ro
+expect 125 "octal number up to 777" network create lan --mode 689
+expect 125 "octal number up to 777" network create lan --mode 1000
+run 2 "queues=9: possible are 1 to 8" -k "$dir/multiboot" --nic user,queues=9
 run 2 "is no network" -k "$dir/multiboot" --nic tap
 run 2 "no network card 'ne3000': possible are virtio" -k "$dir/multiboot" --nic user,model=ne3000
 run 2 "mac=1:2: give one card's address" -k "$dir/multiboot" --nic user,mac=1:2

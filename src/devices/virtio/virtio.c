@@ -70,7 +70,11 @@ static const struct dp_field virtio_fields[] = {
     DP_FIELD_U8(struct dp_virtio_regs, isr, 3, 0, DP_VIRTIO_ISR_QUEUE | DP_VIRTIO_ISR_CONFIG),
     DP_FIELD_U8(struct dp_virtio_regs, generation, 4, 0, 0),
     DP_FIELD_U16(struct dp_virtio_regs, config_vector, 5, DP_VIRTIO_NO_VECTOR, 0),
-    DP_FIELD_STRUCTS(struct dp_virtio_regs, queue, 6, &queue_table),
+    /* One array in two fields: states saved when there were eight queues still load. */
+    {"queue", 6, DP_KIND_STRUCT, offsetof(struct dp_virtio_regs, queue), DP_VIRTIO_QUEUES_FIRST, sizeof(struct dp_virtqueue_regs), 0, 0,
+     &queue_table},
+    {"queue_more", 7, DP_KIND_STRUCT, offsetof(struct dp_virtio_regs, queue[DP_VIRTIO_QUEUES_FIRST]),
+     DP_VIRTIO_QUEUES - DP_VIRTIO_QUEUES_FIRST, sizeof(struct dp_virtqueue_regs), 0, 0, &queue_table},
 };
 const struct dp_state_table dp_virtio_regs_table = DP_STATE_TABLE(struct dp_virtio_regs, "virtio", virtio_fields);
 

@@ -17,7 +17,8 @@
 
 #include "devices/device.h"
 
-#define DP_VIRTIO_QUEUES 8
+#define DP_VIRTIO_QUEUES 17 /* a network card of 8 pairs and its control queue */
+#define DP_VIRTIO_QUEUES_FIRST 8 /* of them, in the first field of saved states */
 #define DP_VIRTIO_QUEUE_MAX 1024
 #define DP_VIRTIO_SEGMENTS 1024
 #define DP_VIRTIO_NO_VECTOR 0xffff

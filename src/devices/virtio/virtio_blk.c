@@ -76,7 +76,7 @@ static const char *const cache_names[] = { "writeback", "writethrough", NULL };
 static const struct dp_property blk_properties[] = {
     { "serial", "the disk's serial number, 20 characters at most (in the guest: /dev/disk/by-id/virtio-SERIAL)", DP_PROP_STRING,
       offsetof(struct virtio_blk, serial) },
-    { "queues", "queues of requests, 1 to 8", DP_PROP_UINT, offsetof(struct virtio_blk, queues), 1, 1, DP_VIRTIO_QUEUES },
+    { "queues", "queues of requests, 1 to 8", DP_PROP_UINT, offsetof(struct virtio_blk, queues), 1, 1, 8 },
     { "block", "bytes of a logical block", DP_PROP_ENUM, offsetof(struct virtio_blk, sector), 0, .names = block_names },
     { "cache", "the guest's write cache", DP_PROP_ENUM, offsetof(struct virtio_blk, write_through), 0, .names = cache_names },
 };

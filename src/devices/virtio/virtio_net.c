@@ -1,9 +1,11 @@
 /* devices/virtio/virtio_net.c - a network card.
  *
- * Model: queue 0 receives, 1 transmits, 2 controls; one pair of queues. Frames to transmit are copied out of guest memory once, a batch at
- * a time, by one thread at a time (`transmitting`), and sent with no lock held; work that the driver left to do and the peer does not
- * accept is done in software (net/offload.h). When the peer takes fewer, the rest goes back into the ring, with tx_pieces telling how much
- * of the first went; the peer's `ready` goes on. Frames that come are written to the ring under the lock, in the sender's thread, and
+ * Model: queue 2n of pair n receives, 2n + 1 transmits; behind the pairs (behind the first, for a driver without F_MQ) one controls. Frames
+ * to transmit are copied out of guest memory once, a batch at a time, by one thread at a time for each pair (`transmitting`), and sent with
+ * no lock held, so pairs send side by side; work that the driver left to do and the peer does not accept is done in software
+ * (net/offload.h). When the peer takes fewer, the rest goes back into the ring, with tx_pieces telling how much of the first went; the
+ * peer's `ready` goes on. A frame that comes goes to the pair that its connection was last sent from (5.1.6.5.6), else to one by its
+ * hash. Frames that come are written to the ring under the lock, in the sender's thread, and
  * shown to the driver a batch at a time; with no buffers left the sender keeps them, and a kick of the receive queue tells it. A card
  * whose driver is not up drops what comes; a paused one takes nothing.
  * Invariants: nothing but the registers outlives a pause; a frame is never half visible. The filter's tables are fixed in size: what does
@@ -15,7 +17,8 @@
 #include "devices/virtio/virtio.h"
 #include "net/offload.h"
 
-enum { RECEIVE, TRANSMIT, CONTROL, QUEUES };
+enum { RECEIVE, TRANSMIT, PAIR }; /* queue n of pair p: PAIR * p + n; of one pair control follows */
+enum { PAIRS_MAX = 8, STEER = 256 };
 enum { QUEUE_SIZE = 256, MAC = 6, TABLE = 64, VLANS = 4096, ARENA = 256 << 10, BATCHES_AT_ONCE = 64, CONTROL_MAX = 4096 };
 
 enum {
@@ -37,6 +40,7 @@ enum {
     F_CTRL_VLAN = 19,
     F_CTRL_RX_EXTRA = 20,
     F_GUEST_ANNOUNCE = 21,
+    F_MQ = 22,
     F_CTRL_MAC_ADDR = 23,
     F_SPEED_DUPLEX = 63
 };
@@ -58,7 +62,7 @@ enum {
 };
 enum { HDR_F_NEEDS_CSUM = 1, GSO_NONE = 0, GSO_TCPV4 = 1, GSO_TCPV6 = 4, GSO_ECN = 0x80 };
 /* control commands */
-enum { CTRL_RX = 0, CTRL_MAC = 1, CTRL_VLAN = 2, CTRL_ANNOUNCE = 3, CTRL_GUEST_OFFLOADS = 5 };
+enum { CTRL_RX = 0, CTRL_MAC = 1, CTRL_VLAN = 2, CTRL_ANNOUNCE = 3, CTRL_MQ = 4, CTRL_GUEST_OFFLOADS = 5 };
 enum { RX_PROMISC, RX_ALLMULTI, RX_ALLUNI, RX_NOMULTI, RX_NOUNI, RX_NOBCAST, RX_MODES };
 enum {
     MAC_TABLE_SET = 0,
@@ -66,6 +70,7 @@ enum {
     VLAN_ADD = 0,
     VLAN_DEL = 1,
     ANNOUNCE_ACK = 0,
+    VQ_PAIRS_SET = 0,
     GUEST_OFFLOADS_SET = 0,
     CTRL_OK = 0,
     CTRL_ERR = 1
@@ -82,7 +87,20 @@ struct net_regs {
     uint8_t vlan[VLANS / 8]; /* bit per VLAN that passes */
     uint64_t guest_offloads; /* of GUEST_OFFLOADS */
     bool announce;           /* the guest shall announce itself */
-    uint32_t tx_pieces;      /* of the next frame to transmit, that went already */
+    uint32_t tx_pieces[PAIRS_MAX]; /* of the pair's next frame to transmit, that went already */
+    uint8_t pairs;                 /* in use */
+    uint8_t steer[STEER];          /* by flow: 1 + the pair it was last sent from; 0: none */
+};
+
+/* Belongs to whoever transmits from the pair, but for the two flags, which are under the lock. */
+struct pair {
+    bool transmitting, transmit_again;
+    struct dp_virtio_request output;
+    struct dp_net_frame frame[DP_NET_BATCH];
+    struct iovec part[DP_NET_BATCH];
+    struct dp_virtio_used sent[DP_NET_BATCH];
+    struct dp_net_scratch scratch;
+    uint8_t arena[ARENA];
 };
 
 struct virtio_net {
@@ -91,23 +109,20 @@ struct virtio_net {
     uint8_t mac[MAC]; /* the card's own */
     uint64_t mtu;     /* property; 0: not told */
     struct dp_net_port port;
-    bool kick, transmit; /* for `deferred`: there are buffers again; there may be frames to send */
-    bool transmitting, transmit_again;
+    uint64_t pairs;    /* property */
+    bool kick;         /* for `deferred`: there are buffers again */
+    uint32_t transmit; /* likewise, a bit per pair: there may be frames to send */
     struct dp_virtio_request request, more; /* scratch of the receiving side and of control, under the lock */
     struct dp_virtio_used used[QUEUE_SIZE];
     uint8_t whole[DP_NET_FRAME_MAX]; /* likewise */
-    /* Belongs to whoever transmits. */
-    struct dp_virtio_request output;
-    struct dp_net_frame frame[DP_NET_BATCH];
-    struct iovec part[DP_NET_BATCH];
-    struct dp_virtio_used sent[DP_NET_BATCH];
-    uint8_t *arena;
-    struct dp_net_scratch *scratch;
+    struct pair *pair[PAIRS_MAX]; /* as many as the property says */
 };
 
 static int net_check(const void *regs, struct dp_error *e)
 {
     const struct net_regs *r = regs;
+    if (!r->pairs || r->pairs > PAIRS_MAX)
+        return dp_error_set(e, -EINVAL, "%u pairs of network queues are impossible", r->pairs);
     return r->table_unicast + r->table_multicast <= TABLE
                ? 0
                : dp_error_set(e, -EINVAL, "a table of %u network addresses is impossible", r->table_unicast + r->table_multicast);
@@ -118,6 +133,7 @@ static void net_clamp(void *regs)
     struct net_regs *r = regs;
     r->table_unicast %= TABLE / 2;
     r->table_multicast %= TABLE / 2;
+    r->pairs = r->pairs % PAIRS_MAX + 1;
 }
 
 static const struct dp_field net_fields[] = {
@@ -132,7 +148,11 @@ static const struct dp_field net_fields[] = {
     DP_FIELD_BYTES(struct net_regs, vlan, 9),
     DP_FIELD_U64(struct net_regs, guest_offloads, 10, 0, GUEST_OFFLOADS),
     DP_FIELD_BOOL(struct net_regs, announce, 11, false),
-    DP_FIELD_U32(struct net_regs, tx_pieces, 12, 0, 0),
+    /* One array in two fields: states of cards with one pair still load. */
+    {"tx_pieces", 12, DP_KIND_U32, offsetof(struct net_regs, tx_pieces), 1, sizeof(uint32_t), 0, 0, NULL},
+    DP_FIELD_U8(struct net_regs, pairs, 13, 1, 0),
+    DP_FIELD_BYTES(struct net_regs, steer, 14),
+    {"tx_pieces_more", 15, DP_KIND_U32, offsetof(struct net_regs, tx_pieces[1]), PAIRS_MAX - 1, sizeof(uint32_t), 0, 0, NULL},
 };
 static const struct dp_state_table net_table =
     DP_STATE_TABLE(struct net_regs, "virtio-net", net_fields, .check = net_check, .clamp = net_clamp);
@@ -140,9 +160,14 @@ static const struct dp_state_table net_table =
 static const struct dp_property net_properties[] = {
     {"mtu", "the largest packet that the guest shall use, told to it (0: not told)", DP_PROP_UINT, offsetof(struct virtio_net, mtu), 0, 0,
      65535},
+    {"queues", "pairs of queues, 1 to 8", DP_PROP_UINT, offsetof(struct virtio_net, pairs), 1, 1, PAIRS_MAX},
 };
 
 static struct virtio_net *net_of(struct dp_virtio *v) { return DP_CONTAINER_OF(v, struct virtio_net, base.virtio); }
+
+/* Lock held, for both: how many pairs the driver knows of, and where its control queue is. */
+static unsigned pairs_known(const struct virtio_net *n) { return dp_virtio_has(&n->base.virtio, F_MQ) ? (unsigned)n->pairs : 1; }
+static unsigned control_queue(const struct virtio_net *n) { return PAIR * pairs_known(n); }
 
 /* Lock held: what peers may leave to do follows from what the driver can do. */
 static void publish(struct virtio_net *n)
@@ -253,8 +278,19 @@ static bool write_rest(struct dp_virtio *v, const struct dp_virtio_request *r, u
 
 enum { DELIVERED, NO_BUFFERS };
 
-/* Writes a frame into the guest's next buffers and notes them in n->used; all of them or none. */
-static int deliver(struct virtio_net *n, const struct dp_net_frame *f, unsigned *used)
+/* The queue that a frame goes to. */
+static unsigned steer(const struct virtio_net *n, const struct dp_net_frame *f)
+{
+    unsigned active = DP_MIN(pairs_known(n), (unsigned)n->regs.pairs);
+    if (active == 1)
+        return RECEIVE;
+    uint32_t flow = dp_net_flow(f);
+    unsigned pair = n->regs.steer[flow % STEER];
+    return PAIR * (pair && pair <= active ? pair - 1 : flow % active) + RECEIVE;
+}
+
+/* Writes a frame into the queue's next buffers and notes them in n->used; all of them or none. */
+static int deliver(struct virtio_net *n, unsigned queue, const struct dp_net_frame *f, unsigned *used)
 {
     struct dp_virtio *v = &n->base.virtio;
     uint8_t header[HDR_SIZE];
@@ -272,7 +308,7 @@ static int deliver(struct virtio_net *n, const struct dp_net_frame *f, unsigned 
                            n->base.device.id, f->size);
             break;
         }
-        int got = *used + buffers < QUEUE_SIZE ? dp_virtio_pop(v, RECEIVE, r) : 0;
+        int got = *used + buffers < QUEUE_SIZE ? dp_virtio_pop(v, queue, r) : 0;
         if (got <= 0) {
             result = got ? DELIVERED : NO_BUFFERS; /* -1: there is no one to deliver it to */
             break;
@@ -297,7 +333,7 @@ static int deliver(struct virtio_net *n, const struct dp_net_frame *f, unsigned 
     }
     if (done < total) {
         while (buffers--)
-            dp_virtio_unpop(v, RECEIVE);
+            dp_virtio_unpop(v, queue);
         return result;
     }
     uint8_t count[2];
@@ -311,17 +347,27 @@ static unsigned net_receive(void *opaque, const struct dp_net_frame *frame, unsi
 {
     struct virtio_net *n = opaque;
     struct dp_virtio *v = &n->base.virtio;
-    unsigned taken = 0, used = 0;
+    unsigned taken = 0, used = 0, queue = RECEIVE;
     dp_virtio_lock(v);
     if (v->paused) {
         dp_virtio_unlock(v);
         return 0; /* resume says when */
     }
     while (taken < count && dp_virtio_running(v)) {
-        if (!wanted(n, &frame[taken]) || deliver(n, &frame[taken], &used) == DELIVERED) {
+        if (!wanted(n, &frame[taken])) {
+            taken++;
+            continue;
+        }
+        unsigned next = steer(n, &frame[taken]);
+        if (next != queue) {
+            dp_virtio_push_all(v, queue, n->used, used);
+            used = 0;
+            queue = next;
+        }
+        if (deliver(n, queue, &frame[taken], &used) == DELIVERED) {
             taken++;
         } else if (used) { /* look again when the driver may have them back: that look also asks it for a kick */
-            dp_virtio_push_all(v, RECEIVE, n->used, used);
+            dp_virtio_push_all(v, queue, n->used, used);
             used = 0;
         } else {
             break;
@@ -329,7 +375,7 @@ static unsigned net_receive(void *opaque, const struct dp_net_frame *frame, unsi
     }
     if (!dp_virtio_running(v))
         taken = count;
-    dp_virtio_push_all(v, RECEIVE, n->used, used);
+    dp_virtio_push_all(v, queue, n->used, used);
     dp_virtio_unlock(v);
     return taken;
 }
@@ -360,73 +406,87 @@ static void understand(struct virtio_net *n, const uint8_t h[HDR_SIZE], struct d
     f->size = f->work = 0;
 }
 
-/* Takes requests into the arena. Lock held. Returns how many. */
-static unsigned take_batch(struct virtio_net *n)
+/* Takes a pair's requests into its arena. Lock held. Returns how many. */
+static unsigned take_batch(struct virtio_net *n, unsigned pair)
 {
     struct dp_virtio *v = &n->base.virtio;
-    struct dp_virtio_request *r = &n->output;
+    struct pair *p = n->pair[pair];
+    struct dp_virtio_request *r = &p->output;
+    bool steering = pairs_known(n) > 1 && n->regs.pairs > 1;
     unsigned count = 0;
     size_t at = 0;
-    while (count < DP_NET_BATCH && ARENA - at >= DP_NET_FRAME_MAX && dp_virtio_pop(v, TRANSMIT, r) > 0) {
+    while (count < DP_NET_BATCH && ARENA - at >= DP_NET_FRAME_MAX && dp_virtio_pop(v, PAIR * pair + TRANSMIT, r) > 0) {
         uint8_t header[HDR_SIZE];
-        struct dp_net_frame *f = &n->frame[count];
+        struct dp_net_frame *f = &p->frame[count];
         uint64_t size = r->out_bytes >= HDR_SIZE ? r->out_bytes - HDR_SIZE : 0;
         bool fits = size <= DP_NET_FRAME_MAX;
-        n->sent[count] = (struct dp_virtio_used){r->head, 0};
-        n->part[count] = (struct iovec){n->arena + at, fits ? size : 0};
-        *f = (struct dp_net_frame){.part = &n->part[count], .parts = 1, .size = DP_MIN(size, UINT32_MAX)};
+        p->sent[count] = (struct dp_virtio_used){r->head, 0};
+        p->part[count] = (struct iovec){p->arena + at, fits ? size : 0};
+        *f = (struct dp_net_frame){.part = &p->part[count], .parts = 1, .size = DP_MIN(size, UINT32_MAX)};
         count++;
         if (r->out_bytes < HDR_SIZE || dp_virtio_read(v, r, 0, header, HDR_SIZE) < HDR_SIZE ||
-            (fits && dp_virtio_read(v, r, HDR_SIZE, n->arena + at, size) < size)) {
+            (fits && dp_virtio_read(v, r, HDR_SIZE, p->arena + at, size) < size)) {
             dp_virtio_broken(v, "a frame of %llu bytes without a header, or not in RAM", (unsigned long long)r->out_bytes);
             f->size = 0;
             break;
         }
         understand(n, header, f);
+        if (steering && f->size)
+            n->regs.steer[dp_net_flow(f) % STEER] = (uint8_t)(pair + 1);
         at += f->size;
     }
     return count;
 }
 
 /* Sends a batch. False: nothing to do, or the peer is full. Lock held on entry and exit, not in between. */
-static bool transmit_batch(struct virtio_net *n)
+static bool transmit_batch(struct virtio_net *n, unsigned pair)
 {
     struct dp_virtio *v = &n->base.virtio;
-    unsigned count = take_batch(n);
+    struct pair *p = n->pair[pair];
+    unsigned count = take_batch(n, pair), queue = PAIR * pair + TRANSMIT;
     if (!count)
         return false;
-    uint32_t pieces = n->regs.tx_pieces;
+    uint32_t pieces = n->regs.tx_pieces[pair];
     dp_virtio_unlock(v);
-    unsigned sent = dp_net_send_complete(&n->port, n->frame, count, &pieces, n->scratch);
+    unsigned sent = dp_net_send_complete(&n->port, p->frame, count, &pieces, &p->scratch);
     dp_virtio_lock(v);
-    n->regs.tx_pieces = pieces; /* a reset waits for what is in flight, and clears it then */
+    n->regs.tx_pieces[pair] = pieces; /* a reset waits for what is in flight, and clears it then */
     for (unsigned i = sent; i < count; i++)
-        dp_virtio_unpop(v, TRANSMIT);
-    dp_virtio_push_all(v, TRANSMIT, n->sent, sent);
+        dp_virtio_unpop(v, queue);
+    dp_virtio_push_all(v, queue, p->sent, sent);
     return sent == count;
 }
 
-static void transmit(struct virtio_net *n)
+static void transmit(struct virtio_net *n, unsigned pair)
 {
     struct dp_virtio *v = &n->base.virtio;
+    struct pair *p = n->pair[pair];
     dp_virtio_lock(v);
-    n->transmit_again = true;
-    if (!n->transmitting) {
-        n->transmitting = true;
+    p->transmit_again = true;
+    if (!p->transmitting) {
+        p->transmitting = true;
         unsigned budget = BATCHES_AT_ONCE;
-        while (n->transmit_again && budget) { /* set by who comes meanwhile: a kick, or the peer that has room again */
-            n->transmit_again = false;
-            while (budget && transmit_batch(n))
+        while (p->transmit_again && budget) { /* set by who comes meanwhile: a kick, or the peer that has room again */
+            p->transmit_again = false;
+            while (budget && transmit_batch(n, pair))
                 budget--;
         }
-        n->transmitting = false;
+        p->transmitting = false;
         if (!budget)
-            dp_virtio_more(v, TRANSMIT);
+            dp_virtio_more(v, PAIR * pair + TRANSMIT);
     }
     dp_virtio_unlock(v);
 }
 
-static void net_ready(void *opaque) { transmit(opaque); }
+static void net_ready(void *opaque)
+{
+    struct virtio_net *n = opaque;
+    dp_virtio_lock(&n->base.virtio);
+    unsigned pairs = pairs_known(n);
+    dp_virtio_unlock(&n->base.virtio);
+    for (unsigned i = 0; i < pairs; i++)
+        transmit(n, i);
+}
 
 static void net_link(void *opaque, bool up)
 {
@@ -504,6 +564,13 @@ static uint8_t control(struct virtio_net *n, unsigned class, unsigned command, c
             return CTRL_ERR;
         n->regs.announce = false;
         return CTRL_OK;
+    case CTRL_MQ: {
+        unsigned pairs = size == 2 ? dp_ld16(data) : 0;
+        if (command != VQ_PAIRS_SET || !dp_virtio_has(v, F_MQ) || !pairs || pairs > n->pairs)
+            return CTRL_ERR;
+        n->regs.pairs = (uint8_t)pairs;
+        return CTRL_OK;
+    }
     case CTRL_GUEST_OFFLOADS: {
         uint64_t offloads = size == 8 ? dp_ld64(data) : ~0ull;
         if (command != GUEST_OFFLOADS_SET || !dp_virtio_has(v, F_CTRL_GUEST_OFFLOADS) ||
@@ -522,7 +589,8 @@ static void control_all(struct virtio_net *n)
 {
     struct dp_virtio *v = &n->base.virtio;
     struct dp_virtio_request *r = &n->request;
-    for (unsigned budget = QUEUE_SIZE; dp_virtio_has(v, F_CTRL_VQ) && dp_virtio_pop(v, CONTROL, r) > 0;) {
+    unsigned queue = control_queue(n);
+    for (unsigned budget = QUEUE_SIZE; dp_virtio_has(v, F_CTRL_VQ) && dp_virtio_pop(v, queue, r) > 0;) {
         uint8_t command[2 + CONTROL_MAX], ack = CTRL_ERR;
         uint64_t size = DP_MIN(r->out_bytes, sizeof(command));
         if (r->out_bytes < 2 || !r->in_bytes || dp_virtio_read(v, r, 0, command, size) < size)
@@ -533,9 +601,9 @@ static void control_all(struct virtio_net *n)
             dp_trace_guest(n->base.device.env->trace, "%s: control command %u.%u is refused", n->base.device.id, size ? command[0] : 0,
                            size > 1 ? command[1] : 0);
         uint64_t written = dp_virtio_write(v, r, 0, &ack, 1);
-        dp_virtio_push(v, CONTROL, r->head, written);
+        dp_virtio_push(v, queue, r->head, written);
         if (!--budget) {
-            dp_virtio_more(v, CONTROL);
+            dp_virtio_more(v, queue);
             return;
         }
     }
@@ -546,24 +614,31 @@ static void control_all(struct virtio_net *n)
 static void net_notify(struct dp_virtio *v, unsigned queue)
 {
     struct virtio_net *n = net_of(v);
-    if (queue == CONTROL)
+    if (queue == control_queue(n))
         control_all(n);
+    if (queue >= control_queue(n)) /* those behind it are for drivers with F_MQ */
+        return;
+    if (queue % PAIR == RECEIVE)
+        n->kick = true;
     else
-        *(queue == RECEIVE ? &n->kick : &n->transmit) = true;
-    v->deferred |= queue != CONTROL;
+        n->transmit |= 1u << queue / PAIR;
+    v->deferred = true;
 }
 
 static void net_deferred(struct dp_virtio *v)
 {
     struct virtio_net *n = net_of(v);
     dp_virtio_lock(v);
-    bool kick = n->kick, output = n->transmit;
-    n->kick = n->transmit = false;
+    bool kick = n->kick;
+    uint32_t output = n->transmit;
+    n->kick = false;
+    n->transmit = 0;
     dp_virtio_unlock(v);
     if (kick)
         dp_net_ready(&n->port);
-    if (output)
-        transmit(n);
+    for (unsigned i = 0; output >> i; i++)
+        if (output >> i & 1)
+            transmit(n, i);
 }
 
 static uint64_t net_features(struct dp_virtio *v)
@@ -571,7 +646,7 @@ static uint64_t net_features(struct dp_virtio *v)
     return BIT(F_CSUM) | BIT(F_GUEST_CSUM) | BIT(F_CTRL_GUEST_OFFLOADS) | BIT(F_MAC) | BIT(F_GUEST_TSO4) | BIT(F_GUEST_TSO6) |
            BIT(F_GUEST_ECN) | BIT(F_HOST_TSO4) | BIT(F_HOST_TSO6) | BIT(F_HOST_ECN) | BIT(F_MRG_RXBUF) | BIT(F_STATUS) | BIT(F_CTRL_VQ) |
            BIT(F_CTRL_RX) | BIT(F_CTRL_VLAN) | BIT(F_CTRL_RX_EXTRA) | BIT(F_GUEST_ANNOUNCE) | BIT(F_CTRL_MAC_ADDR) | BIT(F_SPEED_DUPLEX) |
-           (net_of(v)->mtu ? BIT(F_MTU) : 0);
+           (net_of(v)->mtu ? BIT(F_MTU) : 0) | (net_of(v)->pairs > 1 ? BIT(F_MQ) : 0);
 }
 
 static void net_config_read(struct dp_virtio *v, uint32_t offset, void *data, uint32_t size)
@@ -580,7 +655,7 @@ static void net_config_read(struct dp_virtio *v, uint32_t offset, void *data, ui
     uint8_t c[CONFIG_SIZE] = {0};
     memcpy(c + CONFIG_MAC, n->regs.mac, MAC);
     dp_st16(c + CONFIG_STATUS, (dp_net_link(&n->port) ? S_LINK_UP : 0) | (n->regs.announce ? S_ANNOUNCE : 0));
-    dp_st16(c + CONFIG_PAIRS, 1);
+    dp_st16(c + CONFIG_PAIRS, (uint16_t)n->pairs);
     dp_st16(c + CONFIG_MTU, n->mtu);
     dp_st32(c + CONFIG_SPEED, SPEED_MBIT);
     c[CONFIG_DUPLEX] = DUPLEX_FULL;
@@ -607,7 +682,7 @@ static void net_driver_reset(struct dp_virtio *v)
 static const struct dp_virtio_class net_virtio_class = {
     .device_id = 1,
     .pci_class = 0x020000,
-    .queue_count = QUEUES,
+    .queue_count = PAIR + 1,
     .queue_size = QUEUE_SIZE,
     .config_size = CONFIG_SIZE,
     .features = net_features,
@@ -636,19 +711,27 @@ void dp_virtio_net_announce(struct dp_device *d)
     dp_virtio_unlock(v);
 }
 
+static void free_pairs(struct virtio_net *n)
+{
+    for (unsigned i = 0; i < PAIRS_MAX; i++)
+        free(n->pair[i]);
+}
+
 static int net_init(struct dp_device *d, struct dp_error *e)
 {
     struct virtio_net *n = of_device(d);
     if (n->mtu && n->mtu < 68)
         return dp_error_set(e, -EINVAL, "an MTU of %u is too small: give at least 68", (unsigned)n->mtu);
-    n->arena = malloc(ARENA);
-    n->scratch = malloc(sizeof(*n->scratch));
-    if (!n->arena || !n->scratch) {
-        free(n->arena);
-        free(n->scratch);
+    for (unsigned i = 0; i < n->pairs; i++) {
+        if ((n->pair[i] = malloc(sizeof(*n->pair[i])))) {
+            n->pair[i]->transmitting = n->pair[i]->transmit_again = false;
+            continue;
+        }
+        free_pairs(n);
         return dp_error_set(e, -ENOMEM, "no memory for a network card");
     }
     dp_virtio_init(&n->base.virtio, &net_virtio_class, &n->regs.virtio, d);
+    n->base.virtio.queue_count = (uint16_t)(PAIR * n->pairs + 1);
     dp_net_port_init(&n->port, &net_end, n, 0);
     return 0;
 }
@@ -659,8 +742,7 @@ static void net_fini(struct dp_device *d)
     dp_net_disconnect(&n->port);
     dp_virtio_pause(&n->base.virtio); /* until no thread transmits any more */
     dp_virtio_fini(&n->base.virtio);
-    free(n->arena);
-    free(n->scratch);
+    free_pairs(n);
 }
 
 static void net_reset(struct dp_device *d) { dp_virtio_reset(dp_virtio_of(d)); }

@@ -20,7 +20,7 @@
 #include "devices/storage/scsi_disk.h"
 #include "devices/virtio/virtio.h"
 
-enum { QUEUE_CONTROL, QUEUE_EVENT, QUEUE_REQUEST, QUEUE_SIZE = 256, REQUEST_QUEUES_MAX = DP_VIRTIO_QUEUES - QUEUE_REQUEST };
+enum { QUEUE_CONTROL, QUEUE_EVENT, QUEUE_REQUEST, QUEUE_SIZE = 256, REQUEST_QUEUES_MAX = 6 };
 enum { F_HOTPLUG = 1, F_CHANGE = 2 };
 /* struct virtio_scsi_config */
 enum {
