@@ -17,7 +17,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image volume disk balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -61,7 +61,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove balloon quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove balloon powerdown quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -111,7 +111,7 @@ _doppel()
             bitmap) mapfile -t COMPREPLY < <(compgen -W '--format --add --remove --clear --enable --disable --merge --source-file --source-format --granularity --secret-file
                 --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             measure) mapfile -t COMPREPLY < <(compgen -W '--format --target-format --option --size --snapshot --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
-            serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
+            serve) mapfile -t COMPREPLY < <(compgen -W '--format --socket --port --bind --export --tls-creds --tls-psk --read-only --snapshot --shared --once --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;
         esac ;;
     volume)
@@ -176,8 +176,23 @@ _doppel()
             *) mapfile -t COMPREPLY < <(compgen -W "$(doppel network ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --write --snap --limit --timeout --help" -- "$word") ;;
             esac
         fi ;;
+    up | down)
+        case $last in
+        --file | -f)
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "--file $([ "$verb" = down ] && echo --timeout --force) --help
+            $(doppel config show --json 2>/dev/null | grep -o '"name":"[^"]*"' | cut -d'"' -f4)" -- "$word") ;;
+        esac ;;
+    config)
+        compopt -o filenames
+        if ((COMP_CWORD == 2)); then
+            mapfile -t COMPREPLY < <(compgen -W 'check show --help' -- "$word")
+        else
+            mapfile -t COMPREPLY < <(compgen -W '--file --json --help' -- "$word"; compgen -f -- "$word")
+        fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run list stats control screenshot type key media image volume disk balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

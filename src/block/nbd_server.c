@@ -5,12 +5,15 @@
  */
 #include "block/nbd_server.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tls/tls.h"
 
 enum { BUFFER = 256 << 10, SMALL = 64 << 10, OPTION_MAX = 64 << 10, EXTENTS_MAX = 1024, PAUSE_MS = 2000, GREETING_SECONDS = 10 };
 
@@ -23,7 +26,7 @@ enum { OPT_EXPORT_NAME = 1, OPT_ABORT, OPT_LIST, OPT_STARTTLS = 5, OPT_INFO, OPT
 enum { REP_ACK = 1, REP_SERVER, REP_INFO, REP_META };
 enum { INFO_EXPORT = 0, INFO_NAME, INFO_DESCRIPTION, INFO_BLOCK_SIZE };
 #define REP_ERROR(n) (1u << 31 | (n))
-enum { ERR_UNSUPPORTED = 1, ERR_POLICY, ERR_INVALID, ERR_UNKNOWN = 6, ERR_TOO_BIG = 9 };
+enum { ERR_UNSUPPORTED = 1, ERR_POLICY, ERR_INVALID, ERR_TLS_REQUIRED = 5, ERR_UNKNOWN, ERR_TOO_BIG = 9 };
 /* transmission */
 enum {
     FLAG_HAS_FLAGS = 1,
@@ -45,13 +48,15 @@ enum { REQUEST_SIZE = 28, CHUNK_SIZE = 20, OPTION_HEAD = 16 };
 
 struct dp_nbd_server {
     struct dp_image *image;
+    const struct dp_tls *tls;
     char *name, *description;
     pthread_mutex_t lock; /* the image */
 };
 
 struct client {
     struct dp_nbd_server *s;
-    int fd;
+    int fd; /* does not block once there is TLS */
+    struct dp_tls_session *tls;
     bool no_zeroes, structured, allocation; /* what was agreed on */
     time_t deadline;                        /* of the negotiation, CLOCK_MONOTONIC; 0: it is over */
     size_t in_at, in_size, out_size;
@@ -75,11 +80,28 @@ static void st64(uint8_t *p, uint64_t v) { dp_st64(p, __builtin_bswap64(v)); }
 
 /* ---- the socket; false: the connection is over ---- */
 
+/* How long is left to say what one wants: poll's milliseconds. */
+static int patience(const struct client *c)
+{
+    struct timespec now;
+    if (!c->deadline)
+        return -1;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec < c->deadline ? (int)(c->deadline - now.tv_sec) * 1000 : 0;
+}
+
+/* Until TLS can go on; false: too long. (Who shuts the socket down wakes us.) */
+static bool wait_tls(struct client *c)
+{
+    int n = poll(&(struct pollfd){.fd = c->fd, .events = dp_tls_wants(c->tls)}, 1, patience(c));
+    return n > 0 || (n < 0 && errno == EINTR);
+}
+
 static bool send_all(struct client *c, const uint8_t *data, size_t size)
 {
     while (size) {
-        ssize_t n = send(c->fd, data, size, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
+        ssize_t n = c->tls ? dp_tls_write(c->tls, data, size, NULL) : send(c->fd, data, size, MSG_NOSIGNAL);
+        if (c->tls ? n == -EAGAIN && wait_tls(c) : n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return false;
@@ -123,12 +145,23 @@ static void while_idle(struct client *c)
 /* Who takes long to say what he wants keeps others out: there is room for so many clients. False: too long. */
 static bool in_time(struct client *c)
 {
-    struct timespec now;
-    if (!c->deadline)
-        return true;
-    clock_gettime(CLOCK_MONOTONIC, &now);
     struct pollfd p = {.fd = c->fd, .events = POLLIN};
-    return now.tv_sec < c->deadline && poll(&p, 1, (int)(c->deadline - now.tv_sec) * 1000) > 0;
+    int ms = patience(c);
+    return ms < 0 || (ms && ((c->tls && dp_tls_pending(c->tls)) || poll(&p, 1, ms) > 0));
+}
+
+/* Some bytes; 0 or less: the connection is over. */
+static ssize_t read_tls(struct client *c, uint8_t *to, size_t n)
+{
+    for (;;) {
+        ssize_t got = dp_tls_read(c->tls, to, n, NULL);
+        if (got != -EAGAIN)
+            return got;
+        if (!c->deadline)
+            while_idle(c);
+        if (!wait_tls(c))
+            return -ETIMEDOUT;
+    }
 }
 
 static bool fill(struct client *c)
@@ -139,7 +172,12 @@ static bool fill(struct client *c)
     c->in_size -= c->in_at;
     c->in_at = 0;
     for (;;) {
-        ssize_t n = recv(c->fd, c->in + c->in_size, BUFFER - c->in_size, MSG_DONTWAIT);
+        ssize_t n = c->tls ? read_tls(c, c->in + c->in_size, BUFFER - c->in_size) : 0;
+        if (c->tls) {
+            c->in_size += (size_t)DP_MAX(n, 0);
+            return n > 0;
+        }
+        n = recv(c->fd, c->in + c->in_size, BUFFER - c->in_size, MSG_DONTWAIT);
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             while_idle(c);
             n = recv(c->fd, c->in + c->in_size, BUFFER - c->in_size, 0);
@@ -172,8 +210,8 @@ static bool receive(struct client *c, uint8_t *to, size_t n)
     if (have < n && !flush_out(c))
         return false;
     while (have < n) {
-        ssize_t got = recv(c->fd, to + have, n - have, MSG_WAITALL);
-        if (got < 0 && errno == EINTR)
+        ssize_t got = c->tls ? read_tls(c, to + have, n - have) : recv(c->fd, to + have, n - have, MSG_WAITALL);
+        if (!c->tls && got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
             return false;
@@ -317,9 +355,25 @@ static bool list(struct client *c)
     return option_reply(c, OPT_LIST, REP_SERVER, data, 4 + n) && option_reply(c, OPT_LIST, REP_ACK, NULL, 0);
 }
 
+/* What was said without TLS counts no more, and nothing may have been said already that would seem to be said with it. */
+static bool start_tls(struct client *c)
+{
+    int rc;
+    if (!option_reply(c, OPT_STARTTLS, REP_ACK, NULL, 0) || !flush_out(c) || c->in_at != c->in_size || fcntl(c->fd, F_SETFL, O_NONBLOCK) ||
+        dp_tls_session_create(c->s->tls, c->fd, &c->tls, NULL))
+        return false;
+    while ((rc = dp_tls_handshake(c->tls, NULL)) == -EAGAIN)
+        if (!wait_tls(c))
+            return false;
+    c->structured = c->allocation = false;
+    return !rc;
+}
+
 /* False: the connection is over. *go: requests follow. */
 static bool option(struct client *c, uint32_t what, const uint8_t *data, uint32_t size, bool *go)
 {
+    if (c->s->tls && !c->tls && what != OPT_STARTTLS && what != OPT_ABORT)
+        return what != OPT_EXPORT_NAME && option_error(c, what, ERR_TLS_REQUIRED, "TLS comes first");
     switch (what) {
     case OPT_EXPORT_NAME:
         return *go = export_name(c, data, size);
@@ -339,7 +393,9 @@ static bool option(struct client *c, uint32_t what, const uint8_t *data, uint32_
     case OPT_SET_META:
         return option_meta(c, what, data, size);
     case OPT_STARTTLS:
-        return option_error(c, what, ERR_UNSUPPORTED, "no TLS here");
+        if (!c->s->tls)
+            return option_error(c, what, ERR_UNSUPPORTED, "no TLS here");
+        return size || c->tls ? option_error(c, what, ERR_INVALID, "malformed, or there is TLS already") : start_tls(c);
     default:
         return option_error(c, what, ERR_UNSUPPORTED, "not known");
     }
@@ -592,6 +648,7 @@ void dp_nbd_serve(struct dp_nbd_server *s, int fd)
     if (c) {
         c->s = s;
         c->fd = fd;
+        c->tls = NULL;
         c->no_zeroes = c->structured = c->allocation = false;
         c->in_at = c->in_size = c->out_size = 0;
         c->large = NULL;
@@ -603,6 +660,9 @@ void dp_nbd_serve(struct dp_nbd_server *s, int fd)
         while (agreed && request(c))
             ;
         flush_out(c);
+        if (c->tls)
+            dp_tls_close(c->tls);
+        dp_tls_session_destroy(c->tls);
         pthread_mutex_lock(&s->lock);
         int rc = dp_image_dirty(s->image) ? dp_image_flush(s->image) : 0;
         (void)rc; /* who needs to know flushes */
@@ -624,6 +684,7 @@ int dp_nbd_server_create(const struct dp_nbd_options *o, struct dp_nbd_server **
         return dp_error_set(e, -ENOMEM, "NBD: out of memory");
     }
     s->image = o->image;
+    s->tls = o->tls;
     pthread_mutex_init(&s->lock, NULL);
     *out = s;
     return 0;

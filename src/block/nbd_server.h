@@ -5,8 +5,10 @@
  * gathered. Requests are answered in their order, which the protocol allows; a flush covers what any client has written before it, so
  * several connections of one client are one (NBD_FLAG_CAN_MULTI_CONN). What is written is flushed when a client says so, when its
  * connection ends, and after a pause of some seconds. Clients are hostile: options and requests are bounded, lengths and offsets checked,
- * nothing is kept for who is gone. A client that does not read is waited for by its own thread only; one that does not say within some seconds which export it wants is sent away. Source: the NBD protocol (doc/proto.md
- * of the nbd project): fixed newstyle negotiation, simple and structured replies, base:allocation.
+ * nothing is kept for who is gone. A client that does not read is waited for by its own thread only; one that does not say
+ * within some seconds which export it wants is sent away. With TLS nothing is told or done before it, and what was said before it is
+ * forgotten. Source: the NBD protocol (doc/proto.md of the nbd project): fixed newstyle negotiation, simple and structured replies,
+ * base:allocation.
  */
 #ifndef DP_BLOCK_NBD_SERVER_H
 #define DP_BLOCK_NBD_SERVER_H
@@ -16,11 +18,13 @@
 enum { DP_NBD_PORT = 10809, DP_NBD_REQUEST_MAX = 32 << 20, DP_NBD_NAME_MAX = 4096 };
 
 struct dp_nbd_server;
+struct dp_tls;
 
 struct dp_nbd_options {
-    struct dp_image *image;  /* stays the caller's */
-    const char *name;        /* of the export; NULL: "" */
-    const char *description; /* may be NULL */
+    struct dp_image *image;   /* stays the caller's */
+    const char *name;         /* of the export; NULL: "" */
+    const char *description;  /* may be NULL */
+    const struct dp_tls *tls; /* a server's (tls/tls.h): clients must use TLS, and be whom it believes; stays the caller's; NULL: no TLS */
 };
 
 int dp_nbd_server_create(const struct dp_nbd_options *o, struct dp_nbd_server **out, struct dp_error *e) DP_MUST_CHECK;

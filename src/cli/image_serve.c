@@ -17,10 +17,11 @@
 
 #include "block/nbd_server.h"
 #include "cli/image.h"
+#include "tls/tls.h"
 
 struct serve_options {
     struct image_common common;
-    const char *file, *socket, *bind, *name, *snapshot;
+    const char *file, *socket, *bind, *name, *snapshot, *tls, *psk;
     uint64_t port, shared;
     bool readonly, once;
 };
@@ -31,6 +32,9 @@ static const struct cli_option serve_options[] = {
     {"bind", 'b', "ADDRESS", CLI_STRING, offsetof(struct serve_options, bind),
      .help = "address to listen on (127.0.0.1; 0.0.0.0: everybody may read and write)"},
     {"export", 'x', "NAME", CLI_STRING, offsetof(struct serve_options, name), .help = "name of the export (none)"},
+    {"tls-creds", 0, "DIR", CLI_STRING, offsetof(struct serve_options, tls),
+     .help = "clients must use TLS and have a certificate that DIR/ca-cert.pem signed; we are DIR/server-cert.pem with server-key.pem"},
+    {"tls-psk", 0, "FILE", CLI_STRING, offsetof(struct serve_options, psk), .help = "the same by keys that both have: lines of NAME:HEX, as psktool writes them"},
     {"read-only", 'r', NULL, CLI_FLAG, offsetof(struct serve_options, readonly), .help = "nobody may write"},
     {"snapshot", 'l', "NAME", CLI_STRING, offsetof(struct serve_options, snapshot), .help = "an internal snapshot, read-only"},
     {"shared", 'e', "N", CLI_UINT, offsetof(struct serve_options, shared), .min = 1, .max = 256,
@@ -212,6 +216,7 @@ static int serve(int argc, char **argv)
     struct dp_error e = {0};
     struct dp_image *i = NULL;
     struct server s = {0};
+    struct dp_tls *tls = NULL;
     int status = cli_begin(&image_serve_verb, argc, argv, &o), listener = -1, rc;
     if (status >= 0)
         return status;
@@ -219,17 +224,22 @@ static int serve(int argc, char **argv)
         fprintf(stderr, "doppel: --socket, or --port and --bind, not both\n");
         return EXIT_STATUS_USAGE;
     }
+    if (o.tls && o.psk) {
+        fprintf(stderr, "doppel: --tls-creds or --tls-psk, not both\n");
+        return EXIT_STATUS_USAGE;
+    }
     bool write = !o.readonly && !o.snapshot;
-    if (!(rc = image_open(&o.common, o.file, write, (struct dp_image_options){.snapshot = o.snapshot}, &i, &e)))
-        rc = dp_nbd_server_create(&(struct dp_nbd_options){.image = i, .name = o.name, .description = o.file}, &s.nbd, &e);
+    rc = o.tls || o.psk ? dp_tls_create(&(struct dp_tls_options){.folder = o.tls, .psk = o.psk, .server = true, .allow_12 = true}, &tls, &e) : 0;
+    if (!rc && !(rc = image_open(&o.common, o.file, write, (struct dp_image_options){.snapshot = o.snapshot}, &i, &e)))
+        rc = dp_nbd_server_create(&(struct dp_nbd_options){.image = i, .name = o.name, .description = o.file, .tls = tls}, &s.nbd, &e);
     if (!rc && (listener = o.socket ? listen_unix(o.socket, &e) : listen_tcp(&o, &e)) < 0)
         rc = listener;
     if (!rc) {
-        const char *name = o.name ? o.name : "";
+        const char *name = o.name ? o.name : "", *scheme = tls ? "nbds" : "nbd";
         if (o.socket)
-            image_say(&o.common, "nbd+unix:///%s?socket=%s\n", name, o.socket);
+            image_say(&o.common, "%s+unix:///%s?socket=%s\n", scheme, name, o.socket);
         else
-            image_say(&o.common, "nbd://%s:%u/%s\n", o.bind ? o.bind : "127.0.0.1", (unsigned)(o.port ? o.port : DP_NBD_PORT), name);
+            image_say(&o.common, "%s://%s:%u/%s\n", scheme, o.bind ? o.bind : "127.0.0.1", (unsigned)(o.port ? o.port : DP_NBD_PORT), name);
         fflush(stdout);
         rc = run_server(&s, &o, listener, &e);
     }
@@ -239,6 +249,7 @@ static int serve(int argc, char **argv)
             unlink(o.socket);
     }
     dp_nbd_server_destroy(s.nbd);
+    dp_tls_destroy(tls);
     if (!rc && (rc = dp_image_flush(i)))
         dp_error_set(&e, rc, "disk %s: not everything could be written: %s", o.file, strerror(-rc));
     dp_image_close(i);
@@ -250,7 +261,8 @@ const struct cli_verb image_serve_verb = {
     .summary = "gives an image to others, by NBD",
     .usage = "[OPTION]... FILE",
     .examples = "  doppel image serve -f qcow2 --socket /run/disk.sock disk.qcow2\n"
-                "  doppel image serve -f raw -r --bind 192.0.2.1 disk.img\n",
+                "  doppel image serve -f raw -r --bind 192.0.2.1 disk.img\n"
+                "  doppel image serve -f raw --bind 192.0.2.1 --tls-creds /etc/doppel/tls disk.img\n",
     .options = serve_options,
     .option_count = DP_ARRAY_LEN(serve_options),
     .operands = serve_operands,

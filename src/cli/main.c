@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-static const struct cli_verb *const verbs[] = {&cli_run, &cli_list, &cli_stats, &cli_control, &cli_screenshot, &cli_type, &cli_key,
+static const struct cli_verb *const verbs[] = {&cli_run, &cli_up, &cli_down, &cli_config_verb, &cli_list, &cli_stats, &cli_control, &cli_screenshot, &cli_type, &cli_key,
                                                &cli_media_verb, &cli_image, &cli_volume, &cli_disk, &cli_balloon, &cli_network, &cli_doctor, &cli_lockstep};
 
 static void help(FILE *to)
@@ -13,6 +13,7 @@ static void help(FILE *to)
                 "Examples:\n"
                 "  doppel run --kernel vmlinuz --initrd initrd.img          boots Linux, its console on this terminal\n"
                 "  doppel run --kernel kernel.elf --timeout 10              runs a Multiboot kernel, its status becomes doppel's\n"
+                "  doppel up                                                starts what doppel.yaml describes, virtual machines and networks\n"
                 "  doppel doctor                                            says which engines work here\n\n"
                 "Usage: doppel VERB [OPTION]...\n\nVerbs:\n");
     for (unsigned i = 0; i < DP_ARRAY_LEN(verbs); i++)

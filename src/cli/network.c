@@ -186,7 +186,7 @@ static const struct cli_verb verb_connect = {
 
 static bool is_uplink(const char *what)
 {
-    static const char *const kinds[] = {"tap=", "macvtap=", "packet=", "udp=", "vxlan="};
+    static const char *const kinds[] = {"tap=", "macvtap=", "packet=", "udp=", "tcp=", "vxlan="};
     for (unsigned i = 0; i < DP_ARRAY_LEN(kinds); i++)
         if (!strncmp(what, kinds[i], strlen(kinds[i])))
             return true;

@@ -4,6 +4,5 @@
 
 #include "cli/options.h"
 
-extern const struct cli_verb cli_network_create; /* network_serve.c */
 
 #endif

@@ -23,16 +23,37 @@ struct create_options {
     struct cli_list port, uplink, group;
 };
 
+/* Checks for doppel.yaml. */
+static int check_port(const char *text, struct dp_error *e)
+{
+    struct dp_switch_port_options o = {0};
+    const char *equals = strchr(text, '=');
+    return equals ? dp_network_parse_port(equals + 1, &o, e) : dp_error_set(e, -EINVAL, "give NAME=OPTIONS");
+}
+
+static int check_group(const char *text, struct dp_error *e)
+{
+    char name[64];
+    struct dp_security *s = dp_security_create();
+    const char *equals = strchr(text, '=');
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(text, "="), text);
+    int rc = !s        ? dp_error_set(e, -ENOMEM, "no memory")
+             : !equals ? dp_error_set(e, -EINVAL, "give NAME=RULES")
+                       : dp_security_set(s, name, equals + 1, e);
+    dp_security_destroy(s);
+    return rc;
+}
+
 static const struct cli_option options[] = {
     {"port", 'p', "NAME=OPTIONS", CLI_LIST, offsetof(struct create_options, port),
-     .help = "declares a port: who joins as NAME gets these options (see below); NAME *: of other users who are not declared"},
+     .help = "declares a port: who joins as NAME gets these options (see below); NAME *: of other users who are not declared", .check = check_port},
     {"uplink", 'u', "NAME=WHAT", CLI_LIST, offsetof(struct create_options, uplink),
-     .help = "a way out: tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE, vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
-             "port's options"},
+     .help = "a way out: tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE[,dtls=DIR|,psk=FILE][,listen], tcp=ADDRESS:PORT[,listen][,tls=DIR|,psk=FILE], vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
+             "port's options", .first = "tap|macvtap|packet|udp|tcp|vxlan"},
     {"group", 'g', "NAME=RULES", CLI_LIST, offsetof(struct create_options, group),
      .help =
          "a security group: in|out any|tcp|udp|icmp [PORT[-PORT]] [from|to ADDRESS[/N]|group NAME]; more rules behind ; (ports join it by "
-         "group=NAME)"},
+         "group=NAME)", .check = check_group},
     {"socket", 0, "PATH", CLI_STRING, offsetof(struct create_options, socket), .help = "another socket to join by, for VMs of other users"},
     {"mode", 0, "OCTAL", CLI_STRING, offsetof(struct create_options, mode),
      .help = "permissions of that socket, as of chmod: 660 (default), 666"},
@@ -290,7 +311,9 @@ const struct cli_verb cli_network_create = {
         "  doppel network create lan\n"
         "  doppel network create office -p web=vlan=10 -p db=vlan=20,isolated -u out=tap=tap0,trunk=10+20\n"
         "  doppel network create shop -g 'web=in tcp 80; in tcp 443' -g 'db=in tcp 5432 from group web' -p www=group=web -p pg=group=db\n"
-        "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n",
+        "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n"
+        "  doppel network create safe -u far=tcp=0.0.0.0:7000,listen,tls=/etc/doppel/tls     and, on the other host,\n"
+        "  doppel network create safe -u far=tcp=192.0.2.7:7000,tls=/etc/doppel/tls\n",
     .options = options,
     .option_count = DP_ARRAY_LEN(options),
     .operands = operands,

@@ -66,7 +66,7 @@ static bool is_choice(const char *choices, const char *value)
     return false;
 }
 
-static int store(const struct cli_option *o, const char *value, void *values, struct dp_error *e)
+int cli_store(const struct cli_option *o, const char *value, void *values, struct dp_error *e)
 {
     void *at = (char *)values + o->offset;
     uint64_t number = 0;
@@ -201,7 +201,7 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, 
             }
             value = argv[++i];
         }
-        int rc = store(o, value, values, e);
+        int rc = cli_store(o, value, values, e);
         if (rc)
             return rc;
     }

@@ -34,6 +34,10 @@ struct cli_option {
     uint64_t min, max;   /* max 0: any */
     const char *choices; /* "a|b|c": CLI_STRING takes only these; NULL: anything */
     const char *help;
+    /* For doppel.yaml (config.h), all may be NULL. check: is the text good? Nothing is opened. first: names of parts, joined by |, which come
+     * before others; "=file": one that stands there without its name. */
+    int (*check)(const char *value, struct dp_error *e);
+    const char *first;
 };
 
 struct cli_operand {
@@ -55,6 +59,8 @@ struct cli_verb {
 enum { CLI_OK = 0, CLI_HELP = 1, CLI_USAGE = 2 };
 /* Fills values. CLI_HELP: help was asked for; CLI_USAGE: e->text says what is wrong. */
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *values, struct dp_error *e);
+/* Puts one value where it belongs in values: CLI_OK or CLI_USAGE. */
+int cli_store(const struct cli_option *o, const char *value, void *values, struct dp_error *e);
 void cli_help(const struct cli_verb *verb, FILE *to);
 /* The same, and what verbs do about it: >= 0 is the exit status, for help was shown or an error told; negative: go on. */
 int cli_begin(const struct cli_verb *verb, int argc, char **argv, void *values);
@@ -64,7 +70,8 @@ int cli_family(const struct cli_verb *family, const struct cli_verb *const *verb
 const char *cli_nearest(const char *text, const char *const *names, unsigned count);
 
 extern const struct cli_verb cli_run, cli_list, cli_stats, cli_control, cli_screenshot, cli_type, cli_key, cli_media_verb, cli_image, cli_balloon,
-    cli_network, cli_disk, cli_volume, cli_doctor, cli_lockstep;
+    cli_disk, cli_volume,
+    cli_network, cli_network_create, cli_up, cli_down, cli_config_verb, cli_doctor, cli_lockstep;
 
 enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
 

@@ -35,6 +35,33 @@ struct run_options {
     bool no_reboot, json, no_rng, no_balloon, test_device, perf_map;
 };
 
+/* Checks of single values, for doppel.yaml; all of them are checked again, together, when the VM is made. */
+static int check_disk_on(const char *option, const char *text, enum dp_vm_bus bus, struct dp_error *e)
+{
+    struct dp_vm_disk d = {0};
+    int rc = cli_disk_parse(option, text, bus, &d, e);
+    free((char *)d.path);
+    return rc;
+}
+static int check_disk(const char *text, struct dp_error *e) { return check_disk_on("disk", text, DP_VM_VIRTIO, e); }
+static int check_cdrom(const char *text, struct dp_error *e) { return check_disk_on("cdrom", text, DP_VM_CDROM, e); }
+static int check_floppy(const char *text, struct dp_error *e) { return check_disk_on("floppy", text, DP_VM_FLOPPY, e); }
+static int check_nic(const char *text, struct dp_error *e)
+{
+    struct dp_net_nic nic;
+    return dp_net_parse_nic(text, &nic, e);
+}
+static int check_publish(const char *text, struct dp_error *e)
+{
+    struct dp_net_user_options o = {0};
+    return dp_net_parse_publish(text, &o, e);
+}
+static int check_display(const char *text, struct dp_error *e)
+{
+    struct dp_display_options o = {0};
+    return dp_display_parse(text, &o, e);
+}
+
 #define FIELD(member) offsetof(struct run_options, member)
 static const struct cli_option options[] = {
     {"kernel", 'k', "FILE", CLI_STRING, FIELD(kernel), .help = "what to boot: Linux bzImage or vmlinux, Multiboot 1, ELF with a PVH note"},
@@ -45,12 +72,12 @@ static const struct cli_option options[] = {
      .help = "pc: with firmware, IDE, VGA and the like; q35: the same with PCI Express and SATA; microvm: without (microvm with --kernel, else pc)"},
     {"firmware", 0, "bios|uefi|FILE", CLI_STRING, FIELD(firmware), .help = "what a pc starts with: bios (SeaBIOS), uefi (OVMF), or an image of one's own (bios)"},
     {"nvram", 0, "FILE", CLI_STRING, FIELD(nvram), .help = "with uefi: keep its variables in this file, made if it is not there"},
-    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA; ,bus=scsi: SCSI); none: an empty drive"},
-    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive; none: an empty 1.44M drive"},
+    {"cdrom", 0, "FILE", CLI_LIST, FIELD(cdrom), .max = DP_VM_SATA_DRIVES, .help = "a CD in an IDE drive (q35: SATA; ,bus=scsi: SCSI); none: an empty drive", .check = check_cdrom, .first = "=file"},
+    {"floppy", 0, "FILE[,ro]", CLI_LIST, FIELD(floppy), .max = DP_VM_FLOPPIES, .help = "a floppy disk in a drive; none: an empty 1.44M drive", .check = check_floppy, .first = "=file"},
     {"boot", 0, "KIND[,KIND]...", CLI_STRING, FIELD(boot), .help = "what firmware boots from, in order: floppy, cd, disk, usb, net, menu"},
     {"firmware-log", 0, "stdio|none|file:PATH", CLI_STRING, FIELD(firmware_log), .help = "where firmware's debug messages go (none)"},
     {"display", 0, "none|text|vnc[=ADDRESS]", CLI_STRING, FIELD(display),
-     .help = "the screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)"},
+     .help = "the screen: text on this terminal, or VNC on unix:PATH or HOST:PORT (with ,password-file=FILE) (none)", .check = check_display},
     {"video", 0, "vga|virtio|virtio-only|none[,WIDTHxHEIGHT]", CLI_STRING, FIELD(video),
      .help = "graphics: vga, or virtio (a pc shows its VGA, unless virtio-only, until the guest's driver is there), and the size the monitor prefers (a pc: vga, else none)"},
     {"input", 0, "ps2|virtio", CLI_STRING, FIELD(input), .choices = "ps2|virtio",
@@ -59,21 +86,22 @@ static const struct cli_option options[] = {
     {"uuid", 0, "UUID", CLI_STRING, FIELD(board.uuid), .help = "a pc's UUID, which SMBIOS tells (none)"},
     {"vmgenid", 0, "UUID|auto", CLI_STRING, FIELD(board.vmgenid), .help = "a pc's generation id, for guests that must notice to be copies (none)"},
     {"fw-cfg", 0, "name=opt/...,file=F|string=S", CLI_LIST, FIELD(board.fw_cfg), .max = DP_VM_FW_CFG_FILES,
-     .help = "a file for a pc's guest, in /sys/firmware/qemu_fw_cfg; again: more"},
+     .help = "a file for a pc's guest, in /sys/firmware/qemu_fw_cfg; again: more", .first = "name"},
     {"speaker", 0, "file:PATH", CLI_STRING, FIELD(board.speaker), .help = "record what a pc's speaker plays, as WAV (none)"},
     {"memory", 'm', "SIZE", CLI_SIZE, FIELD(memory), .min = DP_VM_MEMORY_MIN, .help = "memory: 512M, 2G ... (512M)"},
     {"cpus", 'c', "N", CLI_UINT, FIELD(cpus), .min = 1, .max = DP_VM_CPUS_MAX, .help = "processors, 1 to 255 (1)"},
     {"disk", 'd', "FILE|volume=[POOL/]NAME[,format=raw|qcow2|...][,backing=any][,secret=FILE][,ro][,bus=virtio|ide|sata|scsi]", CLI_LIST, FIELD(disk), .max = DP_VM_DISKS,
      .help = "a disk (virtio: vda, vdb ...), or its address: http://, nbd:// ...; also serial=, block=512|4096, queues=N, copy=FILE (of what comes by "
-             "HTTP) and fill=on; a comma in the name is written twice"},
+             "HTTP) and fill=on; a comma in the name is written twice",
+     .check = check_disk, .first = "=file"},
     {"nic", 0, DP_NET_NIC_HELP, CLI_LIST, FIELD(nic), .max = DP_VM_NICS,
      .help = "a network card (virtio, e1000, rtl8139, ne2k). user: a network of its own, by this host; also mtu=N, queues=N, restrict, no-host, hostname=, tftp=, "
              "bootfile=. network=NAME or switch=PATH: one of `doppel network`, with its options (vlan=N ...). tap=, macvtap=, packet=IF, udp=LOCAL/REMOTE: "
-             "straight there (none)"},
+             "straight there (none)", .check = check_nic, .first = "user|network|switch|tap|macvtap|packet|udp|none"},
     {"publish", 'p', "[ADDR:]PORT:PORT[/udp]|unix:PATH:PORT", CLI_LIST, FIELD(publish), .max = DP_NET_FORWARDS,
-     .help = "a port (or unix socket) of this host leads to one of the guest; makes a network card if there is none"},
+     .help = "a port (or unix socket) of this host leads to one of the guest; makes a network card if there is none", .check = check_publish},
     {"usb", 0, "tablet|keyboard|mouse|storage=FILE[,ro]", CLI_LIST, FIELD(usb), .max = DP_VM_USB_DEVICES,
-     .help = "a USB device (with a controller, xHCI): a pointer that follows the viewer's, a keyboard, a mouse, a disk"},
+     .help = "a USB device (with a controller, xHCI): a pointer that follows the viewer's, a keyboard, a mouse, a disk", .first = "tablet|keyboard|mouse|storage"},
     {"engine", 'e', "NAME", CLI_STRING, FIELD(engine), .help = "what executes the guest: auto, or a name of `doppel doctor` (auto)"},
     {"cpu", 0, "MODEL", CLI_STRING, FIELD(cpu), .choices = "x86-64-v3|x86-64-v2|x86-64-v1",
      .help = "processor the guest sees: x86-64-v3, x86-64-v2 or x86-64-v1 (the highest that this host can run)"},

@@ -659,6 +659,7 @@ struct dp_space *dp_pc_memory(struct dp_pc *pc) { return pc->env.memory; }
 struct dp_space *dp_pc_ports(struct dp_pc *pc) { return pc->env.ports; }
 struct dp_space *dp_pc_smm_memory(struct dp_pc *pc) { return pc->smm_memory; }
 struct dp_device *dp_pc_balloon(struct dp_pc *pc) { return pc->balloon; }
+void dp_pc_power_button(struct dp_pc *pc) { dp_acpi_pm_power_button(pc->pm); }
 unsigned dp_pc_device_count(const struct dp_pc *pc) { return pc->device_count; }
 struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n) { return pc->device[n]; }
 

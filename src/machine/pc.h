@@ -149,6 +149,7 @@ int dp_pc_change_scsi_medium(struct dp_pc *pc, unsigned target, struct dp_block 
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 
 struct dp_device *dp_pc_balloon(struct dp_pc *pc); /* devices/virtio/virtio_balloon.h; NULL: it has none */
+void dp_pc_power_button(struct dp_pc *pc);           /* somebody presses it: what comes of it is the guest's business */
 
 /* All devices, in the order of making: state conformance tests, snapshots. */
 unsigned dp_pc_device_count(const struct dp_pc *pc);

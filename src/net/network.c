@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "control/rundir.h"
+#include "net/tunnel.h"
 #include "net/uplink.h"
 #include "net/vxlan.h"
 
@@ -33,6 +34,7 @@ struct port {
     struct dp_switch_port *port; /* NULL: nobody is there */
     struct dp_net_datagram *datagram;
     struct dp_net_vxlan *vxlan;
+    struct dp_net_tunnel *tunnel;
     uid_t user;
     bool down;
     bool both; /* a capture of all ports: also what they are sent */
@@ -98,9 +100,11 @@ static void unplug(struct port *p)
     dp_switch_port_destroy(p->port);
     dp_net_datagram_destroy(p->datagram);
     dp_net_vxlan_destroy(p->vxlan);
+    dp_net_tunnel_destroy(p->tunnel);
     p->port = NULL;
     p->datagram = NULL;
     p->vxlan = NULL;
+    p->tunnel = NULL;
 }
 
 static void drop(struct port *p)
@@ -129,7 +133,10 @@ static void gone(void *opaque)
     p->kind = DECLARED;
 }
 
-static struct dp_net_port *wire(struct port *p) { return p->vxlan ? dp_net_vxlan_port(p->vxlan) : dp_net_datagram_port(p->datagram); }
+static struct dp_net_port *wire(struct port *p)
+{
+    return p->vxlan ? dp_net_vxlan_port(p->vxlan) : p->tunnel ? dp_net_tunnel_port(p->tunnel) : dp_net_datagram_port(p->datagram);
+}
 
 /* Has a capture see a port, if it is one of those that it watches. What comes in from all ports is all there is, unless both ways are asked
  * for; of one port also what it gets. */
@@ -241,9 +248,17 @@ static int open_uplink(struct port *p, char *text, struct dp_error *e)
 {
     char vni[32];
     struct dp_net_link link;
+    struct dp_net_tunnel_options tunnel;
     if (dp_net_take_option(text, "vxlan", vni, sizeof vni))
         return open_vxlan(p, vni, text, e);
-    int rc = dp_net_open_uplink(text, &link, e);
+    int rc = dp_net_tunnel_parse(text, &tunnel, e);
+    if (rc < 0)
+        return rc;
+    if (rc) {
+        tunnel.clock = p->network->o.switching.clock;
+        return dp_net_tunnel_create(p->network->o.loop, &tunnel, &p->tunnel, e);
+    }
+    rc = dp_net_open_uplink(text, &link, e);
     return rc ? rc : dp_net_datagram_create(p->network->o.loop, &link, gone, p, &p->datagram, e);
 }
 
@@ -464,6 +479,24 @@ int dp_network_listen(struct dp_network *n, const char *path, unsigned mode, str
 
 /* ---- what it says about itself ---- */
 
+static struct json_object *tunnel_json(struct dp_net_tunnel *t)
+{
+    struct json_object *o = json_object_new_object();
+    struct dp_net_tunnel_stats s;
+    dp_net_tunnel_stats(t, &s);
+    json_object_object_add(o, "up", json_object_new_boolean(s.up));
+    if (*s.why)
+        json_object_object_add(o, "why", json_object_new_string(s.why));
+    json_object_object_add(o, "in", json_object_new_uint64(s.in));
+    json_object_object_add(o, "out", json_object_new_uint64(s.out));
+    json_object_object_add(o, "lost", json_object_new_uint64(s.lost));
+    json_object_object_add(o, "malformed", json_object_new_uint64(s.malformed));
+    json_object_object_add(o, "connections", json_object_new_uint64(s.connections));
+    json_object_object_add(o, "failed", json_object_new_uint64(s.failed));
+    json_object_object_add(o, "refused", json_object_new_uint64(s.refused));
+    return o;
+}
+
 static struct json_object *port_json(const struct port *p)
 {
     static const char *const kinds[] = {"declared", "joined", "uplink", "capture"};
@@ -488,6 +521,8 @@ static struct json_object *port_json(const struct port *p)
         if (s.drop[i])
             json_object_object_add(drops, dp_switch_drop_name(i), json_object_new_uint64(s.drop[i]));
     json_object_object_add(o, "drops", drops);
+    if (p->tunnel)
+        json_object_object_add(o, "tunnel", tunnel_json(p->tunnel));
     if (p->vxlan) {
         struct dp_net_vxlan_stats v;
         struct json_object *x = json_object_new_object();

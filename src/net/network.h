@@ -9,7 +9,7 @@
  * network's own user or root; anybody else gets the options for guests (declared as "*"), or is refused if there are none. Captures are for
  * the own user.
  * Options of a port, text: see dp_network_parse_port. Uplinks: "tap=NAME[,bridge=NAME]", "macvtap=NAME", "packet=INTERFACE",
- * "udp=LOCAL/REMOTE", "vxlan=VNI[,local=ADDRESS][,remote=ADDRESS]...[,learn]", then options of the port.
+ * "udp=LOCAL/REMOTE", tunnels (tunnel.h), "vxlan=VNI[,local=ADDRESS][,remote=ADDRESS]...[,learn]", then options of the port.
  * Invariants: names of ports are unique. What joiners send is hostile: one bounded packet before they are a port, frames after that.
  */
 #ifndef DP_NET_NETWORK_H

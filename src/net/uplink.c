@@ -226,7 +226,7 @@ int dp_net_open_uplink(char *text, struct dp_net_link *out, struct dp_error *e)
         return dp_net_open_packet(name, out, e);
     if (!dp_net_take_option(text, "udp", name, sizeof name))
         return dp_error_set(e, -EINVAL,
-                            "'%.60s' is no way out: possible are tap=, macvtap=, packet=, udp= and (of a network) vxlan=", text);
+                            "'%.60s' is no way out: possible are tap=, macvtap=, packet=, udp= and (of a network) tcp=, vxlan=", text);
     char *slash = strchr(name, '/');
     if (!slash)
         return dp_error_set(e, -EINVAL, "udp=%s: give udp=LOCAL:PORT/REMOTE:PORT", name);

@@ -3,7 +3,7 @@
  * tap: an interface of this host, made if it is not there (needs CAP_NET_ADMIN then) or one that its owner gave to this user; with a bridge
  * it becomes a port of it (also one of Open vSwitch, by `ovs-vsctl add-port BRIDGE TAP`). macvtap: an existing macvtap interface. packet:
  * all frames of an existing interface (AF_PACKET, needs CAP_NET_RAW), which becomes promiscuous; frames that the kernel itself sends there
- * are seen, too. udp: frames as datagrams to another doppel (or socat), neither protected nor fragmented by us. socket: a switch of another
+ * are seen, too. udp: frames as datagrams to another doppel (or socat), neither protected (that is tunnel.h) nor fragmented by us. socket: a switch of another
  * process (net/network.h).
  * Source: tuntap.rst, packet(7), macvtap in if_link.h, netdevice(7).
  */

@@ -79,6 +79,12 @@ static struct json_object *stats(struct dp_control *c, const char *const *argume
     return o;
 }
 
+static struct json_object *powerdown(struct dp_control *c, const char *const *argument, struct dp_error *e)
+{
+    dp_vm_power_button(c->vm);
+    return json_object_new_object();
+}
+
 static struct json_object *quit(struct dp_control *c, const char *const *argument, struct dp_error *e)
 {
     dp_vm_stop(c->vm, 0, "ended by the control socket (quit)");
@@ -283,6 +289,7 @@ static const struct command {
     {{"disk-resize", "grows a disk to size", {"disk", "size"}}, disk_resize},
     {{"disk-bitmap-remove", "stops recording for backups", {"disk", "bitmap"}}, disk_bitmap_remove},
     {{"balloon", "memory of the guest: what it has, what it gave back; size: what it shall have", {"size"}, 1}, balloon},
+    {{"powerdown", "presses the power button: the guest, if it listens, ends by itself"}, powerdown},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},
 };
 

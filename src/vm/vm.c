@@ -1080,6 +1080,8 @@ int dp_vm_set_balloon(struct dp_vm *vm, uint64_t target, struct dp_error *e)
     return 0;
 }
 
+void dp_vm_power_button(struct dp_vm *vm) { dp_pc_power_button(vm->pc); }
+
 void dp_vm_set_screen(struct dp_vm *vm, const struct dp_vm_screen *screen) { vm->screen = *screen; }
 const struct dp_vm_screen *dp_vm_screen(const struct dp_vm *vm) { return &vm->screen; }
 

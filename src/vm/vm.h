@@ -187,6 +187,9 @@ struct dp_balloon_status;
 int dp_vm_balloon(struct dp_vm *vm, struct dp_balloon_status *s, struct dp_error *e) DP_MUST_CHECK;
 int dp_vm_set_balloon(struct dp_vm *vm, uint64_t target, struct dp_error *e) DP_MUST_CHECK;
 
+/* Asks the guest to end, by the power button. Any thread. */
+void dp_vm_power_button(struct dp_vm *vm);
+
 /* For tests and tools, while the processors do not run: spaces as the processors see them, and states. */
 struct dp_space *dp_vm_memory(struct dp_vm *vm);
 struct dp_space *dp_vm_ports(struct dp_vm *vm);

@@ -221,6 +221,83 @@ def once(d):
 if run("sh", "-c", "command -v qemu-io")[0]:
     print("nbd: NOT RUN: qemu-io is not there (package qemu-utils)")
     sys.exit(77)
+def tls(d):
+    """nbds: certificates and keys; who has none, or others, learns nothing."""
+    if not shutil.which("openssl"):
+        print("no openssl command: no TLS")
+        return
+    subprocess.run([os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "net", "certs"), d, "good", "other"], check=True)
+    image, copy = d + "/tls.raw", d + "/tls.copy"
+    with open(image, "wb") as f:
+        f.write(os.urandom(20 << 20) + bytes(4 << 20))
+    with open(d + "/keys", "w") as f:
+        f.write("alice:" + "5a" * 32 + "\n")
+    with open(d + "/wrong", "w") as f:
+        f.write("alice:" + "5b" * 32 + "\n")
+    s = Server(d, image, "-f", "raw", "-x", "disk", "--tls-creds", d + "/good")
+    check(s.uri == "nbds+unix:///disk?socket=" + s.sock, "the address: " + s.uri)
+    qemu = lambda creds, what="endpoint=client,verify-peer=on": ("--object", "tls-creds-x509,id=t,dir=%s/%s,%s" % (d, creds, what))
+    where = "driver=nbd,server.type=unix,server.path=%s,export=disk,tls-creds=t,tls-hostname=localhost" % s.sock
+    rc, out = run("qemu-img", "compare", *qemu("good"), "--image-opts", "driver=raw,file.driver=file,file.filename=" + image, "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=%s,"
+                  "file.export=disk,file.tls-creds=t,file.tls-hostname=localhost" % s.sock)
+    check(rc == 0, "qemu-img compare by TLS: " + out)
+    rc, out = run("qemu-io", *qemu("good"), "--image-opts", "-c", "write -P 7 1M 3M", "-c", "read -P 7 1M 3M", "-c", "write -P 8 100 5000", "-c", "flush", where)
+    check(rc == 0 and "failed" not in out, "qemu-io by TLS: " + out)
+    rc, out = run("qemu-io", *qemu("other"), "--image-opts", "-c", "read 0 512", where)
+    check(rc != 0, "a client of another CA is served: " + out)
+    rc, out = run("qemu-img", "info", s.uri.replace("nbds", "nbd"))
+    check(rc != 0, "a client without TLS is served: " + out)
+    if shutil.which("nbdcopy"):
+        rc, out = run("nbdcopy", s.uri + "&tls-certificates=%s/good&tls-hostname=localhost" % d, copy)
+        if "tls-hostname" in out:
+            rc, out = run("nbdcopy", s.uri + "&tls-certificates=%s/good" % d, copy)
+        check(rc == 0, "nbdcopy: " + out)
+        if rc == 0:
+            check(open(image, "rb").read() == open(copy, "rb").read(), "what nbdcopy got is something else")
+        check(run("nbdcopy", "--", s.uri + "&tls-certificates=%s/other" % d, "null:")[0] != 0, "nbdcopy of another CA is served")
+    # What is said before TLS: nothing is told, and nothing said then counts as said with it.
+    c = s.connect()
+    read(c, 18)
+    opt = lambda n, data=b"": b"IHAVEOPT" + struct.pack(">II", n, len(data)) + data
+    c.sendall(struct.pack(">I", 3) + opt(3) + opt(7, bytes(6)) + opt(8) + opt(10, bytes(8)))
+    for n in (3, 7, 8, 10):
+        _, option, kind, size = struct.unpack(">QIII", read(c, 20))
+        text = read(c, size)
+        check(option == n and kind == 0x80000005 and b"disk" not in text, "option %d without TLS: %#x %r" % (n, kind, text))
+    c.sendall(opt(5) + opt(3))
+    check(closed(c), "words behind STARTTLS are taken")
+    c = s.connect()
+    read(c, 18)
+    c.sendall(struct.pack(">I", 3) + opt(1, b"disk"))
+    check(closed(c), "an export without TLS")
+    c = s.connect()
+    read(c, 18)
+    c.sendall(struct.pack(">I", 3) + opt(5))
+    check(struct.unpack(">QIII", read(c, 20))[2] == 1, "STARTTLS")
+    c.sendall(os.urandom(2000))
+    check(closed(c), "noise for a handshake")
+    silent = s.connect()
+    read(silent, 18)
+    silent.sendall(struct.pack(">I", 3) + opt(5))
+    silent.settimeout(20)
+    check(closed(silent), "who says nothing within a handshake stays")
+    check(s.end() == 0, "the server's status")
+    s = Server(d, image, "-f", "raw", "--tls-psk", d + "/keys")
+    if shutil.which("nbdcopy"):
+        for keys, good in (("keys", True), ("wrong", False)):
+            rc, out = run("nbdcopy", "--", s.uri.replace("///", "//alice@/") + "&tls-psk-file=%s/%s" % (d, keys), "null:")
+            check((rc == 0) == good, "nbdcopy with %s: %s" % (keys, out))
+    check(s.end() == 0, "the server's status")
+    s = Server(d, image, "-f", "raw", "-r")
+    c = s.connect()
+    read(c, 18)
+    c.sendall(struct.pack(">I", 3) + opt(5))
+    check(struct.unpack(">QIII", read(c, 20))[2] == 0x80000001, "STARTTLS without TLS")
+    c.close()
+    check(s.end() == 0, "the server's status")
+    check(run(DOPPEL, "image", "serve", "-f", "raw", "--tls-creds", d + "/nowhere", image)[0] == 125, "credentials that are not there")
+
+
 with tempfile.TemporaryDirectory(prefix="doppel-nbd-") as d:
     clients(d, "raw")
     clients(d, "qcow2")
@@ -229,5 +306,6 @@ with tempfile.TemporaryDirectory(prefix="doppel-nbd-") as d:
     silence(d)
     misbehaviour(d)
     once(d)
+    tls(d)
 print("%d passed, %d failed" % (passed, failed))
 sys.exit(1 if failed else 0)

@@ -33,7 +33,7 @@ expect 0 "Examples:" run --help
 expect 0 "Examples:" run -k x -h
 expect 0 "Examples:" help run
 expect 0 "Examples:" doctor --help
-for verb in list stats control screenshot type key media image; do
+for verb in list stats control screenshot type key media image down config; do
     expect 0 "Examples:" $verb --help
     expect 2 "did you mean \`doppel $verb\`?" "${verb}x"
 done

@@ -208,7 +208,7 @@ static void rubbish(void **state)
         {"{\"command\":\"quit\",\"id\":[1]}", "must be a string or an integer"},
         {"{\"command\":\"quit\",\"id\":{}}", "{\"error\""},
         {"{\"command\":\"quit\\u0000x\"}", "is no command"},
-        {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, screenshot, type, key, media, insert, eject, balloon, quit"},
+        {"{\"command\":\"qui\"}", "'qui' is no command: there are help, query-status, stats, "},
         {"{\"command\":\"\"}", "is no command"},
         {"{\"command\":\"screenshot\",\"file\":\"/tmp/x\"}", "this VM has no screen (start it with --machine pc, or --video virtio)"},
         {"{\"command\":\"type\",\"text\":\"x\"}", "this VM has no screen"},
