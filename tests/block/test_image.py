@@ -318,7 +318,7 @@ expect(125, 'cannot be its own', 'convert', '-B', 'c.raw', '-F', 'raw', '-O', 'q
 expect(125, 'format \'nonsense\' is not known', 'convert', '-O', 'nonsense', 'a.raw', 'n.raw')
 expect(2, 'did you mean `doppel image convert`', 'convrt')
 expect(2, 'no verb')
-for line in helps.split('Verbs of images')[1].split('Formats:')[0].splitlines()[1:]:
+for line in helps.split('Verbs of images')[1].split('Addresses that')[0].splitlines()[1:]:
     if line.strip():
         expect(0, 'Examples:', line.split()[0], '--help')
 ok(not os.path.exists('n.raw') and not os.path.exists('n.raw.part'), 'a refused copy leaves nothing')
