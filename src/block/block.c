@@ -346,6 +346,10 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     b->held_tail = &b->held;
     b->backing_anywhere = o->backing_anywhere;
     b->io = o->io;
+    b->fixed = o->of_volume ? "it is a volume, whose pool would not know; use doppel volume when the VM has ended"
+               : o->secret  ? "it is encrypted, and its passphrase is not kept"
+               : o->copy    ? "it has a local copy (copy=)"
+                            : NULL;
     pthread_mutex_init(&b->lock, NULL);
 
     int rc = 0;

@@ -62,6 +62,7 @@ struct dp_block_options {
     bool fill;                     /* it is filled meanwhile */
     bool backing_anywhere;         /* backing files may lie outside the folder of the image: its maker chose their names */
     const char *secret;            /* passphrase of an encrypted image; may be NULL */
+    bool of_volume;                /* a pool (volume/) knows its layers: they stay as they are */
     enum dp_block_io io;
     enum dp_block_cache cache;
     bool discard_ignored;          /* the space of what guests discard is kept */

@@ -78,6 +78,7 @@ struct dp_block {
     char *format;                   /* NULL: raw */
     bool backing_anywhere;
     enum dp_block_io io;
+    const char *fixed;              /* why its layers cannot be changed in use; NULL: they can */
 };
 
 /* block.c: the request is over, with r->result. Any thread; signal is false within reap, whose caller looks at the list anyway. */

@@ -209,6 +209,7 @@ int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struc
     int rc = open_one(f, o, &chain, out, e);
     if (!rc && o->copy && !chain.copied) {
         dp_image_close(*out);
+        *out = NULL;
         rc = dp_error_set(e, -EINVAL, "disk %s: copy= is for what comes by HTTP, and nothing of this disk does", o->name);
     }
     free(real);

@@ -463,6 +463,12 @@ static int need_no_job(struct dp_live *l, struct dp_error *e)
                    : 0;
 }
 
+/* Layers come, go or are opened again. */
+static int need_free_layers(const struct dp_block *b, struct dp_error *e)
+{
+    return b->fixed ? dp_error_set(e, -EPERM, "disk %s: its layers stay as they are while it is used: %s", b->path, b->fixed) : 0;
+}
+
 static int need_image(const struct dp_live *l, struct dp_image *i, struct dp_error *e)
 {
     return i ? 0 : dp_error_set(e, -EIO, "disk %s is lost", l->path);
@@ -638,7 +644,9 @@ int dp_block_job_start(struct dp_block *b, const struct dp_job_options *o, struc
     struct start s = {.o = o, .e = e};
     if (o->bitmap && (strlen(o->bitmap) > DP_BITMAP_NAME_MAX || !*o->bitmap))
         return dp_error_set(e, -EINVAL, "a bitmap's name has 1 to %d bytes", DP_BITMAP_NAME_MAX);
-    int rc = get_live(b, e);
+    int rc = copies ? 0 : need_free_layers(b, e);
+    if (!rc)
+        rc = get_live(b, e);
     if (!rc)
         rc = need_no_job(b->live, e);
     if (!rc && copies)
@@ -731,7 +739,11 @@ static int end_by(struct dp_block *b, int (*how)(void *, struct dp_image **), st
     return dp_worker_call(b, how, &(struct ending){b->live, e});
 }
 
-int dp_block_job_complete(struct dp_block *b, struct dp_error *e) { return end_by(b, complete, e); }
+int dp_block_job_complete(struct dp_block *b, struct dp_error *e)
+{
+    int rc = need_free_layers(b, e);
+    return rc ? rc : end_by(b, complete, e);
+}
 int dp_block_job_cancel(struct dp_block *b, struct dp_error *e) { return end_by(b, cancel, e); }
 
 /* ---- snapshots ---- */
@@ -817,7 +829,7 @@ int dp_block_snapshot(const struct dp_live_snapshot *s, unsigned count, struct d
     unsigned made = 0, held = 0, done = 0;
     int rc = 0;
     for (; !rc && made < count; made += !rc)
-        if (!(rc = get_live(s[made].block, e)))
+        if (!(rc = need_free_layers(s[made].block, e)) && !(rc = get_live(s[made].block, e)))
             rc = make_layer(&s[made], e);
     for (; !rc && held < count; held++)
         dp_block_hold(s[held].block);
@@ -877,7 +889,9 @@ int dp_block_snapshot_inside(struct dp_block *b, const char *name, struct dp_err
     struct dp_image_snapshot s;
     if (!*name || strlen(name) >= sizeof s.name)
         return dp_error_set(e, -EINVAL, "a snapshot's name has 1 to %zu bytes", sizeof s.name - 1);
-    int rc = get_live(b, e);
+    int rc = need_free_layers(b, e);
+    if (!rc)
+        rc = get_live(b, e);
     if (!rc)
         rc = need_no_job(b->live, e);
     return rc ? rc : dp_worker_call(b, snapshot_inside, &(struct inside){b->live, name, e});

@@ -227,6 +227,7 @@ static int find_volume(const char *name, bool readonly, struct dp_vm_disk *d, st
 {
     char *path;
     int rc = dp_volume_resolve(name, !readonly, &path, &d->format, e);
+    d->of_volume = true;
     if (rc)
         return rc;
     /* What path pointed to has the serial number, too. */

@@ -711,6 +711,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     for (unsigned i = 0; !rc && i < c->disk_count; i++) {
         struct dp_block_options o = {
             .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
+            .of_volume = c->disk[i].of_volume,
             .copy = c->disk[i].copy, .fill = c->disk[i].fill, .readonly = c->disk[i].readonly, .cache = block_cache(&c->disk[i]), .discard_ignored = c->disk[i].discard_ignored,
             .detect_zeroes = c->disk[i].detect_zeroes, .limits = c->disk[i].limits, .clock = vm->clock, .trace = c->trace};
         char secret[DP_IMAGE_SECRET_MAX] = "";

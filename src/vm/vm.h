@@ -30,6 +30,7 @@ struct dp_vm_disk {
     const char *copy;          /* as in struct dp_block_options; and fill */
     bool fill;
     bool readonly, backing_anywhere; /* the latter: as in struct dp_block_options */
+    bool of_volume;            /* as in struct dp_block_options */
     const char *secret_file;   /* whose first line is the passphrase; NULL: none */
     bool empty;                /* of a CD or floppy drive: path does not matter, there is none in it yet */
     enum dp_vm_bus bus;

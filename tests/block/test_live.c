@@ -300,6 +300,24 @@ static void refused(void **state)
     assert_true(dp_block_job_complete(b, &e) < 0 && dp_block_job_cancel(b, &e) < 0);
     assert_int_equal(dp_block_bitmap_remove(b, "none", &e), -ENOENT);
     dp_block_close(b);
+    /* What a pool has written down, or nobody could open again, keeps its layers; copies can be made. */
+    for (unsigned n = 0; n < 3; n++) {
+        struct dp_block_options fixed = {
+            .path = in(r, "disk"), .format = "raw", .of_volume = n == 0, .secret = n == 1 ? "word" : NULL, .copy = n == 2 ? "copy" : NULL};
+        if (dp_block_open(NULL, &fixed, &b, &e)) {
+            assert_int_equal(n, 2); /* no local copies of local files */
+            continue;
+        }
+        s.block = b;
+        assert_int_equal(dp_block_snapshot(&s, 1, &e), -EPERM);
+        assert_int_equal(dp_block_snapshot_inside(b, "one", &e), -EPERM);
+        o = (struct dp_job_options){.kind = DP_JOB_COMMIT};
+        assert_int_equal(dp_block_job_start(b, &o, &e), -EPERM);
+        o = (struct dp_job_options){.kind = DP_JOB_BACKUP, .target = in(r, n ? "backup1" : "backup0")};
+        assert_ok(dp_block_job_start(b, &o, &e), e);
+        assert_int_equal(dp_block_job_complete(b, &e), -EPERM);
+        dp_block_close(b);
+    }
     struct dp_block_options direct = {.path = in(r, "disk"), .cache = DP_BLOCK_NONE};
     if (dp_block_open(NULL, &direct, &b, &e))
         return; /* a file system without O_DIRECT */

@@ -23,7 +23,7 @@ struct combination {
 struct disk { uint8_t *data; uint64_t size; };
 struct kept { struct disk disk; char name[32]; };
 
-static unsigned stride = 97, seed = 1;
+static unsigned stride = 151, seed = 1;
 
 static uint64_t chance(struct rig *r, uint64_t n) { return dp_random_next(&r->random) % n; }
 
