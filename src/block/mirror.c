@@ -29,12 +29,12 @@ struct mirror {
     unsigned region_bits;
     bool stale[2];
     char name[2][NAME_MAX_BYTES], format[2][FORMAT_MAX_BYTES];
-    struct dp_image *half[2]; /* NULL: not opened */
-    bool anywhere;            /* a half that is opened later may be in any folder */
-    uint8_t *bits, *recent;   /* as in the file; written since the last flush */
-    uint64_t bytes;           /* of each */
-    bool torn;                /* a write failed on both: bits stay until the next opening */
-    bool waits;               /* something since the last flush that found nothing to do */
+    struct dp_image *half[2];    /* NULL: not opened */
+    bool anywhere;               /* a half that is opened later may be in any folder */
+    uint8_t *bits, *recent;      /* as in the file; written since the last flush */
+    uint64_t bytes;              /* of each */
+    bool torn;                   /* a write failed on both: bits stay until the next opening */
+    bool waits;                  /* something since the last flush that found nothing to do */
     bool owes_header, owes_bits; /* what could not be written to the mirror's file: nothing changes until it is */
 };
 
