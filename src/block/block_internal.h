@@ -48,6 +48,15 @@ struct dp_worker_job {
 int dp_worker_call(struct dp_block *b, int (*run)(void *opaque, struct dp_image **image), void *opaque);
 void dp_worker_set_job(struct dp_block *b, const struct dp_worker_job *job); /* worker's thread; NULL: none any more */
 
+/* aside.c, for worker.c: what need not be done one after another. `again` gets, in any thread, a request that the worker must do. */
+struct dp_aside;
+struct dp_aside *dp_aside_open(struct dp_block *b, void (*again)(struct dp_block *b, struct dp_block_request *r)); /* NULL: not here */
+void dp_aside_close(struct dp_aside *a);                                                                           /* nothing is under way */
+/* The worker's thread; a read or a flush. True: done or under way; false: the worker has to do it. */
+bool dp_aside_take(struct dp_aside *a, const struct dp_image *i, struct dp_block_request *r);
+void dp_aside_reap(struct dp_aside *a, bool signal); /* any thread; signal as for dp_block_finish */
+void dp_aside_wait(struct dp_aside *a);              /* the worker's thread: none is under way afterwards */
+
 struct dp_block {
     struct dp_loop *loop;
     struct dp_trace *trace;

@@ -170,6 +170,7 @@ struct dp_image_format {
     int (*zero)(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags); /* without it, or at -ENOTSUP, zeros are written */
     int (*flush)(struct dp_image *i);
     bool (*dirty)(const struct dp_image *i);
+    bool (*flush_is_plain)(const struct dp_image *i); /* now a flush would only flush `file`; without it: who knows */
     int (*extent)(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x); /* without it all is DATA */
     int (*resize)(struct dp_image *i, uint64_t size, struct dp_error *e);
     /* Exactly one cluster (or the disk's last piece) at a multiple of its size, compressed, where nothing is; then what cannot be
