@@ -33,6 +33,31 @@ int dp_table_set(struct dp_table *t, uint64_t at, unsigned width, uint64_t value
 int dp_table_commit(struct dp_table *t) DP_MUST_CHECK; /* what it wrote is on the disk after another flush of the file */
 void dp_table_fini(struct dp_table *t);
 
+/* ---- all of a table (table_check.c) ---- */
+
+#define DP_TABLE_NOWHERE UINT64_MAX
+
+struct dp_table_map {
+    struct dp_table *table; /* its file has the blocks */
+    void *owner;
+    const char *name;             /* what a block is called */
+    uint64_t count;               /* entries */
+    uint64_t disk, bytes;         /* of the disk: where the first is, and how much each is */
+    uint64_t size, align;         /* of a block in the file; new ones lie at base plus multiples of align */
+    uint64_t base, unit;          /* no block is before base; each is at base plus a multiple of unit */
+    uint64_t limit;               /* none begins behind it; 0: the file's end */
+    bool crowded;                 /* something else may lie between blocks: room is not looked for */
+    bool dense;                   /* room before the first block is lost, too; else writers leave it for their tables */
+    int (*get)(void *owner, uint64_t n, uint64_t *at); /* 0: there is none; DP_TABLE_NOWHERE: it points where none can be */
+    int (*set)(void *owner, uint64_t n, uint64_t at);
+    bool (*room)(const void *owner, uint64_t at); /* nothing else but blocks can be there; NULL: nowhere */
+    void (*refresh)(struct dp_table_map *m);      /* limit, after blocks were added; NULL: it is 0 */
+};
+/* Behind the last block; -EIO: an entry points behind the end of the file, and new blocks would be in that one's place. */
+int dp_table_end(const struct dp_table_map *m, uint64_t *end) DP_MUST_CHECK;
+/* Looks, and mends, if c and the image allow that. What is behind end is of no use afterwards, if nothing is left to mend. */
+int dp_table_check(struct dp_image *i, struct dp_table_map *m, struct dp_image_check *c, uint64_t *end) DP_MUST_CHECK;
+
 int dp_extent_read(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size) DP_MUST_CHECK;
 /* place: finds room for the block that offset is in; its bytes there are what the disk reads now. */
 int dp_extent_write(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size,

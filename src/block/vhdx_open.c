@@ -7,7 +7,7 @@ enum { CHECKSUM = 4, SEQUENCE = 8, FILE_WRITE_GUID = 16, DATA_WRITE_GUID = 32, L
 enum { LOG_LENGTH = 68, LOG_OFFSET = 72 };
 enum { REGION_1 = 192 << 10, REGION_2 = 256 << 10, REGION_TABLE = 65536, REGIONS_MAX = 2047, REGION_HEAD = 16, REGION_ENTRY = 32 };
 enum { METADATA_TABLE = 65536, ITEM_HEAD = 32, ITEM_ENTRY = 32, ITEMS_MAX = 2047, ITEM_USER = 1, ITEM_DISK = 2, ITEM_REQUIRED = 4 };
-enum { HAS_PARENT = 2, BLOCK_MAX = 256 << 20 };
+enum { LEAVE_ALLOCATED = 1, HAS_PARENT = 2, BLOCK_MAX = 256 << 20 };
 #define DISK_MAX (64ull << 40)
 
 /* GUIDs as they are in the file. */
@@ -68,6 +68,12 @@ static int read_table(struct vhdx *v, void *data, uint64_t size, uint64_t at)
 
 /* ---- headers ---- */
 
+static bool has_log(const struct vhdx *v)
+{
+    static const uint8_t none[16];
+    return memcmp(v->header + LOG_GUID, none, 16);
+}
+
 static int read_headers(struct vhdx *v, struct dp_error *e)
 {
     struct dp_image *i = &v->image;
@@ -81,11 +87,13 @@ static int read_headers(struct vhdx *v, struct dp_error *e)
     }
     if (!good[0] && !good[1])
         return damaged(i, "neither of its headers is whole", e);
+    if (good[0] && good[1] && dp_ld64(h[0] + SEQUENCE) == dp_ld64(h[1] + SEQUENCE) && memcmp(h[0], h[1], VHDX_PAGE))
+        return damaged(i, "its two headers have the same number, and are different", e);
     v->second = good[1] && (!good[0] || dp_ld64(h[1] + SEQUENCE) > dp_ld64(h[0] + SEQUENCE));
     memcpy(v->header, h[v->second], VHDX_PAGE);
     v->log_length = dp_ld32(v->header + LOG_LENGTH);
     v->log = dp_ld64(v->header + LOG_OFFSET);
-    if (dp_ld16(v->header + VERSION) != 1 || dp_ld16(v->header + LOG_VERSION))
+    if (dp_ld16(v->header + VERSION) != 1 || (has_log(v) && dp_ld16(v->header + LOG_VERSION)))
         return dp_error_set(e, -ENOTSUP, "disk %s: this version of vhdx is not known", i->name);
     if (v->log_length && (v->log % VHDX_MIB || v->log_length % VHDX_MIB || v->log < VHDX_MIB || v->log > i->file->size ||
                           v->log_length > i->file->size - v->log))
@@ -103,18 +111,35 @@ static int write_header(struct vhdx *v)
     return rc;
 }
 
-int vhdx_mark(struct vhdx *v)
+/* Both: neither may be of another time. */
+static int write_headers(struct vhdx *v)
 {
-    if (v->marked)
+    int rc = write_header(v);
+    return rc ? rc : write_header(v);
+}
+
+int vhdx_mark(struct vhdx *v, bool contents)
+{
+    if (contents ? v->contents_marked : v->marked)
         return 0;
-    dp_random_uuid(v->header + FILE_WRITE_GUID);
-    dp_random_uuid(v->header + DATA_WRITE_GUID);
-    memset(v->header + LOG_GUID, 0, 16);
-    int rc = dp_image_flush(v->image.file); /* what the log had, if anything, before its end */
-    for (unsigned n = 0; !rc && n < 2; n++) /* both: neither may be of another time */
-        rc = write_header(v);
-    v->marked = !rc;
+    if (!v->marked)
+        dp_random_uuid(v->header + FILE_WRITE_GUID);
+    if (contents)
+        dp_random_uuid(v->header + DATA_WRITE_GUID);
+    int rc = write_headers(v);
+    if (!rc) {
+        v->marked = true;
+        v->contents_marked |= contents;
+    }
     return rc;
+}
+
+int vhdx_end_log(struct vhdx *v)
+{
+    memset(v->header + LOG_GUID, 0, 16);
+    v->log_lost = false;
+    int rc = dp_image_flush(v->image.file); /* what the log had before its end */
+    return rc ? rc : write_headers(v);
 }
 
 /* ---- regions and metadata ---- */
@@ -135,6 +160,9 @@ static int read_regions(struct vhdx *v, uint8_t *table, struct dp_error *e)
         const uint8_t *p = table + REGION_HEAD + n * REGION_ENTRY;
         uint64_t at = dp_ld64(p + 16), length = dp_ld32(p + 24);
         bool is_bat = !memcmp(p, guid_bat, 16), is_metadata = !memcmp(p, guid_metadata, 16);
+        if (at <= INT64_MAX)
+            v->regions_end = DP_MAX(v->regions_end, at + length);
+        v->others |= !is_bat && !is_metadata;
         if (!is_bat && !is_metadata) {
             if (dp_ld32(p + 28) & 1)
                 return dp_error_set(e, -ENOTSUP, "disk %s has a region that has to be understood, and doppel does not", i->name);
@@ -170,6 +198,8 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
         unsigned k = 0;
         while (k < ITEMS && memcmp(p, items[k].guid, 16))
             k++;
+        if (dp_ld32(p + 24) & ITEM_USER) /* GUIDs of users are theirs */
+            k = ITEMS;
         if (k == ITEMS && dp_ld32(p + 24) & ITEM_REQUIRED)
             return dp_error_set(e, -ENOTSUP, "disk %s has metadata that have to be understood, and doppel does not", i->name);
         if (k == ITEMS)
@@ -190,6 +220,7 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
         return damaged(i, "its metadata lack the size of the disk, its blocks or sectors", e);
     if (dp_ld32(value[FILE_PARAMETERS] + 4) & HAS_PARENT)
         return dp_error_set(e, -ENOTSUP, "disk %s depends on another vhdx image: merge them with Hyper-V (Merge-VHD)", i->name);
+    v->fixed = dp_ld32(value[FILE_PARAMETERS] + 4) & LEAVE_ALLOCATED;
     i->size = dp_ld64(value[DISK_SIZE]);
     v->block = dp_ld32(value[FILE_PARAMETERS]);
     v->sector = dp_ld32(value[LOGICAL_SECTOR]);
@@ -207,7 +238,6 @@ int vhdx_open(struct dp_image *i, const struct dp_image_options *o, struct dp_er
 {
     struct vhdx *v = vhdx_of(i);
     uint8_t head[8];
-    static const uint8_t none[16];
     int rc = dp_image_pread(i->file, head, sizeof head, 0);
     if (rc)
         return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
@@ -216,7 +246,7 @@ int vhdx_open(struct dp_image *i, const struct dp_image_options *o, struct dp_er
     if (o->snapshot)
         return dp_error_set(e, -ENOENT, "disk %s: vhdx images have no snapshots", i->name);
     v->table.file = i->file;
-    if ((rc = read_headers(v, e)) || (memcmp(v->header + LOG_GUID, none, 16) && (rc = vhdx_replay(v, e))))
+    if ((rc = read_headers(v, e)) || (has_log(v) && (rc = vhdx_replay(v, o->repair, e))))
         return rc;
     uint8_t *table = malloc(REGION_TABLE);
     rc = table ? read_regions(v, table, e) : dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);

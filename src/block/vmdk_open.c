@@ -6,7 +6,7 @@
 #include "block/vmdk.h"
 
 enum { VERSION = 4, FLAGS = 8, CAPACITY = 12, GRAIN_SIZE = 20, DESCRIPTOR = 28, DESCRIPTOR_SIZE = 36, ENTRIES = 44, RGD = 48, GD = 56 };
-enum { OVERHEAD = 64, NEWLINES = 73, ALGORITHM = 77, DEFLATE = 1 };
+enum { OVERHEAD = 64, UNCLEAN = 72, NEWLINES = 73, ALGORITHM = 77, DEFLATE = 1 };
 enum { FLAG_NEWLINES = 1, FLAG_RGD = 2, FLAG_ZEROED = 4, FLAG_PACKED = 1 << 16, FLAG_MARKERS = 1 << 17 };
 enum { TEXT_MAX = 1 << 20, GRAIN_MAX = 2 << 20, DESCRIPTOR_SECTORS = 20, GRAIN = 65536, TABLE_ENTRIES = 512 };
 #define MAGIC "KDMV"
@@ -38,7 +38,8 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
     uint8_t h[VMDK_SECTOR];
     uint64_t length = p->file->size;
     int rc = dp_image_pread(p->file, h, sizeof h, 0);
-    if (!rc && !memcmp(h, MAGIC, 4) && dp_ld64(h + GD) == GD_AT_END && length >= 3 * VMDK_SECTOR)
+    bool at_end = !rc && !memcmp(h, MAGIC, 4) && dp_ld64(h + GD) == GD_AT_END;
+    if (at_end && length >= 3 * VMDK_SECTOR)
         rc = dp_image_pread(p->file, h, sizeof h, DP_ALIGN_DOWN(length, (uint64_t)VMDK_SECTOR) - 2 * VMDK_SECTOR); /* the footer */
     if (rc)
         return unreadable(i, rc, e);
@@ -52,7 +53,12 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
     uint64_t capacity = dp_ld64(h + CAPACITY), grain = dp_ld64(h + GRAIN_SIZE), gd = dp_ld64(h + GD), rgd = dp_ld64(h + RGD);
     p->entries = dp_ld32(h + ENTRIES);
     p->packed = flags & FLAG_PACKED;
+    p->marked = flags & FLAG_MARKERS;
     p->zeroed = flags & FLAG_ZEROED;
+    p->was_unclean = h[UNCLEAN];
+    if (at_end && !i->readonly)
+        return dp_error_set(e, -ENOTSUP, "disk %s is complete, with a footer (streamOptimized), and can only be read: add ,ro, or copy it: "
+                                         "doppel image convert -O qcow2 %s NEW", i->name, i->name);
     if (!version || version > 3)
         return dp_error_set(e, -ENOTSUP, "disk %s: vmdk version %u is not known", i->name, version);
     if (flags & FLAG_NEWLINES && memcmp(h + NEWLINES, "\n \r\n", 4))
@@ -178,10 +184,10 @@ static int parse(struct dp_image *i, struct descriptor *d, bool alone, const str
             parts++;
             rc = alone ? 0 : add_part(i, line, alone, o, e);
         } else if ((value = value_of(line, "CID"))) {
-            if (strlen(value) == 8 && !v->cid_at)
-                v->cid_at = d->at + (value - d->text);
             if (set_hex(value, &v->cid))
                 rc = damaged(i, "its CID is no number", e);
+            v->cid_at = d->at + (value - d->text);
+            v->cid_digits = DP_MIN(strlen(value), 8u);
         } else if ((value = value_of(line, "parentCID"))) {
             if (set_hex(value, &v->parent_cid))
                 rc = damaged(i, "its parentCID is no number", e);
@@ -246,11 +252,21 @@ int vmdk_open(struct dp_image *i, const struct dp_image_options *o, struct dp_er
     return rc || v->parent_cid == (uint32_t)VMDK_NO_PARENT ? rc : open_parent(i, d.hint, o, e);
 }
 
+int vmdk_set_unclean(struct vmdk_part *p, bool on)
+{
+    uint8_t byte = on;
+    int rc = dp_image_pwrite(p->file, &byte, 1, UNCLEAN);
+    return rc ? rc : dp_image_flush(p->file);
+}
+
 void vmdk_close(struct dp_image *i)
 {
     struct vmdk *v = vmdk_of(i);
     for (unsigned n = 0; n < v->parts; n++) {
         struct vmdk_part *p = &v->part[n];
+        /* What cannot be told at the end the next one finds by comparing. */
+        if (p->unclean && !p->table.dirty && !dp_image_flush(p->file) && vmdk_set_unclean(p, false) && i->trace)
+            dp_trace_emit(i->trace, DP_TRACE_BLOCK, "disk %s: its header cannot be written", i->name);
         dp_table_fini(&p->table);
         free(p->name);
         free(p->plain);

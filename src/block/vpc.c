@@ -2,8 +2,11 @@
  *
  * Model: a footer of 512 bytes at the end of the file describes the disk. Fixed: all before it is the disk. Dynamic: a copy of the footer
  * and a header at the beginning, the block allocation table (BAT: the sector of each block, or -1), and blocks: a bitmap of sectors, then
- * data. A new block takes the footer's place, and the footer moves behind it, before anything overwrites the old one. Differencing: what
- * the bitmap does not have is the parent's, which is named by locators and known by its UUID.
+ * data. A new block takes the footer's place, and the footer moves behind it and is on the disk before anything overwrites the old one: at
+ * any moment the file ends with its footer, and never with bytes of the guest that might look like another one. Differencing: what the
+ * bitmap does not have is the parent's, which is named by locators and known by its UUID. Blocks lie wholly before the footer and not over
+ * the header or the table; others are refused. A file without a footer at its end (of programs that do not wait) is read by the copy, and
+ * gets one before it is written.
  * Which size counts is the writer's business: Virtual PC and QEMU ("qemu") mean the geometry, Hyper-V and others the size in the footer.
  * Source: Microsoft, Virtual Hard Disk Image Format Specification 1.0 (2006): "Hard Disk Footer Format", "Dynamic Disk Header Format",
  * "Block Allocation Table and Data Blocks", "Appendix: CHS Calculation"; QEMU, docs and block/vpc.c for whose size is the geometry's.
@@ -27,7 +30,8 @@ struct vpc {
     struct dp_table table;
     uint8_t footer[FOOTER], parent_id[16];
     uint32_t type, entries, block, bitmap; /* bitmap: bytes before each block's data */
-    uint64_t bat, free;                    /* free: where the next block goes; the footer is there, if it is anywhere */
+    uint64_t header_at, bat, free;         /* free: where the next block goes; the footer is there, if it is anywhere */
+    bool tail, settled;                    /* tail: the footer is there; settled: every block is before it */
 };
 
 static struct vpc *of(struct dp_image *i) { return (struct vpc *)i; }
@@ -126,6 +130,7 @@ static int open_sparse(struct dp_image *i, const struct dp_image_options *o, str
     int rc = dp_image_pread(i->file, h, HEADER, at);
     if (rc)
         return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
+    v->header_at = at;
     v->bat = be64(h + TABLE_OFFSET);
     v->entries = be32(h + ENTRIES);
     v->block = be32(h + BLOCK_SIZE);
@@ -168,6 +173,7 @@ static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp
                             i->name);
     if (o->snapshot)
         return dp_error_set(e, -ENOENT, "disk %s: VHD images have no snapshots", i->name);
+    v->tail = tail;
     v->type = be32(v->footer + DISK_TYPE);
     v->table.file = i->file;
     v->free = DP_ALIGN_UP(tail ? length - FOOTER : length, (uint64_t)SECTOR);
@@ -208,6 +214,14 @@ static int cut_at_bitmap(struct vpc *v, uint64_t start, uint64_t inside, struct 
     return rc;
 }
 
+/* May a block be there? Over the table or the header nobody has one but to have those overwritten. */
+static bool is_room(const void *owner, uint64_t at)
+{
+    const struct vpc *v = owner;
+    uint64_t end = at + v->bitmap + v->block;
+    return at >= FOOTER && (at >= v->bat + 4ull * v->entries || end <= v->bat) && (at >= v->header_at + HEADER || end <= v->header_at);
+}
+
 static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
 {
     struct vpc *v = of(i);
@@ -226,8 +240,7 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
     if (rc || entry == UNUSED)
         return rc;
     uint64_t start = entry * SECTOR;
-    /* Over the table or the header: nobody wrote that but to have it overwritten. */
-    if (start < FOOTER || (start < v->bat + 4ull * v->entries && start + v->bitmap + v->block > v->bat))
+    if (!is_room(v, start) || start + v->bitmap + v->block > v->free)
         return -EIO;
     x->kind = DP_EXTENT_DATA;
     if (v->type == DIFFERENCING)
@@ -237,22 +250,66 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
     return rc;
 }
 
+static int get(void *owner, uint64_t n, uint64_t *at)
+{
+    struct vpc *v = owner;
+    uint64_t entry = 0;
+    int rc = dp_table_get(&v->table, v->bat + n * 4, 4, &entry);
+    *at = (uint64_t)__builtin_bswap32(entry) * SECTOR;
+    if (entry == UNUSED)
+        *at = 0;
+    else if (!is_room(v, *at) || *at + v->bitmap + v->block > v->free)
+        *at = DP_TABLE_NOWHERE;
+    return rc;
+}
+
+static int set(void *owner, uint64_t n, uint64_t at)
+{
+    struct vpc *v = owner;
+    return dp_table_set(&v->table, v->bat + n * 4, 4, at ? __builtin_bswap32(at / SECTOR) : UNUSED);
+}
+
+static void refresh(struct dp_table_map *m) { m->limit = ((const struct vpc *)m->owner)->free; }
+
+static struct dp_table_map map(struct vpc *v)
+{
+    struct dp_table_map m = {.table = &v->table, .owner = v, .name = "block", .count = v->entries, .bytes = v->block,
+                             .size = v->bitmap + v->block, .align = SECTOR, .unit = SECTOR, .crowded = v->type == DIFFERENCING, .get = get,
+                             .set = set, .room = is_room, .refresh = refresh};
+    refresh(&m);
+    return m;
+}
+
+/* The footer behind the blocks, and nothing goes on before it is on the disk. */
+static int write_tail(struct vpc *v, uint64_t at)
+{
+    int rc = dp_image_pwrite(v->image.file, v->footer, FOOTER, at);
+    return rc ? rc : dp_image_flush(v->image.file);
+}
+
 static int place(struct dp_image *i, uint64_t offset)
 {
     struct vpc *v = of(i);
     uint64_t start = v->free, end = start + v->bitmap + v->block;
     uint8_t ones[SECTOR];
+    struct dp_table_map m = map(v);
+    int rc = v->settled ? 0 : dp_table_end(&m, &end);
+    if (rc)
+        return rc;
+    v->settled = true;
+    end = start + v->bitmap + v->block;
     if (end / SECTOR >= UNUSED)
         return -EFBIG;
     memset(ones, 0xff, sizeof ones);
-    int rc = dp_image_pwrite(i->file, v->footer, FOOTER, end);
-    if (!rc)
+    if (!(rc = write_tail(v, end)))
         rc = dp_image_zero(i->file, start + v->bitmap, v->block, 0);
     for (uint32_t n = 0; !rc && n < v->bitmap; n += SECTOR)
         rc = dp_image_pwrite(i->file, ones, SECTOR, start + n);
-    if (!rc && !(rc = dp_table_set(&v->table, v->bat + offset / v->block * 4, 4, __builtin_bswap32(start / SECTOR))))
-        v->free = end;
-    return rc;
+    if (rc)
+        return rc;
+    v->free = end;
+    v->tail = true;
+    return set(v, offset / v->block, start);
 }
 
 static int read_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size)
@@ -260,14 +317,28 @@ static int read_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint6
     return of(i)->type == FIXED ? dp_image_read(i->file, c, offset, size) : dp_extent_read(i, c, offset, size);
 }
 
+/* Before the first change: a file that was cut off gets its footer. */
+static int mend_tail(struct vpc *v)
+{
+    int rc = v->tail ? 0 : write_tail(v, v->free);
+    v->tail = !rc;
+    return rc;
+}
+
 static int write_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint64_t size)
 {
-    return of(i)->type == FIXED ? dp_image_write(i->file, c, offset, size) : dp_extent_write(i, c, offset, size, place);
+    if (of(i)->type == FIXED)
+        return dp_image_write(i->file, c, offset, size);
+    int rc = mend_tail(of(i));
+    return rc ? rc : dp_extent_write(i, c, offset, size, place);
 }
 
 static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags)
 {
-    return of(i)->type == FIXED ? dp_image_zero(i->file, offset, size, flags) : dp_extent_zero(i, offset, size, flags);
+    if (of(i)->type == FIXED)
+        return dp_image_zero(i->file, offset, size, flags);
+    int rc = mend_tail(of(i));
+    return rc ? rc : dp_extent_zero(i, offset, size, flags);
 }
 
 static bool dirty(const struct dp_image *i) { return ((const struct vpc *)i)->table.dirty; }
@@ -279,6 +350,47 @@ static int flush(struct dp_image *i)
 }
 
 static uint32_t cluster_size(const struct dp_image *i) { return ((const struct vpc *)i)->block; }
+
+/* ---- check ---- */
+
+/* The footer and its copy at the beginning. */
+static int check_footers(struct vpc *v, struct dp_image_check *c, bool mend)
+{
+    uint8_t copy[FOOTER];
+    int rc = dp_image_pread(v->image.file, copy, FOOTER, 0);
+    bool same = !rc && !memcmp(copy, v->footer, FOOTER);
+    if (rc || (same && v->tail))
+        return rc;
+    c->corruptions += !mend;
+    c->corruptions_fixed += mend;
+    if (c->report)
+        c->report(c->opaque, v->tail ? "the copy of the footer is not as the footer" : "there is no footer at its end");
+    if (mend && !(rc = write_tail(v, v->free)))
+        v->tail = true;
+    return rc || !mend || same ? rc : dp_image_pwrite(v->image.file, v->footer, FOOTER, 0);
+}
+
+static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e)
+{
+    struct vpc *v = of(i);
+    uint64_t end = v->free;
+    bool all = c->repair_all && !i->readonly, mend = (all || c->repair_leaks) && !i->readonly;
+    int rc = 0;
+    if (v->type != FIXED) {
+        struct dp_table_map m = map(v);
+        v->settled = true; /* what points elsewhere is told of, and mended first */
+        if (!(rc = check_footers(v, c, all)))
+            rc = dp_table_check(i, &m, c, &end);
+        v->settled = false;
+        end = DP_MAX(end, DP_MAX(v->header_at + HEADER, DP_ALIGN_UP(v->bat + 4ull * v->entries, (uint64_t)SECTOR)));
+        if (!rc && mend && !m.crowded && !c->corruptions && end < v->free && !(rc = write_tail(v, end))) {
+            v->free = end;
+            rc = i->file->format->resize ? i->file->format->resize(i->file, end + FOOTER, e) : 0;
+        }
+    }
+    c->end = end + FOOTER;
+    return rc ? dp_error_set(e, rc, "disk %s cannot be checked: %s", i->name, strerror(-rc)) : 0;
+}
 
 /* ---- create ---- */
 
@@ -416,5 +528,6 @@ const struct dp_image_format dp_image_vpc = {
     .dirty = dirty,
     .extent = extent,
     .cluster_size = cluster_size,
+    .check = check,
     .create = create,
 };

@@ -98,7 +98,8 @@ static void compare(const struct rig *r, const struct row *row)
     struct dp_image *i = open_format(r, "image", row->format, true);
     if (i->format->check) {
         assert_ok(i->format->check(i, &c, &e), e);
-        assert_true(!c.corruptions && !c.leaks);
+        if (c.corruptions || c.leaks)
+            fail_msg("%s %s: %llu corruptions, %llu leaks", row->format, row->options, (unsigned long long)c.corruptions, (unsigned long long)c.leaks);
     }
     dp_image_close(i);
 }
@@ -358,6 +359,13 @@ static void test_vhd_parent(void **state)
     free(model);
 }
 
+static void log_entry(int fd, uint8_t *entry, size_t size, off_t at)
+{
+    dp_st32(entry + 4, 0);
+    dp_st32(entry + 4, dp_crc32c(0, entry, size));
+    assert_int_equal(pwrite(fd, entry, size, at), (ssize_t)size);
+}
+
 /* A writer that died: the table lacks a block that the log has. Who reads sees it and changes nothing; who writes repairs it first. */
 static void test_vhdx_log(void **state)
 {
@@ -390,8 +398,7 @@ static void test_vhdx_log(void **state)
     memcpy(entry + 4096, "data", 4);
     memcpy(entry + 4104, page + 8, 4084);
     dp_st32(entry + 8188, 7);
-    dp_st32(entry + 4, dp_crc32c(0, entry, sizeof entry));
-    assert_int_equal(pwrite(fd, entry, sizeof entry, LOG), sizeof entry);
+    log_entry(fd, entry, sizeof entry, LOG);
     assert_int_equal(pwrite(fd, zeros, 8, BAT), 8);
     for (unsigned n = 1; n <= 2; n++) {
         assert_int_equal(pread(fd, header, sizeof header, n * 65536), sizeof header);
@@ -409,12 +416,135 @@ static void test_vhdx_log(void **state)
     expect_image(r, i, model, SIZE);
     dp_image_close(i);
     compare(r, &vhdx);
+    /* The contents are what they were: DataWriteGuid, by which children know their parent, too. FileWriteGuid is new, LogGuid zero. */
+    must(r, "cmp -n 16 -i 65568 image before && cmp -n 16 -i 131104 image before && ! cmp -n 16 -i 65552 image before && "
+            "cmp -n 16 -i 65584:0 image /dev/zero && cmp -n 16 -i 131120:0 image /dev/zero");
+    /* The file was to become longer: then it does. It was longer once: then it was cut off. */
     must(r, "cp before image");
-    entry[4096] ^= 1; /* torn: it never happened */
+    dp_st64(entry + 56, 40 * MIB);
+    log_entry(fd, entry, sizeof entry, LOG);
+    i = open_format(r, "image", "vhdx", true);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    i = open_format(r, "image", "vhdx", false);
+    assert_int_equal(i->file->size, 40 * MIB);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    must(r, "cp before image");
+    dp_st64(entry + 48, 41 * MIB);
+    log_entry(fd, entry, sizeof entry, LOG);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "cut off"));
+    /* It may not touch the headers. */
+    dp_st64(entry + 48, 4 * MIB);
+    dp_st64(entry + 80, 65536);
+    log_entry(fd, entry, sizeof entry, LOG);
+    assert_int_equal(try_open(r, "image", "vhdx", false, &e), -EINVAL);
+    /* Nothing in it is valid: then nobody knows, until somebody says that it may be dropped. */
+    must(r, "cp before image");
+    entry[4096] ^= 1;
     assert_int_equal(pwrite(fd, entry, sizeof entry, LOG), sizeof entry);
-    close(fd);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "nothing in its log is valid"));
+    struct dp_image_check c = {.repair_all = true};
+    assert_ok(dp_image_open(&(struct dp_image_options){.name = in(r, "image"), .format = "vhdx", .repair = true}, &i, &e), e);
+    assert_ok(i->format->check(i, &c, &e), e);
+    assert_true(c.corruptions_fixed == 1 && !c.corruptions);
+    dp_image_close(i);
     assert_int_equal(try_open(r, "image", "vhdx", true, &e), 0);
+    close(fd);
     free(model);
+}
+
+/* What programs leave that died, or what was cut off: the same for all four. */
+static void test_damage(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    static const struct {
+        struct row row;
+        const char *damage; /* of an image of 8 MiB that is full; $1: it */
+        uint64_t corruptions, leaks;
+        bool keeps; /* the contents */
+        int open;   /* for writing */
+    } some[] = {
+        {{"vdi", ""}, "dd if=$1 of=$1 bs=4 skip=128 seek=129 count=1 conv=notrunc", 1, 1, false, 0},  /* two in one place */
+        {{"vdi", ""}, "printf '\\020\\0\\0\\0' | dd of=$1 bs=1 seek=512 conv=notrunc", 1, 1, false, -EIO}, /* behind the end */
+        {{"vdi", ""}, "truncate -s +3M $1", 0, 3, true, 0},
+        {{"vdi", ""}, "printf '\\377\\377\\377\\377' | dd of=$1 bs=1 seek=520 conv=notrunc", 0, 1, false, 0},
+        {{"vpc", "force_size=on"}, "dd if=$1 of=$1 bs=4 skip=384 seek=385 count=1 conv=notrunc", 1, 1, false, 0},
+        {{"vpc", "force_size=on"}, "truncate -s -512 $1", 1, 0, true, 0},
+        {{"vpc", "force_size=on"}, "printf '\\0\\0\\0\\001' | dd of=$1 bs=1 seek=1536 conv=notrunc", 1, 0, false, -EIO},
+        {{"vmdk", ""}, "truncate -s +200k $1", 0, 3, true, 0},
+        {{"vmdk", ""}, "truncate -s -130k $1", 2, 0, false, -EIO},
+        {{"vhdx", "block_size=1M"}, "dd if=$1 of=$1 bs=8 skip=393216 seek=393217 count=1 conv=notrunc", 1, 1, false, 0},
+        {{"vhdx", "block_size=1M"}, "truncate -s +5M $1", 0, 5, true, 0},
+        {{"vhdx", "block_size=1M"}, "truncate -s -2M $1", 2, 0, false, -EIO},
+    };
+    enum { SIZE = 8 << 20 };
+    uint8_t *model = malloc(SIZE);
+    for (size_t n = 0; n < SIZE; n++)
+        model[n] = dp_random_next(&r->random) | 1;
+    for (unsigned n = 0; n < DP_ARRAY_LEN(some); n++) {
+        const char *format = some[n].row.format;
+        struct dp_error e = {0};
+        struct dp_image *i;
+        must(r, "rm -f image");
+        write_file(r, "model", model, SIZE);
+        create_ours(r, &some[n].row, SIZE);
+        copy_ours(r, &some[n].row);
+        must(r, "set -- image; %s", some[n].damage);
+        struct dp_image_options o = {.name = in(r, "image"), .format = format, .repair = true, .readonly = true};
+        for (unsigned round = 0; round < 3; round++, o.readonly = false) { /* looks, mends, looks again */
+            struct dp_image_check c = {.repair_all = round == 1};
+            assert_ok(dp_image_open(&o, &i, &e), e);
+            assert_ok(i->format->check(i, &c, &e), e);
+            uint64_t bad = round == 1 ? c.corruptions_fixed : c.corruptions, lost = round == 1 ? c.leaks_fixed : c.leaks;
+            /* who was in two places takes up what was lost */
+            if (round < 2 ? bad != some[n].corruptions || (!round && lost != some[n].leaks) : bad || lost)
+                fail_msg("%s, %s: round %u: %llu corruptions, %llu leaks", format, some[n].damage, round, (unsigned long long)bad,
+                         (unsigned long long)lost);
+            if (round == 1 && some[n].open == -EIO && c.corruptions)
+                fail_msg("%s, %s: not mended", format, some[n].damage);
+            if (some[n].keeps)
+                expect_image(r, i, model, SIZE);
+            dp_image_close(i);
+        }
+        must(r, "[ %d = 0 ] || qemu-img compare -f raw -F %s model image", some[n].keeps, format);
+        if (strcmp(format, "vpc"))
+            must(r, "qemu-img check -f %s image", format);
+        uint8_t *now = malloc(SIZE); /* it can be written again, all of it */
+        i = open_format(r, "image", format, false);
+        assert_int_equal(dp_image_pread(i, now, SIZE, 0), 0);
+        dp_image_close(i);
+        operate(r, &(struct row){format, .checked = strcmp(format, "vpc")}, now, SIZE, 1);
+        free(now);
+    }
+    free(model);
+}
+
+/* A program that writes no leading zeros: there is no room for more digits. A complete streamOptimized image takes nothing more. */
+static void test_vmdk_headers(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    struct dp_error e;
+    must(r, "qemu-img create -f vmdk base 1M && cp base copy && perl -pi -e 's/^CID=(.)(.)(.*)/q(CID=5) . qq(\\n) . $3 =~ s|.|#|gr/e' base "
+            "&& [ $(stat -c %%s base) = $(stat -c %%s copy) ] && grep -a '^CID=5$' base");
+    struct dp_image *i = open_format(r, "base", "vmdk", false);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, 0), 0);
+    uint8_t flag = 0;
+    assert_int_equal(dp_image_pread(i->file, &flag, 1, 72), 0);
+    assert_int_equal(flag, 1); /* uncleanShutdown */
+    dp_image_close(i);
+    must(r, "grep -a '^CID=[0-46-9a-f]$' base && grep -a ^parentCID=ffffffff$ base && qemu-img check base && "
+            "cmp -n 1 -i 72:0 base /dev/zero");
+    must(r, "qemu-img convert -O vmdk -o subformat=streamOptimized base packed && truncate -s %%512 packed && "
+            "head -c 512 packed >footer && printf '\\377\\377\\377\\377\\377\\377\\377\\377' | "
+            "dd of=packed bs=1 seek=56 conv=notrunc && cat footer >>packed && head -c 512 /dev/zero >>packed");
+    assert_int_equal(try_open(r, "packed", "vmdk", true, &e), 0);
+    assert_int_equal(try_open(r, "packed", "vmdk", false, &e), -ENOTSUP);
+    assert_non_null(strstr(e.text, "with a footer"));
 }
 
 static void test_vdi_grow(void **state)
@@ -444,6 +574,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_sizes, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vmdk_parents, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhdx_log, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_damage, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vmdk_headers, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhd_parent, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vdi_grow, rig_setup, rig_teardown),
     };
