@@ -280,9 +280,9 @@ static void workload(void)
             zero_some(true);
         else if (v < 18)
             flush();
-        else if (v < 20)
+        else if (v < 19)
             resize();
-        else if (v == 20)
+        else if (v < 22)
             repair();
         else
             close_image(), open_again();
