@@ -36,6 +36,7 @@ void dp_table_fini(struct dp_table *t);
 /* ---- all of a table (table_check.c) ---- */
 
 #define DP_TABLE_NOWHERE UINT64_MAX
+#define DP_TABLE_NO_GROUP (UINT64_MAX - 1)
 
 struct dp_table_map {
     struct dp_table *table; /* its file has the blocks */
@@ -48,7 +49,9 @@ struct dp_table_map {
     uint64_t limit;               /* none begins behind it; 0: the file's end */
     bool crowded;                 /* something else may lie between blocks: room is not looked for */
     bool dense;                   /* room before the first block is lost, too; else writers leave it for their tables */
-    int (*get)(void *owner, uint64_t n, uint64_t *at); /* 0: there is none; DP_TABLE_NOWHERE: it points where none can be */
+    uint64_t group;               /* entries that may be missing together; 0: none are */
+    /* 0: there is none; DP_TABLE_NO_GROUP: nor is one of the whole group; DP_TABLE_NOWHERE: it points where none can be */
+    int (*get)(void *owner, uint64_t n, uint64_t *at);
     int (*set)(void *owner, uint64_t n, uint64_t at);
     bool (*room)(const void *owner, uint64_t at); /* nothing else but blocks can be there; NULL: nowhere */
     void (*refresh)(struct dp_table_map *m);      /* limit, after blocks were added; NULL: it is 0 */

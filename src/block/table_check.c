@@ -9,6 +9,8 @@
 
 #include "block/table.h"
 
+enum { SLOTS_MAX = 1 << 27 }; /* 8 TiB in blocks of 64 KiB */
+
 struct slots {
     const struct dp_table_map *m;
     uint64_t limit, count, used, outside, overlaps, leaks;
@@ -33,12 +35,23 @@ static bool is_outside(const struct dp_table_map *m, uint64_t limit, uint64_t at
     return at == DP_TABLE_NOWHERE || at >= limit || at < m->base || (at - m->base) % m->unit;
 }
 
+/* The entry n, and n becomes the last of the group that is not there. */
+static int fetch(const struct dp_table_map *m, uint64_t *n, uint64_t *at)
+{
+    int rc = m->get(m->owner, *n, at);
+    if (!rc && *at == DP_TABLE_NO_GROUP) {
+        *n += m->group - 1 - *n % m->group;
+        *at = 0;
+    }
+    return rc;
+}
+
 int dp_table_end(const struct dp_table_map *m, uint64_t *end)
 {
     uint64_t limit = m->limit ? m->limit : m->table->file->size;
     *end = m->base;
     for (uint64_t n = 0, at; n < m->count; n++) {
-        int rc = m->get(m->owner, n, &at);
+        int rc = fetch(m, &n, &at);
         if (rc)
             return rc;
         if (at && is_outside(m, limit, at))
@@ -64,9 +77,9 @@ static int scan(struct dp_image *i, struct slots *s, struct dp_image_check *c)
     uint64_t at;
     int rc = 0;
     for (uint64_t n = 0; !rc && n < m->count; n++) {
-        if (c->progress && n % 65536 == 0)
+        if (c->progress && n % 512 == 0)
             c->progress(c->opaque, n, m->count);
-        if ((rc = m->get(m->owner, n, &at)) || !at)
+        if ((rc = fetch(m, &n, &at)) || !at)
             continue;
         s->used++;
         if (is_outside(m, s->limit, at)) {
@@ -149,7 +162,7 @@ static int mend(struct dp_image *i, const struct slots *s, struct dp_image_check
     again.start = calloc(s->count + 2, sizeof *s->start);
     int rc = data && again.start ? 0 : -ENOMEM;
     for (uint64_t n = 0, at, to; !rc && n < m->count; n++) {
-        if ((rc = m->get(m->owner, n, &at)) || !at)
+        if ((rc = fetch(m, &n, &at)) || !at)
             continue;
         if (is_outside(m, s->limit, at))
             rc = m->set(m->owner, n, 0);
@@ -175,7 +188,7 @@ static int move_down(struct slots *s, uint64_t from)
     uint8_t *data = malloc(m->size);
     int rc = data ? 0 : -ENOMEM;
     for (uint64_t n = 0, at, to; !rc && n < m->count; n++) {
-        if ((rc = m->get(m->owner, n, &at)) || !at || at < from)
+        if ((rc = fetch(m, &n, &at)) || !at || at < from)
             continue;
         to = next_free(s, &w);
         if (to >= from)
@@ -219,6 +232,9 @@ static int look(struct dp_image *i, struct slots *s, struct dp_image_check *c)
     s->count = s->limit > s->m->base ? (s->limit - s->m->base) / s->m->size + 1 : 0;
     s->used = s->outside = s->overlaps = s->leaks = 0;
     free(s->start);
+    s->start = NULL;
+    if (s->count > SLOTS_MAX)
+        return -EFBIG;
     if (!(s->start = calloc(s->count + 2, sizeof *s->start)))
         return -ENOMEM;
     int rc = scan(i, s, c);

@@ -164,7 +164,11 @@ static int get(void *owner, uint64_t n, uint64_t *at)
     struct vmdk_part *p = owner;
     uint64_t entry = 0;
     int rc = entry_at(p, p->gd, n, at);
-    if (!rc && *at)
+    if (!rc && !*at) {
+        *at = DP_TABLE_NO_GROUP;
+        return 0;
+    }
+    if (!rc)
         rc = dp_table_get(&p->table, *at, 4, &entry);
     *at = entry == 1 && p->zeroed ? 0 : entry * VMDK_SECTOR;
     return rc;
@@ -176,7 +180,7 @@ static struct dp_table_map map(struct vmdk_part *p)
 {
     return (struct dp_table_map){.table = &p->table, .owner = p, .name = "grain", .count = p->size / p->grain + (p->size % p->grain != 0),
                                  .disk = p->first, .bytes = p->grain, .size = p->grain, .align = p->grain,
-                                 .base = DP_ALIGN_DOWN(p->start, (uint64_t)VMDK_SECTOR), .unit = VMDK_SECTOR, .get = get, .set = set};
+                                 .base = DP_ALIGN_DOWN(p->start, (uint64_t)VMDK_SECTOR), .unit = VMDK_SECTOR, .group = p->entries, .get = get, .set = set};
 }
 
 /* Where new grains go; from then on the tables change. */
@@ -365,7 +369,9 @@ static int check_packed(struct vmdk_part *p, struct dp_image_check *c, uint8_t *
         int rc = get(p, n, &at);
         if (rc)
             return rc;
-        if (!at)
+        if (at == DP_TABLE_NO_GROUP)
+            n += p->entries - 1 - n % p->entries;
+        if (!at || at == DP_TABLE_NO_GROUP)
             continue;
         c->allocated++;
         c->compressed++;

@@ -8,7 +8,7 @@
 enum { VERSION = 4, FLAGS = 8, CAPACITY = 12, GRAIN_SIZE = 20, DESCRIPTOR = 28, DESCRIPTOR_SIZE = 36, ENTRIES = 44, RGD = 48, GD = 56 };
 enum { OVERHEAD = 64, UNCLEAN = 72, NEWLINES = 73, ALGORITHM = 77, DEFLATE = 1 };
 enum { FLAG_NEWLINES = 1, FLAG_RGD = 2, FLAG_ZEROED = 4, FLAG_PACKED = 1 << 16, FLAG_MARKERS = 1 << 17 };
-enum { TEXT_MAX = 1 << 20, GRAIN_MAX = 2 << 20, DESCRIPTOR_SECTORS = 20, GRAIN = 65536, TABLE_ENTRIES = 512 };
+enum { GRAINS_MAX = 1 << 28, TEXT_MAX = 1 << 20, GRAIN_MAX = 2 << 20, DESCRIPTOR_SECTORS = 20, GRAIN = 65536, TABLE_ENTRIES = 512 };
 #define MAGIC "KDMV"
 #define GD_AT_END UINT64_MAX
 #define SECTORS_MAX (INT64_MAX / VMDK_SECTOR / 2)
@@ -66,7 +66,7 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
     if (p->packed && dp_ld16(h + ALGORITHM) != DEFLATE)
         return dp_error_set(e, -ENOTSUP, "disk %s: its compression is not known", i->name);
     if (!grain || grain & (grain - 1) || grain > GRAIN_MAX / VMDK_SECTOR || !p->entries || p->entries > TABLE_ENTRIES ||
-        capacity > SECTORS_MAX || gd > SECTORS_MAX || !gd || dp_ld64(h + OVERHEAD) > SECTORS_MAX)
+        capacity > SECTORS_MAX || capacity / grain >= GRAINS_MAX || gd > SECTORS_MAX || !gd || dp_ld64(h + OVERHEAD) > SECTORS_MAX)
         return damaged(i, "the fields of its header contradict each other", e);
     p->grain = grain * VMDK_SECTOR;
     p->gd = gd * VMDK_SECTOR;

@@ -21,6 +21,7 @@ enum { ORIGINAL_SIZE = 40, CURRENT_SIZE = 48, GEOMETRY = 56, DISK_TYPE = 60, CHE
 enum { TABLE_OFFSET = 16, HEADER_VERSION = 24, ENTRIES = 28, BLOCK_SIZE = 32, HEADER_CHECKSUM = 36, PARENT_ID = 40, PARENT_NAME = 64 };
 enum { LOCATORS = 576, LOCATOR = 24, LOCATOR_COUNT = 8, HEADER = 1024 };
 enum { FIXED = 2, DYNAMIC = 3, DIFFERENCING = 4, SECTOR = 512, BLOCK = 2 << 20, EPOCH_2000 = 946684800 };
+enum { ENTRIES_MAX = 1 << 28 }; /* blocks of 8 KiB at the largest size */
 #define UNUSED 0xffffffffu
 #define SECTORS_MAX 0xff000000ull /* 2040 GiB: what Virtual PC can have */
 #define CHS_MAX (65535ull * 16 * 255)
@@ -136,7 +137,8 @@ static int open_sparse(struct dp_image *i, const struct dp_image_options *o, str
     v->block = be32(h + BLOCK_SIZE);
     if (memcmp(h, "cxsparse", 8) || be32(h + HEADER_CHECKSUM) != checksum(h, HEADER, HEADER_CHECKSUM))
         return dp_error_set(e, -EINVAL, "disk %s is damaged: the checksum of its header is wrong", i->name);
-    if (v->block < SECTOR || v->block > 256 << 20 || v->block & (v->block - 1) || (uint64_t)v->entries * v->block < i->size ||
+    if (v->block < SECTOR || v->block > 256 << 20 || v->block & (v->block - 1) || v->entries > ENTRIES_MAX ||
+        (uint64_t)v->entries * v->block < i->size ||
         v->bat % SECTOR || v->bat > i->file->size || 4ull * v->entries > i->file->size - v->bat)
         return dp_error_set(e, -EINVAL, "disk %s is damaged: the fields of its header contradict each other", i->name);
     v->bitmap = DP_ALIGN_UP(v->block / SECTOR / 8, (uint32_t)SECTOR);
