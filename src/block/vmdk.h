@@ -1,4 +1,4 @@
-/* block/vmdk.h - between vmdk_open.c (descriptor, headers, making) and vmdk.c (reading, writing, checking).
+/* block/vmdk.h - between vmdk_open.c (descriptor, headers), vmdk.c (reading, writing, checking) and vmdk_create.c.
  *
  * Model: a disk is a row of parts (VMware calls them extents): flat ones, a range of a file; zeros; and sparse ones, with a grain directory
  * (GD) of grain tables (GT) of the sectors where grains of the disk are. One file may hold it all (monolithicSparse, streamOptimized: the
@@ -16,6 +16,13 @@
 #include "block/table.h"
 
 enum { VMDK_SECTOR = 512, VMDK_PARTS_MAX = 100, VMDK_GRAIN_HEAD = 12, VMDK_NO_PARENT = -1 };
+/* The header of a sparse part. */
+enum { VMDK_VERSION = 4, VMDK_FLAGS = 8, VMDK_CAPACITY = 12, VMDK_GRAIN_SIZE = 20, VMDK_DESCRIPTOR = 28, VMDK_DESCRIPTOR_SIZE = 36 };
+enum { VMDK_ENTRIES = 44, VMDK_RGD = 48, VMDK_GD = 56, VMDK_OVERHEAD = 64, VMDK_UNCLEAN = 72, VMDK_NEWLINES = 73, VMDK_ALGORITHM = 77 };
+enum { VMDK_FLAG_NEWLINES = 1, VMDK_FLAG_RGD = 2, VMDK_FLAG_ZEROED = 4, VMDK_FLAG_PACKED = 1 << 16, VMDK_FLAG_MARKERS = 1 << 17 };
+enum { VMDK_DEFLATE = 1, VMDK_TABLE_ENTRIES = 512 };
+#define VMDK_MAGIC "KDMV"
+
 enum vmdk_kind { VMDK_FLAT, VMDK_ZERO, VMDK_SPARSE };
 
 struct vmdk_part {

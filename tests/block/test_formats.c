@@ -14,7 +14,6 @@ struct row {
     const char *format, *options;
     bool packed;  /* made by copying with compression, then only read */
     bool checked; /* qemu-img can check it */
-    bool cut;     /* made in other files beside it */
 };
 static const struct row rows[] = {
     {"vdi", "", .checked = true},
@@ -26,9 +25,9 @@ static const struct row rows[] = {
     {"vmdk", "subformat=monolithicSparse", .checked = true},
     {"vmdk", "subformat=monolithicSparse,zeroed_grain=on", .checked = true},
     {"vmdk", "subformat=streamOptimized", .packed = true, .checked = true},
-    {"vmdk", "subformat=monolithicFlat", .cut = true},
-    {"vmdk", "subformat=twoGbMaxExtentSparse", .cut = true, .checked = true},
-    {"vmdk", "subformat=twoGbMaxExtentFlat", .cut = true},
+    {"vmdk", "subformat=monolithicFlat"},
+    {"vmdk", "subformat=twoGbMaxExtentSparse", .checked = true},
+    {"vmdk", "subformat=twoGbMaxExtentFlat"},
     {"vhdx", "", .checked = true},
     {"vhdx", "block_size=1M,block_state_zero=off", .checked = true},
     {"vhdx", "subformat=fixed,block_size=2M", .checked = true},
@@ -172,10 +171,6 @@ static void test_matrix(void **state)
                 combinations++;
             }
             must(r, "rm -f image*");
-            if (row->cut) { /* ours are of one file */
-                free(model);
-                continue;
-            }
             fill(&r->random, model, size);
             write_file(r, "model", model, size);
             create_ours(r, row, size); /* ours, read by them */
@@ -207,7 +202,7 @@ static void test_sizes(void **state)
     for (unsigned n = 0; n < DP_ARRAY_LEN(rows); n++)
         for (uint64_t size = 512; size < 200ull << 30; size = size * 5 + 512) {
             const struct row *row = &rows[n];
-            if (row->packed || row->cut)
+            if (row->packed)
                 continue;
             if (strstr(row->options, "fixed") || strstr(row->options, "static") || strstr(row->options, "lat"))
                 if (size > 64 << 20)
@@ -217,7 +212,7 @@ static void test_sizes(void **state)
             struct dp_image *i = open_format(r, "image", row->format, true);
             uint64_t ours = i->size;
             dp_image_close(i);
-            must(r, "rm image; qemu-img create -f %s %s %s image %llu", row->format, *row->options ? "-o" : "", row->options,
+            must(r, "rm image*; qemu-img create -f %s %s %s image %llu", row->format, *row->options ? "-o" : "", row->options,
                  (unsigned long long)size);
             i = open_format(r, "image", row->format, true);
             if (i->size != ours)
@@ -225,6 +220,51 @@ static void test_sizes(void **state)
                          (unsigned long long)ours, (unsigned long long)i->size);
             dp_image_close(i);
         }
+}
+
+/* Over a parent; in several files. qemu-img reads the chain. */
+static void test_vmdk_create(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    struct dp_error e = {0};
+    enum { SIZE = 5 << 20 };
+    uint8_t *model = malloc(SIZE);
+    fill(&r->random, model, SIZE);
+    write_file(r, "model", model, SIZE);
+    must(r, "qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentSparse model base.vmdk");
+    struct dp_image_create o = {.name = in(r, "image"), .format = "vmdk", .size = SIZE, .backing = "base.vmdk", .backing_format = "vmdk"};
+    static const char *const split[] = {"subformat=twoGbMaxExtentSparse", NULL}, *const flat[] = {"subformat=monolithicFlat", NULL};
+    for (unsigned n = 0; n < 2; n++) {
+        must(r, "rm -f image*; qemu-img convert -f vmdk -O raw base.vmdk model");
+        o.option = n ? split : NULL;
+        assert_ok(dp_image_create(&o, &e), e);
+        uint8_t *copy = malloc(SIZE);
+        memcpy(copy, model, SIZE);
+        operate(r, &(struct row){"vmdk", .checked = true}, copy, SIZE, 2);
+        free(copy);
+    }
+    o.option = flat;
+    assert_int_equal(dp_image_create(&o, &e), -EINVAL);
+    o.option = NULL;
+    o.backing_format = "raw";
+    assert_int_equal(dp_image_create(&o, &e), -EINVAL);
+    /* More than one part, across their border; and what does not fit. */
+    uint64_t size = (5ull << 30) + 512, border = 2ull << 30;
+    o = (struct dp_image_create){.name = in(r, "many.vmdk"), .format = "vmdk", .size = size, .option = split};
+    assert_ok(dp_image_create(&o, &e), e);
+    struct dp_image *i = open_format(r, "many.vmdk", "vmdk", false);
+    assert_int_equal(i->size, size);
+    assert_int_equal(dp_image_pwrite(i, model, SIZE, border - 100000), 0);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, size - 1), 0);
+    dp_image_close(i);
+    write_file(r, "model", model, SIZE);
+    must(r, "[ $(ls many-s00?.vmdk | wc -l) = 3 ] && qemu-img check many.vmdk && qemu-io -r -c 'read -P 0x78 %llu 1' many.vmdk | tee out && "
+            "! grep -i fail out && qemu-img convert -O raw many.vmdk many && cmp -n %d -i %llu:0 many model",
+         (unsigned long long)size - 1, SIZE, (unsigned long long)border - 100000);
+    o.size = 201ull << 30;
+    assert_int_equal(dp_image_create(&o, &e), -EFBIG);
+    free(model);
 }
 
 static int try_open(const struct rig *r, const char *name, const char *format, bool readonly, struct dp_error *e)
@@ -572,6 +612,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_matrix, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_sizes, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vmdk_create, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vmdk_parents, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhdx_log, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_damage, rig_setup, rig_teardown),
