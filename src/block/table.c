@@ -77,6 +77,13 @@ int dp_table_commit(struct dp_table *t)
     return rc;
 }
 
+void dp_table_forget(struct dp_table *t)
+{
+    for (unsigned n = 0; n < DP_TABLE_PAGES; n++)
+        if (t->page[n] && !t->page[n]->dirty)
+            t->page[n]->at = UINT64_MAX;
+}
+
 void dp_table_fini(struct dp_table *t)
 {
     for (unsigned n = 0; n < DP_TABLE_PAGES; n++)

@@ -31,6 +31,7 @@ struct dp_table {
 int dp_table_get(struct dp_table *t, uint64_t at, unsigned width, uint64_t *value) DP_MUST_CHECK;
 int dp_table_set(struct dp_table *t, uint64_t at, unsigned width, uint64_t value) DP_MUST_CHECK;
 int dp_table_commit(struct dp_table *t) DP_MUST_CHECK; /* what it wrote is on the disk after another flush of the file */
+void dp_table_forget(struct dp_table *t); /* all pages, after a commit: somebody wrote the file where they are */
 void dp_table_fini(struct dp_table *t);
 
 /* ---- all of a table (table_check.c) ---- */

@@ -137,6 +137,7 @@ const struct dp_image_format dp_image_vhdx = {
     .dirty = dirty,
     .extent = extent,
     .cluster_size = cluster_size,
+    .resize = vhdx_resize,
     .check = check,
     .create = vhdx_create,
 };

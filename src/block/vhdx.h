@@ -8,6 +8,7 @@
  * new block is one entry of the BAT: 8 bytes at a multiple of 8, in one sector, which holds entries of payload blocks and sector bitmaps
  * that are each as true as before; the block itself was zeroed and written, and flushed, before (table.h), and lies where nothing else does.
  * After a power cut each entry is the old or the new one, in any mixture. The file's end needs no LastFileOffset, for it was flushed, too.
+ * To grow is to write entries of the BAT that were not of the disk, then, when they are flushed, VirtualDiskSize, in one sector.
  * LogGuid is zero while we write, so nobody ever takes what is in the log for newer than the tables. Headers are written each in the place
  * of the other one (2.2.2.1). FileWriteGuid changes before anything else does, DataWriteGuid only before the disk's contents do: it is by
  * that one that a child knows its parent.
@@ -34,6 +35,7 @@ struct vhdx {
     bool others;                  /* there are regions that are not known */
     uint64_t bat, bat_length, metadata, metadata_length, log, regions_end; /* regions_end: of those that are not known, too */
     uint32_t log_length, block, sector;
+    uint64_t size_at;       /* VirtualDiskSize in the file */
     uint64_t blocks, chunk; /* chunk: blocks between two entries for bitmaps */
     uint64_t end, free;     /* end: of the file, as the log leaves it; free: where new blocks go; 0: not known yet */
     uint8_t *log_data;
@@ -46,6 +48,7 @@ static inline struct vhdx *vhdx_of(struct dp_image *i) { return (struct vhdx *)i
 bool vhdx_probe(const uint8_t *head, const uint8_t *tail, uint64_t length);
 int vhdx_open(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e);
 void vhdx_close(struct dp_image *i);
+int vhdx_resize(struct dp_image *i, uint64_t size, struct dp_error *e);
 int vhdx_create(const struct dp_image_create *o, struct dp_error *e);
 int vhdx_mark(struct vhdx *v, bool contents); /* before the first change, or the first of the disk's contents: new GUIDs */
 int vhdx_end_log(struct vhdx *v);             /* all that it had is done */

@@ -208,6 +208,8 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
             (items[k].size && length != items[k].size))
             return damaged(i, "an item of its metadata is not in its place", e);
         there[k] = true;
+        if (k == DISK_SIZE)
+            v->size_at = v->metadata + at;
         for (unsigned w = 0; w < items[k].size && !rc; w += 4) {
             uint64_t word;
             if (!(rc = dp_table_get(&v->table, v->metadata + at + w, 4, &word)))
@@ -254,6 +256,39 @@ int vhdx_open(struct dp_image *i, const struct dp_image_options *o, struct dp_er
         rc = read_metadata(v, table, e);
     free(table);
     return rc;
+}
+
+/* ---- grow ---- */
+
+int vhdx_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
+{
+    struct vhdx *v = vhdx_of(i);
+    uint64_t blocks = size / v->block + (size % v->block != 0), field;
+    if (i->readonly)
+        return dp_error_set(e, -EROFS, "disk %s is open read-only", i->name);
+    if (size < i->size || size % v->sector || size > DISK_MAX)
+        return dp_error_set(e, -ENOTSUP, "disk %s: vhdx images can only grow, to at most 64 TiB, by multiples of %u bytes", i->name, v->sector);
+    if ((blocks && (blocks + (blocks - 1) / v->chunk) * 8 > v->bat_length) || v->fixed || v->size_at / 512 != (v->size_at + 7) / 512)
+        return dp_error_set(e, -ENOTSUP, "disk %s has no room to grow in place; make a larger one and copy it: doppel image convert -O vhdx",
+                            i->name);
+    int rc = vhdx_mark(v, true);
+    for (uint64_t n = v->blocks; !rc && n < blocks; n++) { /* whatever was there, also in the entry for a bitmap before it */
+        uint64_t at = v->bat + (n + n / v->chunk) * 8;
+        if (n && n % v->chunk == 0)
+            rc = dp_table_set(&v->table, at - 8, 8, 0);
+        if (!rc)
+            rc = dp_table_set(&v->table, at, 8, VHDX_ZERO);
+    }
+    if (!rc && !(rc = dp_image_flush(i))) {
+        dp_st64((uint8_t *)&field, size);
+        if (!(rc = dp_image_pwrite(i->file, &field, 8, v->size_at)))
+            rc = dp_image_flush(i->file);
+    }
+    if (rc)
+        return dp_error_set(e, rc, "disk %s cannot be resized: %s", i->name, strerror(-rc));
+    v->blocks = blocks;
+    i->size = size;
+    return 0;
 }
 
 void vhdx_close(struct dp_image *i)

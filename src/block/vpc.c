@@ -353,6 +353,123 @@ static int flush(struct dp_image *i)
 
 static uint32_t cluster_size(const struct dp_image *i) { return ((const struct vpc *)i)->block; }
 
+/* ---- geometry ---- */
+
+static void geometry(uint64_t sectors, uint8_t out[4])
+{
+    sectors = DP_MIN(sectors, CHS_MAX);
+    uint32_t per_track = 17, heads, rows;
+    if (sectors > 65535ull * 16 * 63) {
+        per_track = 255;
+        heads = 16;
+        rows = sectors / per_track;
+    } else {
+        rows = sectors / per_track;
+        heads = DP_MAX((rows + 1023) / 1024, 4u);
+        if (rows >= heads * 1024 || heads > 16) {
+            per_track = 31;
+            heads = 16;
+            rows = sectors / per_track;
+        }
+        if (rows >= heads * 1024) {
+            per_track = 63;
+            heads = 16;
+            rows = sectors / per_track;
+        }
+    }
+    uint32_t cylinders = rows / heads;
+    out[0] = cylinders >> 8;
+    out[1] = cylinders;
+    out[2] = heads;
+    out[3] = per_track;
+}
+
+static uint64_t geometry_sectors(const uint8_t g[4]) { return (uint64_t)(g[0] << 8 | g[1]) * g[2] * g[3]; }
+
+/* The smallest disk with a geometry that has all of them. */
+static void round_up(uint64_t sectors, uint8_t g[4])
+{
+    for (uint64_t n = sectors;; n++) {
+        geometry(n, g);
+        if (geometry_sectors(g) >= sectors || n >= CHS_MAX)
+            return;
+    }
+}
+
+/* ---- grow ---- */
+
+/* The table moves to where the next block would go, with room for entries. What was in its place is of no use then. */
+static int move_table(struct vpc *v, uint64_t entries)
+{
+    struct dp_image *file = v->image.file;
+    uint64_t at = v->free, old = 4ull * v->entries, end = at + DP_ALIGN_UP(4 * entries, (uint64_t)SECTOR);
+    uint8_t page[4096], h[HEADER];
+    int rc = dp_image_pread(file, h, HEADER, v->header_at);
+    if (rc || (rc = write_tail(v, end)))
+        return rc;
+    v->free = end;
+    v->tail = true;
+    for (uint64_t n = 0; !rc && n < end - at; n += sizeof page) {
+        uint64_t there = n < old ? DP_MIN(old - n, sizeof page) : 0;
+        memset(page, 0xff, sizeof page);
+        rc = dp_image_pread(file, page, there, v->bat + n);
+        if (!rc)
+            rc = dp_image_pwrite(file, page, DP_MIN(end - at - n, sizeof page), at + n);
+    }
+    st64(h + TABLE_OFFSET, at);
+    st32(h + ENTRIES, entries);
+    st32(h + HEADER_CHECKSUM, checksum(h, HEADER, HEADER_CHECKSUM));
+    if (rc || (rc = dp_image_flush(file)) || (rc = dp_image_pwrite(file, h, SECTOR, v->header_at)) || (rc = dp_image_flush(file)))
+        return rc;
+    v->bat = at;
+    v->entries = entries;
+    dp_table_forget(&v->table);
+    return 0;
+}
+
+/* The disk's size as its footer says it: those who go by the geometry get one that has at least as much. */
+static int set_size(struct vpc *v, uint64_t size)
+{
+    uint8_t before[FOOTER];
+    memcpy(before, v->footer, FOOTER);
+    st64(v->footer + CURRENT_SIZE, size);
+    round_up(size / SECTOR, v->footer + GEOMETRY);
+    if (v->footer[GEOMETRY + 3] && disk_size(v->footer) != size) { /* of a size that has a geometry both are the same */
+        size = geometry_sectors(v->footer + GEOMETRY) * SECTOR;
+        st64(v->footer + CURRENT_SIZE, size);
+    }
+    st32(v->footer + CHECKSUM, checksum(v->footer, FOOTER, CHECKSUM));
+    int rc = write_tail(v, v->free);
+    if (!rc && !(rc = dp_image_pwrite(v->image.file, v->footer, FOOTER, 0)))
+        rc = dp_image_flush(v->image.file);
+    if (rc)
+        memcpy(v->footer, before, FOOTER);
+    else
+        v->image.size = DP_ALIGN_DOWN(disk_size(v->footer), (uint64_t)SECTOR);
+    return rc;
+}
+
+static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
+{
+    struct vpc *v = of(i);
+    uint8_t g[4];
+    if (i->readonly)
+        return dp_error_set(e, -EROFS, "disk %s is open read-only", i->name);
+    if (size < i->size || size > SECTORS_MAX * SECTOR)
+        return dp_error_set(e, -ENOTSUP, "disk %s: VHD images can only grow, to at most 2040 GiB", i->name);
+    if (v->type != DYNAMIC)
+        return dp_error_set(e, -ENOTSUP, "disk %s: only dynamic VHD images can grow here; make a larger one and copy it: "
+                                         "doppel image convert -O vpc", i->name);
+    round_up(size / SECTOR, g);
+    uint64_t most = DP_MAX(size, geometry_sectors(g) * SECTOR), entries = most / v->block + (most % v->block != 0);
+    int rc = entries > ENTRIES_MAX ? -EFBIG : dp_image_flush(i);
+    if (!rc && entries > v->entries)
+        rc = move_table(v, DP_ALIGN_UP(entries, (uint64_t)SECTOR / 4));
+    if (!rc)
+        rc = set_size(v, size);
+    return rc ? dp_error_set(e, rc, "disk %s cannot be resized: %s", i->name, strerror(-rc)) : 0;
+}
+
 /* ---- check ---- */
 
 /* The footer and its copy at the beginning. */
@@ -395,47 +512,6 @@ static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *
 }
 
 /* ---- create ---- */
-
-static void geometry(uint64_t sectors, uint8_t out[4])
-{
-    sectors = DP_MIN(sectors, CHS_MAX);
-    uint32_t per_track = 17, heads, rows;
-    if (sectors > 65535ull * 16 * 63) {
-        per_track = 255;
-        heads = 16;
-        rows = sectors / per_track;
-    } else {
-        rows = sectors / per_track;
-        heads = DP_MAX((rows + 1023) / 1024, 4u);
-        if (rows >= heads * 1024 || heads > 16) {
-            per_track = 31;
-            heads = 16;
-            rows = sectors / per_track;
-        }
-        if (rows >= heads * 1024) {
-            per_track = 63;
-            heads = 16;
-            rows = sectors / per_track;
-        }
-    }
-    uint32_t cylinders = rows / heads;
-    out[0] = cylinders >> 8;
-    out[1] = cylinders;
-    out[2] = heads;
-    out[3] = per_track;
-}
-
-static uint64_t geometry_sectors(const uint8_t g[4]) { return (uint64_t)(g[0] << 8 | g[1]) * g[2] * g[3]; }
-
-/* The smallest disk with a geometry that has all of them. */
-static void round_up(uint64_t sectors, uint8_t g[4])
-{
-    for (uint64_t n = sectors;; n++) {
-        geometry(n, g);
-        if (geometry_sectors(g) >= sectors || n >= CHS_MAX)
-            return;
-    }
-}
 
 static void make_footer(uint8_t *f, uint64_t size, const uint8_t g[4], bool fixed, bool force_size)
 {
@@ -530,6 +606,7 @@ const struct dp_image_format dp_image_vpc = {
     .dirty = dirty,
     .extent = extent,
     .cluster_size = cluster_size,
+    .resize = resize,
     .check = check,
     .create = create,
 };

@@ -587,22 +587,59 @@ static void test_vmdk_headers(void **state)
     assert_non_null(strstr(e.text, "with a footer"));
 }
 
-static void test_vdi_grow(void **state)
+static void test_grow(void **state)
 {
     struct rig *r = *state;
     need_qemu_img(r);
-    static const struct row vdi = {"vdi", "", .checked = true};
-    struct dp_error e = {0};
-    uint64_t size = 3 << 20, larger = 9 << 20;
-    uint8_t *model = calloc(1, larger);
-    create_ours(r, &vdi, size);
-    operate(r, &vdi, model, size, 1);
-    struct dp_image *i = open_format(r, "image", "vdi", false);
-    assert_ok(i->format->resize(i, larger, &e), e);
-    assert_int_equal(i->format->resize(i, size, &e), -ENOTSUP);
-    dp_image_close(i);
-    operate(r, &vdi, model, larger, 2);
-    free(model);
+    static const struct row grow[] = {{"vdi", "", .checked = true}, {"vpc", "force_size=on"}, {"vpc", ""}, {"vhdx", "block_size=1M", .checked = true},
+                                      {"vhdx", "block_state_zero=off", .checked = true}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(grow); n++)
+        for (unsigned theirs = 0; theirs < 2; theirs++) {
+            struct dp_error e = {0};
+            uint64_t size = 3 << 20, larger = 9 << 20;
+            must(r, "rm -f image");
+            if (theirs)
+                must(r, "qemu-img create -f %s %s %s image %llu", grow[n].format, *grow[n].options ? "-o" : "", grow[n].options,
+                     (unsigned long long)size);
+            else
+                create_ours(r, &grow[n], size);
+            struct dp_image *i = open_format(r, "image", grow[n].format, true);
+            size = i->size;
+            dp_image_close(i);
+            uint8_t *model = calloc(1, 2 * larger);
+            operate(r, &grow[n], model, size, 1);
+            if (theirs && !strcmp(grow[n].format, "vdi")) { /* it leaves no room behind its table */
+                free(model);
+                continue;
+            }
+            i = open_format(r, "image", grow[n].format, false);
+            assert_ok(i->format->resize(i, larger, &e), e);
+            assert_true(i->size >= larger && i->size < 2 * larger);
+            larger = i->size;
+            assert_int_equal(i->format->resize(i, size, &e), -ENOTSUP);
+            dp_image_close(i);
+            operate(r, &grow[n], model, larger, 2);
+            i = open_format(r, "image", grow[n].format, false); /* far: the table grows by more than a page */
+            assert_int_equal(i->size, larger);
+            if (strcmp(grow[n].format, "vdi")) {
+                assert_ok(i->format->resize(i, 30ull << 30, &e), e);
+                assert_true(i->size >= 30ull << 30);
+                assert_int_equal(dp_image_pwrite(i, "end", 3, i->size - 3), 0);
+                assert_int_equal(dp_image_pwrite(i, "begin", 5, 0), 0);
+                memcpy(model, "begin", 5);
+                char end[3];
+                assert_int_equal(dp_image_flush(i), 0);
+                assert_int_equal(dp_image_pread(i, end, 3, i->size - 3), 0);
+                assert_memory_equal(end, "end", 3);
+                uint8_t *got = malloc(larger);
+                assert_int_equal(dp_image_pread(i, got, larger, 0), 0);
+                assert_memory_equal(got, model, larger);
+                free(got);
+            }
+            must(r, "qemu-img info -U -f %s image | grep -F '(%llu bytes)'", grow[n].format, (unsigned long long)i->size);
+            dp_image_close(i);
+            free(model);
+        }
 }
 
 int main(int argc, char **argv)
@@ -618,7 +655,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_damage, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vmdk_headers, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhd_parent, rig_setup, rig_teardown),
-        cmocka_unit_test_setup_teardown(test_vdi_grow, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_grow, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
