@@ -31,8 +31,7 @@ static int load(struct dp_table *t, uint64_t at, struct dp_table_page **out)
         return rc;
     if (!p && !(p = *slot = calloc(1, sizeof *p)))
         return -ENOMEM;
-    const struct dp_table_patch *patch =
-        t->patches ? bsearch(&start, t->patch, t->patches, sizeof *t->patch, compare_patch) : NULL;
+    const struct dp_table_patch *patch = t->patches ? bsearch(&start, t->patch, t->patches, sizeof *t->patch, compare_patch) : NULL;
     if (patch)
         memcpy(p->data, patch->data, DP_TABLE_PAGE);
     else

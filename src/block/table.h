@@ -31,7 +31,7 @@ struct dp_table {
 int dp_table_get(struct dp_table *t, uint64_t at, unsigned width, uint64_t *value) DP_MUST_CHECK;
 int dp_table_set(struct dp_table *t, uint64_t at, unsigned width, uint64_t value) DP_MUST_CHECK;
 int dp_table_commit(struct dp_table *t) DP_MUST_CHECK; /* what it wrote is on the disk after another flush of the file */
-void dp_table_forget(struct dp_table *t); /* all pages, after a commit: somebody wrote the file where they are */
+void dp_table_forget(struct dp_table *t);              /* all pages, after a commit: somebody wrote the file where they are */
 void dp_table_fini(struct dp_table *t);
 
 /* ---- all of a table (table_check.c) ---- */
@@ -42,15 +42,15 @@ void dp_table_fini(struct dp_table *t);
 struct dp_table_map {
     struct dp_table *table; /* its file has the blocks */
     void *owner;
-    const char *name;             /* what a block is called */
-    uint64_t count;               /* entries */
-    uint64_t disk, bytes;         /* of the disk: where the first is, and how much each is */
-    uint64_t size, align;         /* of a block in the file; new ones lie at base plus multiples of align */
-    uint64_t base, unit;          /* no block is before base; each is at base plus a multiple of unit */
-    uint64_t limit;               /* none begins behind it; 0: the file's end */
-    bool crowded;                 /* something else may lie between blocks: room is not looked for */
-    bool dense;                   /* room before the first block is lost, too; else writers leave it for their tables */
-    uint64_t group;               /* entries that may be missing together; 0: none are */
+    const char *name;     /* what a block is called */
+    uint64_t count;       /* entries */
+    uint64_t disk, bytes; /* of the disk: where the first is, and how much each is */
+    uint64_t size, align; /* of a block in the file; new ones lie at base plus multiples of align */
+    uint64_t base, unit;  /* no block is before base; each is at base plus a multiple of unit */
+    uint64_t limit;       /* none begins behind it; 0: the file's end */
+    bool crowded;         /* something else may lie between blocks: room is not looked for */
+    bool dense;           /* room before the first block is lost, too; else writers leave it for their tables */
+    uint64_t group;       /* entries that may be missing together; 0: none are */
     /* 0: there is none; DP_TABLE_NO_GROUP: nor is one of the whole group; DP_TABLE_NOWHERE: it points where none can be */
     int (*get)(void *owner, uint64_t n, uint64_t *at);
     int (*set)(void *owner, uint64_t n, uint64_t at);

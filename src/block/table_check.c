@@ -1,9 +1,9 @@
 /* table_check.c - tables of blocks looked through: blocks that are nowhere, over one another, or of no use; and mended. Model: table.h.
  *
- * Blocks do not overlap, so at most one begins in each piece of the file of a block's size (a slot): one number for each slot is all there is
- * to remember, in the order of the file. Mending: an entry that points nowhere is emptied; of two blocks in one place the second gets a copy;
- * room that is of no use is filled by the blocks that lie last, whose bytes are on the disk before their entries change. So a repair that was
- * cut off can be begun again.
+ * Blocks do not overlap, so at most one begins in each piece of the file of a block's size (a slot): one number for each slot is all there
+ * is to remember, in the order of the file. Mending: an entry that points nowhere is emptied; of two blocks in one place the second gets a
+ * copy; room that is of no use is filled by the blocks that lie last, whose bytes are on the disk before their entries change. So a repair
+ * that was cut off can be begun again.
  */
 #include <stdlib.h>
 

@@ -53,8 +53,18 @@ static int set(void *owner, uint64_t n, uint64_t at)
 
 static struct dp_table_map map(struct vdi *v)
 {
-    return (struct dp_table_map){.table = &v->table, .owner = v, .name = "block", .count = v->blocks, .bytes = v->block, .size = v->block,
-                                 .align = v->block, .base = v->data, .unit = v->block, .dense = true, .get = get, .set = set};
+    return (struct dp_table_map){.table = &v->table,
+                                 .owner = v,
+                                 .name = "block",
+                                 .count = v->blocks,
+                                 .bytes = v->block,
+                                 .size = v->block,
+                                 .align = v->block,
+                                 .base = v->data,
+                                 .unit = v->block,
+                                 .dense = true,
+                                 .get = get,
+                                 .set = set};
 }
 
 /* How many blocks of the file are in use. */
@@ -64,8 +74,10 @@ static int count(struct vdi *v, struct dp_error *e)
     uint64_t end;
     int rc = dp_table_end(&m, &end);
     if (rc)
-        return dp_error_set(e, rc, "disk %s cannot be written, as its table points behind the end of the file; mend it with: "
-                                   "doppel image check -f vdi -r all %s", v->image.name, v->image.name);
+        return dp_error_set(e, rc,
+                            "disk %s cannot be written, as its table points behind the end of the file; mend it with: "
+                            "doppel image check -f vdi -r all %s",
+                            v->image.name, v->image.name);
     v->allocated = DP_MAX(v->allocated, (end - v->data) / v->block);
     return 0;
 }
@@ -98,8 +110,8 @@ static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp
     if (size <= INT64_MAX - 512)
         size = DP_ALIGN_UP(size, (uint64_t)512);
     if (dp_ld32(h + SECTOR_SIZE) != 512 || v->block < 512 || v->block > 256 << 20 || v->block & (v->block - 1) ||
-        dp_ld32(h + BLOCK_EXTRA) || v->blocks > BLOCKS_MAX || size > (uint64_t)v->blocks * v->block || v->bmap < HEADER ||
-        v->bmap % 512 || v->data % 512 || end > v->data || end > i->file->size || v->allocated > v->blocks)
+        dp_ld32(h + BLOCK_EXTRA) || v->blocks > BLOCKS_MAX || size > (uint64_t)v->blocks * v->block || v->bmap < HEADER || v->bmap % 512 ||
+        v->data % 512 || end > v->data || end > i->file->size || v->allocated > v->blocks)
         return dp_error_set(e, -EINVAL, "disk %s is damaged: the fields of its vdi header contradict each other", i->name);
     i->size = size;
     v->table.file = i->file;

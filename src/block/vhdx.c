@@ -18,8 +18,7 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
     uint64_t at = DP_ALIGN_DOWN(entry, (uint64_t)VHDX_MIB);
     if (state == VHDX_NOT_PRESENT)
         x->kind = DP_EXTENT_UNALLOCATED;
-    if (state == VHDX_PARTIALLY_PRESENT ||
-        (state == VHDX_FULLY_PRESENT && (!vhdx_is_room(v, at) || at >= DP_MAX(i->file->size, v->end))))
+    if (state == VHDX_PARTIALLY_PRESENT || (state == VHDX_FULLY_PRESENT && (!vhdx_is_room(v, at) || at >= DP_MAX(i->file->size, v->end))))
         return -EIO;
     if (state == VHDX_FULLY_PRESENT) {
         x->kind = DP_EXTENT_DATA;
@@ -49,8 +48,18 @@ static bool room(const void *owner, uint64_t at) { return vhdx_is_room(owner, at
 
 static struct dp_table_map map(struct vhdx *v)
 {
-    return (struct dp_table_map){.table = &v->table, .owner = v, .name = "block", .count = v->blocks, .bytes = v->block, .size = v->block,
-                                 .align = VHDX_MIB, .unit = VHDX_MIB, .crowded = v->others, .get = get, .set = set, .room = room};
+    return (struct dp_table_map){.table = &v->table,
+                                 .owner = v,
+                                 .name = "block",
+                                 .count = v->blocks,
+                                 .bytes = v->block,
+                                 .size = v->block,
+                                 .align = VHDX_MIB,
+                                 .unit = VHDX_MIB,
+                                 .crowded = v->others,
+                                 .get = get,
+                                 .set = set,
+                                 .room = room};
 }
 
 static int place(struct dp_image *i, uint64_t offset)

@@ -6,9 +6,9 @@
  * them out, who only reads sees the file through them (`patch`), in memory.
  * We write no log, though 2.3 asks for one for all but headers. It is there for changes that are right only together; ours are not such. A
  * new block is one entry of the BAT: 8 bytes at a multiple of 8, in one sector, which holds entries of payload blocks and sector bitmaps
- * that are each as true as before; the block itself was zeroed and written, and flushed, before (table.h), and lies where nothing else does.
- * After a power cut each entry is the old or the new one, in any mixture. The file's end needs no LastFileOffset, for it was flushed, too.
- * To grow is to write entries of the BAT that were not of the disk, then, when they are flushed, VirtualDiskSize, in one sector.
+ * that are each as true as before; the block itself was zeroed and written, and flushed, before (table.h), and lies where nothing else
+ * does. After a power cut each entry is the old or the new one, in any mixture. The file's end needs no LastFileOffset, for it was flushed,
+ * too. To grow is to write entries of the BAT that were not of the disk, then, when they are flushed, VirtualDiskSize, in one sector.
  * LogGuid is zero while we write, so nobody ever takes what is in the log for newer than the tables. Headers are written each in the place
  * of the other one (2.2.2.1). FileWriteGuid changes before anything else does, DataWriteGuid only before the disk's contents do: it is by
  * that one that a child knows its parent.
@@ -28,11 +28,11 @@ struct vhdx {
     struct dp_image image;
     struct dp_table table;
     uint8_t header[VHDX_PAGE];
-    bool second;                  /* the header that counts */
-    bool marked, contents_marked; /* the GUIDs of this session stand in it */
-    bool log_lost;                /* there is to be something in the log, and nothing is valid */
-    bool fixed;                   /* LeaveBlocksAllocated */
-    bool others;                  /* there are regions that are not known */
+    bool second;                                                           /* the header that counts */
+    bool marked, contents_marked;                                          /* the GUIDs of this session stand in it */
+    bool log_lost;                                                         /* there is to be something in the log, and nothing is valid */
+    bool fixed;                                                            /* LeaveBlocksAllocated */
+    bool others;                                                           /* there are regions that are not known */
     uint64_t bat, bat_length, metadata, metadata_length, log, regions_end; /* regions_end: of those that are not known, too */
     uint32_t log_length, block, sector;
     uint64_t size_at;       /* VirtualDiskSize in the file */

@@ -1,11 +1,11 @@
 /* vhdx_log.c - the log of a vhdx image: the changes that were begun when its writer died. Model: vhdx.h.
  *
  * The log is a ring of entries, each at a multiple of 4 KiB with a checksum over all of it. The active sequence is the run of entries with
- * consecutive numbers, the last of which (the head) has the largest and names one of the run as the tail; from there to the head the entries
- * count. The head also says how long the file must be (FlushedFileOffset: or it was cut off) and how long it gets (LastFileOffset). A log
- * without a valid sequence is damage: who writes one begins it with a valid entry.
- * Hostile logs: read once into memory (at most VHDX_LOG_MAX), checksums are computed over at most CHECK_FACTOR times its length.
- * Source: [MS-VHDX] 2.3.1 "Log Entry", 2.3.2 "Log Sequence", 2.3.3 "Log Replay".
+ * consecutive numbers, the last of which (the head) has the largest and names one of the run as the tail; from there to the head the
+ * entries count. The head also says how long the file must be (FlushedFileOffset: or it was cut off) and how long it gets (LastFileOffset).
+ * A log without a valid sequence is damage: who writes one begins it with a valid entry. Hostile logs: read once into memory (at most
+ * VHDX_LOG_MAX), checksums are computed over at most CHECK_FACTOR times its length. Source: [MS-VHDX] 2.3.1 "Log Entry", 2.3.2 "Log
+ * Sequence", 2.3.3 "Log Replay".
  */
 #include <stdlib.h>
 
@@ -169,8 +169,10 @@ static int replay(struct scan *s, bool repair, struct dp_error *e)
     s->budget = good ? v->log_length : 0;
     v->log_lost = good && !count;
     if (v->log_lost && !repair)
-        return dp_error_set(e, -EINVAL, "disk %s was not closed, and nothing in its log is valid; drop it with: "
-                                        "doppel image check -f vhdx -r all %s", i->name, i->name);
+        return dp_error_set(e, -EINVAL,
+                            "disk %s was not closed, and nothing in its log is valid; drop it with: "
+                            "doppel image check -f vhdx -r all %s",
+                            i->name, i->name);
     if (v->log_lost)
         return 0;
     if (good && s->flushed > i->file->size)

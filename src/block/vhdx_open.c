@@ -267,10 +267,11 @@ int vhdx_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     if (i->readonly)
         return dp_error_set(e, -EROFS, "disk %s is open read-only", i->name);
     if (size < i->size || size % v->sector || size > DISK_MAX)
-        return dp_error_set(e, -ENOTSUP, "disk %s: vhdx images can only grow, to at most 64 TiB, by multiples of %u bytes", i->name, v->sector);
+        return dp_error_set(e, -ENOTSUP, "disk %s: vhdx images can only grow, to at most 64 TiB, by multiples of %u bytes", i->name,
+                            v->sector);
     if ((blocks && (blocks + (blocks - 1) / v->chunk) * 8 > v->bat_length) || v->fixed || v->size_at / 512 != (v->size_at + 7) / 512)
-        return dp_error_set(e, -ENOTSUP, "disk %s has no room to grow in place; make a larger one and copy it: doppel image convert -O vhdx",
-                            i->name);
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s has no room to grow in place; make a larger one and copy it: doppel image convert -O vhdx", i->name);
     int rc = vhdx_mark(v, true);
     for (uint64_t n = v->blocks; !rc && n < blocks; n++) { /* whatever was there, also in the entry for a bitmap before it */
         uint64_t at = v->bat + (n + n / v->chunk) * 8;
@@ -366,10 +367,17 @@ static void make_metadata(const struct layout *l, uint8_t *p)
             dp_st32(p + at, l->block);
             dp_st32(p + at + 4, l->fixed); /* LeaveBlocksAllocated */
             break;
-        case DISK_SIZE: dp_st64(p + at, l->size); break;
-        case PAGE_83: dp_random_uuid(p + at); break;
-        case LOGICAL_SECTOR: dp_st32(p + at, 512); break;
-        default: dp_st32(p + at, 4096);
+        case DISK_SIZE:
+            dp_st64(p + at, l->size);
+            break;
+        case PAGE_83:
+            dp_random_uuid(p + at);
+            break;
+        case LOGICAL_SECTOR:
+            dp_st32(p + at, 512);
+            break;
+        default:
+            dp_st32(p + at, 4096);
         }
         at += items[k].size;
     }

@@ -178,9 +178,19 @@ static int set(void *owner, uint64_t n, uint64_t at) { return set_entry(owner, n
 
 static struct dp_table_map map(struct vmdk_part *p)
 {
-    return (struct dp_table_map){.table = &p->table, .owner = p, .name = "grain", .count = p->size / p->grain + (p->size % p->grain != 0),
-                                 .disk = p->first, .bytes = p->grain, .size = p->grain, .align = p->grain,
-                                 .base = DP_ALIGN_DOWN(p->start, (uint64_t)VMDK_SECTOR), .unit = VMDK_SECTOR, .group = p->entries, .get = get, .set = set};
+    return (struct dp_table_map){.table = &p->table,
+                                 .owner = p,
+                                 .name = "grain",
+                                 .count = p->size / p->grain + (p->size % p->grain != 0),
+                                 .disk = p->first,
+                                 .bytes = p->grain,
+                                 .size = p->grain,
+                                 .align = p->grain,
+                                 .base = DP_ALIGN_DOWN(p->start, (uint64_t)VMDK_SECTOR),
+                                 .unit = VMDK_SECTOR,
+                                 .group = p->entries,
+                                 .get = get,
+                                 .set = set};
 }
 
 /* Where new grains go; from then on the tables change. */

@@ -62,9 +62,11 @@ static char *describe(const struct making *m)
         fprintf(f, "RW %llu %s \"%s\"%s\n", (unsigned long long)part_sectors(m, n), m->flat ? "FLAT" : "SPARSE", slash ? slash + 1 : name,
                 m->flat ? " 0" : "");
     }
-    fprintf(f, "\n# The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"%.8s\"\nddb.geometry.cylinders = \"%llu\"\n"
-               "ddb.geometry.heads = \"%llu\"\nddb.geometry.sectors = \"63\"\nddb.adapterType = \"%s\"\n",
-            hardware ? hardware : "4", (unsigned long long)(ide ? DP_MIN(cylinders, 16383u) : cylinders), (unsigned long long)heads, m->adapter);
+    fprintf(f,
+            "\n# The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"%.8s\"\nddb.geometry.cylinders = \"%llu\"\n"
+            "ddb.geometry.heads = \"%llu\"\nddb.geometry.sectors = \"63\"\nddb.adapterType = \"%s\"\n",
+            hardware ? hardware : "4", (unsigned long long)(ide ? DP_MIN(cylinders, 16383u) : cylinders), (unsigned long long)heads,
+            m->adapter);
     bool bad = ferror(f);
     if (fclose(f) || bad) {
         free(text);
@@ -161,7 +163,8 @@ static int plan(struct making *m, struct dp_error *e)
 {
     const struct dp_image_create *o = m->o;
     static const char *const adapters[] = {"ide", "buslogic", "lsilogic", "legacyESX"};
-    static const char *const types[] = {"monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"};
+    static const char *const types[] = {"monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse",
+                                        "twoGbMaxExtentFlat"};
     const char *type = dp_image_create_option(o, "subformat"), *adapter = dp_image_create_option(o, "adapter_type");
     const char *slash = strrchr(o->name, '/');
     unsigned k = 0, a = 0;
@@ -170,8 +173,10 @@ static int plan(struct making *m, struct dp_error *e)
     while (a < DP_ARRAY_LEN(adapters) && adapter && strcmp(adapter, adapters[a]))
         a++;
     if (k == DP_ARRAY_LEN(types))
-        return dp_error_set(e, -EINVAL, "subformat of a vmdk image is monolithicSparse, streamOptimized, monolithicFlat, "
-                                        "twoGbMaxExtentSparse or twoGbMaxExtentFlat here, not '%s'", type);
+        return dp_error_set(e, -EINVAL,
+                            "subformat of a vmdk image is monolithicSparse, streamOptimized, monolithicFlat, "
+                            "twoGbMaxExtentSparse or twoGbMaxExtentFlat here, not '%s'",
+                            type);
     if (a == DP_ARRAY_LEN(adapters))
         return dp_error_set(e, -EINVAL, "adapter_type is ide, buslogic, lsilogic or legacyESX, not '%s'", adapter);
     m->type = types[k];
@@ -219,8 +224,9 @@ int vmdk_create(const struct dp_image_create *o, struct dp_error *e)
 }
 
 const struct dp_image_option vmdk_create_options[] = {
-    {"subformat", "monolithicSparse, streamOptimized (compressed, written once), monolithicFlat, twoGbMaxExtentSparse or twoGbMaxExtentFlat "
-                  "(monolithicSparse)"},
+    {"subformat",
+     "monolithicSparse, streamOptimized (compressed, written once), monolithicFlat, twoGbMaxExtentSparse or twoGbMaxExtentFlat "
+     "(monolithicSparse)"},
     {"adapter_type", "ide, buslogic, lsilogic or legacyESX (ide)"},
     {"hwversion", "of VMware's virtual hardware (4)"},
     {"zeroed_grain", "on or off (off)"},

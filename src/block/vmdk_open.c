@@ -40,20 +40,22 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
         return unreadable(i, rc, e);
     if (!memcmp(h, "COWD", 4))
         return dp_error_set(e, -ENOTSUP,
-                            "disk %s is of an old kind of vmdk (COWD) that doppel does not know; convert it with VMware's tools",
-                            i->name);
+                            "disk %s is of an old kind of vmdk (COWD) that doppel does not know; convert it with VMware's tools", i->name);
     if (memcmp(h, VMDK_MAGIC, 4))
         return damaged(i, "a sparse part has no header, or its footer is missing", e);
     uint32_t flags = dp_ld32(h + VMDK_FLAGS), version = dp_ld32(h + VMDK_VERSION);
-    uint64_t capacity = dp_ld64(h + VMDK_CAPACITY), grain = dp_ld64(h + VMDK_GRAIN_SIZE), gd = dp_ld64(h + VMDK_GD), rgd = dp_ld64(h + VMDK_RGD);
+    uint64_t capacity = dp_ld64(h + VMDK_CAPACITY), grain = dp_ld64(h + VMDK_GRAIN_SIZE), gd = dp_ld64(h + VMDK_GD),
+             rgd = dp_ld64(h + VMDK_RGD);
     p->entries = dp_ld32(h + VMDK_ENTRIES);
     p->packed = flags & VMDK_FLAG_PACKED;
     p->marked = flags & VMDK_FLAG_MARKERS;
     p->zeroed = flags & VMDK_FLAG_ZEROED;
     p->was_unclean = h[VMDK_UNCLEAN];
     if (at_end && !i->readonly)
-        return dp_error_set(e, -ENOTSUP, "disk %s is complete, with a footer (streamOptimized), and can only be read: add ,ro, or copy it: "
-                                         "doppel image convert -O qcow2 %s NEW", i->name, i->name);
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s is complete, with a footer (streamOptimized), and can only be read: add ,ro, or copy it: "
+                            "doppel image convert -O qcow2 %s NEW",
+                            i->name, i->name);
     if (!version || version > 3)
         return dp_error_set(e, -ENOTSUP, "disk %s: vmdk version %u is not known", i->name, version);
     if (flags & VMDK_FLAG_NEWLINES && memcmp(h + VMDK_NEWLINES, "\n \r\n", 4))

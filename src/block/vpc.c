@@ -1,10 +1,11 @@
-/* vpc.c - Virtual PC's and Hyper-V's first disk images (VHD): fixed, dynamic and differencing (read only); read, written, made.
+/* vpc.c - Virtual PC's and Hyper-V's first disk images (VHD): fixed, dynamic and differencing; read, written, made, checked, grown.
  *
  * Model: a footer of 512 bytes at the end of the file describes the disk. Fixed: all before it is the disk. Dynamic: a copy of the footer
  * and a header at the beginning, the block allocation table (BAT: the sector of each block, or -1), and blocks: a bitmap of sectors, then
  * data. A new block takes the footer's place, and the footer moves behind it and is on the disk before anything overwrites the old one: at
  * any moment the file ends with its footer, and never with bytes of the guest that might look like another one. Differencing: what the
- * bitmap does not have is the parent's, which is named by locators and known by its UUID. Blocks lie wholly before the footer and not over
+ * bitmap does not have is the parent's, which is named by locators and known by its UUID; a block that is written becomes the image's as a
+ * whole, its bitmap last. Blocks lie wholly before the footer and not over
  * the header or the table; others are refused. A file without a footer at its end (of programs that do not wait) is read by the copy, and
  * gets one before it is written.
  * Which size counts is the writer's business: Virtual PC and QEMU ("qemu") mean the geometry, Hyper-V and others the size in the footer.
@@ -12,13 +13,23 @@
  * "Block Allocation Table and Data Blocks", "Appendix: CHS Calculation"; QEMU, docs and block/vpc.c for whose size is the geometry's.
  */
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "block/table.h"
 
 enum { FEATURES = 8, FILE_VERSION = 12, DATA_OFFSET = 16, TIMESTAMP = 24, CREATOR = 28, CREATOR_VERSION = 32, CREATOR_OS = 36 };
 enum { ORIGINAL_SIZE = 40, CURRENT_SIZE = 48, GEOMETRY = 56, DISK_TYPE = 60, CHECKSUM = 64, UNIQUE_ID = 68, FOOTER = 512 };
-enum { TABLE_OFFSET = 16, HEADER_VERSION = 24, ENTRIES = 28, BLOCK_SIZE = 32, HEADER_CHECKSUM = 36, PARENT_ID = 40, PARENT_NAME = 64 };
+enum {
+    TABLE_OFFSET = 16,
+    HEADER_VERSION = 24,
+    ENTRIES = 28,
+    BLOCK_SIZE = 32,
+    HEADER_CHECKSUM = 36,
+    PARENT_ID = 40,
+    PARENT_TIME = 56,
+    PARENT_NAME = 64
+};
 enum { LOCATORS = 576, LOCATOR = 24, LOCATOR_COUNT = 8, HEADER = 1024 };
 enum { FIXED = 2, DYNAMIC = 3, DIFFERENCING = 4, SECTOR = 512, BLOCK = 2 << 20, EPOCH_2000 = 946684800 };
 enum { ENTRIES_MAX = 1 << 28 }; /* blocks of 8 KiB at the largest size */
@@ -138,8 +149,8 @@ static int open_sparse(struct dp_image *i, const struct dp_image_options *o, str
     if (memcmp(h, "cxsparse", 8) || be32(h + HEADER_CHECKSUM) != checksum(h, HEADER, HEADER_CHECKSUM))
         return dp_error_set(e, -EINVAL, "disk %s is damaged: the checksum of its header is wrong", i->name);
     if (v->block < SECTOR || v->block > 256 << 20 || v->block & (v->block - 1) || v->entries > ENTRIES_MAX ||
-        (uint64_t)v->entries * v->block < i->size ||
-        v->bat % SECTOR || v->bat > i->file->size || 4ull * v->entries > i->file->size - v->bat)
+        (uint64_t)v->entries * v->block < i->size || v->bat % SECTOR || v->bat > i->file->size ||
+        4ull * v->entries > i->file->size - v->bat)
         return dp_error_set(e, -EINVAL, "disk %s is damaged: the fields of its header contradict each other", i->name);
     v->bitmap = DP_ALIGN_UP(v->block / SECTOR / 8, (uint32_t)SECTOR);
     if (!v->bitmap)
@@ -184,8 +195,6 @@ static int open_(struct dp_image *i, const struct dp_image_options *o, struct dp
         return dp_error_set(e, -ENOTSUP, "disk %s: VHD type %u is not known", i->name, v->type);
     if (i->size > SECTORS_MAX * SECTOR || (v->type == FIXED && (!tail || i->size > length - FOOTER)))
         return dp_error_set(e, -EINVAL, "disk %s is damaged: its size of %llu bytes is not possible", i->name, (unsigned long long)i->size);
-    if (v->type == DIFFERENCING && !i->readonly)
-        return dp_error_set(e, -ENOTSUP, "disk %s: VHD images with a parent can only be read: add ,ro, or convert it to qcow2", i->name);
     return v->type == FIXED ? 0 : open_sparse(i, o, e);
 }
 
@@ -275,9 +284,19 @@ static void refresh(struct dp_table_map *m) { m->limit = ((const struct vpc *)m-
 
 static struct dp_table_map map(struct vpc *v)
 {
-    struct dp_table_map m = {.table = &v->table, .owner = v, .name = "block", .count = v->entries, .bytes = v->block,
-                             .size = v->bitmap + v->block, .align = SECTOR, .unit = SECTOR, .crowded = v->type == DIFFERENCING, .get = get,
-                             .set = set, .room = is_room, .refresh = refresh};
+    struct dp_table_map m = {.table = &v->table,
+                             .owner = v,
+                             .name = "block",
+                             .count = v->entries,
+                             .bytes = v->block,
+                             .size = v->bitmap + v->block,
+                             .align = SECTOR,
+                             .unit = SECTOR,
+                             .crowded = v->type == DIFFERENCING,
+                             .get = get,
+                             .set = set,
+                             .room = is_room,
+                             .refresh = refresh};
     refresh(&m);
     return m;
 }
@@ -289,10 +308,46 @@ static int write_tail(struct vpc *v, uint64_t at)
     return rc ? rc : dp_image_flush(v->image.file);
 }
 
+/* What the block that offset is in takes from the parent is written to `data` of the file. */
+static int fill_from_parent(struct dp_image *i, uint64_t offset, uint64_t data)
+{
+    struct vpc *v = of(i);
+    uint64_t first = DP_ALIGN_DOWN(offset, (uint64_t)v->block), end = DP_MIN(first + v->block, i->size);
+    uint8_t *bytes = malloc(v->block);
+    int rc = bytes ? 0 : -ENOMEM;
+    for (uint64_t at = first; !rc && at < end;) {
+        struct dp_extent x;
+        if ((rc = dp_image_extent(i, at, end - at, &x)) || !x.size)
+            break;
+        if (x.kind == DP_EXTENT_UNALLOCATED && !(rc = dp_image_pread(i->backing, bytes, x.size, at)))
+            rc = dp_image_pwrite(i->file, bytes, x.size, data + at - first);
+        at += x.size;
+    }
+    free(bytes);
+    return rc;
+}
+
+/* All of the block is the image's: in the table's cache, for the bitmap may be in one of its pages, and after the data is on the disk. */
+static int set_bitmap(struct vpc *v, uint64_t start)
+{
+    int rc = 0;
+    for (uint32_t n = 0; !rc && n < v->bitmap; n += 4)
+        rc = dp_table_set(&v->table, start + n, 4, UINT32_MAX);
+    return rc;
+}
+
 static int place(struct dp_image *i, uint64_t offset)
 {
     struct vpc *v = of(i);
-    uint64_t start = v->free, end = start + v->bitmap + v->block;
+    uint64_t start = v->free, end = start + v->bitmap + v->block, entry;
+    int there = dp_table_get(&v->table, v->bat + offset / v->block * 4, 4, &entry);
+    if (there)
+        return there;
+    if (entry != UNUSED) { /* a part of it is the parent's */
+        start = (uint64_t)__builtin_bswap32(entry) * SECTOR;
+        there = fill_from_parent(i, offset, start + v->bitmap);
+        return there ? there : set_bitmap(v, start);
+    }
     uint8_t ones[SECTOR];
     struct dp_table_map m = map(v);
     int rc = v->settled ? 0 : dp_table_end(&m, &end);
@@ -307,6 +362,8 @@ static int place(struct dp_image *i, uint64_t offset)
         rc = dp_image_zero(i->file, start + v->bitmap, v->block, 0);
     for (uint32_t n = 0; !rc && n < v->bitmap; n += SECTOR)
         rc = dp_image_pwrite(i->file, ones, SECTOR, start + n);
+    if (!rc && v->type == DIFFERENCING && !(rc = fill_from_parent(i, offset, start + v->bitmap)))
+        rc = set_bitmap(v, start);
     if (rc)
         return rc;
     v->free = end;
@@ -458,8 +515,10 @@ static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     if (size < i->size || size > SECTORS_MAX * SECTOR)
         return dp_error_set(e, -ENOTSUP, "disk %s: VHD images can only grow, to at most 2040 GiB", i->name);
     if (v->type != DYNAMIC)
-        return dp_error_set(e, -ENOTSUP, "disk %s: only dynamic VHD images can grow here; make a larger one and copy it: "
-                                         "doppel image convert -O vpc", i->name);
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s: only dynamic VHD images can grow here; make a larger one and copy it: "
+                            "doppel image convert -O vpc",
+                            i->name);
     round_up(size / SECTOR, g);
     uint64_t most = DP_MAX(size, geometry_sectors(g) * SECTOR), entries = most / v->block + (most % v->block != 0);
     int rc = entries > ENTRIES_MAX ? -EFBIG : dp_image_flush(i);
@@ -513,13 +572,13 @@ static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *
 
 /* ---- create ---- */
 
-static void make_footer(uint8_t *f, uint64_t size, const uint8_t g[4], bool fixed, bool force_size)
+static void make_footer(uint8_t *f, uint64_t size, const uint8_t g[4], unsigned type, bool force_size)
 {
     memset(f, 0, FOOTER);
     memcpy(f, "conectix", 8);
     st32(f + FEATURES, 2);
     st32(f + FILE_VERSION, 0x10000);
-    st64(f + DATA_OFFSET, fixed ? UINT64_MAX : FOOTER);
+    st64(f + DATA_OFFSET, type == FIXED ? UINT64_MAX : FOOTER);
     st32(f + TIMESTAMP, time(NULL) - EPOCH_2000);
     memcpy(f + CREATOR, force_size ? "qem2" : "qemu", 4); /* the names by which readers know which size counts */
     st32(f + CREATOR_VERSION, 0x50003);
@@ -527,15 +586,54 @@ static void make_footer(uint8_t *f, uint64_t size, const uint8_t g[4], bool fixe
     st64(f + ORIGINAL_SIZE, size);
     st64(f + CURRENT_SIZE, size);
     memcpy(f + GEOMETRY, g, 4);
-    st32(f + DISK_TYPE, fixed ? FIXED : DYNAMIC);
+    st32(f + DISK_TYPE, type);
     dp_random_uuid(f + UNIQUE_ID);
     st32(f + CHECKSUM, checksum(f, FOOTER, CHECKSUM));
 }
 
-static int write_dynamic(struct dp_image *file, const uint8_t *footer, uint64_t size)
+/* What a child says of its parent. */
+struct parent {
+    uint8_t id[16], name[512], locator[1024]; /* UTF-16, big-endian; little-endian */
+    uint32_t time, locator_size;
+};
+
+/* UTF-8 to UTF-16; the bytes of it, 0: it is no name, or too long. */
+static uint32_t from_name(const char *name, bool big, uint8_t *out, size_t room)
+{
+    size_t n = 0;
+    for (const uint8_t *p = (const uint8_t *)name; *p;) {
+        unsigned more = *p < 0x80 ? 0 : *p >> 5 == 6 ? 1 : *p >> 4 == 14 ? 2 : *p >> 3 == 30 ? 3 : 4;
+        uint32_t c = more == 4 ? 0 : more ? *p & (0x3f >> more) : *p == '/' && !big ? '\\' : *p;
+        p++;
+        for (; more && more < 4 && (*p & 0xc0) == 0x80; more--)
+            c = c << 6 | (*p++ & 0x3f);
+        if (more || n + 4 > room || c > 0x10ffff)
+            return 0;
+        uint16_t unit[2] = {c < 0x10000 ? c : 0xd800 + ((c - 0x10000) >> 10), 0xdc00 + ((c - 0x10000) & 0x3ff)};
+        for (unsigned k = 0; k < (c < 0x10000 ? 1 : 2); k++, n += 2) {
+            out[n] = big ? unit[k] >> 8 : unit[k];
+            out[n + 1] = big ? unit[k] : unit[k] >> 8;
+        }
+    }
+    return n;
+}
+
+static int write_dynamic(struct dp_image *file, const uint8_t *footer, uint64_t size, const struct parent *p)
 {
     uint8_t h[HEADER] = "cxsparse", ones[4096];
     uint64_t entries = size / BLOCK + (size % BLOCK != 0), at = FOOTER + HEADER, end = at + DP_ALIGN_UP(entries * 4, (uint64_t)SECTOR);
+    int rc = 0;
+    if (p) {
+        uint64_t room = DP_ALIGN_UP(p->locator_size, (uint32_t)SECTOR);
+        memcpy(h + PARENT_ID, p->id, 16);
+        st32(h + PARENT_TIME, p->time);
+        memcpy(h + PARENT_NAME, p->name, sizeof p->name);
+        memcpy(h + LOCATORS, "W2ru", 4);
+        st32(h + LOCATORS + 4, room);
+        st32(h + LOCATORS + 8, p->locator_size);
+        st64(h + LOCATORS + 16, end);
+        rc = dp_image_pwrite(file, p->locator, room, end);
+    }
     memset(h + 8, 0xff, 8);
     memset(ones, 0xff, sizeof ones);
     st64(h + TABLE_OFFSET, at);
@@ -543,16 +641,48 @@ static int write_dynamic(struct dp_image *file, const uint8_t *footer, uint64_t 
     st32(h + ENTRIES, entries);
     st32(h + BLOCK_SIZE, BLOCK);
     st32(h + HEADER_CHECKSUM, checksum(h, HEADER, HEADER_CHECKSUM));
-    int rc = 0;
     for (; !rc && at < end; at += DP_MIN(end - at, sizeof ones))
         rc = dp_image_pwrite(file, ones, DP_MIN(end - at, sizeof ones), at);
+    if (p)
+        end += DP_ALIGN_UP(p->locator_size, (uint32_t)SECTOR);
     if (!rc && !(rc = dp_image_pwrite(file, h, HEADER, FOOTER)) && !(rc = dp_image_pwrite(file, footer, FOOTER, end)))
         rc = dp_image_flush(file);
     return rc ? rc : dp_image_pwrite(file, footer, FOOTER, 0);
 }
 
+static int read_parent(const struct dp_image_create *o, struct parent *p, uint64_t *size, uint8_t g[4], struct dp_error *e)
+{
+    struct dp_image *i;
+    struct stat st;
+    char name[DP_IMAGE_NAME_MAX + 1];
+    const char *slash = strrchr(o->backing, '/');
+    if (o->backing_format && strcmp(o->backing_format, "vpc"))
+        return dp_error_set(e, -EINVAL, "the parent of a VHD image is a VHD image (vpc); over %s use format qcow2", o->backing_format);
+    snprintf(name, sizeof name, "%s%s", *o->backing == '/' ? "" : "./", o->backing);
+    p->locator_size = from_name(name, false, p->locator, sizeof p->locator);
+    if (!p->locator_size || !from_name(slash ? slash + 1 : o->backing, true, p->name, sizeof p->name) || strchr(o->backing, '\\') ||
+        *o->backing == '/')
+        return dp_error_set(e, -EINVAL, "%s: a VHD image names its parent by a path from its own folder, of at most 500 letters",
+                            o->backing);
+    char *path = dp_image_beside(o->name, o->backing);
+    struct dp_image_options open = {.name = path, .format = "vpc", .readonly = true, .backing_anywhere = true, .alone = true};
+    int rc = path ? dp_image_open(&open, &i, e) : dp_error_set(e, -ENOMEM, "out of memory");
+    if (!rc) {
+        memcpy(p->id, of(i)->footer + UNIQUE_ID, 16);
+        memcpy(g, of(i)->footer + GEOMETRY, 4);
+        p->time = stat(path, &st) ? 0 : st.st_mtime - EPOCH_2000;
+        if (*size != i->size)
+            rc = dp_error_set(e, -EINVAL, "a VHD image is as large as its parent: %llu bytes; leave the size away",
+                              (unsigned long long)i->size);
+        dp_image_close(i);
+    }
+    free(path);
+    return rc;
+}
+
 static int create(const struct dp_image_create *o, struct dp_error *e)
 {
+    struct parent parent = {0};
     const char *subformat = dp_image_create_option(o, "subformat");
     struct dp_image *file;
     uint8_t footer[FOOTER], g[4];
@@ -562,22 +692,26 @@ static int create(const struct dp_image_create *o, struct dp_error *e)
     int rc = dp_image_create_flag(o, "force_size", false, &force_size, e);
     if (rc)
         return rc;
-    if (o->backing)
-        return dp_error_set(e, -ENOTSUP, "VHD images have no backing file here; use format qcow2");
+    if (o->backing && fixed)
+        return dp_error_set(e, -EINVAL, "a fixed VHD image has no parent");
     uint64_t sectors = o->size / SECTOR + (o->size % SECTOR != 0);
     if (sectors > SECTORS_MAX)
         return dp_error_set(e, -EFBIG, "a VHD image has at most 2040 GiB; use format vhdx or qcow2");
+    force_size |= o->backing != NULL;
     if (force_size)
         geometry(sectors, g);
     else
         round_up(sectors, g);
     if (!force_size && geometry_sectors(g) < CHS_MAX)
         sectors = geometry_sectors(g);
-    make_footer(footer, sectors * SECTOR, g, fixed, force_size);
+    uint64_t size = sectors * SECTOR;
+    if (o->backing && (rc = read_parent(o, &parent, &size, g, e)))
+        return rc;
+    make_footer(footer, size, g, fixed ? FIXED : o->backing ? DIFFERENCING : DYNAMIC, force_size);
     if ((rc = dp_image_create_file(o, &file, e)))
         return rc;
     if (!fixed)
-        rc = write_dynamic(file, footer, sectors * SECTOR);
+        rc = write_dynamic(file, footer, sectors * SECTOR, o->backing ? &parent : NULL);
     else if (!(rc = dp_image_zero(file, 0, sectors * SECTOR, 0)))
         rc = dp_image_pwrite(file, footer, FOOTER, sectors * SECTOR);
     if (!rc)

@@ -14,7 +14,9 @@ enum { DISK_MAX = 4 << 20 };
 struct layout {
     const char *format, *options;
     bool small; /* blocks are made so */
-    bool fixed; /* all blocks are there at once */
+    bool fixed; /* all blocks are there at once; or it cannot grow, nor be mended by moving */
+    bool child; /* over a parent of the same format */
+    bool ours;  /* qemu-img does not know such */
 };
 static const struct layout layouts[] = {
     {"vdi", "", .small = true},
@@ -26,6 +28,8 @@ static const struct layout layouts[] = {
     {"vmdk", "zeroed_grain=on"},
     {"vhdx", "block_size=1M,block_state_zero=off"},
     {"vdi", "static=on", .fixed = true},
+    {"vpc", "force_size=on", .fixed = true, .child = true, .ours = true},
+    {"vmdk", "", .fixed = true, .child = true},
     {"vhdx", "block_size=1M,subformat=fixed", .fixed = true},
 };
 enum { SMALL = 32 << 10 };
@@ -108,7 +112,7 @@ static void look(void)
         fail_msg("%s %s, %s: mended, but %llu corruptions, %llu leaks are left", layout->format, layout->options, doing,
                  (unsigned long long)c.corruptions, (unsigned long long)c.leaks);
     check_contents(i);
-    bool qemu = !layout->small && !chance(20);
+    bool qemu = !layout->small && !layout->ours && !chance(20);
     if (!qemu && !chance(3))
         use(i);
     dp_image_close(i);
@@ -263,8 +267,21 @@ static void create(void)
     for (char *p = strtok_r(copy, ",", &rest); p; p = strtok_r(NULL, ",", &rest))
         option[n++] = p;
     snprintf(path, sizeof path, "%s/image", rig->folder);
-    must(rig, "rm -f image");
-    assert_ok(dp_image_create(&(struct dp_image_create){.name = path, .format = layout->format, .size = now.size, .option = option}, &e), e);
+    must(rig, "rm -f image base sub/base");
+    struct dp_image_create make = {.name = path, .format = layout->format, .size = now.size, .option = option};
+    if (layout->child) {
+        make.name = in(rig, "base");
+        assert_ok(dp_image_create(&make, &e), e);
+        image = open_at("base", false, false, false, NULL, layout->format);
+        fill(&rig->random, now.data, now.size);
+        assert_int_equal(dp_image_pwrite(image, now.data, now.size, 0), 0);
+        dp_image_close(image);
+        must(rig, "cp base sub/base");
+        make.name = path;
+        make.backing = "base";
+        make.backing_format = layout->format;
+    }
+    assert_ok(dp_image_create(&make, &e), e);
     if (layout->small)
         make_small();
 }
