@@ -430,8 +430,13 @@ static int check_second(struct vmdk_part *p, struct dp_image_check *c, bool mend
     uint64_t differ = 0, first, second, a, b;
     int rc = 0;
     for (uint64_t n = 0; !rc && p->rgd && n < m.count; n++) {
-        if ((rc = entry_at(p, p->gd, n, &first)) || (rc = entry_at(p, p->rgd, n, &second)) || !first || !second || first == second ||
-            (rc = dp_table_get(&p->table, first, 4, &a)) || (rc = dp_table_get(&p->table, second, 4, &b)) || a == b)
+        if ((rc = entry_at(p, p->gd, n, &first)) || (rc = entry_at(p, p->rgd, n, &second)))
+            break;
+        if (!first || !second || first == second) {
+            n += p->entries - 1 - n % p->entries;
+            continue;
+        }
+        if ((rc = dp_table_get(&p->table, first, 4, &a)) || (rc = dp_table_get(&p->table, second, 4, &b)) || a == b)
             continue;
         differ++;
         if (mend)

@@ -4,7 +4,7 @@
 
 #include "block/vmdk.h"
 
-enum { TEXT_MAX = 1 << 20, GRAINS_MAX = 1 << 28, GRAIN_MAX = 2 << 20 };
+enum { TEXT_MAX = 1 << 20, GRAINS_MAX = 1 << 27, GRAIN_MAX = 2 << 20 };
 #define GD_AT_END UINT64_MAX
 #define SECTORS_MAX (INT64_MAX / VMDK_SECTOR / 2)
 
