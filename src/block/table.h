@@ -69,6 +69,13 @@ int dp_extent_write(struct dp_image *i, struct dp_cursor *c, uint64_t offset, ui
 /* Blocks keep their places; what is not there and reads as zeros stays so. -ENOTSUP if a backing image shows through. */
 int dp_extent_zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags) DP_MUST_CHECK;
 
+/* What i does not have of a piece of the disk, and the parent has: written to `to` of the file. */
+int dp_extent_fill(struct dp_image *i, uint64_t offset, uint64_t size, uint64_t to) DP_MUST_CHECK;
+
+/* Names of Windows. UTF-16 to bytes, backslashes to slashes; of an absolute name the last part. False: it is no name. */
+bool dp_name_from_utf16(const uint8_t *utf16, size_t units, bool big, char *out, size_t room);
+/* UTF-8 to UTF-16, slashes to backslashes; the bytes of it, 0: it is no name, or too long. */
+uint32_t dp_name_to_utf16(const char *name, bool big, uint8_t *out, size_t room);
 uint32_t dp_crc32c(uint32_t crc, const void *data, size_t size); /* Castagnoli, RFC 3720 section 12.1; begins with 0 */
 void dp_random_uuid(uint8_t uuid[16]);                           /* version 4 */
 /* The value of an on/off create option; fallback if it is not there. -EINVAL: it is neither. */

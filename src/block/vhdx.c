@@ -5,6 +5,31 @@
 
 static uint64_t entry_at(const struct vhdx *v, uint64_t block) { return v->bat + (block + block / v->chunk) * 8; }
 
+static uint64_t bitmap_entry_at(const struct vhdx *v, uint64_t block) { return v->bat + ((block / v->chunk + 1) * (v->chunk + 1) - 1) * 8; }
+
+/* How long the image's, or the parent's, sectors go on from offset. */
+static int cut_at_bitmap(struct vhdx *v, uint64_t offset, struct dp_extent *x)
+{
+    uint64_t entry, word = 0, sector = offset / v->sector % (1u << 23);
+    uint64_t end = sector + (offset % v->sector + x->size + v->sector - 1) / v->sector, n = sector;
+    int rc = dp_table_get(&v->table, bitmap_entry_at(v, offset / v->block), 8, &entry);
+    uint64_t start = DP_ALIGN_DOWN(entry, (uint64_t)VHDX_MIB);
+    if (!rc && ((entry & VHDX_STATE) != VHDX_FULLY_PRESENT || start < VHDX_MIB || start >= DP_MAX(v->image.file->size, v->end)))
+        return -EIO;
+    bool here = false;
+    for (; !rc && n < end; n++) {
+        if ((n == sector || n % 64 == 0) && (rc = dp_table_get(&v->table, start + n / 64 * 8, 8, &word)))
+            break;
+        if (n == sector)
+            here = word >> n % 64 & 1;
+        if ((word >> n % 64 & 1) != here)
+            break;
+    }
+    x->kind = here ? DP_EXTENT_DATA : DP_EXTENT_UNALLOCATED;
+    x->size = DP_MIN(x->size, (n - sector) * v->sector - offset % v->sector);
+    return rc;
+}
+
 static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
 {
     struct vhdx *v = vhdx_of(i);
@@ -18,14 +43,16 @@ static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_
     uint64_t at = DP_ALIGN_DOWN(entry, (uint64_t)VHDX_MIB);
     if (state == VHDX_NOT_PRESENT)
         x->kind = DP_EXTENT_UNALLOCATED;
-    if (state == VHDX_PARTIALLY_PRESENT || (state == VHDX_FULLY_PRESENT && (!vhdx_is_room(v, at) || at >= DP_MAX(i->file->size, v->end))))
+    if (state < VHDX_FULLY_PRESENT)
+        return 0;
+    if (!vhdx_is_room(v, at) || at >= DP_MAX(i->file->size, v->end) || (state == VHDX_PARTIALLY_PRESENT && !v->child))
         return -EIO;
-    if (state == VHDX_FULLY_PRESENT) {
-        x->kind = DP_EXTENT_DATA;
-        x->has_offset = true;
-        x->offset = at + inside;
-    }
-    return 0;
+    x->kind = DP_EXTENT_DATA;
+    if (state == VHDX_PARTIALLY_PRESENT)
+        rc = cut_at_bitmap(v, offset, x);
+    x->has_offset = x->kind == DP_EXTENT_DATA;
+    x->offset = at + inside;
+    return rc;
 }
 
 static int get(void *owner, uint64_t n, uint64_t *at)
@@ -56,7 +83,7 @@ static struct dp_table_map map(struct vhdx *v)
                                  .size = v->block,
                                  .align = VHDX_MIB,
                                  .unit = VHDX_MIB,
-                                 .crowded = v->others,
+                                 .crowded = v->others || v->child,
                                  .get = get,
                                  .set = set,
                                  .room = room};
@@ -66,13 +93,23 @@ static int place(struct dp_image *i, uint64_t offset)
 {
     struct vhdx *v = vhdx_of(i);
     struct dp_table_map m = map(v);
-    int rc = v->free ? 0 : dp_table_end(&m, &v->free);
+    uint64_t first = DP_ALIGN_DOWN(offset, (uint64_t)v->block), entry;
+    int rc = dp_table_get(&v->table, entry_at(v, offset / v->block), 8, &entry);
+    if (rc)
+        return rc;
+    if ((entry & VHDX_STATE) == VHDX_PARTIALLY_PRESENT) {
+        entry = DP_ALIGN_DOWN(entry, (uint64_t)VHDX_MIB);
+        rc = dp_extent_fill(i, first, v->block, entry);
+        return rc ? rc : set(v, offset / v->block, entry);
+    }
+    rc = v->free ? 0 : dp_table_end(&m, &v->free);
     if (rc) {
         v->free = 0;
         return rc;
     }
     uint64_t at = DP_ALIGN_UP(DP_MAX(v->free, i->file->size), (uint64_t)VHDX_MIB);
-    if ((rc = dp_image_zero(i->file, at, v->block, 0)) || (rc = set(v, offset / v->block, at)))
+    if ((rc = dp_image_zero(i->file, at, v->block, 0)) || (i->backing && (rc = dp_extent_fill(i, first, v->block, at))) ||
+        (rc = set(v, offset / v->block, at)))
         return rc;
     v->free = at + v->block;
     return 0;
@@ -119,7 +156,7 @@ static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *
     }
     if (!rc)
         rc = dp_table_check(i, &m, c, &end);
-    if (!rc && mend && !c->corruptions && !v->fixed) {
+    if (!rc && mend && !c->corruptions && !v->fixed && !m.crowded) {
         end = DP_MAX(end, DP_MAX(v->bat + v->bat_length, DP_MAX(v->metadata + v->metadata_length, v->log + v->log_length)));
         end = DP_MAX(end, v->regions_end);
         v->free = 0;

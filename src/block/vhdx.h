@@ -2,7 +2,9 @@
  *
  * Model: two headers of which the valid one with the larger sequence number counts; a region table that says where the block allocation
  * table (BAT) and the metadata are; blocks at multiples of 1 MiB. Each chunk of BAT entries is followed by one for a bitmap, which only
- * images with a parent use (these are refused). The log has changes of tables that a crash interrupted: who opens for writing carries
+ * images with a parent use: of a block that is partially present its bits say which sectors are the image's. Such a block becomes the
+ * image's as a whole when it is written: what is the parent's is copied, then its entry says so, and the bitmap does not matter any more.
+ * The log has changes of tables that a crash interrupted: who opens for writing carries
  * them out, who only reads sees the file through them (`patch`), in memory.
  * We write no log, though 2.3 asks for one for all but headers. It is there for changes that are right only together; ours are not such. A
  * new block is one entry of the BAT: 8 bytes at a multiple of 8, in one sector, which holds entries of payload blocks and sector bitmaps
@@ -22,6 +24,7 @@
 #include "block/table.h"
 
 enum { VHDX_MIB = 1 << 20, VHDX_LOG_MAX = 16 << 20, VHDX_PAGE = 4096, VHDX_STATE = 7, VHDX_HEADER_1 = 65536, VHDX_HEADER_2 = 131072 };
+enum { VHDX_LOCATOR_ROOM = 4096 + 64 };
 enum { VHDX_NOT_PRESENT = 0, VHDX_ZERO = 2, VHDX_FULLY_PRESENT = 6, VHDX_PARTIALLY_PRESENT = 7 };
 
 struct vhdx {
@@ -32,6 +35,8 @@ struct vhdx {
     bool marked, contents_marked;                                          /* the GUIDs of this session stand in it */
     bool log_lost;                                                         /* there is to be something in the log, and nothing is valid */
     bool fixed;                                                            /* LeaveBlocksAllocated */
+    bool child;                                                            /* HasParent */
+    uint8_t disk_id[16];                                                   /* VirtualDiskId: of all images of a chain */
     bool others;                                                           /* there are regions that are not known */
     uint64_t bat, bat_length, metadata, metadata_length, log, regions_end; /* regions_end: of those that are not known, too */
     uint32_t log_length, block, sector;
@@ -54,6 +59,10 @@ int vhdx_mark(struct vhdx *v, bool contents); /* before the first change, or the
 int vhdx_end_log(struct vhdx *v);             /* all that it had is done */
 /* May a block be there? */
 bool vhdx_is_room(const struct vhdx *v, uint64_t at);
+const uint8_t *vhdx_data_write_guid(const struct vhdx *v);
+/* vhdx_parent.c: the locator of a parent, read (and the parent opened), and made; its length, 0 after an error. */
+int vhdx_open_parent(struct vhdx *v, uint64_t at, uint64_t length, const struct dp_image_options *o, struct dp_error *e);
+uint32_t vhdx_make_locator(const struct dp_image_create *o, uint8_t *out /* VHDX_LOCATOR_ROOM */, struct vhdx *parent, struct dp_error *e);
 int vhdx_replay(struct vhdx *v, bool repair, struct dp_error *e);
 extern const struct dp_image_option vhdx_create_options[];
 

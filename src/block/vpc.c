@@ -69,44 +69,6 @@ static bool probe(const uint8_t *head, const uint8_t *tail, uint64_t length)
 
 /* ---- opening ---- */
 
-/* UTF-16 to bytes, backslashes to slashes; of an absolute name of Windows the last part. False: it is no name. */
-static bool to_name(const uint8_t *utf16, size_t units, bool big, char *out, size_t room)
-{
-    size_t n = 0;
-    for (size_t k = 0; k < units; k++) {
-        uint32_t c = big ? utf16[2 * k] << 8 | utf16[2 * k + 1] : utf16[2 * k] | utf16[2 * k + 1] << 8;
-        if (!c)
-            break;
-        if (c >= 0xd800 && c < 0xdc00 && k + 1 < units) {
-            const uint8_t *p = utf16 + 2 * ++k;
-            uint32_t low = big ? p[0] << 8 | p[1] : p[0] | p[1] << 8;
-            c = 0x10000 + ((c & 0x3ff) << 10) + (low & 0x3ff);
-        }
-        if (n + 5 > room)
-            return false;
-        if (c < 0x80) {
-            out[n++] = c == '\\' ? '/' : c;
-        } else if (c < 0x800) {
-            out[n++] = 0xc0 | c >> 6;
-            out[n++] = 0x80 | (c & 0x3f);
-        } else if (c < 0x10000) {
-            out[n++] = 0xe0 | c >> 12;
-            out[n++] = 0x80 | (c >> 6 & 0x3f);
-            out[n++] = 0x80 | (c & 0x3f);
-        } else {
-            out[n++] = 0xf0 | c >> 18;
-            out[n++] = 0x80 | (c >> 12 & 0x3f);
-            out[n++] = 0x80 | (c >> 6 & 0x3f);
-            out[n++] = 0x80 | (c & 0x3f);
-        }
-    }
-    out[n] = 0;
-    const char *last = strrchr(out, '/');
-    if (n && (out[1] == ':' || !strncmp(out, "//", 2)) && last)
-        memmove(out, last + 1, strlen(last + 1) + 1);
-    return *out;
-}
-
 static int open_parent(struct dp_image *i, const uint8_t *header, const struct dp_image_options *o, struct dp_error *e)
 {
     struct vpc *v = of(i);
@@ -122,9 +84,9 @@ static int open_parent(struct dp_image *i, const uint8_t *header, const struct d
         int rc = dp_image_pread(i->file, utf16, size, at);
         if (rc)
             return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
-        found = to_name(utf16, size / 2, false, name, sizeof name);
+        found = dp_name_from_utf16(utf16, size / 2, false, name, sizeof name);
     }
-    if (!found && !to_name(header + PARENT_NAME, 256, true, name, sizeof name))
+    if (!found && !dp_name_from_utf16(header + PARENT_NAME, 256, true, name, sizeof name))
         return dp_error_set(e, -EINVAL, "disk %s is damaged: it has a parent without a name", i->name);
     int rc = dp_image_open_backing(i, name, "vpc", o, e);
     if (!rc && i->backing && memcmp(of(i->backing)->footer + UNIQUE_ID, v->parent_id, 16))
@@ -308,25 +270,6 @@ static int write_tail(struct vpc *v, uint64_t at)
     return rc ? rc : dp_image_flush(v->image.file);
 }
 
-/* What the block that offset is in takes from the parent is written to `data` of the file. */
-static int fill_from_parent(struct dp_image *i, uint64_t offset, uint64_t data)
-{
-    struct vpc *v = of(i);
-    uint64_t first = DP_ALIGN_DOWN(offset, (uint64_t)v->block), end = DP_MIN(first + v->block, i->size);
-    uint8_t *bytes = malloc(v->block);
-    int rc = bytes ? 0 : -ENOMEM;
-    for (uint64_t at = first; !rc && at < end;) {
-        struct dp_extent x;
-        if ((rc = dp_image_extent(i, at, end - at, &x)) || !x.size)
-            break;
-        if (x.kind == DP_EXTENT_UNALLOCATED && !(rc = dp_image_pread(i->backing, bytes, x.size, at)))
-            rc = dp_image_pwrite(i->file, bytes, x.size, data + at - first);
-        at += x.size;
-    }
-    free(bytes);
-    return rc;
-}
-
 /* All of the block is the image's: in the table's cache, for the bitmap may be in one of its pages, and after the data is on the disk. */
 static int set_bitmap(struct vpc *v, uint64_t start)
 {
@@ -345,7 +288,7 @@ static int place(struct dp_image *i, uint64_t offset)
         return there;
     if (entry != UNUSED) { /* a part of it is the parent's */
         start = (uint64_t)__builtin_bswap32(entry) * SECTOR;
-        there = fill_from_parent(i, offset, start + v->bitmap);
+        there = dp_extent_fill(i, DP_ALIGN_DOWN(offset, (uint64_t)v->block), v->block, start + v->bitmap);
         return there ? there : set_bitmap(v, start);
     }
     uint8_t ones[SECTOR];
@@ -362,7 +305,7 @@ static int place(struct dp_image *i, uint64_t offset)
         rc = dp_image_zero(i->file, start + v->bitmap, v->block, 0);
     for (uint32_t n = 0; !rc && n < v->bitmap; n += SECTOR)
         rc = dp_image_pwrite(i->file, ones, SECTOR, start + n);
-    if (!rc && v->type == DIFFERENCING && !(rc = fill_from_parent(i, offset, start + v->bitmap)))
+    if (!rc && v->type == DIFFERENCING && !(rc = dp_extent_fill(i, DP_ALIGN_DOWN(offset, (uint64_t)v->block), v->block, start + v->bitmap)))
         rc = set_bitmap(v, start);
     if (rc)
         return rc;
@@ -597,27 +540,6 @@ struct parent {
     uint32_t time, locator_size;
 };
 
-/* UTF-8 to UTF-16; the bytes of it, 0: it is no name, or too long. */
-static uint32_t from_name(const char *name, bool big, uint8_t *out, size_t room)
-{
-    size_t n = 0;
-    for (const uint8_t *p = (const uint8_t *)name; *p;) {
-        unsigned more = *p < 0x80 ? 0 : *p >> 5 == 6 ? 1 : *p >> 4 == 14 ? 2 : *p >> 3 == 30 ? 3 : 4;
-        uint32_t c = more == 4 ? 0 : more ? *p & (0x3f >> more) : *p == '/' && !big ? '\\' : *p;
-        p++;
-        for (; more && more < 4 && (*p & 0xc0) == 0x80; more--)
-            c = c << 6 | (*p++ & 0x3f);
-        if (more || n + 4 > room || c > 0x10ffff)
-            return 0;
-        uint16_t unit[2] = {c < 0x10000 ? c : 0xd800 + ((c - 0x10000) >> 10), 0xdc00 + ((c - 0x10000) & 0x3ff)};
-        for (unsigned k = 0; k < (c < 0x10000 ? 1 : 2); k++, n += 2) {
-            out[n] = big ? unit[k] >> 8 : unit[k];
-            out[n + 1] = big ? unit[k] : unit[k] >> 8;
-        }
-    }
-    return n;
-}
-
 static int write_dynamic(struct dp_image *file, const uint8_t *footer, uint64_t size, const struct parent *p)
 {
     uint8_t h[HEADER] = "cxsparse", ones[4096];
@@ -659,8 +581,8 @@ static int read_parent(const struct dp_image_create *o, struct parent *p, uint64
     if (o->backing_format && strcmp(o->backing_format, "vpc"))
         return dp_error_set(e, -EINVAL, "the parent of a VHD image is a VHD image (vpc); over %s use format qcow2", o->backing_format);
     snprintf(name, sizeof name, "%s%s", *o->backing == '/' ? "" : "./", o->backing);
-    p->locator_size = from_name(name, false, p->locator, sizeof p->locator);
-    if (!p->locator_size || !from_name(slash ? slash + 1 : o->backing, true, p->name, sizeof p->name) || strchr(o->backing, '\\') ||
+    p->locator_size = dp_name_to_utf16(name, false, p->locator, sizeof p->locator);
+    if (!p->locator_size || !dp_name_to_utf16(slash ? slash + 1 : o->backing, true, p->name, sizeof p->name) || strchr(o->backing, '\\') ||
         *o->backing == '/')
         return dp_error_set(e, -EINVAL, "%s: a VHD image names its parent by a path from its own folder, of at most 500 letters",
                             o->backing);

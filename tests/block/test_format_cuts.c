@@ -30,6 +30,7 @@ static const struct layout layouts[] = {
     {"vdi", "static=on", .fixed = true},
     {"vpc", "force_size=on", .fixed = true, .child = true, .ours = true},
     {"vmdk", "", .fixed = true, .child = true},
+    {"vhdx", "block_size=1M", .fixed = true, .child = true, .ours = true},
     {"vhdx", "block_size=1M,subformat=fixed", .fixed = true},
 };
 enum { SMALL = 32 << 10 };

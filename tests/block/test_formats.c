@@ -76,7 +76,7 @@ static void expect_image(struct rig *r, struct dp_image *i, const uint8_t *model
         assert_true(x.size && x.size <= i->size - at);
         if (x.kind == DP_EXTENT_ZEROS || x.kind == DP_EXTENT_UNALLOCATED) {
             assert_true(dp_is_zero(got + at, x.size));
-        } else if (x.kind == DP_EXTENT_DATA && x.has_offset) {
+        } else if (x.kind == DP_EXTENT_DATA && x.has_offset && !x.depth) {
             uint8_t *raw = malloc(x.size);
             assert_int_equal(pread(fd, raw, x.size, x.offset), x.size);
             assert_memory_equal(raw, got + at, x.size);
@@ -235,7 +235,9 @@ static void test_vmdk_create(void **state)
     fill(&r->random, model, SIZE);
     write_file(r, "model", model, SIZE);
     must(r, "qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentSparse model base.vmdk");
-    struct dp_image_create o = {.name = in(r, "image"), .format = "vmdk", .size = SIZE, .backing = "base.vmdk", .backing_format = "vmdk"};
+    char path[128];
+    snprintf(path, sizeof path, "%s/image", r->folder);
+    struct dp_image_create o = {.name = path, .format = "vmdk", .size = SIZE, .backing = "base.vmdk", .backing_format = "vmdk"};
     static const char *const split[] = {"subformat=twoGbMaxExtentSparse", NULL}, *const flat[] = {"subformat=monolithicFlat", NULL};
     for (unsigned n = 0; n < 2; n++) {
         must(r, "rm -f image*; qemu-img convert -f vmdk -O raw base.vmdk model");
@@ -397,7 +399,9 @@ static void test_vhd_parent(void **state)
     write_file(r, "top.vhd", file, END + 512);
     assert_int_equal(try_open(r, "top.vhd", "vpc", true, &e), -EINVAL);
     /* Ours, over a dynamic one, then over that. */
-    struct dp_image_create o = {.name = in(r, "image"), .format = "vpc", .size = SIZE, .backing = "base.vhd", .backing_format = "vpc"};
+    char path[128];
+    snprintf(path, sizeof path, "%s/image", r->folder);
+    struct dp_image_create o = {.name = path, .format = "vpc", .size = SIZE, .backing = "base.vhd", .backing_format = "vpc"};
     for (unsigned n = 0; n < 2; n++) {
         must(r, "rm -f image");
         assert_ok(dp_image_create(&o, &e), e);
@@ -553,7 +557,9 @@ static void test_damage(void **state)
         create_ours(r, &some[n].row, SIZE);
         copy_ours(r, &some[n].row);
         must(r, "set -- image; %s", some[n].damage);
-        struct dp_image_options o = {.name = in(r, "image"), .format = format, .repair = true, .readonly = true};
+        char path[128];
+        snprintf(path, sizeof path, "%s/image", r->folder);
+        struct dp_image_options o = {.name = path, .format = format, .repair = true, .readonly = true};
         for (unsigned round = 0; round < 3; round++, o.readonly = false) { /* looks, mends, looks again */
             struct dp_image_check c = {.repair_all = round == 1};
             assert_ok(dp_image_open(&o, &i, &e), e);
@@ -604,6 +610,82 @@ static void test_vmdk_headers(void **state)
     assert_int_equal(try_open(r, "packed", "vmdk", true, &e), 0);
     assert_int_equal(try_open(r, "packed", "vmdk", false, &e), -ENOTSUP);
     assert_non_null(strstr(e.text, "with a footer"));
+}
+
+/* Children that we make; a block that is in part the parent's (made by hand, for nobody here makes such); a parent that was written. */
+static void test_vhdx_parent(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    enum { SIZE = 6 << 20, MIB = 1 << 20, BAT = 3 * MIB, CHUNK = 4096 };
+    struct dp_error e = {0};
+    const char *const option[] = {"block_size=1M", NULL};
+    const struct row child = {"vhdx", .ours = true};
+    uint8_t *model = malloc(SIZE), *parent = malloc(SIZE), *bitmap = calloc(1, MIB), entry[8];
+    fill(&r->random, model, SIZE);
+    model[0] = 1;
+    write_file(r, "model", model, SIZE);
+    must(r, "qemu-img convert -f raw -O vhdx -o block_size=1M model base.vhdx");
+    char path[128];
+    snprintf(path, sizeof path, "%s/image", r->folder);
+    struct dp_image_create o = {.name = path, .format = "vhdx", .size = SIZE, .backing = "base.vhdx", .backing_format = "vhdx",
+                                .option = option};
+    for (unsigned n = 0; n < 2; n++) {
+        must(r, "rm -f image");
+        assert_ok(dp_image_create(&o, &e), e);
+        operate(r, &child, model, SIZE, 3);
+        must(r, "mv image middle.vhdx");
+        o.backing = "middle.vhdx";
+    }
+    must(r, "rm -f middle.vhdx");
+    o.backing = "base.vhdx";
+    assert_ok(dp_image_create(&o, &e), e);
+    struct dp_image *i = open_format(r, "image", "vhdx", false);
+    assert_int_equal(dp_image_pread(i, parent, SIZE, 0), 0);
+    memcpy(model, parent, SIZE);
+    memset(model + MIB, 7, MIB);
+    assert_int_equal(dp_image_pwrite(i, model + MIB, MIB, MIB), 0);
+    uint64_t end = i->file->size;
+    dp_image_close(i);
+    for (unsigned n = 0; n < 2048; n++) {
+        if (n % 300 < 47 || n == 2047)
+            bitmap[(2048 + n) / 8] |= 1 << n % 8;
+        else
+            memcpy(model + MIB + n * 512, parent + MIB + n * 512, 512);
+    }
+    int fd = open(in(r, "image"), O_RDWR);
+    assert_int_equal(pread(fd, entry, 8, BAT + 8), 8);
+    assert_int_equal(entry[0], 6);
+    entry[0] = 7;
+    assert_int_equal(pwrite(fd, entry, 8, BAT + 8), 8);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), 0);
+    i = open_format(r, "image", "vhdx", true);
+    uint8_t byte;
+    assert_int_equal(dp_image_pread(i, &byte, 1, MIB), -EIO); /* there is no bitmap */
+    dp_image_close(i);
+    assert_int_equal(pwrite(fd, bitmap, MIB, end), MIB);
+    dp_st64(entry, end | 6);
+    assert_int_equal(pwrite(fd, entry, 8, BAT + CHUNK * 8), 8);
+    i = open_format(r, "image", "vhdx", true);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    operate(r, &child, model, SIZE, 3);
+    assert_int_equal(pread(fd, entry, 8, BAT + 8), 8);
+    assert_int_equal(entry[0], 6);
+    close(fd);
+    i = open_format(r, "base.vhdx", "vhdx", false); /* only looked at: nothing changes */
+    dp_image_close(i);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), 0);
+    i = open_format(r, "base.vhdx", "vhdx", false);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, 0), 0);
+    dp_image_close(i);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "changed since"));
+    must(r, "mkdir sub && mv image sub");
+    assert_int_equal(try_open(r, "sub/image", "vhdx", true, &e), -ENOENT);
+    free(bitmap);
+    free(parent);
+    free(model);
 }
 
 static void test_grow(void **state)
@@ -674,6 +756,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_damage, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vmdk_headers, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhd_parent, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vhdx_parent, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_grow, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
