@@ -8,7 +8,7 @@
  * whole, its bitmap last. Blocks lie wholly before the footer and not over
  * the header or the table; others are refused. A file without a footer at its end (of programs that do not wait) is read by the copy, and
  * gets one before it is written.
- * Which size counts is the writer's business: Virtual PC and QEMU ("qemu") mean the geometry, Hyper-V and others the size in the footer.
+ * Which size counts is the writer's business: Virtual PC and QEMU ("qemu") mean the geometry, Hyper-V, Azure ("wa") and others the size in the footer.
  * Source: Microsoft, Virtual Hard Disk Image Format Specification 1.0 (2006): "Hard Disk Footer Format", "Dynamic Disk Header Format",
  * "Block Allocation Table and Data Blocks", "Appendix: CHS Calculation"; QEMU, docs and block/vpc.c for whose size is the geometry's.
  */
@@ -123,7 +123,7 @@ static int open_sparse(struct dp_image *i, const struct dp_image_options *o, str
 /* The disk's size as the program that made it meant it. */
 static uint64_t disk_size(const uint8_t *footer)
 {
-    static const char by_size[][5] = {"win ", "qem2", "d2v ", "CTXS", "tap\0"};
+    static const char by_size[][5] = {"win ", "qem2", "d2v ", "CTXS", "tap\0", "wa\0\0"};
     uint64_t chs = (uint64_t)(footer[GEOMETRY] << 8 | footer[GEOMETRY + 1]) * footer[GEOMETRY + 2] * footer[GEOMETRY + 3];
     if (!chs || chs >= CHS_MAX)
         return be64(footer + CURRENT_SIZE);

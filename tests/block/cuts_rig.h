@@ -1,4 +1,4 @@
-/* cuts_rig.h - power cuts: the host stops within each write that a workload makes to an image, and of what was not flushed any part is lost.
+/* cuts_rig.h - power cuts: the host stops within each write that a workload makes to an image; any part of what was not flushed is lost.
  *
  * Model: all runs in one thread on image.h. The linker leads pwritev, fdatasync, fallocate and ftruncate here (--wrap); what they do to the
  * image and its backing file is done and noted. At each such call some files are made as they may be after a power cut: what was

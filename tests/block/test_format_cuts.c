@@ -1,7 +1,7 @@
 /* test_format_cuts.c - thousands of power cuts in images of other programs' formats: vdi, vpc, vmdk, vhdx.
  *
- * Model: cuts_rig.h. What a cut left must open, read-only and for writing; hold in each sector one of the values that it was given since the
- * last flush; be free of damage in our check (vmdk: but for its second tables, vpc that grows: its two footers: they are there to be mended),
+ * Model: cuts_rig.h. What a cut left must open, read-only and for writing; hold in each sector one of the values that it was given since
+ * the last flush; be free of damage in our check (vmdk: but for its second tables, vpc that grows: its two footers: they are to be mended),
  * be mended so that nothing is left to mend, hold the same then, and be used on. Sometimes qemu-img checks and reads it, too. A repair that
  * was cut off is begun again.
  * Blocks are made small where a format allows that, so that there are many; qemu-img then has no say.

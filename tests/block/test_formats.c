@@ -100,7 +100,8 @@ static void compare(const struct rig *r, const struct row *row)
     if (i->format->check) {
         assert_ok(i->format->check(i, &c, &e), e);
         if (c.corruptions || c.leaks)
-            fail_msg("%s %s: %llu corruptions, %llu leaks", row->format, row->options, (unsigned long long)c.corruptions, (unsigned long long)c.leaks);
+            fail_msg("%s %s: %llu corruptions, %llu leaks", row->format, row->options, (unsigned long long)c.corruptions,
+                     (unsigned long long)c.leaks);
     }
     dp_image_close(i);
 }
@@ -263,7 +264,8 @@ static void test_vmdk_create(void **state)
     assert_int_equal(dp_image_pwrite(i, "x", 1, size - 1), 0);
     dp_image_close(i);
     write_file(r, "model", model, SIZE);
-    must(r, "[ $(ls many-s00?.vmdk | wc -l) = 3 ] && qemu-img check many.vmdk && qemu-io -r -c 'read -P 0x78 %llu 1' many.vmdk | tee out && "
+    must(r, "[ $(ls many-s00?.vmdk | wc -l) = 3 ] && qemu-img check many.vmdk && "
+            "qemu-io -r -c 'read -P 0x78 %llu 1' many.vmdk | tee out && "
             "! grep -i fail out && qemu-img convert -O raw many.vmdk many && cmp -n %d -i %llu:0 many model",
          (unsigned long long)size - 1, SIZE, (unsigned long long)border - 100000);
     o.size = 201ull << 30;
@@ -331,6 +333,32 @@ static void sum(uint8_t *p, size_t size, size_t field)
     for (size_t n = 0; n < size; n++)
         s += p[n];
     be(p + field, 4, ~s);
+}
+
+/* Whose size counts: Azure's and Hyper-V's footers mean their field, Virtual PC's the geometry. */
+static void test_vhd_creators(void **state)
+{
+    struct rig *r = *state;
+    enum { SIZE = (1 << 20) + 512 };
+    static const struct row fixed = {"vpc", "subformat=fixed,force_size=on"};
+    static const struct {
+        char creator[5];
+        bool field;
+    } some[] = {{"wa\0", true}, {"win ", true}, {"vpc ", false}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(some); n++) {
+        uint8_t footer[512];
+        must(r, "rm -f image");
+        create_ours(r, &fixed, SIZE);
+        int fd = open(in(r, "image"), O_RDWR);
+        assert_int_equal(pread(fd, footer, 512, SIZE), 512);
+        memcpy(footer + 28, some[n].creator, 4);
+        sum(footer, 512, 64);
+        assert_int_equal(pwrite(fd, footer, 512, SIZE), 512);
+        close(fd);
+        struct dp_image *i = open_format(r, "image", "vpc", true);
+        assert_true((i->size == SIZE) == some[n].field);
+        dp_image_close(i);
+    }
 }
 
 /* A differencing VHD made by hand (qemu-img has none): two runs of sectors are its own. A footer that was cut off has a copy. */
@@ -692,7 +720,8 @@ static void test_grow(void **state)
 {
     struct rig *r = *state;
     need_qemu_img(r);
-    static const struct row grow[] = {{"vdi", "", .checked = true}, {"vpc", "force_size=on"}, {"vpc", ""}, {"vhdx", "block_size=1M", .checked = true},
+    static const struct row grow[] = {{"vdi", "", .checked = true}, {"vpc", "force_size=on"}, {"vpc", ""},
+                                      {"vhdx", "block_size=1M", .checked = true},
                                       {"vhdx", "block_state_zero=off", .checked = true}};
     for (unsigned n = 0; n < DP_ARRAY_LEN(grow); n++)
         for (unsigned theirs = 0; theirs < 2; theirs++) {
@@ -755,6 +784,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_vhdx_log, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_damage, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vmdk_headers, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vhd_creators, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhd_parent, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhdx_parent, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_grow, rig_setup, rig_teardown),
