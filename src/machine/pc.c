@@ -10,6 +10,7 @@
 #include "devices/intc/coprocessor.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/pic.h"
+#include "devices/pci/hotplug.h"
 #include "devices/pci/pci.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
@@ -168,6 +169,17 @@ static int own(struct dp_pc *pc, struct dp_device *d, struct dp_error *e)
     }
     dp_device_free(d);
     return dp_error_set(e, -ENOMEM, "no memory for a device");
+}
+
+/* The other way: it is gone. */
+static void disown(struct dp_pc *pc, struct dp_device *d)
+{
+    unsigned i = 0;
+    while (pc->device[i] != d)
+        i++;
+    pc->device_count--;
+    memmove(pc->device + i, pc->device + i + 1, (pc->device_count - i) * sizeof *pc->device);
+    dp_device_free(d);
 }
 
 struct dp_device *pc_add(struct dp_pc *pc, const struct dp_device_class *c, const char *id, struct dp_error *e)
@@ -424,14 +436,15 @@ static int add_virtio_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, struct 
         dp_device_free(d);
         return rc ? rc : e && e->code ? e->code : -ENOMEM;
     }
-    if ((rc = own(pc, adapter, e)) || (nic->rom.size && (rc = dp_virtio_pci_rom(adapter, nic->rom.data, nic->rom.size, e))))
+    if ((rc = own(pc, adapter, e)))
         return rc;
-    return dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), pc_nic_slot(pc, n), e);
+    pc->nic[n].device = adapter;
+    return nic->rom.size ? dp_virtio_pci_rom(adapter, nic->rom.data, nic->rom.size, e) : 0;
 }
 
-static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
+/* Card n to a slot. When it fails after the machine owns it, pc->nic[n] says so. */
+static int add_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, unsigned n, unsigned slot, struct dp_error *e)
 {
-    const struct dp_pc_nic *nic = &pc->config.nic[n];
     const struct nic_model *m = find_nic_model(nic->model);
     char id[32], names[200];
     if (!m) {
@@ -443,16 +456,113 @@ static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
     if (!d)
         return dp_error_set(e, -ENOMEM, "no memory for a network card");
     m->wire(d, nic->mac);
+    pc->nic[n].slot = slot;
     int rc;
     if (!m->function) {
         rc = add_virtio_nic(pc, nic, d, n, e);
     } else {
         if (m->rom && nic->rom.size)
             m->rom(d, nic->rom.data, nic->rom.size);
-        if (!(rc = own(pc, d, e)) && !(rc = dp_device_init(d, e)))
-            rc = dp_pci_plug(dp_pci_host_of(pc->pci), m->function(d), pc_nic_slot(pc, n), e);
+        if (!(rc = own(pc, d, e))) {
+            pc->nic[n].device = d;
+            rc = dp_device_init(d, e);
+        }
     }
+    pc->nic[n].port = rc ? NULL : m->port(d);
+    if (!rc)
+        rc = dp_pci_plug(dp_pci_host_of(pc->pci), m->function ? m->function(d) : dp_virtio_pci_function(pc->nic[n].device), slot, e);
     return rc || !nic->port ? rc : dp_net_connect(m->port(d), nic->port, e);
+}
+
+/* ---- cards that come and go ---- */
+
+static void hotplug_event(void *opaque) { dp_acpi_pm_gpe(((struct dp_pc *)opaque)->pm, DP_ACPI_GPE_PCI); }
+
+static void hotplug_eject(void *opaque, uint32_t slots)
+{
+    struct dp_pc *pc = opaque;
+    if (!pc->config.eject)
+        return;
+    atomic_fetch_or(&pc->ejected_slots, slots);
+    pc->config.eject(pc->config.opaque);
+}
+
+uint16_t pc_hotplug_port(const struct dp_pc *pc)
+{
+    return pc->chipset && pc->config.firmware->board == DP_PC_Q35 ? DP_PCI_HOTPLUG_PORT_Q35 : DP_PCI_HOTPLUG_PORT;
+}
+
+static int add_hotplug(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *d = pc->hotplug = pc_add(pc, &dp_pci_hotplug_class, "pci-hotplug", e);
+    if (!d)
+        return -ENOMEM;
+    dp_pci_hotplug_wire(d, &(struct dp_pci_hotplug_wires){hotplug_event, hotplug_eject, pc});
+    int rc = dp_device_init(d, e);
+    return rc ? rc : dp_device_map(d, DP_PCI_HOTPLUG_WINDOW, pc_hotplug_port(pc), e);
+}
+
+/* Slots that cards may come into or go from: what has nothing in it for good. */
+static uint32_t hotplug_slots(struct dp_pc *pc)
+{
+    return (~dp_pci_slots_taken(dp_pci_host_of(pc->pci)) | dp_pci_hotplug_removable(pc->hotplug)) & ~1u;
+}
+
+int dp_pc_plug_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, bool running, unsigned *out, struct dp_error *e)
+{
+    unsigned n = 0;
+    uint32_t taken = dp_pci_slots_taken(dp_pci_host_of(pc->pci));
+    while (n < DP_PC_NICS && pc->nic[n].device)
+        n++;
+    if (n == DP_PC_NICS)
+        return dp_error_set(e, -ENOSPC, "the machine has %d network cards, no more are possible: take one out first", DP_PC_NICS);
+    if (!~taken)
+        return dp_error_set(e, -ENOSPC, "all PCI slots of the machine are taken: take a card out first");
+    unsigned slot = pc_nic_slot(pc, n);
+    while (taken >> slot & 1) /* a disk's: the next one that is free, round and round */
+        slot = (slot + 1) % SLOTS;
+    int rc = add_nic(pc, nic, n, slot, e);
+    if (rc) {
+        if (pc->nic[n].device)
+            disown(pc, pc->nic[n].device);
+        pc->nic[n] = (struct pc_nic){0};
+        return rc;
+    }
+    if (running)
+        dp_device_resume(pc->nic[n].device);
+    dp_pci_hotplug_plugged(pc->hotplug, slot, true);
+    *out = n;
+    return 0;
+}
+
+void dp_pc_ask_nic(struct dp_pc *pc, unsigned n) { dp_pci_hotplug_ask(pc->hotplug, pc->nic[n].slot); }
+
+void dp_pc_unplug_nic(struct dp_pc *pc, unsigned n, bool running)
+{
+    struct pc_nic *nic = &pc->nic[n];
+    dp_pci_hotplug_gone(pc->hotplug, nic->slot);
+    if (running)
+        dp_device_pause(nic->device);
+    disown(pc, nic->device);
+    *nic = (struct pc_nic){0};
+}
+
+unsigned dp_pc_ejected(struct dp_pc *pc, bool all)
+{
+    uint32_t slots = atomic_exchange(&pc->ejected_slots, 0) | (all ? dp_pci_hotplug_asked(pc->hotplug) : 0);
+    unsigned cards = 0;
+    for (unsigned n = 0; n < DP_PC_NICS; n++)
+        cards |= (unsigned)(pc->nic[n].device && (slots >> pc->nic[n].slot & 1)) << n;
+    return cards;
+}
+
+bool dp_pc_nic_status(struct dp_pc *pc, unsigned n, struct dp_pc_nic_status *s)
+{
+    if (n >= DP_PC_NICS || !pc->nic[n].device)
+        return false;
+    unsigned slot = pc->nic[n].slot;
+    *s = (struct dp_pc_nic_status){slot, dp_pci_hotplug_asked(pc->hotplug) >> slot & 1, dp_net_link(pc->nic[n].port)};
+    return true;
 }
 
 /* ---- USB ---- */
@@ -543,8 +653,12 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
     if (c->scsi_count && (rc = add_scsi(pc, e)))
         return rc;
     for (unsigned i = 0; i < c->nic_count; i++)
-        if ((rc = add_nic(pc, i, e)))
+        if ((rc = add_nic(pc, &c->nic[i], i, pc_nic_slot(pc, i), e)))
             return rc;
+    if ((rc = add_hotplug(pc, e)))
+        return rc;
+    for (unsigned i = 0; i < c->nic_count; i++)
+        dp_pci_hotplug_plugged(pc->hotplug, pc->nic[i].slot, false);
     return c->usb_count ? add_usb(pc, e) : 0;
 }
 
@@ -770,6 +884,9 @@ void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a)
         .mmio64_first = pc->mmio64_start,
         .mmio64_last = pc->mmio64_end - 1,
         .pci_gsi = dp_pci_gsi,
+        .hotplug_port = pc_hotplug_port(pc),
+        .hotplug_slots = hotplug_slots(pc),
+        .hotplug_gpe = DP_ACPI_GPE_PCI,
         .serial_count = pc->serial_count,
         .reserved_count = 2,
         .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 2}},
