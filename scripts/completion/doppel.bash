@@ -17,7 +17,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network nic doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -61,7 +61,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove balloon powerdown quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove nics nic-add nic-remove balloon powerdown quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -176,6 +176,17 @@ _doppel()
             *) mapfile -t COMPREPLY < <(compgen -W "$(doppel network ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --write --snap --limit --timeout --help" -- "$word") ;;
             esac
         fi ;;
+    nic)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W 'ls add rm --help' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running) --help" -- "$word") ;;
+        *)
+            case ${COMP_WORDS[2]} in
+            ls) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
+            add) mapfile -t COMPREPLY < <(compgen -W 'user network= switch= tap= macvtap= packet= udp= --id --json --help' -- "$word") ;;
+            rm) mapfile -t COMPREPLY < <(compgen -W "$(doppel nic ls "${COMP_WORDS[3]}" 2>/dev/null | awk 'NR > 1 { print $1 }') --timeout --force --help" -- "$word") ;;
+            esac ;;
+        esac ;;
     up | down)
         case $last in
         --file | -f)
@@ -192,7 +203,7 @@ _doppel()
             mapfile -t COMPREPLY < <(compgen -W '--file --json --help' -- "$word"; compgen -f -- "$word")
         fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network nic doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

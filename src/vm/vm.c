@@ -24,8 +24,7 @@
 #include "block/image.h"
 #include "devices/virtio/virtio_balloon.h"
 #include "machine/pc.h"
-#include "net/network.h"
-#include "net/user.h"
+#include "vm/nics.h"
 
 /* A vmlinux with debugging information is larger than the memory it runs in. */
 #define KERNEL_FILE_MAX (2ull << 30)
@@ -50,16 +49,6 @@ struct file {
     int fd;
 };
 
-/* A network of other processes that a card leads to; when it ended it is joined again once it is back. */
-struct way {
-    struct dp_vm *vm; /* NULL: not used */
-    unsigned card;
-    struct dp_net_datagram *datagram;
-    struct dp_timer again;
-    uint64_t pause_ns; /* until the next try */
-    char port[64];
-};
-
 struct dp_vm {
     struct dp_vm_config config;
     struct x86_cpuid_model model;
@@ -69,9 +58,7 @@ struct dp_vm {
     struct dp_clock *clock;
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
-    struct dp_net_user *network[DP_VM_NICS];
-    struct way way[DP_VM_NICS];
-    struct dp_boot_blob nic_rom[DP_VM_NICS];
+    struct vm_nics nics;
     char *serial[DP_VM_DISKS];
     char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
     struct file kernel, initrd[DP_VM_INITRDS];
@@ -89,7 +76,7 @@ struct dp_vm {
     pthread_cond_t parked, sampled;
     atomic_int want;
     atomic_int phase;
-    bool request_pending, request_posted;
+    bool request_pending, request_posted, eject_posted;
     enum { REQUEST_RESET, REQUEST_END } request;
     struct dp_vm_result result; /* filled when a request to end is recorded */
 };
@@ -281,6 +268,108 @@ static void carry_out(void *opaque)
         vm->config.ended(vm->config.opaque);
 }
 
+/* ---- cards that come and go ---- */
+
+/* Lets processors stand still; whether the VM runs, for go_on. */
+static bool quiet(struct dp_vm *vm)
+{
+    park(vm);
+    return dp_vm_phase(vm) == DP_VM_RUNNING;
+}
+
+static void go_on(struct dp_vm *vm, bool running)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool go = running && !vm->request_pending; /* carry_out will find the phase as it is */
+    pthread_mutex_unlock(&vm->lock);
+    if (go)
+        set_want(vm, WANT_RUN);
+}
+
+static void take_out(void *opaque)
+{
+    struct dp_vm *vm = opaque;
+    pthread_mutex_lock(&vm->lock);
+    vm->eject_posted = false;
+    pthread_mutex_unlock(&vm->lock);
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return;
+    bool running = quiet(vm);
+    vm_nics_remove_cards(&vm->nics, vm->pc, dp_pc_ejected(vm->pc, false), running);
+    go_on(vm, running);
+}
+
+/* The guest has let go of a card. Processors stop, so that it finds the slot empty soon; the rest happens in the loop's thread. */
+static void device_ejected(void *opaque)
+{
+    struct dp_vm *vm = opaque;
+    pthread_mutex_lock(&vm->lock);
+    bool post = !vm->eject_posted;
+    vm->eject_posted = true;
+    pthread_mutex_unlock(&vm->lock);
+    set_want(vm, WANT_PARK);
+    if (post)
+        dp_loop_post(vm->config.loop, take_out, vm);
+}
+
+bool dp_vm_card(struct dp_vm *vm, unsigned n, struct dp_vm_card *c)
+{
+    for (unsigned i = 0; i < DP_VM_NICS; i++) {
+        const struct vm_nic *nic = &vm->nics.nic[i];
+        struct dp_pc_nic_status s;
+        if (!nic->present || n--)
+            continue;
+        if (!dp_pc_nic_status(vm->pc, nic->card, &s))
+            return false;
+        *c = (struct dp_vm_card){.name = nic->name, .model = *nic->net.model ? nic->net.model : "virtio", .slot = s.slot, .link = s.link,
+                                 .leaving = s.asked, .network = nic->net.kind == DP_NET_WAY ? nic->net.way : "user"};
+        memcpy(c->mac, nic->net.mac, sizeof c->mac);
+        return true;
+    }
+    return false;
+}
+
+int dp_vm_add_nic(struct dp_vm *vm, const struct dp_vm_nic *nic, const char *name, struct dp_vm_card *out, struct dp_error *e)
+{
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return dp_error_set(e, -EINVAL, "the VM has stopped");
+    struct dp_pc_nic card;
+    int place = vm_nics_prepare(&vm->nics, nic, name, &card, e);
+    if (place < 0)
+        return place;
+    bool running = quiet(vm);
+    int rc = dp_pc_plug_nic(vm->pc, &card, running, &vm->nics.nic[place].card, e);
+    go_on(vm, running);
+    if (rc) {
+        vm_nics_clear(&vm->nics, (unsigned)place);
+        return rc;
+    }
+    DP_TRACE(vm->config.trace, DP_TRACE_VM, "network card %s was plugged", vm->nics.nic[place].name);
+    unsigned n = 0;
+    for (int i = 0; i < place; i++)
+        n += vm->nics.nic[i].present;
+    if (out && !dp_vm_card(vm, n, out))
+        *out = (struct dp_vm_card){0};
+    return 0;
+}
+
+int dp_vm_remove_nic(struct dp_vm *vm, const char *name, bool force, struct dp_error *e)
+{
+    int place = vm_nics_find(&vm->nics, name, e);
+    if (place < 0)
+        return place;
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return dp_error_set(e, -EINVAL, "the VM has stopped");
+    if (!force) {
+        dp_pc_ask_nic(vm->pc, vm->nics.nic[place].card);
+        return 0;
+    }
+    bool running = quiet(vm);
+    vm_nics_remove(&vm->nics, vm->pc, (unsigned)place, running);
+    go_on(vm, running);
+    return 0;
+}
+
 static void timed_out(void *opaque, int fd, uint32_t events)
 {
     struct dp_vm *vm = opaque;
@@ -458,7 +547,7 @@ static int make_processors(struct dp_vm *vm, struct dp_error *e)
     return 0;
 }
 
-static int read_whole(const char *what, const char *path, struct dp_boot_blob *out, struct dp_error *e)
+int vm_read_whole(const char *what, const char *path, struct dp_boot_blob *out, struct dp_error *e)
 {
     struct file f = {.fd = -1};
     int rc = open_file(what, path, &f, e);
@@ -480,7 +569,7 @@ static int read_fw_cfg(struct dp_vm *vm, struct dp_error *e)
         struct dp_boot_blob *b = &vm->fw_file[i];
         const struct dp_vm_file *f = &c->fw_cfg[i];
         if (f->path)
-            rc = read_whole("firmware's file", f->path, b, e);
+            rc = vm_read_whole("firmware's file", f->path, b, e);
         else if ((b->data = (const uint8_t *)strdup(f->text)))
             b->size = strlen(f->text);
         else
@@ -509,13 +598,13 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
         return dp_error_set(e, -ENOMEM, "no memory");
     if (c->boot_order && !(vm->firmware.boot_order = vm->boot_order = strdup(c->boot_order)))
         return dp_error_set(e, -ENOMEM, "no memory");
-    int rc = read_whole("firmware", c->firmware, &vm->firmware.bios, e);
+    int rc = vm_read_whole("firmware", c->firmware, &vm->firmware.bios, e);
     rc = rc ? rc : read_fw_cfg(vm, e);
     if (!rc && c->variables && c->keep_variables)
         rc = (vm->firmware.variables_path = vm->variables = strdup(c->variables)) ? 0 : dp_error_set(e, -ENOMEM, "no memory");
     else if (!rc && c->variables)
-        rc = read_whole("variables", c->variables, &vm->firmware.variables, e);
-    return rc || !c->vga_bios ? rc : read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
+        rc = vm_read_whole("variables", c->variables, &vm->firmware.variables, e);
+    return rc || !c->vga_bios ? rc : vm_read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
 }
 
 static int add_usb(struct dp_pc_config *p, enum dp_usb_kind kind, struct dp_block *block, struct dp_error *e)
@@ -601,87 +690,6 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
 
 bool dp_vm_nic_model(const char *model, char *names, size_t size) { return dp_pc_nic_model(model, names, size); }
 
-enum { JOIN_PAUSE_MS = 250, JOIN_PAUSE_MAX_MS = 8000, JOIN_PATIENCE_MS = 200 /* the loop waits: no longer than it may */ };
-
-static void join_later(struct way *w, uint64_t ms)
-{
-    w->pause_ns = ms * 1000000;
-    dp_timer_arm(&w->again, dp_clock_now(w->vm->clock) + w->pause_ns);
-}
-
-static void network_gone(void *opaque)
-{
-    struct way *w = opaque;
-    bool dismissed = dp_net_datagram_dismissed(w->datagram);
-    if (w->vm->config.trace)
-        dp_trace_emit(w->vm->config.trace, DP_TRACE_VM, "the network of card %u %s: it has no carrier%s", w->card,
-                      dismissed ? "has thrown this VM out" : "has ended", dismissed ? " any more" : " until that is back");
-    if (!dismissed)
-        join_later(w, JOIN_PAUSE_MS);
-}
-
-static void join_again(void *opaque)
-{
-    struct way *w = opaque;
-    struct dp_net_link link;
-    uint32_t mtu; /* the guest was told the first one */
-    struct dp_error e;
-    int rc = dp_net_open_way(w->vm->config.nic[w->card].net.way, w->port, JOIN_PATIENCE_MS, &link, &mtu, &e);
-    if (!rc)
-        rc = dp_net_datagram_reopen(w->datagram, &link, &e);
-    if (rc)
-        join_later(w, DP_MIN(2 * w->pause_ns / 1000000, (uint64_t)JOIN_PAUSE_MAX_MS));
-    else if (w->vm->config.trace)
-        dp_trace_emit(w->vm->config.trace, DP_TRACE_VM, "card %u has joined its network again", w->card);
-}
-
-/* A network of other processes for card i. */
-static int make_way(struct dp_vm *vm, unsigned i, struct dp_pc_nic *card, struct dp_error *e)
-{
-    const struct dp_vm_config *c = &vm->config;
-    struct dp_net_link link;
-    struct way *w = &vm->way[i];
-    uint32_t mtu;
-    if (c->name)
-        snprintf(w->port, sizeof w->port, i ? "%.40s.%u" : "%.40s", c->name, i);
-    else
-        snprintf(w->port, sizeof w->port, "vm-%ld.%u", (long)getpid(), i);
-    w->vm = vm;
-    w->card = i;
-    dp_timer_init(&w->again, vm->clock, join_again, w);
-    int rc = dp_net_open_way(c->nic[i].net.way, w->port, 0, &link, &mtu, e);
-    if (!card->mtu)
-        card->mtu = mtu;
-    return rc ? rc : dp_net_datagram_create(c->loop, &link, network_gone, w, &w->datagram, e);
-}
-
-/* The networks, and cards for them. */
-static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
-{
-    const struct dp_vm_config *c = &vm->config;
-    for (unsigned i = 0; i < c->nic_count; i++) {
-        const struct dp_net_nic *n = &c->nic[i].net;
-        struct dp_pc_nic *card = &p->nic[p->nic_count];
-        int rc = 0;
-        if (n->kind == DP_NET_NONE)
-            continue;
-        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu, .queues = n->queues};
-        if (n->has_mac)
-            memcpy(card->mac, n->mac, sizeof card->mac);
-        else
-            dp_net_default_mac(c->name, i, card->mac);
-        if ((rc = n->kind == DP_NET_WAY ? make_way(vm, i, card, e)
-                                        : dp_net_user_create(c->loop, vm->clock, c->trace, &n->user, &vm->network[i], e)))
-            return rc;
-        card->port = vm->way[i].vm ? dp_net_datagram_port(vm->way[i].datagram) : dp_net_user_port(vm->network[i]);
-        if (c->nic[i].rom && (rc = read_whole("network card's ROM", c->nic[i].rom, &vm->nic_rom[i], e)))
-            return rc;
-        card->rom = vm->nic_rom[i];
-        p->nic_count++;
-    }
-    return 0;
-}
-
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e)
 {
     struct dp_error ignored;
@@ -749,6 +757,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .trace = c->trace,
             .vm = {device_request, vm},
             .line = vm_line,
+            .eject = device_ejected,
             .opaque = vm,
             .rng = !c->no_rng,
             .balloon = !c->no_balloon,
@@ -765,7 +774,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         p.firmware = c->firmware ? &vm->firmware : NULL;
         rc = place_disks(vm, &p, e);
         if (!rc)
-            rc = make_networks(vm, &p, e);
+            rc = vm_nics_init(&vm->nics, c, vm->clock, &p, e);
         if (!rc)
             rc = place_usb(c, &p, e);
         if (!rc)
@@ -831,12 +840,7 @@ void dp_vm_resume(struct dp_vm *vm)
     atomic_store(&vm->phase, DP_VM_RUNNING);
     dp_clock_resume(vm->clock);
     dp_pc_resume(vm->pc);
-    /* A device may have asked for an end just now; carry_out will find the phase as it is. */
-    pthread_mutex_lock(&vm->lock);
-    bool go = !vm->request_pending;
-    pthread_mutex_unlock(&vm->lock);
-    if (go)
-        set_want(vm, WANT_RUN);
+    go_on(vm, true); /* a device may have asked for an end just now */
 }
 
 void dp_vm_pause(struct dp_vm *vm)
@@ -857,6 +861,7 @@ int dp_vm_reset(struct dp_vm *vm, struct dp_error *e)
     park(vm);
     if (phase == DP_VM_RUNNING)
         dp_pc_pause(vm->pc);
+    vm_nics_remove_cards(&vm->nics, vm->pc, dp_pc_ejected(vm->pc, true), false);
     dp_pc_reset(vm->pc);
     int rc = load(vm, e);
     if (rc)
@@ -888,7 +893,7 @@ void dp_vm_destroy(struct dp_vm *vm)
     atomic_store(&vm->phase, DP_VM_STOPPED);
     for (;;) {
         pthread_mutex_lock(&vm->lock);
-        bool posted = vm->request_posted;
+        bool posted = vm->request_posted || vm->eject_posted;
         pthread_mutex_unlock(&vm->lock);
         if (!posted)
             break;
@@ -902,13 +907,7 @@ void dp_vm_destroy(struct dp_vm *vm)
     if (vm->engine_state)
         vm->engine->vm_fini(vm->engine_state);
     dp_pc_destroy(vm->pc);
-    for (unsigned i = 0; i < DP_VM_NICS; i++) {
-        dp_net_user_destroy(vm->network[i]);
-        if (vm->way[i].vm)
-            dp_timer_fini(&vm->way[i].again);
-        dp_net_datagram_destroy(vm->way[i].datagram);
-        free((void *)vm->nic_rom[i].data);
-    }
+    vm_nics_fini(&vm->nics);
     for (unsigned i = 0; i < count; i++)
         pthread_cond_destroy(&vm->vcpu[i].wakeup);
     free(vm->vcpu);
