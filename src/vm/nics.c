@@ -185,8 +185,7 @@ int vm_nics_find(const struct vm_nics *n, const char *name, struct dp_error *e)
 
 void vm_nics_remove(struct vm_nics *n, struct dp_pc *pc, unsigned place, bool running)
 {
-    if (n->trace)
-        dp_trace_emit(n->trace, DP_TRACE_VM, "network card %s was taken out", n->nic[place].name);
+    DP_TRACE(n->trace, DP_TRACE_VM, "network card %s was taken out", n->nic[place].name);
     dp_pc_unplug_nic(pc, n->nic[place].card, running);
     vm_nics_clear(n, place);
 }
