@@ -61,7 +61,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove nics nic-add nic-remove balloon powerdown quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove disk-attach disk-detach nics nic-add nic-remove balloon powerdown quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -156,14 +156,17 @@ _doppel()
         esac ;;
     disk)
         case $COMP_CWORD in
-        2) mapfile -t COMPREPLY < <(compgen -W 'ls snapshot commit stream mirror backup complete cancel resize forget --help' -- "$word") ;;
+        2) mapfile -t COMPREPLY < <(compgen -W 'ls snapshot commit stream mirror backup complete cancel resize forget attach detach --help' -- "$word") ;;
         3) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running) --help" -- "$word") ;;
-        4) mapfile -t COMPREPLY < <(compgen -W "$(doppel disk ls "${COMP_WORDS[3]}" 2>/dev/null | awk '/^disk/ { print $1 }')" -- "$word") ;;
+        4) [ "${COMP_WORDS[2]}" = attach ] && compopt -o filenames && mapfile -t COMPREPLY < <(compgen -f -- "$word") && return
+            mapfile -t COMPREPLY < <(compgen -W "$(doppel disk ls "${COMP_WORDS[3]}" 2>/dev/null | awk '/^disk/ { print $1 }')" -- "$word") ;;
         *)
             case ${COMP_WORDS[2]} in
             snapshot) mapfile -t COMPREPLY < <(compgen -W '--to --and --inside --help' -- "$word"; compgen -f -- "$word") ;;
             commit | stream) mapfile -t COMPREPLY < <(compgen -W '--rate --detach --quiet --progress --help' -- "$word") ;;
             mirror) mapfile -t COMPREPLY < <(compgen -W '--to --format --reuse --pivot --rate --detach --quiet --progress --help' -- "$word"; compgen -f -- "$word") ;;
+            attach) mapfile -t COMPREPLY < <(compgen -W '--format --ro --serial --id --help' -- "$word") ;;
+            detach) mapfile -t COMPREPLY < <(compgen -W '--timeout --force --help' -- "$word") ;;
             backup) mapfile -t COMPREPLY < <(compgen -W '--to --format --reuse --bitmap --backing --rate --detach --quiet --progress --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;
         esac ;;

@@ -335,13 +335,13 @@ static int set_queues(struct dp_pc *pc, struct dp_device *d, unsigned queues, st
 static void blk_resized(void *opaque, struct dp_block *b) { dp_virtio_blk_resized(opaque); }
 static void scsi_resized(void *opaque, struct dp_block *b) { dp_virtio_scsi_resized(opaque, b); }
 
-static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
+/* Disk n to a slot. When it fails after the machine owns it, pc->disk[n] says so. */
+static int add_disk(struct dp_pc *pc, const struct dp_pc_disk *disk, unsigned n, unsigned slot, struct dp_error *e)
 {
-    const struct dp_pc_disk *disk = &pc->config.disk[n];
     char id[32], pci_id[32];
     snprintf(id, sizeof id, "disk%u", n % 100);
     snprintf(pci_id, sizeof pci_id, "disk%u-pci", n % 100);
-    struct dp_device *d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env);
+    struct dp_device *d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env), *adapter;
     if (!d)
         return dp_error_set(e, -ENOMEM, "no memory for a device");
     dp_virtio_blk_attach(d, disk->block);
@@ -356,7 +356,10 @@ static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
         dp_device_free(d);
         return rc;
     }
-    if (!(rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, n), e)))
+    if ((rc = pc_own_virtio(pc, d, pci_id, &adapter, e)))
+        return rc;
+    pc->disk[n] = (struct pc_card){.device = adapter, .slot = slot};
+    if (!(rc = dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), slot, e)))
         dp_block_on_resize(disk->block, blk_resized, d);
     return rc;
 }
@@ -508,61 +511,82 @@ static uint32_t hotplug_slots(struct dp_pc *pc)
     return (~dp_pci_slots_taken(dp_pci_host_of(pc->pci)) | dp_pci_hotplug_removable(pc->hotplug)) & ~1u;
 }
 
-int dp_pc_plug_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, bool running, unsigned *out, struct dp_error *e)
+static struct pc_card *find_card(const struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n)
 {
-    unsigned n = 0;
+    struct pc_card *c = (struct pc_card *)(kind == DP_PC_CARD_NIC ? pc->nic : pc->disk);
+    return n < (unsigned)(kind == DP_PC_CARD_NIC ? DP_PC_NICS : DP_PC_DISKS) && c[n].device ? &c[n] : NULL;
+}
+
+/* A number, and a slot, from the one that cards of the start have on, round and round. */
+static int find_place(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned *n, unsigned *slot, struct dp_error *e)
+{
     uint32_t taken = dp_pci_slots_taken(dp_pci_host_of(pc->pci));
-    while (n < DP_PC_NICS && pc->nic[n].device)
-        n++;
-    if (n == DP_PC_NICS)
+    for (*n = 0; find_card(pc, kind, *n);)
+        ++*n;
+    if (kind == DP_PC_CARD_NIC && *n >= DP_PC_NICS)
         return dp_error_set(e, -ENOSPC, "the machine has %d network cards, no more are possible: take one out first", DP_PC_NICS);
+    if (kind == DP_PC_CARD_DISK && *n >= DP_PC_DISKS)
+        return dp_error_set(e, -ENOSPC, "the machine has %d virtio disks, no more are possible: take one out first", DP_PC_DISKS);
     if (!~taken)
         return dp_error_set(e, -ENOSPC, "all PCI slots of the machine are taken: take a card out first");
-    unsigned slot = pc_nic_slot(pc, n);
-    while (taken >> slot & 1) /* a disk's: the next one that is free, round and round */
-        slot = (slot + 1) % SLOTS;
-    int rc = add_nic(pc, nic, n, slot, e);
-    if (rc) {
-        if (pc->nic[n].device)
-            disown(pc, pc->nic[n].device);
-        pc->nic[n] = (struct pc_nic){0};
-        return rc;
-    }
-    if (running)
-        dp_device_resume(pc->nic[n].device);
-    dp_pci_hotplug_plugged(pc->hotplug, slot, true);
-    *out = n;
+    for (*slot = (kind == DP_PC_CARD_NIC ? pc_nic_slot(pc, *n) : pc_disk_slot(pc, *n)) % SLOTS; taken >> *slot & 1;)
+        *slot = (*slot + 1) % SLOTS;
     return 0;
 }
 
-void dp_pc_ask_nic(struct dp_pc *pc, unsigned n) { dp_pci_hotplug_ask(pc->hotplug, pc->nic[n].slot); }
-
-void dp_pc_unplug_nic(struct dp_pc *pc, unsigned n, bool running)
+/* The rest, after the card was made or not. */
+static int plugged(struct dp_pc *pc, struct pc_card *card, bool running, int rc)
 {
-    struct pc_nic *nic = &pc->nic[n];
-    dp_pci_hotplug_gone(pc->hotplug, nic->slot);
+    if (rc) {
+        if (card->device)
+            disown(pc, card->device);
+        *card = (struct pc_card){0};
+        return rc;
+    }
     if (running)
-        dp_device_pause(nic->device);
-    disown(pc, nic->device);
-    *nic = (struct pc_nic){0};
+        dp_device_resume(card->device);
+    dp_pci_hotplug_plugged(pc->hotplug, card->slot, true);
+    return 0;
 }
 
-unsigned dp_pc_ejected(struct dp_pc *pc, bool all)
+int dp_pc_plug_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, bool running, unsigned *n, struct dp_error *e)
+{
+    unsigned slot = 0;
+    int rc = find_place(pc, DP_PC_CARD_NIC, n, &slot, e);
+    return rc ? rc : plugged(pc, &pc->nic[*n], running, add_nic(pc, nic, *n, slot, e));
+}
+
+int dp_pc_plug_disk(struct dp_pc *pc, const struct dp_pc_disk *disk, bool running, unsigned *n, struct dp_error *e)
+{
+    unsigned slot = 0;
+    int rc = find_place(pc, DP_PC_CARD_DISK, n, &slot, e);
+    return rc ? rc : plugged(pc, &pc->disk[*n], running, add_disk(pc, disk, *n, slot, e));
+}
+
+void dp_pc_ask(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n) { dp_pci_hotplug_ask(pc->hotplug, find_card(pc, kind, n)->slot); }
+
+void dp_pc_unplug(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, bool running)
+{
+    struct pc_card *card = find_card(pc, kind, n);
+    dp_pci_hotplug_gone(pc->hotplug, card->slot);
+    if (running)
+        dp_device_pause(card->device);
+    disown(pc, card->device);
+    *card = (struct pc_card){0};
+}
+
+uint32_t dp_pc_ejected(struct dp_pc *pc, bool all)
 {
     uint32_t slots = atomic_exchange(&pc->ejected_slots, 0) | (all ? dp_pci_hotplug_asked(pc->hotplug) : 0);
-    unsigned cards = 0;
-    for (unsigned n = 0; n < DP_PC_NICS; n++)
-        cards |= (unsigned)(pc->nic[n].device && (slots >> pc->nic[n].slot & 1)) << n;
-    return cards;
+    return slots & dp_pci_hotplug_removable(pc->hotplug);
 }
 
-bool dp_pc_nic_status(struct dp_pc *pc, unsigned n, struct dp_pc_nic_status *s)
+bool dp_pc_card(const struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, struct dp_pc_card_status *s)
 {
-    if (n >= DP_PC_NICS || !pc->nic[n].device)
-        return false;
-    unsigned slot = pc->nic[n].slot;
-    *s = (struct dp_pc_nic_status){slot, dp_pci_hotplug_asked(pc->hotplug) >> slot & 1, dp_net_link(pc->nic[n].port)};
-    return true;
+    const struct pc_card *card = find_card(pc, kind, n);
+    if (card)
+        *s = (struct dp_pc_card_status){card->slot, dp_pci_hotplug_asked(pc->hotplug) >> card->slot & 1, card->port && dp_net_link(card->port)};
+    return card;
 }
 
 /* ---- USB ---- */
@@ -648,7 +672,7 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
             return rc;
     }
     for (unsigned i = 0; i < c->disk_count; i++)
-        if ((rc = add_disk(pc, i, e)))
+        if ((rc = add_disk(pc, &c->disk[i], i, pc_disk_slot(pc, i), e)))
             return rc;
     if (c->scsi_count && (rc = add_scsi(pc, e)))
         return rc;
@@ -659,6 +683,8 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
         return rc;
     for (unsigned i = 0; i < c->nic_count; i++)
         dp_pci_hotplug_plugged(pc->hotplug, pc->nic[i].slot, false);
+    for (unsigned i = 0; i < c->disk_count; i++)
+        dp_pci_hotplug_plugged(pc->hotplug, pc->disk[i].slot, false);
     return c->usb_count ? add_usb(pc, e) : 0;
 }
 

@@ -152,24 +152,27 @@ int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_bloc
 
 /* ---- cards that come and go ----
  *
- * All in the loop's thread while no processor runs; `running`: the other devices are resumed. Each card has a number below DP_PC_NICS, those of
- * the configuration the first ones. */
+ * All in the loop's thread while no processor runs; `running`: the other devices are resumed. Network cards and virtio disks have numbers below
+ * DP_PC_NICS and DP_PC_DISKS, those of the configuration the first ones. */
+
+enum dp_pc_card_kind { DP_PC_CARD_NIC, DP_PC_CARD_DISK };
 
 /* -ENOSPC: all numbers or all slots are taken. The guest is told. */
 int dp_pc_plug_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, bool running, unsigned *n, struct dp_error *e) DP_MUST_CHECK;
+int dp_pc_plug_disk(struct dp_pc *pc, const struct dp_pc_disk *disk, bool running, unsigned *n, struct dp_error *e) DP_MUST_CHECK;
 /* Asks the guest to let go of it. */
-void dp_pc_ask_nic(struct dp_pc *pc, unsigned n);
-/* Takes it out, whatever the guest does with it. Its port's peer is free then. */
-void dp_pc_unplug_nic(struct dp_pc *pc, unsigned n, bool running);
-/* Cards, a bit each, that are to be taken out: that the guest has ejected; all: also those that it was only asked for (at a reset, after
+void dp_pc_ask(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n);
+/* Takes it out, whatever the guest does with it. Its port's peer or its block is free then. */
+void dp_pc_unplug(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, bool running);
+/* Slots, a bit each, whose cards are to be taken out: that the guest has ejected; all: also those that it was only asked for (at a reset, after
  * which it has let go of everything). */
-unsigned dp_pc_ejected(struct dp_pc *pc, bool all);
-/* False: there is no such card. asked: the guest has yet to let go of it. */
-struct dp_pc_nic_status {
+uint32_t dp_pc_ejected(struct dp_pc *pc, bool all);
+/* False: there is no such card. asked: the guest has yet to let go of it. link: a network card has a carrier. */
+struct dp_pc_card_status {
     unsigned slot;
     bool asked, link;
 };
-bool dp_pc_nic_status(struct dp_pc *pc, unsigned n, struct dp_pc_nic_status *s);
+bool dp_pc_card(const struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, struct dp_pc_card_status *s);
 
 struct dp_device *dp_pc_balloon(struct dp_pc *pc); /* devices/virtio/virtio_balloon.h; NULL: it has none */
 void dp_pc_power_button(struct dp_pc *pc);           /* somebody presses it: what comes of it is the guest's business */

@@ -31,10 +31,10 @@ struct pc_screen {
     unsigned functions;             /* of the virtio devices' slot */
 };
 
-/* A network card that is there. */
-struct pc_nic {
+/* A card that may go. */
+struct pc_card {
     struct dp_device *device; /* the function's owner, in the machine's list; NULL: there is none */
-    struct dp_net_port *port; /* its own */
+    struct dp_net_port *port; /* its own; NULL: it is a disk */
     unsigned slot;
 };
 
@@ -52,7 +52,7 @@ struct dp_pc {
     unsigned device_count, device_capacity;
     struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */, *balloon /* NULL: none */,
         *scsi /* NULL: none */, *hotplug;
-    struct pc_nic nic[DP_PC_NICS];
+    struct pc_card nic[DP_PC_NICS], disk[DP_PC_DISKS]; /* virtio disks */
     _Atomic uint32_t ejected_slots;    /* whose cards the guest has let go of, until they are taken out */
     uint8_t usb_port[DP_PC_USB];       /* as firmware counts them */
     struct pc_timers timers;           /* with a HPET */

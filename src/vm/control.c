@@ -225,6 +225,8 @@ VM_COMMAND(disk_complete)
 VM_COMMAND(disk_cancel)
 VM_COMMAND(disk_resize)
 VM_COMMAND(disk_bitmap_remove)
+VM_COMMAND(disk_attach)
+VM_COMMAND(disk_detach)
 VM_COMMAND(nics)
 VM_COMMAND(nic_add)
 VM_COMMAND(nic_remove)
@@ -291,6 +293,9 @@ static const struct command {
     {{"disk-cancel", "ends a disk's job; the copy of a mirror that is ready stays as of now", {"disk"}}, disk_cancel},
     {{"disk-resize", "grows a disk to size", {"disk", "size"}}, disk_resize},
     {{"disk-bitmap-remove", "stops recording for backups", {"disk", "bitmap"}}, disk_bitmap_remove},
+    {{"disk-attach", "plugs a virtio disk: file, an absolute path or an address; disk: its name; mode ro: for reading only",
+      {"file", "disk", "format", "serial", "mode"}, 4}, disk_attach},
+    {{"disk-detach", "asks the guest to let go of a virtio disk, which is then gone; mode force: takes it out at once", {"disk", "mode"}, 1}, disk_detach},
     {{"nics", "network cards, and what their cables lead to"}, nics},
     {{"nic-add", "plugs a network card: options as of --nic; nic: its name", {"options", "nic"}, 1}, nic_add},
     {{"nic-remove", "asks the guest to let go of a network card, which is then gone; mode force: takes it out at once", {"nic", "mode"}, 1}, nic_remove},

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "net/network.h"
+#include "vm/files.h"
 
 enum { JOIN_PAUSE_MS = 250, JOIN_PAUSE_MAX_MS = 8000, JOIN_PATIENCE_MS = 200 /* the loop waits: no longer than it may */,
        PLUG_PATIENCE_MS = 1000 /* somebody asked for it, and the network may yet have to notice that an earlier card of that name went */ };
@@ -186,13 +187,14 @@ int vm_nics_find(const struct vm_nics *n, const char *name, struct dp_error *e)
 void vm_nics_remove(struct vm_nics *n, struct dp_pc *pc, unsigned place, bool running)
 {
     DP_TRACE(n->trace, DP_TRACE_VM, "network card %s was taken out", n->nic[place].name);
-    dp_pc_unplug_nic(pc, n->nic[place].card, running);
+    dp_pc_unplug(pc, DP_PC_CARD_NIC, n->nic[place].card, running);
     vm_nics_clear(n, place);
 }
 
-void vm_nics_remove_cards(struct vm_nics *n, struct dp_pc *pc, unsigned cards, bool running)
+void vm_nics_remove_slots(struct vm_nics *n, struct dp_pc *pc, uint32_t slots, bool running)
 {
+    struct dp_pc_card_status s;
     for (unsigned i = 0; i < DP_VM_NICS; i++)
-        if (n->nic[i].present && (cards >> n->nic[i].card & 1))
+        if (n->nic[i].present && dp_pc_card(pc, DP_PC_CARD_NIC, n->nic[i].card, &s) && (slots >> s.slot & 1))
             vm_nics_remove(n, pc, i, running);
 }

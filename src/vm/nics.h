@@ -54,10 +54,7 @@ void vm_nics_clear(struct vm_nics *n, unsigned place);
 /* The place of a card; negative: e says that there is none. */
 int vm_nics_find(const struct vm_nics *n, const char *name, struct dp_error *e) DP_MUST_CHECK;
 void vm_nics_remove(struct vm_nics *n, struct dp_pc *pc, unsigned place, bool running);
-/* Those of these cards of the machine, a bit each. */
-void vm_nics_remove_cards(struct vm_nics *n, struct dp_pc *pc, unsigned cards, bool running);
-
-/* vm.c: the whole file; the blob's data is the caller's to free. */
-int vm_read_whole(const char *what, const char *path, struct dp_boot_blob *out, struct dp_error *e) DP_MUST_CHECK;
+/* What is in these slots, a bit each. */
+void vm_nics_remove_slots(struct vm_nics *n, struct dp_pc *pc, uint32_t slots, bool running);
 
 #endif

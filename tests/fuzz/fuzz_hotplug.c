@@ -77,8 +77,8 @@ static void plug(struct world *w, struct input *in)
         MUST(w->cards != (1u << DP_PC_NICS) - 1 || !e.text[0]);
         return;
     }
-    struct dp_pc_nic_status s;
-    MUST(n >= DP_PC_NICS || (w->cards >> n & 1) || !dp_pc_nic_status(w->pc, n, &s) || s.asked);
+    struct dp_pc_card_status s;
+    MUST(n >= DP_PC_NICS || (w->cards >> n & 1) || !dp_pc_card(w->pc, DP_PC_CARD_NIC, n, &s) || s.asked);
     w->cards |= 1u << n;
     w->slot[n] = s.slot;
 }
@@ -87,18 +87,20 @@ static void unplug(struct world *w, unsigned n, bool running)
 {
     if (!(w->cards >> n & 1))
         return;
-    dp_pc_unplug_nic(w->pc, n, running);
+    dp_pc_unplug(w->pc, DP_PC_CARD_NIC, n, running);
     w->cards &= ~(1u << n);
     MUST(dp_space_load(w->memory, ECAM + ((uint64_t)w->slot[n] << 15), 4) != 0xffffffff);
 }
 
 static void take_out(struct world *w, bool all, bool running)
 {
-    unsigned cards = dp_pc_ejected(w->pc, all);
-    MUST(cards & ~w->cards);
+    uint32_t slots = dp_pc_ejected(w->pc, all);
     for (unsigned n = 0; n < DP_PC_NICS; n++)
-        if (cards >> n & 1)
+        if ((w->cards >> n & 1) && (slots >> w->slot[n] & 1)) {
+            slots &= ~(1u << w->slot[n]);
             unplug(w, n, running);
+        }
+    MUST(slots);
 }
 
 static void reset(struct world *w)
@@ -143,10 +145,10 @@ static void check(struct world *w)
 {
     uint32_t slots = 0;
     unsigned count = 0;
-    struct dp_pc_nic_status s;
+    struct dp_pc_card_status s;
     for (unsigned n = 0; n < DP_PC_NICS; n++) {
         bool there = w->cards >> n & 1;
-        MUST(there != dp_pc_nic_status(w->pc, n, &s));
+        MUST(there != dp_pc_card(w->pc, DP_PC_CARD_NIC, n, &s));
         if (!there)
             continue;
         MUST(slots >> s.slot & 1 || s.slot != w->slot[n]);
@@ -171,7 +173,7 @@ static void operation(struct world *w, struct input *in)
     case 2: unplug(w, n, true); break;
     case 3:
         if (w->cards >> n & 1)
-            dp_pc_ask_nic(w->pc, n);
+            dp_pc_ask(w->pc, DP_PC_CARD_NIC, n);
         break;
     case 4: dp_space_store(w->ports, DP_PCI_HOTPLUG_PORT + take(in, 1) % (DP_PCI_HOTPLUG_SIZE + 2), take(in, 4), size); break;
     case 5: dp_space_load(w->ports, DP_PCI_HOTPLUG_PORT + take(in, 1) % (DP_PCI_HOTPLUG_SIZE + 2), size); break;

@@ -535,7 +535,7 @@ static void plugged(enum dp_pc_board board, uint16_t port)
     struct rig r[2];
     struct dp_error e = {0};
     struct dp_pc_nic nic = {.model = "e1000", .mac = {2, 0, 0, 0, 0, 9}};
-    struct dp_pc_nic_status s;
+    struct dp_pc_card_status s;
     unsigned n = 9, count;
     for (unsigned i = 0; i < 2; i++) {
         rig_make(&r[i], &(struct dp_pc_firmware){.board = board}, 4u << 20, 1, 0);
@@ -543,7 +543,7 @@ static void plugged(enum dp_pc_board board, uint16_t port)
         assert_int_equal(dp_space_load(r[i].ports, port + 12, 4), 1 << 3); /* REMOVABLE: the card of the start */
         assert_ok(dp_pc_plug_nic(r[i].pc, &nic, true, &n, &e), e);
         assert_int_equal(n, 1);
-        assert_true(dp_pc_nic_status(r[i].pc, n, &s) && s.slot == 26 && !s.asked && !s.link);
+        assert_true(dp_pc_card(r[i].pc, DP_PC_CARD_NIC, n, &s) && s.slot == 26 && !s.asked && !s.link);
         assert_int_equal(dp_pc_device_count(r[i].pc), count + 1);
         assert_string_equal(dp_pc_device(r[i].pc, count)->id, "net1");
         assert_int_equal(dp_space_load(r[i].ports, 0x60c, 2), 2); /* GPE 1 */
@@ -558,7 +558,7 @@ static void plugged(enum dp_pc_board board, uint16_t port)
     dp_space_store(r[0].ports, 0xcfc, 6, 2);
     assert_int_equal(dp_space_load(r[0].memory, 0xd0005400, 4), 2);
     assert_int_equal(dp_space_load(r[0].memory, 0xd0005404, 4), 0x80000900);
-    dp_pc_ask_nic(r[0].pc, 1);
+    dp_pc_ask(r[0].pc, DP_PC_CARD_NIC, 1);
 
     struct dp_buffer state[100] = {{0}}, again[100] = {{0}};
     count = dp_pc_device_count(r[0].pc);
@@ -578,19 +578,19 @@ static void plugged(enum dp_pc_board board, uint16_t port)
     }
     dp_pc_resume(r[1].pc);
     assert_int_equal(dp_space_load(r[1].memory, 0xd0005400, 4), 2);
-    assert_true(dp_pc_nic_status(r[1].pc, 1, &s) && s.asked);
+    assert_true(dp_pc_card(r[1].pc, DP_PC_CARD_NIC, 1, &s) && s.asked);
     assert_int_equal(dp_space_load(r[1].ports, port + 4, 4), 1 << 26);
 
     /* Both go; the registers with them. Nobody takes out what the guest ejects, but whoever asks for it. */
     dp_space_store(r[1].ports, port + 8, 1 << 26 | 1 << 3 | 1 << 2, 4);
     assert_int_equal(dp_pc_ejected(r[1].pc, false), 0); /* without the callback they stay */
-    assert_int_equal(dp_pc_ejected(r[1].pc, true), 2);
-    dp_pc_unplug_nic(r[1].pc, 1, true);
-    dp_pc_unplug_nic(r[1].pc, 0, true);
+    assert_int_equal(dp_pc_ejected(r[1].pc, true), 1 << 26);
+    dp_pc_unplug(r[1].pc, DP_PC_CARD_NIC, 1, true);
+    dp_pc_unplug(r[1].pc, DP_PC_CARD_NIC, 0, true);
     assert_int_equal(dp_pc_device_count(r[1].pc), count - 2);
     assert_int_equal(dp_space_load(r[1].memory, 0xd0005400, 4), 0xffffffff);
     assert_int_equal(dp_space_load(r[1].ports, port + 12, 4), 0);
-    assert_false(dp_pc_nic_status(r[1].pc, 0, &s) || dp_pc_nic_status(r[1].pc, 1, &s));
+    assert_false(dp_pc_card(r[1].pc, DP_PC_CARD_NIC, 0, &s) || dp_pc_card(r[1].pc, DP_PC_CARD_NIC, 1, &s));
     dp_pc_reset(r[1].pc);
     assert_ok(dp_pc_boot(r[1].pc, NULL, NULL, NULL, &e), e);
     rig_free(&r[0]);

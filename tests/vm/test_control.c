@@ -262,6 +262,46 @@ static void nics(void **state)
     close(fd);
 }
 
+static void disks(void **state)
+{
+    struct world *w = *state;
+    int fd = client(w);
+    char text[400], file[] = "/tmp/doppel-disk-XXXXXX";
+    int disk = mkstemp(file);
+    assert_int_equal(ftruncate(disk, 1 << 20), 0);
+    close(disk);
+    snprintf(text, sizeof text, "{\"command\":\"disk-attach\",\"file\":\"%s\"}\n", file);
+    put(fd, text);
+    expect(w, fd, "{\"result\":{\"disk\":\"disk0\"}}");
+    snprintf(text, sizeof text, "{\"command\":\"disk-attach\",\"file\":\"%s\",\"disk\":\"data\",\"mode\":\"ro\",\"serial\":\"X\"}\n", file);
+    put(fd, text);
+    expect(w, fd, "is in use"); /* who writes it is alone with it */
+    put(fd, "{\"command\":\"disk-attach\",\"file\":\"relative\"}\n{\"command\":\"disk-attach\",\"file\":\"/nonexistent\"}\n");
+    expect(w, fd, "must be an absolute path");
+    expect(w, fd, "/nonexistent");
+    struct dp_space *ports = dp_vm_ports(w->vm);
+    assert_int_equal(dp_space_load(ports, 0xae00, 4), 1 << 3);
+    dp_space_store(ports, 0xcf8, 0x80000000 | 3 << 11, 4);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0x10421af4);
+    put(fd, "{\"command\":\"disk-detach\",\"disk\":\"data\"}\n{\"command\":\"disk-detach\",\"disk\":\"disk0\"}\n");
+    expect(w, fd, "this VM has no disk 'data'");
+    expect(w, fd, "{\"result\":{}}");
+    assert_int_equal(dp_space_load(ports, 0xae04, 4), 1 << 3);
+    dp_space_store(ports, 0xae08, 1 << 3, 4);
+    settle(w);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0xffffffff);
+    put(fd, text); /* it is free again */
+    expect(w, fd, "{\"result\":{\"disk\":\"data\"}}");
+    put(fd, "{\"command\":\"disks\"}\n{\"command\":\"disk-detach\",\"disk\":\"data\",\"mode\":\"force\"}\n{\"command\":\"disks\"}\n");
+    expect(w, fd, "{\"disk\":\"data\",\"size\":1048576,\"readonly\":true,");
+    expect(w, fd, "{\"result\":{}}");
+    expect(w, fd, "{\"result\":{\"disks\":[]}}");
+    put(fd, text); /* and stays until the VM goes */
+    expect(w, fd, "\"data\"");
+    unlink(file);
+    close(fd);
+}
+
 static void rubbish(void **state)
 {
     static const struct {
@@ -638,6 +678,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(commands, setup, teardown),      cmocka_unit_test_setup_teardown(rubbish, setup, teardown),
         cmocka_unit_test_setup_teardown(balloon, setup, teardown),       cmocka_unit_test_setup_teardown(nics, setup, teardown),
+        cmocka_unit_test_setup_teardown(disks, setup, teardown),
         cmocka_unit_test_setup_teardown(halves, setup, teardown),        cmocka_unit_test_setup_teardown(long_lines, setup, teardown),
         cmocka_unit_test_setup_teardown(deaf, setup, teardown),          cmocka_unit_test_setup_teardown(many, setup, teardown),
         cmocka_unit_test_setup_teardown(folders, setup, teardown),       cmocka_unit_test_setup_teardown(contested, setup, teardown),
