@@ -1031,13 +1031,30 @@ static void slow_paths(struct writer *w)
     }
 }
 
+/* Where the code of a place in the page is, if there is a block, or will be: this one. */
+static uint64_t known_code(const struct writer *w, uint64_t host)
+{
+    const struct tblock *b = cache_linkable(w->t, w->block->page, host);
+    if (b)
+        return (uint64_t)(uintptr_t)w->t->rx + b->code;
+    bool itself = host == w->block->host && w->block->mode == w->t->c->mode && !w->path.crosses && !w->t->c->by_blocks;
+    return itself ? (uint64_t)((int64_t)(uintptr_t)w->start + w->e.shift) : 0;
+}
+
 static void ways_out(struct writer *w)
 {
     struct emitter *e = &w->e;
     for (unsigned k = 0; k < w->outs; k++) {
         struct out *o = &w->out[k];
+        bool near = o->target >= 0 && o->target < (int64_t)DP_PAGE_SIZE;
+        uint64_t known = near ? known_code(w, w->page_host + (uint64_t)o->target) : 0;
+        if (known) { /* they die together */
+            emit_patch(e, o->patch, known);
+            w->t->chained = true;
+            continue;
+        }
         emit_patch(e, o->patch, emit_here(e));
-        if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
+        if (!near) {
             jump_far(w, o->target, o->site, o->done, 0);
             continue;
         }
@@ -1127,9 +1144,10 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         next = ram2->host + (offset2 & PAGE_MASK);
     }
     cache_populate(t);
-    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
+    struct tpage *of = cache_page(t, ram, page, true);
+    analyse(&w->path, t, of, code, at, next, mode);
     struct tblock *b = cache_alloc(t, sizeof(*b));
-    b->page = cache_page(t, ram, page, true);
+    b->page = of;
     b->host = (uint64_t)(uintptr_t)ram->host + offset;
     b->mode = mode;
     w->t = t;
@@ -1155,6 +1173,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->size = (uint32_t)(w->e.w - w->start);
     b->bytes = w->path.bytes;
     b->count = (uint16_t)w->path.count;
+    b->live = w->path.insn[0].live;
     b->end = w->path.end;
     b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
     memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));

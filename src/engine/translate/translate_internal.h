@@ -143,11 +143,13 @@ struct tblock {
     uint32_t mode, code, size;  /* icpu.mode | variant; place and bytes in the cache */
     uint32_t body;              /* bytes before the paths that are rarely taken */
     uint16_t bytes, count, end;
+    uint16_t live;              /* arithmetic flags wanted before it */
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
     struct tlink *links;
 };
 
-struct thash { uint32_t hash, block; }; /* block: its place in the arena, see cache.c; 0: free */
+/* hash and low: see cache.c; block: its place in the arena; 0: free */
+struct thash { uint32_t hash; uint32_t low : 4, block : 28; };
 
 struct tpage {
     struct tpage *next;
@@ -160,6 +162,7 @@ struct tpage {
     uint32_t home;              /* cell: where the page is mapped as code | HOME_GLOBAL; 0: no cell was left */
     bool made_ahead;            /* a runner's: it had all blocks that were known */
     bool aliased;               /* it was at two places of one table: its far links are not to be believed */
+    uint64_t starts[DP_PAGE_SIZE / 8 / 64]; /* filter: 8 bytes each in which a block may begin */
 };
 #define HOME_GLOBAL 1u
 struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of the page before that end in this one */
@@ -388,8 +391,10 @@ bool cache_has_room(const struct tcpu *t);
 void cache_populate(struct tcpu *t);
 /* Has this place been asked for `threshold` times? */
 bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
-struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
+struct tblock *cache_find(const struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
 void cache_add(struct tcpu *t, struct tblock *b);
+/* The block of the current mode at a place in a page, if blocks of that page may lead to it for good. */
+const struct tblock *cache_linkable(const struct tcpu *t, const struct tpage *page, uint64_t host);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 /* Links a branch at virtual page `page` to a block at rip, in this table and all others that agree. global: what
  * was said of both pages. False: it cannot be. */
