@@ -306,7 +306,7 @@ bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, st
                     uint64_t page_size)
 {
     struct tfar *far = (struct tfar *)link;
-    struct tpage *from = link->from->page;
+    struct tpage *from = cache_numbered(t, link->from);
     struct emitter e = {NULL, t->rx - t->rw};
     space_enter_page(t, table, from, page, false, 0);
     int64_t pages = ((int64_t)(rip & PAGE_MASK) - (int64_t)page) >> DP_PAGE_SHIFT;

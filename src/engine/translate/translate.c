@@ -404,6 +404,15 @@ static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t 
     emit_jmp(e, w->t->stub_lookup);
 }
 
+static void add_link(struct writer *w, struct tlink *l, const uint8_t *patch, int64_t target, unsigned done)
+{
+    l->from = cache_number(w->t, w->block->page);
+    l->next = w->block->links;
+    l->patch = (uint32_t)(patch - w->t->rw);
+    l->target = (int32_t)target;
+    l->done = (uint8_t)done;
+    w->block->links = cache_number(w->t, l);
+}
 
 /* To a place outside the page that is known by its distance. The link cell holds the page it is in, if the link is
  * made and holds in the current table; its displacement and the jump's are patched by cache_link_far. The way to C
@@ -429,10 +438,10 @@ static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned d
     uint8_t *patch = emit_jmp(e, w->t->stub_link);
     miss[-1] = (uint8_t)(e->w - miss);
     struct tfar *far = cache_alloc(w->t, sizeof(*far));
-    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, w->block->links,
-                               (uint8_t)(patch - cell),
-                               site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff), adjust};
-    w->block->links = &far->link;
+    add_link(w, &far->link, patch, target, done);
+    far->link.adjust = adjust;
+    far->link.site = site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff);
+    far->link.cell_back = (uint8_t)(patch - cell);
     jump_numbered(w, &far->link, w->t->stub_link);
     if (w->t->is_direct) { /* what stub_far does elsewhere: the arena is not there */
         far->fallback = (uint32_t)(e->w - w->t->rw);
@@ -1059,12 +1068,7 @@ static void ways_out(struct writer *w)
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
-        l->from = w->block;
-        l->patch = (uint32_t)(o->patch - w->t->rw);
-        l->target = (int32_t)o->target;
-        l->done = (uint8_t)o->done;
-        l->next = w->block->links;
-        w->block->links = l;
+        add_link(w, l, o->patch, o->target, o->done);
         jump_numbered(w, l, w->t->stub_link);
     }
 }

@@ -96,15 +96,14 @@ struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t glo
 /* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it
  * asks a link cell first, and both are patched. */
 struct tlink {
-    struct tblock *from;
+    uint32_t from;      /* number of its struct tpage */
+    uint32_t next;      /* number of another one of the same block, 0: none */
     uint32_t patch;     /* offset in the cache of the jump's displacement */
     int32_t target;     /* page offset */
+    int32_t adjust;     /* far: what is added to RSP */
+    uint16_t site;      /* far: page offset of the branch, FAR_NONE: none, execution runs on */
     uint8_t done;       /* instructions of the block, up to and with the branch */
-    struct tlink *next; /* of the same block */
-    /* What follows exists for far links only: struct tfar. */
-    uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far */
-    uint16_t site;      /* page offset of the branch, FAR_NONE: none, execution runs on */
-    int32_t adjust;     /* what is added to RSP */
+    uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far, else this is the link of a struct tfar */
 };
 #define FAR_NONE 0xffffu
 #define FAR_COLD (4 + 5 + 1) /* from the jump's displacement to that of the jump to stub_link */
@@ -144,8 +143,8 @@ struct tblock {
     uint32_t body;              /* bytes before the paths that are rarely taken */
     uint16_t bytes, count, end;
     uint16_t live;              /* arithmetic flags wanted before it */
+    uint32_t links;             /* number of a struct tlink, 0: none */
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
-    struct tlink *links;
 };
 
 /* hash and low: see cache.c; block: its place in the arena; 0: free */
@@ -404,6 +403,7 @@ void *cache_alloc(struct tcpu *t, size_t size);
 /* What is in the arena has a number that fits into an instruction. */
 static inline uint32_t cache_number(const struct tcpu *t, const void *p) { return (uint32_t)(((const uint8_t *)p - t->arena) / 8); }
 static inline void *cache_numbered(const struct tcpu *t, uint64_t number) { return t->arena + number * 8; }
+static inline struct tlink *cache_link(const struct tcpu *t, uint32_t number) { return number ? cache_numbered(t, number) : NULL; }
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
 /* A store that finds the read-only view often is to look first (store_check in translate.c): is it such a one? */
 bool cache_store_refused(const struct tcpu *t, uint64_t host);
