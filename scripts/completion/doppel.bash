@@ -92,7 +92,7 @@ _doppel()
     image)
         compopt -o filenames
         case $COMP_CWORD:$last in
-        2:*) mapfile -t COMPREPLY < <(compgen -W 'create info convert resize check map compare commit rebase snapshot compact measure serve bitmap --help' -- "$word") ;;
+        2:*) mapfile -t COMPREPLY < <(compgen -W 'create info convert resize check repair map compare commit rebase snapshot compact measure serve bitmap --help' -- "$word") ;;
         *:-f | *:-F | *:-O) mapfile -t COMPREPLY < <(compgen -W "$(doppel image --help | sed -n '/^Formats:/,$s/^  \([a-z0-9]*\) .*/\1/p')" -- "$word") ;;
         *)
             case ${COMP_WORDS[2]} in
@@ -102,6 +102,7 @@ _doppel()
                 --resume --no-sync --threads --backing-any --secret-file --force-share --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             resize) mapfile -t COMPREPLY < <(compgen -W '--format --shrink --backing-any --secret-file --quiet --help' -- "$word"; compgen -f -- "$word") ;;
             check) mapfile -t COMPREPLY < <(compgen -W '--format --repair --backing-any --secret-file --force-share --progress --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
+            repair) mapfile -t COMPREPLY < <(compgen -W '--format --backing-any --secret-file --progress --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             map) mapfile -t COMPREPLY < <(compgen -W '--format --start-offset --max-length --backing-any --secret-file --force-share --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             compare) mapfile -t COMPREPLY < <(compgen -W '--format --second-format --strict --backing-any --secret-file --force-share --progress --quiet --json --output --help' -- "$word"; compgen -f -- "$word") ;;
             commit) mapfile -t COMPREPLY < <(compgen -W '--format --keep --backing-any --secret-file --progress --quiet --help' -- "$word"; compgen -f -- "$word") ;;

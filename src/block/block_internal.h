@@ -37,16 +37,26 @@ extern const struct dp_block_engine dp_block_uring, dp_block_threads; /* of raw 
 extern const struct dp_block_engine dp_block_worker; /* of all others: opens b->image, sets size; NULL: no image yet */
 
 /* worker.c, for live.c. A job of the worker's thread: step does a piece of it and gives when the next is due (CLOCK_MONOTONIC, ns; 0: soon,
- * UINT64_MAX: when something was written, which `after` is told of). before and after (each may be NULL) see what changes the disk. */
+ * UINT64_MAX: when something was written, which `after` is told of). before and after (each may be NULL) see what changes the disk, and may
+ * do something about it there and then. */
 struct dp_worker_job {
     uint64_t (*step)(void *opaque, struct dp_image **image);
     void (*before)(void *opaque, struct dp_image **image, uint64_t offset, uint64_t size);
-    void (*after)(void *opaque, uint64_t offset, uint64_t size);
+    void (*after)(void *opaque, struct dp_image **image, uint64_t offset, uint64_t size);
     void *opaque;
 };
 /* Runs it in the worker's thread, between two requests. Not from there, and not from two threads that wait for each other. */
 int dp_worker_call(struct dp_block *b, int (*run)(void *opaque, struct dp_image **image), void *opaque);
 void dp_worker_set_job(struct dp_block *b, const struct dp_worker_job *job); /* worker's thread; NULL: none any more */
+
+/* aside.c, for worker.c: what need not be done one after another. `again` gets, in any thread, a request that the worker must do. */
+struct dp_aside;
+struct dp_aside *dp_aside_open(struct dp_block *b, void (*again)(struct dp_block *b, struct dp_block_request *r)); /* NULL: not here */
+void dp_aside_close(struct dp_aside *a);                                                                           /* nothing is under way */
+/* The worker's thread; a read or a flush. True: done or under way; false: the worker has to do it. */
+bool dp_aside_take(struct dp_aside *a, const struct dp_image *i, struct dp_block_request *r);
+void dp_aside_reap(struct dp_aside *a, bool signal); /* any thread; signal as for dp_block_finish */
+void dp_aside_wait(struct dp_aside *a);              /* the worker's thread: none is under way afterwards */
 
 struct dp_block {
     struct dp_loop *loop;
@@ -68,7 +78,7 @@ struct dp_block {
     atomic_bool told_full, told_error;
     pthread_mutex_t lock;           /* the finished list */
     struct dp_block_request *finished, **finished_tail;
-    bool holding;                   /* under lock: requests wait in `held`, while the engine is changed */
+    atomic_bool holding;            /* it ends under the lock: requests wait in `held`, while the engine is changed */
     struct dp_block_request *held, **held_tail;
     unsigned held_count;
     void (*resized)(void *opaque, struct dp_block *b); /* the device's; may be NULL */

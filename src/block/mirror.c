@@ -29,12 +29,13 @@ struct mirror {
     unsigned region_bits;
     bool stale[2];
     char name[2][NAME_MAX_BYTES], format[2][FORMAT_MAX_BYTES];
-    struct dp_image *half[2]; /* NULL: not opened */
-    bool anywhere;            /* a half that is opened later may be in any folder */
-    uint8_t *bits, *recent;   /* as in the file; written since the last flush */
-    uint64_t bytes;           /* of each */
-    bool torn;                /* a write failed on both: bits stay until the next opening */
-    bool waits;               /* something since the last flush that found nothing to do */
+    struct dp_image *half[2];    /* NULL: not opened */
+    bool anywhere;               /* a half that is opened later may be in any folder */
+    uint8_t *bits, *recent;      /* as in the file; written since the last flush */
+    uint64_t bytes;              /* of each */
+    bool torn;                   /* a write failed on both: bits stay until the next opening */
+    bool waits;                  /* something since the last flush that found nothing to do */
+    bool owes_header, owes_bits; /* what could not be written to the mirror's file: nothing changes until it is */
 };
 
 static struct mirror *of(struct dp_image *i) { return (struct mirror *)i; }
@@ -89,14 +90,17 @@ static bool decode(struct mirror *m, const uint8_t *p)
     return m->bytes <= BITMAP_MAX;
 }
 
-/* What the header says from now on is on the disk before anything that relies on it. */
+/* What the header says from now on is on the disk before anything that relies on it. One that failed is written again to the same place. */
 static int put_header(struct mirror *m)
 {
     uint8_t p[HEADER];
     m->generation++;
     encode(m, p);
     int rc = dp_image_pwrite(m->image.file, p, HEADER, m->generation % 2 * HEADER);
-    return rc ? rc : dp_image_flush(m->image.file);
+    rc = rc ? rc : dp_image_flush(m->image.file);
+    m->generation -= rc != 0;
+    m->owes_header = rc;
+    return rc;
 }
 
 /* Sectors of the bitmap that hold regions from..to (included). */
@@ -119,16 +123,21 @@ static int intend(struct mirror *m, uint64_t offset, uint64_t size)
 {
     uint64_t from = offset >> m->region_bits, to = (offset + size - 1) >> m->region_bits;
     bool new = false;
+    int rc = m->owes_header ? put_header(m) : 0;
+    if (rc)
+        return rc;
     for (uint64_t n = from; n <= to; n++) {
         new = new || !bit(m->bits, n);
         m->bits[n / 8] |= 1u << n % 8;
         m->recent[n / 8] |= 1u << n % 8;
     }
     m->waits = true;
-    if (!new)
+    if (!new && !m->owes_bits)
         return 0;
-    int rc = put_bits(m, from, to);
-    return rc ? rc : dp_image_flush(m->image.file);
+    rc = m->owes_bits ? put_bits(m, 0, m->bytes * 8 - 1) : put_bits(m, from, to);
+    rc = rc ? rc : dp_image_flush(m->image.file);
+    m->owes_bits = rc;
+    return rc;
 }
 
 /* Both halves are flushed: what was not written lately is the same in both. Late on the disk does no harm. */
@@ -214,7 +223,9 @@ static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned fla
 static int flush(struct dp_image *i)
 {
     struct mirror *m = of(i);
-    int result[2] = {0};
+    int result[2] = {0}, owed = m->owes_header ? put_header(m) : 0;
+    if (owed)
+        return owed;
     for (unsigned h = 0; h < 2; h++)
         if (usable(m, h))
             result[h] = dp_image_flush(m->half[h]);

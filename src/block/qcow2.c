@@ -19,6 +19,11 @@ static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned fla
 /* A commit gives clusters back in its last step; a second one writes their refcounts. Who only wants his data safe needs the first. */
 static int flush(struct dp_image *i) { return qcow2_commit(of(i)); }
 static bool dirty(const struct dp_image *i) { return qcow2_is_dirty((const struct qcow2 *)i); }
+static bool flush_is_plain(const struct dp_image *i)
+{
+    const struct qcow2 *q = (const struct qcow2 *)i;
+    return !qcow2_is_dirty(q) && !q->failed && !q->has_data;
+}
 
 static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
 {
@@ -48,6 +53,7 @@ const struct dp_image_format dp_image_qcow2 = {
     .zero = zero,
     .flush = flush,
     .dirty = dirty,
+    .flush_is_plain = flush_is_plain,
     .extent = extent,
     .cluster_size = cluster_size,
     .resize = qcow2_resize,

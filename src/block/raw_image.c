@@ -41,6 +41,8 @@ static int resize(struct dp_image *i, uint64_t size, struct dp_error *e)
     return rc;
 }
 
+static bool flush_is_plain(const struct dp_image *i) { return true; }
+
 static int share(struct dp_image *i, uint64_t keep, uint64_t drop) { return dp_image_file_share(i->file, keep, drop, 64 << 10); }
 
 static int create(const struct dp_image_create *o, struct dp_error *e)
@@ -75,6 +77,7 @@ const struct dp_image_format dp_image_raw = {
     .write = write_,
     .zero = zero,
     .flush = flush,
+    .flush_is_plain = flush_is_plain,
     .extent = extent,
     .resize = resize,
     .share = share,

@@ -1,7 +1,8 @@
 /* worker.c - an image (image.h) as an engine of the block core: one worker thread for each.
  *
  * Model: requests queue up and the worker carries them out one after another, by ordinary system calls; so nothing of an image needs a
- * lock, and a request that allocates may take its steps in order (docs/decisions/0007-qcow2.md). What the image holds back is flushed
+ * lock, and a request that allocates may take its steps in order (docs/decisions/0007-qcow2.md). Reads of what a local file holds as it
+ * is, and plain flushes, may overlap (aside.c), while no job is under way. What the image holds back is flushed
  * when a request says so, after a pause of COMMIT_SECONDS, and at the end. What is done to a disk in use (live.c) happens in the same
  * thread, between two requests: calls from outside, and the steps of a job, of which one comes after BURST requests at the latest.
  * Invariants: signals go to other threads; the worker ends only after the queue is empty (close comes after a drain). The image is changed
@@ -32,6 +33,7 @@ struct worker {
     struct dp_block_request *head, **tail;
     struct call *call;
     bool stop;
+    struct dp_aside *aside; /* NULL: none */
     /* of the worker's thread */
     const struct dp_worker_job *job;
     uint64_t step_at; /* CLOCK_MONOTONIC, ns: when the job's next step is due */
@@ -71,8 +73,9 @@ static int carry_out(struct worker *w, struct dp_block_request *r)
         break;
     }
     if (changes && w->job && w->job->after) {
-        w->job->after(w->job->opaque, r->offset, size); /* what failed may be half done */
-        w->step_at = 0;
+        w->job->after(w->job->opaque, &w->image, r->offset, size); /* what failed may be half done */
+        if (w->step_at == UINT64_MAX)
+            w->step_at = 0;
     }
     return rc;
 }
@@ -108,6 +111,9 @@ static void *work(void *opaque)
         if (r && !call && !step && !(w->head = r->next))
             w->tail = &w->head;
         pthread_mutex_unlock(&w->lock);
+        bool frees = r && r->op != DP_BLOCK_READ && r->op != DP_BLOCK_WRITE && r->op != DP_BLOCK_FLUSH;
+        if (call || step || frees)
+            dp_aside_wait(w->aside);
         if (call) {
             call->result = call->run(call->opaque, &w->image);
             tried = false;
@@ -115,8 +121,11 @@ static void *work(void *opaque)
             w->step_at = w->job->step(w->job->opaque, &w->image);
             served = 0;
         } else if (r) {
-            r->result = carry_out(w, r);
-            dp_block_finish(w->block, r, true);
+            bool may = (r->op == DP_BLOCK_READ || r->op == DP_BLOCK_FLUSH) && !w->job && w->image;
+            if (!may || !dp_aside_take(w->aside, w->image, r)) {
+                r->result = carry_out(w, r);
+                dp_block_finish(w->block, r, true);
+            }
             tried = false;
             served++;
             commit_at = now_ns() + COMMIT_SECONDS * 1000000000ull;
@@ -158,10 +167,28 @@ void dp_worker_set_job(struct dp_block *b, const struct dp_worker_job *job)
 
 static void worker_fini(struct worker *w)
 {
+    dp_aside_close(w->aside);
     pthread_cond_destroy(&w->wake);
     pthread_cond_destroy(&w->called);
     pthread_mutex_destroy(&w->lock);
     free(w);
+}
+
+static void worker_submit(struct dp_block *b, struct dp_block_request *r)
+{
+    struct worker *w = b->engine_data;
+    pthread_mutex_lock(&w->lock);
+    r->next = NULL;
+    *w->tail = r;
+    w->tail = &r->next;
+    pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void worker_reap(struct dp_block *b)
+{
+    struct worker *w = b->engine_data;
+    dp_aside_reap(w->aside, false);
 }
 
 static int worker_open(struct dp_block *b, struct dp_error *e)
@@ -194,6 +221,7 @@ static int worker_open(struct dp_block *b, struct dp_error *e)
         return rc;
     }
     b->engine_data = w;
+    w->aside = dp_aside_open(b, worker_submit);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -219,15 +247,4 @@ static void worker_close(struct dp_block *b)
     worker_fini(w);
 }
 
-static void worker_submit(struct dp_block *b, struct dp_block_request *r)
-{
-    struct worker *w = b->engine_data;
-    pthread_mutex_lock(&w->lock);
-    r->next = NULL;
-    *w->tail = r;
-    w->tail = &r->next;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
-}
-
-const struct dp_block_engine dp_block_worker = {"worker", worker_open, worker_close, worker_submit, NULL};
+const struct dp_block_engine dp_block_worker = {"worker", worker_open, worker_close, worker_submit, worker_reap};

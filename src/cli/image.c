@@ -10,10 +10,10 @@
 
 #include "volume/volume.h"
 
-static const struct cli_verb *const verbs[] = {&image_create_verb, &image_info_verb,     &image_convert_verb, &image_resize_verb,
-                                               &image_check_verb,  &image_map_verb,      &image_compare_verb, &image_commit_verb,
-                                               &image_rebase_verb, &image_snapshot_verb, &image_compact_verb, &image_measure_verb,
-                                               &image_serve_verb,  &image_bitmap_verb};
+static const struct cli_verb *const verbs[] = {&image_create_verb,  &image_info_verb,   &image_convert_verb,  &image_resize_verb,
+                                               &image_check_verb,   &image_repair_verb, &image_map_verb,      &image_compare_verb,
+                                               &image_commit_verb,  &image_rebase_verb, &image_snapshot_verb, &image_compact_verb,
+                                               &image_measure_verb, &image_serve_verb,  &image_bitmap_verb};
 
 /* ---- words ---- */
 
@@ -208,7 +208,7 @@ static int run_verb(const struct cli_verb *verb, int argc, char **argv)
 {
     enum { WORDS_MAX = 100 };
     static const char prefix[] = "volume:";
-    const char *const writing[] = {"create", "resize", "commit", "rebase", "snapshot", "compact"};
+    const char *const writing[] = {"create", "resize", "repair", "commit", "rebase", "snapshot", "compact"};
     const char *name = verb->name + strlen("image "), *format = NULL;
     char *words[WORDS_MAX + 2], *path = NULL, f[] = "-f";
     struct dp_error e = {0};
@@ -225,7 +225,8 @@ static int run_verb(const struct cli_verb *verb, int argc, char **argv)
     if (!strcmp(name, "create") || (!strcmp(name, "convert") && at == argc - 1))
         dp_error_set(&e, -EINVAL, "%s: volumes are made by: doppel volume create --from IMAGE NAME", argv[at]);
     else if (!strcmp(name, "commit") || !strcmp(name, "rebase"))
-        dp_error_set(&e, -EINVAL, "%s: what a volume stands on is the pool's: see doppel volume rm NAME@SNAPSHOT, or clone --full", argv[at]);
+        dp_error_set(&e, -EINVAL, "%s: what a volume stands on is the pool's: see doppel volume rm NAME@SNAPSHOT, or clone --full",
+                     argv[at]);
     else if (!dp_volume_resolve(argv[at] + sizeof prefix - 1, write, &path, &format, &e)) {
         words[0] = f;
         words[1] = (char *)format;

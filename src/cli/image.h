@@ -78,8 +78,8 @@ int image_split_options(const struct cli_list *l, const char *option[IMAGE_OPTIO
 bool image_option_help(const struct cli_list *l, const char *format);
 uint64_t image_file_size(const char *name); /* what it takes on the disk */
 
-extern const struct cli_verb image_create_verb, image_info_verb, image_convert_verb, image_resize_verb, image_check_verb, image_map_verb,
-    image_compare_verb, image_commit_verb, image_rebase_verb, image_snapshot_verb, image_compact_verb, image_measure_verb, image_serve_verb,
-    image_bitmap_verb;
+extern const struct cli_verb image_create_verb, image_info_verb, image_convert_verb, image_resize_verb, image_check_verb, image_repair_verb,
+    image_map_verb, image_compare_verb, image_commit_verb, image_rebase_verb, image_snapshot_verb, image_compact_verb, image_measure_verb,
+    image_serve_verb, image_bitmap_verb;
 
 #endif

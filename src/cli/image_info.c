@@ -1,4 +1,4 @@
-/* cli/image_info.c - the verbs of `doppel image` that only look: info, map, check, compare, measure. (check -r repairs.)
+/* cli/image_info.c - the verbs of `doppel image` that only look: info, map, check, compare, measure. (check -r and repair mend.)
  *
  * JSON members and exit statuses are qemu-img's, so that what reads those reads ours (qemu-img(1)).
  */
@@ -316,6 +316,9 @@ static const struct cli_option check_options[] = {
     IMAGE_OPTION_QUIET,
     IMAGE_OPTION_JSON,
 };
+static const struct cli_option repair_options[] = {
+    IMAGE_OPTION_FORMAT, IMAGE_OPTION_BACKING, IMAGE_OPTION_SECRET, IMAGE_OPTION_PROGRESS, IMAGE_OPTION_QUIET, IMAGE_OPTION_JSON,
+};
 static const struct cli_operand check_operands[] = {{"FILE", offsetof(struct check_options, file)}};
 
 struct check_run {
@@ -398,12 +401,11 @@ static int check_image(const struct check_options *o, struct dp_image *i, struct
     return c.corruptions ? CHECK_CORRUPT : c.leaks ? CHECK_LEAKS : 0;
 }
 
-static int check(int argc, char **argv)
+static int run_check(const struct cli_verb *verb, struct check_options o, int argc, char **argv)
 {
-    struct check_options o = {0};
     struct dp_error e = {0};
     struct dp_image *i;
-    int status = cli_begin(&image_check_verb, argc, argv, &o);
+    int status = cli_begin(verb, argc, argv, &o);
     if (status >= 0)
         return status ? EXIT_STATUS_ERROR : 0; /* 2 says that the image is damaged */
     struct dp_image_options open = {.format = o.common.format, .alone = true, .repair = true};
@@ -420,6 +422,9 @@ static int check(int argc, char **argv)
     dp_image_close(i);
     return status;
 }
+
+static int check(int argc, char **argv) { return run_check(&image_check_verb, (struct check_options){0}, argc, argv); }
+static int repair(int argc, char **argv) { return run_check(&image_repair_verb, (struct check_options){.repair = "all"}, argc, argv); }
 
 static void check_more(FILE *to)
 {
@@ -438,6 +443,19 @@ const struct cli_verb image_check_verb = {
     .operand_count = DP_ARRAY_LEN(check_operands),
     .more_help = check_more,
     .run = check,
+};
+
+const struct cli_verb image_repair_verb = {
+    .name = "image repair",
+    .summary = "mends a damaged image: check -r all",
+    .usage = "[-f FORMAT] [--json] FILE",
+    .examples = "  doppel image repair -f qcow2 disk.qcow2\n",
+    .options = repair_options,
+    .option_count = DP_ARRAY_LEN(repair_options),
+    .operands = check_operands,
+    .operand_count = DP_ARRAY_LEN(check_operands),
+    .more_help = check_more,
+    .run = repair,
 };
 
 /* ---- compare ---- */

@@ -353,7 +353,9 @@ static void remove_leftovers(struct dp_pool *p)
         if (known || snprintf(path, sizeof path, "%s/%s", p->folder, entry->d_name) >= (int)sizeof path)
             continue;
         struct dp_file f;
-        bool mine = !fchmodat(p->folder_fd, entry->d_name, 0600, 0) && !dp_file_open(&(struct dp_file_options){.name = path}, &f, NULL);
+        struct stat st;
+        bool mine = !fstatat(p->folder_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode) &&
+                    !fchmodat(p->folder_fd, entry->d_name, 0600, 0) && !dp_file_open(&(struct dp_file_options){.name = path}, &f, NULL);
         if (mine) {
             unlinkat(p->folder_fd, entry->d_name, 0);
             close(f.fd);

@@ -343,6 +343,39 @@ static void test_both(void **state)
     dp_image_close(i);
 }
 
+/* The mirror's own file fails: what it could not be told in time it is told before anything else changes. */
+static void test_own_file(void **state)
+{
+    static uint8_t now[SIZE], data[512];
+    uint8_t bits = 0;
+    make("raw");
+    memset(now, 0, SIZE);
+    memset(data, 7, sizeof data);
+    struct dp_image *i = open_image("m", "mirror", true);
+    fail_write = 0;
+    countdown = 0;
+    assert_int_equal(dp_image_pwrite(i, data, sizeof data, 0), -EIO);
+    fail_write = -1;
+    assert_int_equal(dp_image_pwrite(i, data, sizeof data, 0), 0);
+    int fd = open("m", O_RDONLY);
+    assert_int_equal(pread(fd, &bits, 1, 8192), 1);
+    assert_int_equal(bits, 1); /* the region's bit is in the file though the first try failed */
+    /* The first half fails, and the header cannot say so: the disk stands still until it can. */
+    fail_write = 1;
+    fail_flush = 0; /* of the mirror's own file, as the header is written */
+    assert_int_equal(dp_image_pwrite(i, data, sizeof data, 512), -EIO);
+    fail_write = -1;
+    assert_int_equal(dp_image_pwrite(i, data, sizeof data, 1024), -EIO);
+    assert_int_equal(dp_image_flush(i), -EIO);
+    fail_flush = -1;
+    assert_int_equal(dp_image_pwrite(i, data, sizeof data, 1024), 0);
+    dp_image_close(i);
+    close(fd);
+    i = open_image("m", "mirror", false);
+    assert_true(state_of(i).in_date[1] && !state_of(i).in_date[0]);
+    dp_image_close(i);
+}
+
 static void test_cut(void **state)
 {
     static uint8_t now[SIZE], got[SIZE];
@@ -531,6 +564,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain), cmocka_unit_test(test_failing), cmocka_unit_test(test_resync),  cmocka_unit_test(test_both),
         cmocka_unit_test(test_cut),   cmocka_unit_test(test_kill),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_own_file),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(text, sizeof text, "rm -r %s", folder);
