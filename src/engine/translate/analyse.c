@@ -223,7 +223,7 @@ static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, un
             return KIND_INTERPRET;
     }
     /* Scratch registers must do: an address takes one, a count in CL another. */
-    if (spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
+    if (i->operand_count > 2 && spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
         return KIND_INTERPRET;
     return high ? KIND_HIGH_BYTE : KIND_COPY;
 }

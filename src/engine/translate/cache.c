@@ -284,20 +284,42 @@ struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool
 
 /* ---- far links ---- */
 
-static struct tpair *pair_of(struct tcpu *t, struct tpage *from, struct tpage *to, int32_t pages)
+static struct tpair *find_pair(struct tcpu *t, struct tpage *from, int32_t pages)
 {
-    struct tpair *q = from->pairs;
-    while (q && q->pages != pages)
-        q = q->next;
-    if (!q) {
-        uint32_t cell = new_cell(t);
-        if (!cell || !cache_has_room(t))
-            return NULL;
-        q = cache_alloc(t, sizeof(*q));
-        *q = (struct tpair){from->pairs, to, pages, cell};
-        from->pairs = q;
+    for (uint32_t at = from->pairs; at;) {
+        struct tpairs *some = cache_numbered(t, at);
+        for (unsigned i = 0; i < DP_ARRAY_LEN(some->pair) && some->pair[i].cell; i++)
+            if (some->pair[i].pages == pages)
+                return &some->pair[i];
+        at = some->next;
     }
-    return q->to == to ? q : NULL; /* elsewhere another page may follow */
+    return NULL;
+}
+
+static struct tpair *make_pair(struct tcpu *t, struct tpage *from, const struct tpage *to, int32_t pages)
+{
+    uint32_t cell = new_cell(t);
+    if (!cell || !cache_has_room(t))
+        return NULL;
+    struct tpairs *some = from->pairs ? cache_numbered(t, from->pairs) : NULL;
+    if (!some || some->pair[DP_ARRAY_LEN(some->pair) - 1].cell) {
+        some = cache_alloc(t, sizeof(*some));
+        some->next = from->pairs;
+        from->pairs = cache_number(t, some);
+    }
+    struct tpair *q = some->pair;
+    while (q->cell)
+        q++;
+    *q = (struct tpair){cache_number(t, to), pages, cell};
+    return q;
+}
+
+static struct tpair *pair_of(struct tcpu *t, struct tpage *from, const struct tpage *to, int32_t pages)
+{
+    struct tpair *q = find_pair(t, from, pages);
+    if (!q)
+        return make_pair(t, from, to, pages);
+    return q->to == cache_number(t, to) ? q : NULL; /* elsewhere another page may follow */
 }
 
 static void patch32(struct tcpu *t, uint32_t at, uint32_t v) { __atomic_store_n((uint32_t *)(t->rw + at), v, __ATOMIC_RELAXED); }

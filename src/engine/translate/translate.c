@@ -552,7 +552,7 @@ static void copy(struct writer *w, const struct insn_info *n)
     }
     /* Registers: in their homes, or in scratch ones. */
     struct { uint8_t guest, host; bool load, store; } s[2];
-    unsigned count = 0, wanted = spilled_operands(i);
+    unsigned count = 0;
     bool r14_taken = p.memory && p.m.base == R14, rcx_taken;
     if (lea) {
         struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
@@ -589,7 +589,7 @@ static void copy(struct writer *w, const struct insn_info *n)
         r14_taken = partial && m.base == R14; /* others: read before it is written */
     }
     rcx_taken = p.memory && !lea && p.m.index == RCX;
-    if (rcx_taken && (by_cl || wanted > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
+    if (rcx_taken && (by_cl || spilled_operands(i) > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
         emit_lea(e, R14, &p.m, true);
         p.m = (struct mem){R14, NO_REG, 0, 0, 0};
         r14_taken = true;

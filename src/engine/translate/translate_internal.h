@@ -111,7 +111,8 @@ struct tlink {
 struct tfar { struct tlink link; struct tfar *next_incoming; uint32_t fallback; bool linked; };
 
 /* Far links of one page to another, by their distance: one cell in each table says whether they hold there. */
-struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cell; };
+struct tpair { uint32_t to; int32_t pages; uint32_t cell; }; /* to: number of a struct tpage; cell 0: not in use */
+struct tpairs { uint32_t next; struct tpair pair[5]; };      /* next: number of more of them, 0: none; a cache line in all */
 
 /* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address:
  * guest register + disp, or what is in R14. */
@@ -135,16 +136,19 @@ struct tinsn {
 #define TINSN_RCX 0x4000u /* string instruction of a direct space: at its host instruction, where commit is, guest RCX is in host RCX */
 
 struct tblock {
-    struct tblock *page_next;
     struct tpage *page;
     uint64_t host;              /* address of the guest code in RAM (dp_ram.host view) */
     uint64_t phys2;             /* the second page's, 0 unless an instruction crosses */
-    uint32_t mode, code, size;  /* icpu.mode | variant; place and bytes in the cache */
-    uint32_t body;              /* bytes before the paths that are rarely taken */
-    uint16_t bytes, count, end;
+    uint32_t mode, code;        /* icpu.mode | variant; place in the cache */
+    uint16_t count;
     uint16_t live;              /* arithmetic flags wanted before it */
     uint32_t links;             /* number of a struct tlink, 0: none */
+    /* what is looked at seldom */
+    struct tblock *page_next;
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
+    uint32_t size;              /* bytes in the cache */
+    uint32_t body;              /* bytes before the paths that are rarely taken */
+    uint16_t bytes, end;
 };
 
 /* hash and low: see cache.c; block: its place in the arena; 0: free */
@@ -156,7 +160,7 @@ struct tpage {
     uint64_t number;
     struct tblock *blocks;
     struct tcrosser *crossers;
-    struct tpair *pairs;
+    uint32_t pairs;             /* number of a struct tpairs, 0: none; only the first may have room */
     struct tfar *incoming;      /* far links to its blocks */
     uint32_t home;              /* cell: where the page is mapped as code | HOME_GLOBAL; 0: no cell was left */
     bool made_ahead;            /* a runner's: it had all blocks that were known */
