@@ -319,10 +319,12 @@ static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned o
     return kind == KIND_INTERPRET || kind == KIND_HELPER || kind == KIND_OP;
 }
 
-/* The path would go on into a block that there is: it need not be written again. */
+/* The path would go on into a block that there is: it need not be written again. But where an interpreter's instructions all lead to
+ * one indirect jump, each is better off with a copy, from whose place the host learns what comes next. */
 static bool is_known(struct path *p, const struct tcpu *t, const struct tpage *page, const uint8_t *code, unsigned offset)
 {
-    p->then = p->count ? cache_linkable(t, page, (uint64_t)(uintptr_t)code + offset) : NULL;
+    const struct tblock *b = p->count ? cache_linkable(t, page, (uint64_t)(uintptr_t)code + offset) : NULL;
+    p->then = b && !b->dispatches ? b : NULL;
     return p->then;
 }
 

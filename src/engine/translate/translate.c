@@ -1179,6 +1179,7 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->count = (uint16_t)w->path.count;
     b->live = w->path.insn[0].live;
     b->end = w->path.end;
+    b->dispatches = w->path.insn[b->count - 1].kind == KIND_JMP_INDIRECT;
     b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
     memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));
     if (w->path.crosses)

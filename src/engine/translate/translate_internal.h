@@ -149,6 +149,7 @@ struct tblock {
     uint32_t size;              /* bytes in the cache */
     uint32_t body;              /* bytes before the paths that are rarely taken */
     uint16_t bytes, end;
+    bool dispatches;            /* its last instruction is an indirect jump */
 };
 
 /* hash and low: see cache.c; block: its place in the arena; 0: free */
