@@ -53,10 +53,23 @@ static int await(struct nbd_image *n, int64_t cookie, unsigned patience)
     }
 }
 
+/* What libnbd says of TLS, and what to do about it. */
+static const struct {
+    const char *said, *means;
+} tls_words[] = {
+    {"certificate verification", "; the server's certificate is not for that host, or not of an authority that we believe: "
+                                 "add ?tls-certificates=FOLDER, which has the ca-cert.pem that signed it"},
+    {"gnutls_record_", "; does it want to know who we are? Add ?tls-certificates=FOLDER, which has client-cert.pem and client-key.pem"},
+    {"requires TLS", "; the address begins with nbds then"},
+};
+
 static int fail(struct nbd_image *n, int rc, struct dp_error *e)
 {
-    const char *why = nbd_get_error(), *name = n->remote.image.name;
-    return dp_error_set(e, rc, "disk %.200s: %.250s", name, rc == -ETIMEDOUT ? "the server does not answer" : why ? why : strerror(-rc));
+    const char *why = nbd_get_error(), *more = "";
+    for (unsigned k = 0; why && k < DP_ARRAY_LEN(tls_words); k++)
+        more = strstr(why, tls_words[k].said) ? tls_words[k].means : more;
+    return dp_error_set(e, rc, "disk %.200s: %.200s%s", n->remote.image.name,
+                        rc == -ETIMEDOUT ? "the server does not answer" : why ? why : strerror(-rc), more);
 }
 
 static int connect_(struct dp_remote *r, unsigned seconds, struct dp_error *e)

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """mode: "good"; "whole" (no ranges); "cut" (each answer breaks off in the middle); "busy" (503); "other" (another range); "gzip".
-    tls: a folder of certificates.py: it is https."""
+    tls: a folder of certificates.py: it is https. plain: where /plain leads to."""
     allow_reuse_address, daemon_threads = True, True
 
     def __init__(self, path, port=0, tls=None):
@@ -52,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             s.requests += 1
         if self.path == "/moved":
             return self.reply(302, ("Location", s.url + "disk"))
+        if self.path == "/plain":
+            return self.reply(302, ("Location", s.plain + "disk"))
         if self.path == "/nothing":
             return self.reply(404)
         m = re.match(r"bytes=(\d+)-(\d+)$", self.headers.get("Range", ""))
