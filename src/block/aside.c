@@ -17,9 +17,9 @@
 
 #include "block/block_internal.h"
 #include "block/file.h"
-#include "block/image_internal.h"
+#include "block/image.h"
 
-enum { DEPTH = 64, TRANSFER_MAX = 1 << 30, LAYERS_MAX = 4 * DP_IMAGE_DEPTH_MAX };
+enum { DEPTH = 64, TRANSFER_MAX = 1 << 30 };
 
 struct dp_aside {
     struct dp_block *block;
@@ -58,32 +58,6 @@ void dp_aside_close(struct dp_aside *a)
     free(a);
 }
 
-/* The one range of one file where the bytes are. */
-static bool find(const struct dp_image *top, uint64_t *offset, uint64_t size, int *fd)
-{
-    struct dp_image *i = (struct dp_image *)top;
-    for (unsigned n = 0; i && n < LAYERS_MAX; n++) {
-        struct dp_extent x;
-        if (*offset > i->size || size > i->size - *offset)
-            return false;
-        if ((*fd = dp_image_file_descriptor(i)) >= 0)
-            return true;
-        if (i->format == &dp_image_raw) { /* its extents would ask the file system for holes */
-            i = i->file;
-            continue;
-        }
-        if (dp_image_extent(i, *offset, size, &x) || x.size < size)
-            return false;
-        if (x.kind == DP_EXTENT_DATA && x.has_offset) {
-            *offset = x.offset;
-            i = i->data ? i->data : i->file;
-        } else {
-            i = x.kind == DP_EXTENT_UNALLOCATED ? i->backing : NULL;
-        }
-    }
-    return false;
-}
-
 static void finish(struct dp_aside *a, struct dp_block_request *r, int result, bool signal)
 {
     r->result = result;
@@ -114,7 +88,7 @@ static bool take_read(struct dp_aside *a, const struct dp_image *i, struct dp_bl
 {
     uint64_t offset = r->offset;
     int fd;
-    if (a->waits || r->attempt || r->iov_count > IOV_MAX || r->size > TRANSFER_MAX || !find(i, &offset, r->size, &fd))
+    if (a->waits || r->attempt || r->iov_count > IOV_MAX || r->size > TRANSFER_MAX || !dp_image_place(i, &offset, r->size, &fd))
         return false;
     ssize_t got = preadv2(fd, r->iov, (int)r->iov_count, (off_t)offset, RWF_NOWAIT);
     if (got == (ssize_t)r->size) {
@@ -134,7 +108,7 @@ bool dp_aside_take(struct dp_aside *a, const struct dp_image *i, struct dp_block
         return false;
     if (r->op == DP_BLOCK_READ)
         return take_read(a, i, r);
-    int fd = i->format->flush_is_plain && i->format->flush_is_plain(i) && !r->attempt ? dp_image_file_descriptor(i->file) : -1;
+    int fd = r->attempt ? -1 : dp_image_flushed_by(i);
     return fd >= 0 && put(a, r, fd, 0);
 }
 

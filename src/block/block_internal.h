@@ -37,11 +37,12 @@ extern const struct dp_block_engine dp_block_uring, dp_block_threads; /* of raw 
 extern const struct dp_block_engine dp_block_worker; /* of all others: opens b->image, sets size; NULL: no image yet */
 
 /* worker.c, for live.c. A job of the worker's thread: step does a piece of it and gives when the next is due (CLOCK_MONOTONIC, ns; 0: soon,
- * UINT64_MAX: when something was written, which `after` is told of). before and after (each may be NULL) see what changes the disk. */
+ * UINT64_MAX: when something was written, which `after` is told of). before and after (each may be NULL) see what changes the disk, and may
+ * do something about it there and then. */
 struct dp_worker_job {
     uint64_t (*step)(void *opaque, struct dp_image **image);
     void (*before)(void *opaque, struct dp_image **image, uint64_t offset, uint64_t size);
-    void (*after)(void *opaque, uint64_t offset, uint64_t size);
+    void (*after)(void *opaque, struct dp_image **image, uint64_t offset, uint64_t size);
     void *opaque;
 };
 /* Runs it in the worker's thread, between two requests. Not from there, and not from two threads that wait for each other. */
@@ -77,7 +78,7 @@ struct dp_block {
     atomic_bool told_full, told_error;
     pthread_mutex_t lock;           /* the finished list */
     struct dp_block_request *finished, **finished_tail;
-    bool holding;                   /* under lock: requests wait in `held`, while the engine is changed */
+    atomic_bool holding;            /* it ends under the lock: requests wait in `held`, while the engine is changed */
     struct dp_block_request *held, **held_tail;
     unsigned held_count;
     void (*resized)(void *opaque, struct dp_block *b); /* the device's; may be NULL */

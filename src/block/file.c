@@ -195,6 +195,7 @@ static int zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned fla
     return 0;
 }
 
+static bool flush_is_plain(const struct dp_image *i) { return !((const struct file_image *)i)->unsafe; }
 static int flush(struct dp_image *i) { return !of(i)->unsafe && fdatasync(of(i)->file.fd) ? -errno : 0; }
 
 static int extent(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x)
@@ -260,6 +261,7 @@ const struct dp_image_format dp_image_file = {
     .write = write_,
     .zero = zero,
     .flush = flush,
+    .flush_is_plain = flush_is_plain,
     .extent = extent,
     .resize = resize,
 };

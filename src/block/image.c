@@ -6,12 +6,13 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "block/file.h"
 #include "block/image_internal.h"
 #include "block/ova.h"
 
 static const struct dp_image_format *const formats[] = {
-    &dp_image_raw,  &dp_image_qcow2, &dp_image_luks,   &dp_image_vdi,  &dp_image_vpc,
-    &dp_image_vmdk, &dp_image_vhdx,  &dp_image_mirror, &dp_image_file,
+    &dp_image_raw,   &dp_image_qcow2, &dp_image_luks,   &dp_image_vdi,  &dp_image_vpc,
+    &dp_image_vmdk,  &dp_image_vhdx,  &dp_image_mirror, &dp_image_file,
     &dp_image_ova,
 #ifdef DP_HAVE_CURL
     &dp_image_http,
@@ -350,9 +351,14 @@ int dp_image_open_backing(struct dp_image *i, const char *name, const char *form
     char *real = NULL;
     int rc = find_named(i, name, "backing file", &real, e);
     if (!rc) {
-        struct dp_image_options below = {
-            .name = real, .format = format, .readonly = true, .unlocked = o->unlocked, .copy = o->copy, .fill = o->fill, .secret = o->secret,
-            .trace = i->trace};
+        struct dp_image_options below = {.name = real,
+                                         .format = format,
+                                         .readonly = true,
+                                         .unlocked = o->unlocked,
+                                         .copy = o->copy,
+                                         .fill = o->fill,
+                                         .secret = o->secret,
+                                         .trace = i->trace};
         i->chain->depth++;
         rc = open_one(f, &below, i->chain, &i->backing, e);
         i->chain->depth--;
@@ -495,6 +501,40 @@ int dp_image_extent_all(struct dp_image *i, uint64_t offset, uint64_t size, stru
         size = x->size;
         i = i->backing;
     }
+}
+
+bool dp_image_place(const struct dp_image *top, uint64_t *offset, uint64_t size, int *fd)
+{
+    enum { LAYERS_MAX = 4 * DP_IMAGE_DEPTH_MAX };
+    struct dp_image *i = (struct dp_image *)top;
+    for (unsigned n = 0; i && n < LAYERS_MAX; n++) {
+        struct dp_extent x;
+        if (*offset > i->size || size > i->size - *offset)
+            return false;
+        if ((*fd = dp_image_file_descriptor(i)) >= 0)
+            return true;
+        if (i->format == &dp_image_raw) { /* its extents would ask the file system for holes */
+            i = i->file;
+            continue;
+        }
+        if (dp_image_extent(i, *offset, size, &x) || x.size < size)
+            return false;
+        if (x.kind == DP_EXTENT_DATA && x.has_offset) {
+            *offset = x.offset;
+            i = i->data ? i->data : i->file;
+        } else {
+            i = x.kind == DP_EXTENT_UNALLOCATED ? i->backing : NULL;
+        }
+    }
+    return false;
+}
+
+int dp_image_flushed_by(const struct dp_image *i)
+{
+    for (const struct dp_image *n = i; n; n = n->file)
+        if (!n->format->flush_is_plain || !n->format->flush_is_plain(n))
+            return -1;
+    return i->file ? dp_image_file_descriptor(i->file) : -1;
 }
 
 /* ---- bitmaps ---- */

@@ -90,6 +90,10 @@ int dp_image_extent(struct dp_image *i, uint64_t offset, uint64_t size, struct d
 int dp_image_extent_all(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x) DP_MUST_CHECK;
 /* Writes nothing yet, or waits for a flush: the worker flushes after a pause. */
 bool dp_image_dirty(const struct dp_image *i);
+/* For who does not want to wait in here. The one range of one local file where these bytes are as they are (else false), until clusters may be
+ * freed: by zeros, a discard, a change of layers or snapshots. offset: of the disk, and then of the file. */
+bool dp_image_place(const struct dp_image *i, uint64_t *offset, uint64_t size, int *fd);
+int dp_image_flushed_by(const struct dp_image *i); /* the one file whose fdatasync would be all of a flush now; -1: it is more */
 
 struct dp_image_check {
     bool repair_leaks, repair_all;
@@ -171,7 +175,7 @@ struct dp_image_format {
     int (*zero)(struct dp_image *i, uint64_t offset, uint64_t size, unsigned flags); /* without it, or at -ENOTSUP, zeros are written */
     int (*flush)(struct dp_image *i);
     bool (*dirty)(const struct dp_image *i);
-    bool (*flush_is_plain)(const struct dp_image *i); /* now a flush would only flush `file`; without it: who knows */
+    bool (*flush_is_plain)(const struct dp_image *i); /* now a flush would only flush `file` (a file: it would sync); without it: who knows */
     int (*extent)(struct dp_image *i, uint64_t offset, uint64_t size, struct dp_extent *x); /* without it all is DATA */
     int (*resize)(struct dp_image *i, uint64_t size, struct dp_error *e);
     /* Exactly one cluster (or the disk's last piece) at a multiple of its size, compressed, where nothing is; then what cannot be

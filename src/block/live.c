@@ -406,21 +406,40 @@ static void before(void *opaque, struct dp_image **image, uint64_t offset, uint6
     l->image = NULL;
 }
 
-static void after(void *opaque, uint64_t offset, uint64_t size)
+/* A write to what the walk is done with. It is copied again, by a later step, or at once if the job has a rate: the steps keep to that, and
+ * would never be done with what a guest writes faster. */
+static int follow(struct dp_live *l, uint64_t n, uint64_t from, uint64_t to, struct dp_error *e)
+{
+    struct job *j = &l->job;
+    from = DP_MAX(from, n * l->chunk);
+    to = DP_MIN(to, chunk_end(l, n));
+    if (j->rate && !is_set(j->map, n))
+        return copy(l, from, to - from, e);
+    set_chunk(j->map, n, &j->left);
+    return 0;
+}
+
+static void after(void *opaque, struct dp_image **image, uint64_t offset, uint64_t size)
 {
     struct dp_live *l = opaque;
     struct job *j = &l->job;
-    bool follows = j->active && (j->kind == DP_JOB_COMMIT || j->kind == DP_JOB_MIRROR);
+    struct dp_error e = {0};
     uint64_t ignored = 0;
     if (!size)
         return;
+    l->image = image;
     for (uint64_t n = offset / l->chunk; n <= (offset + size - 1) / l->chunk && n < l->chunks; n++) {
-        if (follows)
-            set_chunk(j->map, n, &j->left);
+        if (j->active && (j->kind == DP_JOB_COMMIT || j->kind == DP_JOB_MIRROR) && follow(l, n, offset, offset + size, &e)) {
+            bool commit = j->kind == DP_JOB_COMMIT;
+            fail(l, &e);
+            if (commit)
+                close_base(l, image);
+        }
         for (unsigned b = 0; b < DP_BITMAPS_MAX; b++)
             if (l->bitmap[b].bits)
                 set_chunk(l->bitmap[b].bits, n, &ignored);
     }
+    l->image = NULL;
 }
 
 /* ---- starting ---- */

@@ -51,6 +51,7 @@ struct dp_nbd_server {
     const struct dp_tls *tls;
     char *name, *description;
     pthread_mutex_t lock; /* the image */
+    uint64_t freed;       /* under lock: how often something may have been freed */
 };
 
 struct client {
@@ -59,8 +60,8 @@ struct client {
     struct dp_tls_session *tls;
     bool no_zeroes, structured, allocation; /* what was agreed on */
     time_t deadline;                        /* of the negotiation, CLOCK_MONOTONIC; 0: it is over */
-    size_t in_at, in_size, out_size;
-    uint8_t *large; /* DP_NBD_REQUEST_MAX, when it is needed first */
+    size_t in_at, in_size, out_size, ahead; /* ahead: up to here in `in`, what is to be read was told to the host */
+    uint8_t *large;                         /* DP_NBD_REQUEST_MAX, when it is needed first */
     uint8_t in[BUFFER], out[BUFFER];
 };
 
@@ -170,6 +171,7 @@ static bool fill(struct client *c)
         return false;
     memmove(c->in, c->in + c->in_at, c->in_size - c->in_at);
     c->in_size -= c->in_at;
+    c->ahead -= DP_MIN(c->ahead, c->in_at);
     c->in_at = 0;
     for (;;) {
         ssize_t n = c->tls ? read_tls(c, c->in + c->in_size, BUFFER - c->in_size) : 0;
@@ -490,9 +492,61 @@ static uint8_t *large(struct client *c)
     return c->large;
 }
 
-static bool read_(struct client *c, const struct request *r)
+static void parse(const uint8_t *in, struct request *r)
+{
+    *r = (struct request){.flags = be16(in + 4), .type = be16(in + 6), .offset = be64(in + 16), .length = be32(in + 24)};
+    memcpy(r->cookie, in + 8, 8);
+}
+
+/* Lock held: what the next requests will read, as far as they are here, begins to come from the host's disk. */
+static void look_ahead(struct client *c)
+{
+    struct request r;
+    int fd;
+    c->ahead = DP_MAX(c->ahead, c->in_at);
+    for (size_t next; c->in_size - c->ahead >= REQUEST_SIZE && be32(c->in + c->ahead) == REQUEST_MAGIC; c->ahead = next) {
+        parse(c->in + c->ahead, &r);
+        next = c->ahead + REQUEST_SIZE;
+        if (r.type == CMD_WRITE && r.length > c->in_size - next)
+            return;
+        next += r.type == CMD_WRITE ? r.length : 0;
+        if (r.type == CMD_READ && r.length <= DP_NBD_REQUEST_MAX && dp_image_place(c->s->image, &r.offset, r.length, &fd))
+            posix_fadvise(fd, (off_t)r.offset, r.length, POSIX_FADV_WILLNEED);
+    }
+}
+
+/* All of it before the answer begins: an error could not be told afterwards. What is in the host's page cache is read under the lock; what
+ * is not is waited for without it, so that the disk has several requests at once, and counts if nothing was freed meanwhile. */
+static int read_disk(struct client *c, const struct request *r, uint8_t *data)
 {
     struct dp_nbd_server *s = c->s;
+    struct iovec v = {data, r->length};
+    uint64_t at = r->offset;
+    int fd = -1;
+    pthread_mutex_lock(&s->lock);
+    bool placed = dp_image_place(s->image, &at, r->length, &fd);
+    ssize_t got = placed ? preadv2(fd, &v, 1, (off_t)at, RWF_NOWAIT) : -1;
+    if (got == (ssize_t)r->length) {
+        pthread_mutex_unlock(&s->lock);
+        return 0;
+    }
+    if (placed && (got > 0 || (got < 0 && errno == EAGAIN))) {
+        uint64_t freed = s->freed;
+        look_ahead(c);
+        pthread_mutex_unlock(&s->lock);
+        got = pread(fd, data, r->length, (off_t)at);
+        pthread_mutex_lock(&s->lock);
+        placed = got == (ssize_t)r->length && freed == s->freed;
+    } else {
+        placed = false;
+    }
+    int rc = placed ? 0 : dp_image_pread(s->image, data, r->length, r->offset);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+static bool read_(struct client *c, const struct request *r)
+{
     uint32_t head = c->structured ? CHUNK_SIZE + 8 : 16;
     bool small = r->length <= SMALL;
     uint8_t *p = reply_room(c, head + (small ? r->length : 0)), *data = small ? p + head : large(c);
@@ -500,10 +554,7 @@ static bool read_(struct client *c, const struct request *r)
         return false;
     if (!data)
         return c->out_size -= head, answer(c, r, -ENOMEM);
-    /* All of it under the lock, before the answer begins: afterwards its place may be another's, and an error could not be told. */
-    pthread_mutex_lock(&s->lock);
-    int rc = dp_image_pread(s->image, data, r->length, r->offset);
-    pthread_mutex_unlock(&s->lock);
+    int rc = read_disk(c, r, data);
     if (rc) {
         c->out_size -= head + (small ? r->length : 0);
         return answer(c, r, rc);
@@ -519,9 +570,14 @@ static bool read_(struct client *c, const struct request *r)
     return small || (flush_out(c) && send_all(c, data, r->length));
 }
 
-static int flush_if(struct dp_nbd_server *s, const struct request *r, int rc)
+/* Lock held at the beginning, not at the end: a flush that is the file's alone is waited for without it. */
+static int end_change(struct dp_nbd_server *s, bool flush, int rc)
 {
-    return rc || !(r->flags & CMD_FUA) ? rc : dp_image_flush(s->image);
+    int fd = flush && !rc ? dp_image_flushed_by(s->image) : -1;
+    if (flush && !rc && fd < 0)
+        rc = dp_image_flush(s->image);
+    pthread_mutex_unlock(&s->lock);
+    return fd >= 0 && fdatasync(fd) ? -errno : rc;
 }
 
 static bool write_(struct client *c, const struct request *r, int rc)
@@ -538,8 +594,7 @@ static bool write_(struct client *c, const struct request *r, int rc)
     }
     if (!rc) {
         pthread_mutex_lock(&s->lock);
-        rc = flush_if(s, r, dp_image_pwrite(s->image, data, r->length, r->offset));
-        pthread_mutex_unlock(&s->lock);
+        rc = end_change(s, r->flags & CMD_FUA, dp_image_pwrite(s->image, data, r->length, r->offset));
     }
     return answer(c, r, rc);
 }
@@ -549,9 +604,9 @@ static bool change(struct client *c, const struct request *r)
     struct dp_nbd_server *s = c->s;
     unsigned flags = r->type == CMD_TRIM ? DP_ZERO_UNMAP | DP_ZERO_DISCARD : r->flags & CMD_NO_HOLE ? 0 : DP_ZERO_UNMAP;
     pthread_mutex_lock(&s->lock);
-    int rc = r->type == CMD_FLUSH ? dp_image_flush(s->image) : flush_if(s, r, dp_image_zero(s->image, r->offset, r->length, flags));
-    pthread_mutex_unlock(&s->lock);
-    return answer(c, r, rc);
+    bool flush = r->type == CMD_FLUSH || r->flags & CMD_FUA;
+    s->freed += r->type != CMD_FLUSH;
+    return answer(c, r, end_change(s, flush, r->type == CMD_FLUSH ? 0 : dp_image_zero(s->image, r->offset, r->length, flags)));
 }
 
 static uint32_t state_of(const struct dp_extent *x)
@@ -616,8 +671,7 @@ static bool request(struct client *c)
     struct request r;
     if (!in || be32(in) != REQUEST_MAGIC)
         return false;
-    r = (struct request){.flags = be16(in + 4), .type = be16(in + 6), .offset = be64(in + 16), .length = be32(in + 24)};
-    memcpy(r.cookie, in + 8, 8);
+    parse(in, &r);
     int rc = check(c, &r);
     if (r.type == CMD_DISCONNECT)
         return false;
@@ -650,7 +704,7 @@ void dp_nbd_serve(struct dp_nbd_server *s, int fd)
         c->fd = fd;
         c->tls = NULL;
         c->no_zeroes = c->structured = c->allocation = false;
-        c->in_at = c->in_size = c->out_size = 0;
+        c->in_at = c->in_size = c->out_size = c->ahead = 0;
         c->large = NULL;
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);

@@ -73,8 +73,9 @@ static int carry_out(struct worker *w, struct dp_block_request *r)
         break;
     }
     if (changes && w->job && w->job->after) {
-        w->job->after(w->job->opaque, r->offset, size); /* what failed may be half done */
-        w->step_at = 0;
+        w->job->after(w->job->opaque, &w->image, r->offset, size); /* what failed may be half done */
+        if (w->step_at == UINT64_MAX)
+            w->step_at = 0;
     }
     return rc;
 }

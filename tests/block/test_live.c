@@ -2,6 +2,8 @@
  * memory, failing targets, and what is left when the disk is closed in between. Images are verified by qemu-img where it is there.
  * Argument: so many sequences.
  */
+#include <time.h>
+
 #include "block/live.h"
 #include "tests/block/qcow2_rig.h"
 
@@ -98,6 +100,8 @@ static void see_through(struct disk *d)
             continue;
         }
         some_ops(d, 3);
+        if (n > PATIENCE / 10) /* a job with a rate takes its time, whatever is written */
+            usleep(1000);
     }
     bool same = true; /* of the target and the disk as it is */
     if (s.state == DP_JOB_READY) {
@@ -354,6 +358,64 @@ static void closed_meanwhile(void **state)
     }
 }
 
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void write_all(struct disk *d)
+{
+    fill(&d->r->random, d->model, d->size);
+    assert_int_equal(request(d->b, DP_BLOCK_WRITE, false, 0, d->model, d->size), 0);
+}
+
+/* A rate is kept while the guest writes all the time, and the job ends all the same. Without it the job takes some hundredths of a second.
+ */
+static void keeps_rate(void **state)
+{
+    enum { RATE = 8 << 20, PATIENCE_SECONDS = 120 };
+    struct rig *r = *state;
+    for (unsigned kind = 0; kind < 4; kind++) {
+        struct disk d = {.r = r, .model = calloc(2, SIZE), .then = calloc(2, SIZE), .size = SIZE};
+        struct dp_error e = {0};
+        struct dp_job_status s;
+        char name[64];
+        must(r, "rm -f *; truncate -s 6M disk");
+        d.b = open_raw(r, "disk", false);
+        write_all(&d);
+        struct dp_live_snapshot snapshot = {d.b, new_name(&d, name, "layer")};
+        assert_ok(dp_block_snapshot(&snapshot, 1, &e), e);
+        if (kind == DP_JOB_COMMIT)
+            write_all(&d);
+        memcpy(d.then, d.model, d.size);
+        struct dp_job_options o = {
+            .kind = (enum dp_job_kind)kind, .rate = RATE, .target = kind < 2 ? NULL : in(r, "copy"), .format = kind < 2 ? NULL : "qcow2"};
+        double from = seconds();
+        assert_ok(dp_block_job_start(d.b, &o, &e), e);
+        do {
+            some_ops(&d, 3);
+            assert_true(dp_block_job_status(d.b, &s) && seconds() - from < PATIENCE_SECONDS);
+        } while (s.state == DP_JOB_RUNNING);
+        double took = seconds() - from;
+        bool by_steps =
+            kind == DP_JOB_COMMIT || kind == DP_JOB_MIRROR; /* what the guest writes need not be streamed, or is backed up before */
+        if (by_steps && took < 0.4 * SIZE / RATE)
+            fail_msg("%s took only %.3f s", dp_job_kind_name[kind], took);
+        assert_int_equal(s.state, kind == DP_JOB_MIRROR ? DP_JOB_READY : DP_JOB_DONE);
+        some_ops(&d, 30);
+        if (kind == DP_JOB_MIRROR)
+            assert_ok(dp_block_job_cancel(d.b, &e), e);
+        if (kind == DP_JOB_MIRROR || kind == DP_JOB_BACKUP)
+            image_is(&d, in(r, "copy"), "qcow2", kind == DP_JOB_MIRROR ? d.model : d.then, d.size);
+        dp_block_close(d.b);
+        image_is(&d, in(r, kind == DP_JOB_COMMIT ? "disk" : name), kind == DP_JOB_COMMIT ? "raw" : "qcow2", d.model, d.size);
+        free(d.model);
+        free(d.then);
+    }
+}
+
 int main(int argc, char **argv)
 {
     seeds = argc > 1 ? (unsigned)atoi(argv[1]) : seeds;
@@ -363,6 +425,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(failing_target, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(refused, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(closed_meanwhile, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(keeps_rate, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
