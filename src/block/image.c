@@ -23,6 +23,9 @@ static const struct dp_image_format *const formats[] = {
 #ifdef DP_HAVE_ISCSI
     &dp_image_iscsi,
 #endif
+#ifdef DP_HAVE_RBD
+    &dp_image_rbd,
+#endif
 };
 
 /* Protocols that need a library, which this doppel may have been built without. */
@@ -30,7 +33,8 @@ static const struct {
     const char *scheme, *library;
 } optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"},
                 {"nbd", "libnbd (Debian: libnbd-dev)"},
-                {"iscsi", "libiscsi (Debian: libiscsi-dev)"}};
+                {"iscsi", "libiscsi (Debian: libiscsi-dev)"},
+                {"rbd", "librbd (Debian: librbd-dev)"}};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 

@@ -30,6 +30,6 @@ int dp_image_open_below(struct dp_image *i, const struct dp_image_options *o, st
 
 extern const struct dp_image_format dp_image_file, dp_image_ova, dp_image_raw, dp_image_qcow2, dp_image_luks, dp_image_vdi, dp_image_vpc,
     dp_image_vmdk, dp_image_vhdx, dp_image_mirror;
-extern const struct dp_image_format dp_image_http, dp_image_nbd, dp_image_iscsi; /* if this doppel was built with what it needs */
+extern const struct dp_image_format dp_image_http, dp_image_nbd, dp_image_iscsi, dp_image_rbd; /* if this doppel was built with what it needs */
 
 #endif

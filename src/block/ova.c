@@ -15,8 +15,8 @@
 
 #include "block/image_internal.h"
 
-enum { BLOCK = 512, NAME = 0, NAME_SIZE = 100, SIZE = 124, SIZE_SIZE = 12, CHECKSUM = 148, TYPE = 156, MAGIC = 257, PREFIX = 345, PREFIX_SIZE = 155 };
-enum { MEMBERS_MAX = 4096, EXTENDED_MAX = 64 << 10, LIST_MAX = 300 };
+enum { BLOCK = 512, NAME = 0, SIZE = 124, CHECKSUM = 148, TYPE = 156, MAGIC = 257, PREFIX = 345 };
+enum { NAME_SIZE = 100, SIZE_SIZE = 12, PREFIX_SIZE = 155, MEMBERS_MAX = 4096, EXTENDED_MAX = 64 << 10, LIST_MAX = 300 };
 
 struct ova {
     struct dp_image image;
@@ -114,7 +114,9 @@ static bool take_records(struct member *next, bool *has_name, bool *has_size, co
     while (n) {
         uint64_t length;
         const uint8_t *space = memchr(p, ' ', DP_MIN(n, (size_t)8));
-        if (!space || !number(p, (size_t)(space - p), 10, &length) || length > n || length < (uint64_t)(space - p) + 2 || p[length - 1] != '\n')
+        if (!space || !number(p, (size_t)(space - p), 10, &length) || length > n || length < (uint64_t)(space - p) + 2)
+            return false;
+        if (p[length - 1] != '\n')
             return false;
         const uint8_t *key = space + 1, *end = p + length - 1, *equal = memchr(key, '=', (size_t)(end - key));
         if (!equal)

@@ -282,6 +282,9 @@ def iscsi(d):
 
 
 with tempfile.TemporaryDirectory(prefix="doppel-hostile-") as folder:
+    with open(folder + "/known", "w") as f:  # 24 bytes for each connection that fails are libiscsi 1.19's own
+        f.write("leak:libiscsi\n")
+    os.environ["LSAN_OPTIONS"] = "print_suppressions=0:suppressions=" + folder + "/known"
     random.seed(5)
     with open(folder + "/source", "wb") as f:
         f.write(random.randbytes(SIZE - (1 << 20)) + bytes(1 << 20))
