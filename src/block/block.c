@@ -234,21 +234,24 @@ static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error 
     return b->engine->open(b, e);
 }
 
-/* The format is never guessed, but who forgot to say it should hear why the guest finds no system. */
-static void suspect(const struct dp_block *b)
+void dp_block_suspect(const struct dp_block *b, const uint8_t head[DP_IMAGE_HEAD], const uint8_t tail[512])
 {
-    uint8_t head[DP_IMAGE_HEAD] = {0}, tail[512] = {0};
     const struct dp_image_format *f;
-    if (!b->trace || pread(b->fd, head, sizeof head, 0) < 0 ||
-        (b->size > sizeof tail && pread(b->fd, tail, sizeof tail, (off_t)(b->size - sizeof tail)) < 0))
-        return;
-    for (unsigned i = 0; (f = dp_image_format(i)); i++)
+    for (unsigned i = 0; b->trace && (f = dp_image_format(i)); i++)
         if (f->probe && f->probe(head, tail, b->size)) {
             dp_trace_emit(b->trace, DP_TRACE_BLOCK,
                           "disk %s looks like a %s image and is used as raw; if it is one, add ,format=%s (else ,format=raw)", b->path,
                           f->name, f->name);
             return;
         }
+}
+
+static void suspect(const struct dp_block *b)
+{
+    uint8_t head[DP_IMAGE_HEAD] = {0}, tail[512] = {0};
+    if (b->trace && pread(b->fd, head, sizeof head, 0) >= 0 &&
+        (b->size <= sizeof tail || pread(b->fd, tail, sizeof tail, (off_t)(b->size - sizeof tail)) >= 0))
+        dp_block_suspect(b, head, tail);
 }
 
 static int open_raw(struct dp_block *b, const struct dp_block_options *o, struct dp_error *e)

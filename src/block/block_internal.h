@@ -103,6 +103,9 @@ int dp_block_use_worker(struct dp_block *b, struct dp_error *e) DP_MUST_CHECK;
 void dp_live_stop(struct dp_block *b);
 void dp_live_fini(struct dp_block *b);
 
+/* The format is never guessed, but who forgot to say it should hear why the guest finds no system: the first and last bytes of a raw disk. */
+void dp_block_suspect(const struct dp_block *b, const uint8_t head[4096], const uint8_t tail[512]);
+
 /* raw.c */
 #define DP_BLOCK_BOUNCE (128u << 10) /* bytes of a bounce buffer, at most */
 /* Has the file go around the page cache, as b->cache says. */

@@ -269,7 +269,7 @@ def iscsi(d):
             ("wants data that nobody has", poke(0x25, 0, b"\x31")),
         ):
             judge(d, uri, proxy, edit, "iscsi, %s" % what, "read", "tag" in what)
-        # (Of 2 GiB it costs libiscsi 1.19 minutes, in a list of units whose end it looks for each time: nothing here can stop it.)
+        # (Of 2 GiB it kept libiscsi 1.19 busy for longer than this test waits, 100 s: nothing here can stop it. Not looked into further.)
         for what, edit in (("R2T beyond", poke(0x31, 40, b"\x7f\x00\x00\x00")), ("R2T of more", poke(0x31, 44, b"\x00\x40\x00\x00")), ("R2T of nothing", poke(0x31, 44, bytes(4))),
                            ("a response with sense", iscsi_units(lambda op, h, b: (h[:3] + b"\x02" + h[4:5] + b"\x00\x00\x03" + h[8:], bytearray(b"\xff\xff\x72\x00")) if op == 0x21 else (h, b)))):
             judge(d, uri, proxy, edit, "iscsi, %s" % what, "write", False)
