@@ -145,18 +145,22 @@ static bool adapt(struct dp_block *b, struct dp_block_request *r)
     return !r->size || (r->op == DP_BLOCK_DISCARD && b->discard_ignored);
 }
 
+/* Who holds says so first and then looks at in_flight, where this request counts already: so one that finds nobody holding may go on, and keeps
+ * the engine what it is. */
 static void to_engine(void *opaque, struct dp_block_request *r)
 {
     struct dp_block *b = opaque;
-    pthread_mutex_lock(&b->lock);
-    bool held = b->holding;
+    bool held = atomic_load(&b->holding);
     if (held) {
-        r->next = NULL;
-        *b->held_tail = r;
-        b->held_tail = &r->next;
-        b->held_count++;
+        pthread_mutex_lock(&b->lock);
+        if ((held = atomic_load(&b->holding))) {
+            r->next = NULL;
+            *b->held_tail = r;
+            b->held_tail = &r->next;
+            b->held_count++;
+        }
+        pthread_mutex_unlock(&b->lock);
     }
-    pthread_mutex_unlock(&b->lock);
     if (!held)
         b->engine->submit(b, r);
 }
@@ -165,9 +169,7 @@ static void to_engine(void *opaque, struct dp_block_request *r)
 
 void dp_block_hold(struct dp_block *b)
 {
-    pthread_mutex_lock(&b->lock);
-    b->holding = true;
-    pthread_mutex_unlock(&b->lock);
+    atomic_store(&b->holding, true);
     for (;;) {
         if (b->throttle)
             dp_throttle_release(b->throttle);
@@ -188,7 +190,7 @@ void dp_block_go_on(struct dp_block *b)
     b->held = NULL;
     b->held_tail = &b->held;
     b->held_count = 0;
-    b->holding = false;
+    atomic_store(&b->holding, false);
     pthread_mutex_unlock(&b->lock);
     for (struct dp_block_request *next; r; r = next) {
         next = r->next;

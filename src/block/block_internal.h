@@ -78,7 +78,7 @@ struct dp_block {
     atomic_bool told_full, told_error;
     pthread_mutex_t lock;           /* the finished list */
     struct dp_block_request *finished, **finished_tail;
-    bool holding;                   /* under lock: requests wait in `held`, while the engine is changed */
+    atomic_bool holding;            /* it ends under the lock: requests wait in `held`, while the engine is changed */
     struct dp_block_request *held, **held_tail;
     unsigned held_count;
     void (*resized)(void *opaque, struct dp_block *b); /* the device's; may be NULL */
