@@ -636,6 +636,11 @@ static struct json_object *port_json(const struct port *p)
         if (s.drop[i])
             json_object_object_add(drops, dp_switch_drop_name(i), json_object_new_uint64(s.drop[i]));
     json_object_object_add(o, "drops", drops);
+    if (p->datagram) {
+        struct dp_net_datagram_stats d;
+        dp_net_datagram_stats(p->datagram, &d);
+        json_object_object_add(o, "malformed", json_object_new_uint64(d.dropped));
+    }
     if (p->nat)
         json_object_object_add(o, "nat", nat_json(p));
     if (p->tunnel)
