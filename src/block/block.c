@@ -355,7 +355,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     pthread_mutex_init(&b->lock, NULL);
 
     int rc = 0;
-    bool is_file = !strstr(o->path, "://"); /* an address is for the image layer */
+    bool is_file = dp_image_is_file(o->path); /* else it is for the image layer */
     struct dp_image_options image = {.name = o->path, .format = o->format, .readonly = o->readonly, .backing_anywhere = o->backing_anywhere,
                                      .secret = o->secret,
                                      .copy = o->copy,
