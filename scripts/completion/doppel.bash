@@ -17,7 +17,7 @@ _doppel()
         --all-flags --single --once --quiet --help'
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network doctor lockstep help --help --version' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network nic doctor lockstep help --help --version' -- "$word")
         return
     fi
     case $verb in
@@ -61,7 +61,7 @@ _doppel()
     control)
         case $COMP_CWORD in
         2) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running)" -- "$word") ;;
-        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove balloon powerdown quit' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W 'help query-status stats screenshot type key media insert eject disks disk-snapshot disk-snapshot-inside disk-job disk-complete disk-cancel disk-resize disk-bitmap-remove disk-attach disk-detach nics nic-add nic-remove balloon powerdown quit' -- "$word") ;;
         esac ;;
     screenshot | type | key)
         case $COMP_CWORD in
@@ -156,14 +156,17 @@ _doppel()
         esac ;;
     disk)
         case $COMP_CWORD in
-        2) mapfile -t COMPREPLY < <(compgen -W 'ls snapshot commit stream mirror backup complete cancel resize forget --help' -- "$word") ;;
+        2) mapfile -t COMPREPLY < <(compgen -W 'ls snapshot commit stream mirror backup complete cancel resize forget attach detach --help' -- "$word") ;;
         3) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running) --help" -- "$word") ;;
-        4) mapfile -t COMPREPLY < <(compgen -W "$(doppel disk ls "${COMP_WORDS[3]}" 2>/dev/null | awk '/^disk/ { print $1 }')" -- "$word") ;;
+        4) [ "${COMP_WORDS[2]}" = attach ] && compopt -o filenames && mapfile -t COMPREPLY < <(compgen -f -- "$word") && return
+            mapfile -t COMPREPLY < <(compgen -W "$(doppel disk ls "${COMP_WORDS[3]}" 2>/dev/null | awk '/^disk/ { print $1 }')" -- "$word") ;;
         *)
             case ${COMP_WORDS[2]} in
             snapshot) mapfile -t COMPREPLY < <(compgen -W '--to --and --inside --help' -- "$word"; compgen -f -- "$word") ;;
             commit | stream) mapfile -t COMPREPLY < <(compgen -W '--rate --detach --quiet --progress --help' -- "$word") ;;
             mirror) mapfile -t COMPREPLY < <(compgen -W '--to --format --reuse --pivot --rate --detach --quiet --progress --help' -- "$word"; compgen -f -- "$word") ;;
+            attach) mapfile -t COMPREPLY < <(compgen -W '--format --ro --serial --id --help' -- "$word") ;;
+            detach) mapfile -t COMPREPLY < <(compgen -W '--timeout --force --help' -- "$word") ;;
             backup) mapfile -t COMPREPLY < <(compgen -W '--to --format --reuse --bitmap --backing --rate --detach --quiet --progress --help' -- "$word"; compgen -f -- "$word") ;;
             esac ;;
         esac ;;
@@ -177,6 +180,17 @@ _doppel()
             *) mapfile -t COMPREPLY < <(compgen -W "$(doppel network ls 2>/dev/null | awk 'NR > 1 { print $1 }') --json --write --snap --limit --timeout --help" -- "$word") ;;
             esac
         fi ;;
+    nic)
+        case $COMP_CWORD in
+        2) mapfile -t COMPREPLY < <(compgen -W 'ls add rm --help' -- "$word") ;;
+        3) mapfile -t COMPREPLY < <(compgen -W "$(_doppel_running) --help" -- "$word") ;;
+        *)
+            case ${COMP_WORDS[2]} in
+            ls) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
+            add) mapfile -t COMPREPLY < <(compgen -W 'user network= switch= tap= macvtap= packet= udp= --id --json --help' -- "$word") ;;
+            rm) mapfile -t COMPREPLY < <(compgen -W "$(doppel nic ls "${COMP_WORDS[3]}" 2>/dev/null | awk 'NR > 1 { print $1 }') --timeout --force --help" -- "$word") ;;
+            esac ;;
+        esac ;;
     up | down)
         case $last in
         --file | -f)
@@ -193,7 +207,7 @@ _doppel()
             mapfile -t COMPREPLY < <(compgen -W '--file --json --help' -- "$word"; compgen -f -- "$word")
         fi ;;
     list | doctor) mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$word") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network doctor lockstep' -- "$word") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run up down config list stats control screenshot type key media image volume disk balloon network nic doctor lockstep' -- "$word") ;;
     esac
 }
 complete -F _doppel doppel

@@ -145,18 +145,22 @@ static bool adapt(struct dp_block *b, struct dp_block_request *r)
     return !r->size || (r->op == DP_BLOCK_DISCARD && b->discard_ignored);
 }
 
+/* Who holds says so first and then looks at in_flight, where this request counts already: so one that finds nobody holding may go on, and keeps
+ * the engine what it is. */
 static void to_engine(void *opaque, struct dp_block_request *r)
 {
     struct dp_block *b = opaque;
-    pthread_mutex_lock(&b->lock);
-    bool held = b->holding;
+    bool held = atomic_load(&b->holding);
     if (held) {
-        r->next = NULL;
-        *b->held_tail = r;
-        b->held_tail = &r->next;
-        b->held_count++;
+        pthread_mutex_lock(&b->lock);
+        if ((held = atomic_load(&b->holding))) {
+            r->next = NULL;
+            *b->held_tail = r;
+            b->held_tail = &r->next;
+            b->held_count++;
+        }
+        pthread_mutex_unlock(&b->lock);
     }
-    pthread_mutex_unlock(&b->lock);
     if (!held)
         b->engine->submit(b, r);
 }
@@ -165,9 +169,7 @@ static void to_engine(void *opaque, struct dp_block_request *r)
 
 void dp_block_hold(struct dp_block *b)
 {
-    pthread_mutex_lock(&b->lock);
-    b->holding = true;
-    pthread_mutex_unlock(&b->lock);
+    atomic_store(&b->holding, true);
     for (;;) {
         if (b->throttle)
             dp_throttle_release(b->throttle);
@@ -188,7 +190,7 @@ void dp_block_go_on(struct dp_block *b)
     b->held = NULL;
     b->held_tail = &b->held;
     b->held_count = 0;
-    b->holding = false;
+    atomic_store(&b->holding, false);
     pthread_mutex_unlock(&b->lock);
     for (struct dp_block_request *next; r; r = next) {
         next = r->next;
@@ -232,21 +234,24 @@ static int open_engine(struct dp_block *b, enum dp_block_io io, struct dp_error 
     return b->engine->open(b, e);
 }
 
-/* The format is never guessed, but who forgot to say it should hear why the guest finds no system. */
-static void suspect(const struct dp_block *b)
+void dp_block_suspect(const struct dp_block *b, const uint8_t head[DP_IMAGE_HEAD], const uint8_t tail[512])
 {
-    uint8_t head[DP_IMAGE_HEAD] = {0}, tail[512] = {0};
     const struct dp_image_format *f;
-    if (!b->trace || pread(b->fd, head, sizeof head, 0) < 0 ||
-        (b->size > sizeof tail && pread(b->fd, tail, sizeof tail, (off_t)(b->size - sizeof tail)) < 0))
-        return;
-    for (unsigned i = 0; (f = dp_image_format(i)); i++)
+    for (unsigned i = 0; b->trace && (f = dp_image_format(i)); i++)
         if (f->probe && f->probe(head, tail, b->size)) {
             dp_trace_emit(b->trace, DP_TRACE_BLOCK,
                           "disk %s looks like a %s image and is used as raw; if it is one, add ,format=%s (else ,format=raw)", b->path,
                           f->name, f->name);
             return;
         }
+}
+
+static void suspect(const struct dp_block *b)
+{
+    uint8_t head[DP_IMAGE_HEAD] = {0}, tail[512] = {0};
+    if (b->trace && pread(b->fd, head, sizeof head, 0) >= 0 &&
+        (b->size <= sizeof tail || pread(b->fd, tail, sizeof tail, (off_t)(b->size - sizeof tail)) >= 0))
+        dp_block_suspect(b, head, tail);
 }
 
 static int open_raw(struct dp_block *b, const struct dp_block_options *o, struct dp_error *e)
@@ -353,7 +358,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     pthread_mutex_init(&b->lock, NULL);
 
     int rc = 0;
-    bool is_file = !strstr(o->path, "://"); /* an address is for the image layer */
+    bool is_file = dp_image_is_file(o->path); /* else it is for the image layer */
     struct dp_image_options image = {.name = o->path, .format = o->format, .readonly = o->readonly, .backing_anywhere = o->backing_anywhere,
                                      .secret = o->secret,
                                      .copy = o->copy,

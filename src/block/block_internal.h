@@ -78,7 +78,7 @@ struct dp_block {
     atomic_bool told_full, told_error;
     pthread_mutex_t lock;           /* the finished list */
     struct dp_block_request *finished, **finished_tail;
-    bool holding;                   /* under lock: requests wait in `held`, while the engine is changed */
+    atomic_bool holding;            /* it ends under the lock: requests wait in `held`, while the engine is changed */
     struct dp_block_request *held, **held_tail;
     unsigned held_count;
     void (*resized)(void *opaque, struct dp_block *b); /* the device's; may be NULL */
@@ -102,6 +102,9 @@ int dp_block_use_worker(struct dp_block *b, struct dp_error *e) DP_MUST_CHECK;
 /* live.c: no job is left, whatever came of it; the engine is closed next. */
 void dp_live_stop(struct dp_block *b);
 void dp_live_fini(struct dp_block *b);
+
+/* The format is never guessed, but who forgot to say it should hear why the guest finds no system: the first and last bytes of a raw disk. */
+void dp_block_suspect(const struct dp_block *b, const uint8_t head[4096], const uint8_t tail[512]);
 
 /* raw.c */
 #define DP_BLOCK_BOUNCE (128u << 10) /* bytes of a bounce buffer, at most */

@@ -292,7 +292,8 @@ static int explain(struct dp_http *h, CURLcode code)
                                                                                         : -EIO;
     h->again = code != CURLE_PEER_FAILED_VERIFICATION && code != CURLE_SSL_CACERT_BADFILE && code != CURLE_TOO_MANY_REDIRECTS &&
                code != CURLE_UNSUPPORTED_PROTOCOL && code != CURLE_URL_MALFORMAT && code != CURLE_OUT_OF_MEMORY;
-    return dp_error_set(&h->why, rc, "disk %s: %s", h->url, h->message[0] ? h->message : curl_easy_strerror(code));
+    return dp_error_set(&h->why, rc, "disk %s: %s%s", h->url, h->message[0] ? h->message : curl_easy_strerror(code),
+                        code == CURLE_PEER_FAILED_VERIFICATION ? "; SSL_CERT_FILE may name a file of other authorities to believe" : "");
 }
 
 /* One transfer of what is missing. 0: something came (perhaps not all). */

@@ -8,10 +8,12 @@
 
 #include "block/file.h"
 #include "block/image_internal.h"
+#include "block/ova.h"
 
 static const struct dp_image_format *const formats[] = {
     &dp_image_raw,   &dp_image_qcow2, &dp_image_luks,   &dp_image_vdi,  &dp_image_vpc,
     &dp_image_vmdk,  &dp_image_vhdx,  &dp_image_mirror, &dp_image_file,
+    &dp_image_ova,
 #ifdef DP_HAVE_CURL
     &dp_image_http,
 #endif
@@ -21,6 +23,9 @@ static const struct dp_image_format *const formats[] = {
 #ifdef DP_HAVE_ISCSI
     &dp_image_iscsi,
 #endif
+#ifdef DP_HAVE_RBD
+    &dp_image_rbd,
+#endif
 };
 
 /* Protocols that need a library, which this doppel may have been built without. */
@@ -28,7 +33,8 @@ static const struct {
     const char *scheme, *library;
 } optional[] = {{"http", "libcurl (Debian: libcurl4-openssl-dev)"},
                 {"nbd", "libnbd (Debian: libnbd-dev)"},
-                {"iscsi", "libiscsi (Debian: libiscsi-dev)"}};
+                {"iscsi", "libiscsi (Debian: libiscsi-dev)"},
+                {"rbd", "librbd (Debian: librbd-dev)"}};
 
 const struct dp_image_format *dp_image_format(unsigned n) { return n < DP_ARRAY_LEN(formats) ? formats[n] : NULL; }
 
@@ -112,7 +118,7 @@ static const struct dp_image_format *protocol_of(const char *name, struct dp_err
 {
     size_t n = scheme_length(name);
     if (!n)
-        return &dp_image_file;
+        return dp_ova_file_length(name) ? &dp_image_ova : &dp_image_file;
     for (unsigned i = 0; i < DP_ARRAY_LEN(formats); i++)
         if (formats[i]->scheme && formats[i] != &dp_image_file && is_scheme(name, n, formats[i]->scheme))
             return formats[i];
@@ -124,6 +130,8 @@ static const struct dp_image_format *protocol_of(const char *name, struct dp_err
     dp_error_set(e, -EINVAL, "disk %s: no disk can be reached by '%.*s' here", name, (int)n, name);
     return NULL;
 }
+
+bool dp_image_is_file(const char *name) { return protocol_of(name, NULL) == &dp_image_file; }
 
 int dp_image_chain_add(struct dp_image *i, struct dp_error *e)
 {
@@ -168,6 +176,14 @@ static int open_one(const struct dp_image_format *f, const struct dp_image_optio
     return rc;
 }
 
+int dp_image_open_below(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
+{
+    const struct dp_image_format *protocol = scheme_length(o->name) ? protocol_of(o->name, e) : &dp_image_file;
+    if (protocol == &dp_image_ova)
+        return dp_error_set(e, -EINVAL, "disk %s: an OVA in an OVA cannot be opened", i->name);
+    return protocol ? open_one(protocol, o, i->chain, &i->file, e) : -ENOTSUP;
+}
+
 static const struct dp_image_format *driver_of(const char *name, const char *format, struct dp_error *e)
 {
     if (!format)
@@ -197,6 +213,20 @@ int dp_image_read_secret(const char *file, char secret[DP_IMAGE_SECRET_MAX], str
     return dp_error_set(e, -EINVAL, "the file of a passphrase, %s, has no first line of 1 to %d bytes", file, DP_IMAGE_SECRET_MAX - 2);
 }
 
+/* realpath; of a member of an OVA: of that file, with the member's name behind it. */
+static char *real_name(const char *name)
+{
+    size_t n = dp_ova_file_length(name);
+    if (!n || name[n] != '/')
+        return realpath(name, NULL);
+    char *file = strndup(name, n), *real = file ? realpath(file, NULL) : NULL, *whole = NULL;
+    if (real && asprintf(&whole, "%s%s", real, name + n) < 0)
+        whole = NULL;
+    free(real);
+    free(file);
+    return whole;
+}
+
 int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struct dp_error *e)
 {
     const struct dp_image_format *f = driver_of(o->name, o->format, e);
@@ -205,7 +235,7 @@ int dp_image_open(const struct dp_image_options *o, struct dp_image **out, struc
     if (!f->write && !o->readonly)
         return dp_error_set(e, -EROFS, "disk %s: %s images can only be read: add ,ro, or convert it to qcow2", o->name, f->name);
     struct dp_image_chain chain = {.anywhere = o->backing_anywhere};
-    char *real = scheme_length(o->name) ? NULL : realpath(o->name, NULL); /* NULL: a descriptor of something without a name */
+    char *real = scheme_length(o->name) ? NULL : real_name(o->name); /* NULL: a descriptor of something without a name */
     chain.folder = real ? dirname(real) : NULL;
     int rc = open_one(f, o, &chain, out, e);
     if (!rc && o->copy && !chain.copied) {
@@ -251,7 +281,7 @@ static int find_named(struct dp_image *i, const char *name, const char *what, ch
     int rc = 0;
     if (!joined)
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
-    else if (!(*real = realpath(joined, NULL)))
+    else if (!(*real = real_name(joined)))
         rc = dp_error_set(e, -errno, "disk %s: its %s cannot be found: %s; is it where `doppel image info` says?", i->name, what,
                           strerror(errno));
     else if (!c->anywhere && !(c->folder && is_below(*real, c->folder)))

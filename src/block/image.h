@@ -56,6 +56,7 @@ struct dp_image_options {
     struct dp_trace *trace; /* may be NULL; outlives the image */
 };
 
+bool dp_image_is_file(const char *name); /* a file or device of this host, not an address, nor a member of an OVA */
 /* The first line of a file: a passphrase, which its user wipes. */
 enum { DP_IMAGE_SECRET_MAX = 512 };
 int dp_image_read_secret(const char *file, char secret[DP_IMAGE_SECRET_MAX], struct dp_error *e) DP_MUST_CHECK;

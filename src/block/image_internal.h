@@ -25,8 +25,11 @@ int dp_image_chain_add(struct dp_image *i, struct dp_error *e) DP_MUST_CHECK;
 int dp_image_open_part(struct dp_image *i, const char *name, const struct dp_image_format *f, const struct dp_image_options *o,
                        struct dp_image **out, struct dp_error *e) DP_MUST_CHECK;
 
-extern const struct dp_image_format dp_image_file, dp_image_raw, dp_image_qcow2, dp_image_luks, dp_image_vdi, dp_image_vpc,
+/* For a protocol over another: o->name, by its protocol, becomes i->file. */
+int dp_image_open_below(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e) DP_MUST_CHECK;
+
+extern const struct dp_image_format dp_image_file, dp_image_ova, dp_image_raw, dp_image_qcow2, dp_image_luks, dp_image_vdi, dp_image_vpc,
     dp_image_vmdk, dp_image_vhdx, dp_image_mirror;
-extern const struct dp_image_format dp_image_http, dp_image_nbd, dp_image_iscsi; /* if this doppel was built with what it needs */
+extern const struct dp_image_format dp_image_http, dp_image_nbd, dp_image_iscsi, dp_image_rbd; /* if this doppel was built with what it needs */
 
 #endif

@@ -31,8 +31,7 @@ static int load(struct dp_table *t, uint64_t at, struct dp_table_page **out)
         return rc;
     if (!p && !(p = *slot = calloc(1, sizeof *p)))
         return -ENOMEM;
-    const struct dp_table_patch *patch =
-        t->patches ? bsearch(&start, t->patch, t->patches, sizeof *t->patch, compare_patch) : NULL;
+    const struct dp_table_patch *patch = t->patches ? bsearch(&start, t->patch, t->patches, sizeof *t->patch, compare_patch) : NULL;
     if (patch)
         memcpy(p->data, patch->data, DP_TABLE_PAGE);
     else
@@ -75,6 +74,13 @@ int dp_table_commit(struct dp_table *t)
     if (!rc)
         t->dirty = false;
     return rc;
+}
+
+void dp_table_forget(struct dp_table *t)
+{
+    for (unsigned n = 0; n < DP_TABLE_PAGES; n++)
+        if (t->page[n] && !t->page[n]->dirty)
+            t->page[n]->at = UINT64_MAX;
 }
 
 void dp_table_fini(struct dp_table *t)
@@ -151,7 +157,80 @@ int dp_extent_zero(struct dp_image *i, uint64_t offset, uint64_t size, unsigned 
     return 0;
 }
 
+int dp_extent_fill(struct dp_image *i, uint64_t offset, uint64_t size, uint64_t to)
+{
+    uint64_t end = DP_MIN(offset + size, i->size);
+    uint8_t *bytes = malloc(size);
+    int rc = bytes ? 0 : -ENOMEM;
+    for (uint64_t at = offset; !rc && at < end;) {
+        struct dp_extent x;
+        if (!(rc = piece(i, at, end - at, &x)) && x.kind == DP_EXTENT_UNALLOCATED && i->backing &&
+            !(rc = dp_image_pread(i->backing, bytes, x.size, at)))
+            rc = dp_image_pwrite(i->file, bytes, x.size, to + at - offset);
+        at += x.size;
+    }
+    free(bytes);
+    return rc;
+}
+
 /* ---- small things ---- */
+
+bool dp_name_from_utf16(const uint8_t *utf16, size_t units, bool big, char *out, size_t room)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < units; k++) {
+        uint32_t c = big ? utf16[2 * k] << 8 | utf16[2 * k + 1] : utf16[2 * k] | utf16[2 * k + 1] << 8;
+        if (!c)
+            break;
+        if (c >= 0xd800 && c < 0xdc00 && k + 1 < units) {
+            const uint8_t *p = utf16 + 2 * ++k;
+            uint32_t low = big ? p[0] << 8 | p[1] : p[0] | p[1] << 8;
+            c = 0x10000 + ((c & 0x3ff) << 10) + (low & 0x3ff);
+        }
+        if (n + 5 > room)
+            return false;
+        if (c < 0x80) {
+            out[n++] = c == '\\' ? '/' : c;
+        } else if (c < 0x800) {
+            out[n++] = 0xc0 | c >> 6;
+            out[n++] = 0x80 | (c & 0x3f);
+        } else if (c < 0x10000) {
+            out[n++] = 0xe0 | c >> 12;
+            out[n++] = 0x80 | (c >> 6 & 0x3f);
+            out[n++] = 0x80 | (c & 0x3f);
+        } else {
+            out[n++] = 0xf0 | c >> 18;
+            out[n++] = 0x80 | (c >> 12 & 0x3f);
+            out[n++] = 0x80 | (c >> 6 & 0x3f);
+            out[n++] = 0x80 | (c & 0x3f);
+        }
+    }
+    out[n] = 0;
+    const char *last = strrchr(out, '/');
+    if (n && (out[1] == ':' || !strncmp(out, "//", 2)) && last)
+        memmove(out, last + 1, strlen(last + 1) + 1);
+    return *out;
+}
+
+uint32_t dp_name_to_utf16(const char *name, bool big, uint8_t *out, size_t room)
+{
+    size_t n = 0;
+    for (const uint8_t *p = (const uint8_t *)name; *p;) {
+        unsigned more = *p < 0x80 ? 0 : *p >> 5 == 6 ? 1 : *p >> 4 == 14 ? 2 : *p >> 3 == 30 ? 3 : 4;
+        uint32_t c = more == 4 ? 0 : more ? *p & (0x3f >> more) : *p == '/' ? '\\' : *p;
+        p++;
+        for (; more && more < 4 && (*p & 0xc0) == 0x80; more--)
+            c = c << 6 | (*p++ & 0x3f);
+        if (more || n + 4 > room || c > 0x10ffff)
+            return 0;
+        uint16_t unit[2] = {c < 0x10000 ? c : 0xd800 + ((c - 0x10000) >> 10), 0xdc00 + ((c - 0x10000) & 0x3ff)};
+        for (unsigned k = 0; k < (c < 0x10000 ? 1 : 2); k++, n += 2) {
+            out[n] = big ? unit[k] >> 8 : unit[k];
+            out[n + 1] = big ? unit[k] : unit[k] >> 8;
+        }
+    }
+    return n;
+}
 
 uint32_t dp_crc32c(uint32_t crc, const void *data, size_t size)
 {

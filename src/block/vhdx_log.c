@@ -1,16 +1,19 @@
 /* vhdx_log.c - the log of a vhdx image: the changes that were begun when its writer died. Model: vhdx.h.
  *
  * The log is a ring of entries, each at a multiple of 4 KiB with a checksum over all of it. The active sequence is the run of entries with
- * consecutive numbers, the last of which has the largest and names one of the run as the tail; from there to the end the entries count.
- * Hostile logs: read once into memory (at most VHDX_LOG_MAX), checksums are computed over at most CHECK_FACTOR times its length.
- * Source: [MS-VHDX] 2.3.1 "Log Entry", 2.3.2 "Log Sequence", 2.3.3 "Log Replay".
+ * consecutive numbers, the last of which (the head) has the largest and names one of the run as the tail; from there to the head the
+ * entries count. The head also says how long the file must be (FlushedFileOffset: or it was cut off) and how long it gets (LastFileOffset).
+ * A log without a valid sequence is damage: who writes one begins it with a valid entry. Hostile logs: read once into memory (at most
+ * VHDX_LOG_MAX), checksums are computed over at most CHECK_FACTOR times its length. Source: [MS-VHDX] 2.3.1 "Log Entry", 2.3.2 "Log
+ * Sequence", 2.3.3 "Log Replay".
  */
 #include <stdlib.h>
 
 #include "block/vhdx.h"
 
-enum { ENTRY_LENGTH = 8, TAIL = 12, SEQUENCE = 16, DESCRIPTORS = 24, GUID = 32, FLUSHED = 48, ENTRY_HEAD = 64, DESCRIPTOR = 32 };
-enum { HEADER_LOG_GUID = 48, CHECK_FACTOR = 4, PATCHES_MAX = VHDX_LOG_MAX / VHDX_PAGE };
+enum { ENTRY_LENGTH = 8, TAIL = 12, SEQUENCE = 16, DESCRIPTORS = 24, GUID = 32, FLUSHED = 48, LAST = 56, ENTRY_HEAD = 64 };
+enum { DESCRIPTOR = 32, HEADER_LOG_GUID = 48, CHECK_FACTOR = 4, PATCHES_MAX = VHDX_LOG_MAX / VHDX_PAGE, HEADERS_END = 192 << 10 };
+#define FILE_MAX (128ull << 40) /* more than a disk of 64 TiB and all its tables */
 
 static const uint8_t zeros[VHDX_PAGE];
 
@@ -19,6 +22,7 @@ struct scan {
     uint8_t *entry;  /* the one at hand, in one piece */
     uint64_t budget; /* bytes that may still be looked at */
     size_t patches, pages;
+    uint64_t flushed, last; /* of the head */
 };
 
 /* The entry at `at` into s->entry; its length, 0: there is none. */
@@ -51,10 +55,12 @@ static unsigned find(struct scan *s, uint32_t *tail)
     unsigned found = 0;
     for (uint64_t start = 0; start < v->log_length && s->budget;) {
         uint32_t at = start, length, last_tail = 0;
-        uint64_t sequence = 0, covered = 0, run = 0;
+        uint64_t sequence = 0, covered = 0, run = 0, flushed = 0, last = 0;
         while (covered < v->log_length && (length = take(s, at)) && (!run || dp_ld64(s->entry + SEQUENCE) == sequence + 1)) {
             sequence = dp_ld64(s->entry + SEQUENCE);
             last_tail = dp_ld32(s->entry + TAIL);
+            flushed = dp_ld64(s->entry + FLUSHED);
+            last = dp_ld64(s->entry + LAST);
             covered += length;
             at = (at + length) % v->log_length;
             run++;
@@ -68,6 +74,8 @@ static unsigned find(struct scan *s, uint32_t *tail)
         }
         if (left && sequence > best) {
             best = sequence;
+            s->flushed = flushed;
+            s->last = last;
             found = left;
             *tail = last_tail;
         }
@@ -90,12 +98,10 @@ static bool apply(struct scan *s)
     const uint8_t *e = s->entry;
     uint64_t count = dp_ld32(e + DESCRIPTORS), length = dp_ld32(e + ENTRY_LENGTH), sequence = dp_ld64(e + SEQUENCE);
     uint64_t sector = DP_ALIGN_UP(ENTRY_HEAD + count * DESCRIPTOR, (uint64_t)VHDX_PAGE);
-    if (dp_ld64(e + FLUSHED) > s->v->image.file->size) /* the file was cut off since */
-        return false;
     for (uint64_t n = 0; n < count; n++) {
         const uint8_t *d = e + ENTRY_HEAD + n * DESCRIPTOR;
         uint64_t at = dp_ld64(d + 16);
-        if (at % VHDX_PAGE || at > INT64_MAX / 2 || dp_ld64(d + 24) != sequence)
+        if (at % VHDX_PAGE || at < HEADERS_END || at > FILE_MAX || dp_ld64(d + 24) != sequence)
             return false;
         if (!memcmp(d, "zero", 4)) {
             uint64_t size = dp_ld64(d + 8);
@@ -153,34 +159,48 @@ static void settle(struct scan *s)
     s->patches = n;
 }
 
-static int replay(struct scan *s, struct dp_error *e)
+static int replay(struct scan *s, bool repair, struct dp_error *e)
 {
     struct vhdx *v = s->v;
     struct dp_image *i = &v->image;
     uint32_t at = 0, length;
     unsigned count = find(s, &at);
-    bool good = s->budget;
+    bool good = s->budget && s->last <= FILE_MAX;
     s->budget = good ? v->log_length : 0;
+    v->log_lost = good && !count;
+    if (v->log_lost && !repair)
+        return dp_error_set(e, -EINVAL,
+                            "disk %s was not closed, and nothing in its log is valid; drop it with: "
+                            "doppel image check -f vhdx -r all %s",
+                            i->name, i->name);
+    if (v->log_lost)
+        return 0;
+    if (good && s->flushed > i->file->size)
+        return dp_error_set(e, -EINVAL, "disk %s was cut off: %llu bytes are missing at least; copy it again", i->name,
+                            (unsigned long long)(s->flushed - i->file->size));
     for (; good && count; count--)
         if ((good = (length = take(s, at)) && apply(s)))
             at = (at + length) % v->log_length;
     if (!good)
         return dp_error_set(e, -EINVAL, "disk %s was not closed, and its log is damaged: let Hyper-V repair it, or take a copy", i->name);
     settle(s);
-    int rc = 0;
+    v->end = s->last;
     if (i->readonly) {
         v->table.patch = v->patch;
         v->table.patches = s->patches;
         return 0;
     }
+    int rc = vhdx_mark(v, false);
     for (size_t n = 0; !rc && n < s->patches; n++)
         rc = dp_image_pwrite(i->file, v->patch[n].data, VHDX_PAGE, v->patch[n].at);
+    if (!rc && s->last > i->file->size)
+        rc = dp_image_zero(i->file, i->file->size, s->last - i->file->size, 0);
     if (!rc)
-        rc = vhdx_mark(v); /* flushes, then ends the log */
+        rc = vhdx_end_log(v);
     return rc ? dp_error_set(e, rc, "disk %s: its log cannot be carried out: %s", i->name, strerror(-rc)) : 0;
 }
 
-int vhdx_replay(struct vhdx *v, struct dp_error *e)
+int vhdx_replay(struct vhdx *v, bool repair, struct dp_error *e)
 {
     struct dp_image *i = &v->image;
     struct scan s = {.v = v, .budget = (uint64_t)CHECK_FACTOR * v->log_length};
@@ -197,7 +217,7 @@ int vhdx_replay(struct vhdx *v, struct dp_error *e)
     if (!rc && (rc = dp_image_pread(i->file, v->log_data, v->log_length, v->log)))
         dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
     if (!rc)
-        rc = replay(&s, e);
+        rc = replay(&s, repair, e);
     free(s.entry);
     free(v->log_data);
     v->log_data = NULL;

@@ -7,7 +7,7 @@ enum { CHECKSUM = 4, SEQUENCE = 8, FILE_WRITE_GUID = 16, DATA_WRITE_GUID = 32, L
 enum { LOG_LENGTH = 68, LOG_OFFSET = 72 };
 enum { REGION_1 = 192 << 10, REGION_2 = 256 << 10, REGION_TABLE = 65536, REGIONS_MAX = 2047, REGION_HEAD = 16, REGION_ENTRY = 32 };
 enum { METADATA_TABLE = 65536, ITEM_HEAD = 32, ITEM_ENTRY = 32, ITEMS_MAX = 2047, ITEM_USER = 1, ITEM_DISK = 2, ITEM_REQUIRED = 4 };
-enum { HAS_PARENT = 2, BLOCK_MAX = 256 << 20 };
+enum { LEAVE_ALLOCATED = 1, HAS_PARENT = 2, BLOCK_MAX = 256 << 20 };
 #define DISK_MAX (64ull << 40)
 
 /* GUIDs as they are in the file. */
@@ -32,6 +32,8 @@ static int damaged(struct dp_image *i, const char *what, struct dp_error *e)
 {
     return dp_error_set(e, -EINVAL, "disk %s is damaged: %s", i->name, what);
 }
+
+const uint8_t *vhdx_data_write_guid(const struct vhdx *v) { return v->header + DATA_WRITE_GUID; }
 
 static bool is_sum_right(uint8_t *p, size_t size)
 {
@@ -68,6 +70,12 @@ static int read_table(struct vhdx *v, void *data, uint64_t size, uint64_t at)
 
 /* ---- headers ---- */
 
+static bool has_log(const struct vhdx *v)
+{
+    static const uint8_t none[16];
+    return memcmp(v->header + LOG_GUID, none, 16);
+}
+
 static int read_headers(struct vhdx *v, struct dp_error *e)
 {
     struct dp_image *i = &v->image;
@@ -81,11 +89,13 @@ static int read_headers(struct vhdx *v, struct dp_error *e)
     }
     if (!good[0] && !good[1])
         return damaged(i, "neither of its headers is whole", e);
+    if (good[0] && good[1] && dp_ld64(h[0] + SEQUENCE) == dp_ld64(h[1] + SEQUENCE) && memcmp(h[0], h[1], VHDX_PAGE))
+        return damaged(i, "its two headers have the same number, and are different", e);
     v->second = good[1] && (!good[0] || dp_ld64(h[1] + SEQUENCE) > dp_ld64(h[0] + SEQUENCE));
     memcpy(v->header, h[v->second], VHDX_PAGE);
     v->log_length = dp_ld32(v->header + LOG_LENGTH);
     v->log = dp_ld64(v->header + LOG_OFFSET);
-    if (dp_ld16(v->header + VERSION) != 1 || dp_ld16(v->header + LOG_VERSION))
+    if (dp_ld16(v->header + VERSION) != 1 || (has_log(v) && dp_ld16(v->header + LOG_VERSION)))
         return dp_error_set(e, -ENOTSUP, "disk %s: this version of vhdx is not known", i->name);
     if (v->log_length && (v->log % VHDX_MIB || v->log_length % VHDX_MIB || v->log < VHDX_MIB || v->log > i->file->size ||
                           v->log_length > i->file->size - v->log))
@@ -103,18 +113,35 @@ static int write_header(struct vhdx *v)
     return rc;
 }
 
-int vhdx_mark(struct vhdx *v)
+/* Both: neither may be of another time. */
+static int write_headers(struct vhdx *v)
 {
-    if (v->marked)
+    int rc = write_header(v);
+    return rc ? rc : write_header(v);
+}
+
+int vhdx_mark(struct vhdx *v, bool contents)
+{
+    if (contents ? v->contents_marked : v->marked)
         return 0;
-    dp_random_uuid(v->header + FILE_WRITE_GUID);
-    dp_random_uuid(v->header + DATA_WRITE_GUID);
-    memset(v->header + LOG_GUID, 0, 16);
-    int rc = dp_image_flush(v->image.file); /* what the log had, if anything, before its end */
-    for (unsigned n = 0; !rc && n < 2; n++) /* both: neither may be of another time */
-        rc = write_header(v);
-    v->marked = !rc;
+    if (!v->marked)
+        dp_random_uuid(v->header + FILE_WRITE_GUID);
+    if (contents)
+        dp_random_uuid(v->header + DATA_WRITE_GUID);
+    int rc = write_headers(v);
+    if (!rc) {
+        v->marked = true;
+        v->contents_marked |= contents;
+    }
     return rc;
+}
+
+int vhdx_end_log(struct vhdx *v)
+{
+    memset(v->header + LOG_GUID, 0, 16);
+    v->log_lost = false;
+    int rc = dp_image_flush(v->image.file); /* what the log had before its end */
+    return rc ? rc : write_headers(v);
 }
 
 /* ---- regions and metadata ---- */
@@ -135,6 +162,9 @@ static int read_regions(struct vhdx *v, uint8_t *table, struct dp_error *e)
         const uint8_t *p = table + REGION_HEAD + n * REGION_ENTRY;
         uint64_t at = dp_ld64(p + 16), length = dp_ld32(p + 24);
         bool is_bat = !memcmp(p, guid_bat, 16), is_metadata = !memcmp(p, guid_metadata, 16);
+        if (at <= INT64_MAX)
+            v->regions_end = DP_MAX(v->regions_end, at + length);
+        v->others |= !is_bat && !is_metadata;
         if (!is_bat && !is_metadata) {
             if (dp_ld32(p + 28) & 1)
                 return dp_error_set(e, -ENOTSUP, "disk %s has a region that has to be understood, and doppel does not", i->name);
@@ -153,10 +183,19 @@ static int read_regions(struct vhdx *v, uint8_t *table, struct dp_error *e)
     return 0;
 }
 
-static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
+/* How many there must be: up to the last block, or, of a child, the last bitmap (2.5). */
+static uint64_t bat_entries(const struct vhdx *v, uint64_t blocks)
+{
+    if (!blocks)
+        return 0;
+    return v->child ? ((blocks - 1) / v->chunk + 1) * (v->chunk + 1) : blocks + (blocks - 1) / v->chunk;
+}
+
+static int read_metadata(struct vhdx *v, uint8_t *table, const struct dp_image_options *o, struct dp_error *e)
 {
     struct dp_image *i = &v->image;
     uint8_t value[ITEMS][16] = {0};
+    uint64_t locator = 0, locator_length = 0;
     bool there[ITEMS] = {0};
     int rc = read_table(v, table, METADATA_TABLE, v->metadata);
     if (rc)
@@ -170,6 +209,8 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
         unsigned k = 0;
         while (k < ITEMS && memcmp(p, items[k].guid, 16))
             k++;
+        if (dp_ld32(p + 24) & ITEM_USER) /* GUIDs of users are theirs */
+            k = ITEMS;
         if (k == ITEMS && dp_ld32(p + 24) & ITEM_REQUIRED)
             return dp_error_set(e, -ENOTSUP, "disk %s has metadata that have to be understood, and doppel does not", i->name);
         if (k == ITEMS)
@@ -178,6 +219,12 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
             (items[k].size && length != items[k].size))
             return damaged(i, "an item of its metadata is not in its place", e);
         there[k] = true;
+        if (k == PARENT_LOCATOR) {
+            locator = v->metadata + at;
+            locator_length = length;
+        }
+        if (k == DISK_SIZE)
+            v->size_at = v->metadata + at;
         for (unsigned w = 0; w < items[k].size && !rc; w += 4) {
             uint64_t word;
             if (!(rc = dp_table_get(&v->table, v->metadata + at + w, 4, &word)))
@@ -188,8 +235,9 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
         return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
     if (!there[FILE_PARAMETERS] || !there[DISK_SIZE] || !there[LOGICAL_SECTOR])
         return damaged(i, "its metadata lack the size of the disk, its blocks or sectors", e);
-    if (dp_ld32(value[FILE_PARAMETERS] + 4) & HAS_PARENT)
-        return dp_error_set(e, -ENOTSUP, "disk %s depends on another vhdx image: merge them with Hyper-V (Merge-VHD)", i->name);
+    v->child = dp_ld32(value[FILE_PARAMETERS] + 4) & HAS_PARENT;
+    v->fixed = !v->child && dp_ld32(value[FILE_PARAMETERS] + 4) & LEAVE_ALLOCATED;
+    memcpy(v->disk_id, value[PAGE_83], 16);
     i->size = dp_ld64(value[DISK_SIZE]);
     v->block = dp_ld32(value[FILE_PARAMETERS]);
     v->sector = dp_ld32(value[LOGICAL_SECTOR]);
@@ -198,16 +246,15 @@ static int read_metadata(struct vhdx *v, uint8_t *table, struct dp_error *e)
         return damaged(i, "its metadata contradict each other", e);
     v->chunk = (1ull << 23) * v->sector / v->block;
     v->blocks = i->size / v->block + (i->size % v->block != 0);
-    if (v->blocks && (v->blocks + (v->blocks - 1) / v->chunk) * 8 > v->bat_length)
+    if (bat_entries(v, v->blocks) * 8 > v->bat_length)
         return damaged(i, "its block allocation table is too short", e);
-    return 0;
+    return v->child ? vhdx_open_parent(v, locator, locator_length, o, e) : 0;
 }
 
 int vhdx_open(struct dp_image *i, const struct dp_image_options *o, struct dp_error *e)
 {
     struct vhdx *v = vhdx_of(i);
     uint8_t head[8];
-    static const uint8_t none[16];
     int rc = dp_image_pread(i->file, head, sizeof head, 0);
     if (rc)
         return dp_error_set(e, rc, "disk %s cannot be read: %s", i->name, strerror(-rc));
@@ -216,14 +263,48 @@ int vhdx_open(struct dp_image *i, const struct dp_image_options *o, struct dp_er
     if (o->snapshot)
         return dp_error_set(e, -ENOENT, "disk %s: vhdx images have no snapshots", i->name);
     v->table.file = i->file;
-    if ((rc = read_headers(v, e)) || (memcmp(v->header + LOG_GUID, none, 16) && (rc = vhdx_replay(v, e))))
+    if ((rc = read_headers(v, e)) || (has_log(v) && (rc = vhdx_replay(v, o->repair, e))))
         return rc;
     uint8_t *table = malloc(REGION_TABLE);
     rc = table ? read_regions(v, table, e) : dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     if (!rc)
-        rc = read_metadata(v, table, e);
+        rc = read_metadata(v, table, o, e);
     free(table);
     return rc;
+}
+
+/* ---- grow ---- */
+
+int vhdx_resize(struct dp_image *i, uint64_t size, struct dp_error *e)
+{
+    struct vhdx *v = vhdx_of(i);
+    uint64_t blocks = size / v->block + (size % v->block != 0), field;
+    if (i->readonly)
+        return dp_error_set(e, -EROFS, "disk %s is open read-only", i->name);
+    if (size < i->size || size % v->sector || size > DISK_MAX)
+        return dp_error_set(e, -ENOTSUP, "disk %s: vhdx images can only grow, to at most 64 TiB, by multiples of %u bytes", i->name,
+                            v->sector);
+    if (bat_entries(v, blocks) * 8 > v->bat_length || v->fixed || v->size_at / 512 != (v->size_at + 7) / 512)
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s has no room to grow in place; make a larger one and copy it: doppel image convert -O vhdx", i->name);
+    int rc = vhdx_mark(v, true);
+    for (uint64_t n = v->blocks; !rc && n < blocks; n++) { /* whatever was there, also in the entry for a bitmap before it */
+        uint64_t at = v->bat + (n + n / v->chunk) * 8;
+        if (n && n % v->chunk == 0)
+            rc = dp_table_set(&v->table, at - 8, 8, 0);
+        if (!rc)
+            rc = dp_table_set(&v->table, at, 8, VHDX_ZERO);
+    }
+    if (!rc && !(rc = dp_image_flush(i))) {
+        dp_st64((uint8_t *)&field, size);
+        if (!(rc = dp_image_pwrite(i->file, &field, 8, v->size_at)))
+            rc = dp_image_flush(i->file);
+    }
+    if (rc)
+        return dp_error_set(e, rc, "disk %s cannot be resized: %s", i->name, strerror(-rc));
+    v->blocks = blocks;
+    i->size = size;
+    return 0;
 }
 
 void vhdx_close(struct dp_image *i)
@@ -239,8 +320,9 @@ void vhdx_close(struct dp_image *i)
 
 struct layout {
     uint64_t size, log, log_length, metadata, bat, bat_length, first, blocks, chunk;
-    uint32_t block;
+    uint32_t block, sector, locator_length;
     bool fixed, zero;
+    uint8_t disk_id[16], locator[VHDX_LOCATOR_ROOM]; /* of a child */
 };
 
 static int option_size(const struct dp_image_create *o, const char *key, uint64_t *value, struct dp_error *e)
@@ -250,6 +332,27 @@ static int option_size(const struct dp_image_create *o, const char *key, uint64_
         return 0;
     int rc = dp_parse_size(text, value, e);
     return rc ? dp_error_prefix(e, rc, "option %s", key) : 0;
+}
+
+static int read_parent(const struct dp_image_create *o, struct layout *l, struct dp_error *e)
+{
+    struct dp_image *i;
+    if (l->fixed)
+        return dp_error_set(e, -EINVAL, "a fixed vhdx image has no parent");
+    if (o->backing_format && strcmp(o->backing_format, "vhdx"))
+        return dp_error_set(e, -EINVAL, "the parent of a vhdx image is a vhdx image; over %s use format qcow2", o->backing_format);
+    char *path = dp_image_beside(o->name, o->backing);
+    struct dp_image_options open = {.name = path, .format = "vhdx", .readonly = true, .backing_anywhere = true, .alone = true};
+    int rc = path ? dp_image_open(&open, &i, e) : dp_error_set(e, -ENOMEM, "out of memory");
+    if (!rc) {
+        l->zero = false;
+        l->sector = vhdx_of(i)->sector;
+        memcpy(l->disk_id, vhdx_of(i)->disk_id, 16);
+        l->locator_length = vhdx_make_locator(o, l->locator, vhdx_of(i), e);
+        dp_image_close(i);
+    }
+    free(path);
+    return rc ? rc : l->locator_length ? 0 : -EINVAL;
 }
 
 static int plan(const struct dp_image_create *o, struct layout *l, struct dp_error *e)
@@ -263,8 +366,11 @@ static int plan(const struct dp_image_create *o, struct layout *l, struct dp_err
     int rc = dp_image_create_flag(o, "block_state_zero", true, &l->zero, e);
     if (rc || (rc = option_size(o, "block_size", &block, e)) || (rc = option_size(o, "log_size", &l->log_length, e)))
         return rc;
-    if (o->backing)
-        return dp_error_set(e, -ENOTSUP, "vhdx images have no backing file here; use format qcow2");
+    l->sector = 512;
+    if (o->backing && (rc = read_parent(o, l, e)))
+        return rc;
+    if (!block && o->backing)
+        block = 2 << 20; /* what a child copies when it writes a sector */
     if (!block)
         block = o->size > 32ull << 40 ? 64 << 20 : o->size > 100ull << 30 ? 32 << 20 : o->size > 1ull << 30 ? 16 << 20 : 8 << 20;
     if (block < VHDX_MIB || block > BLOCK_MAX || block & (block - 1))
@@ -273,14 +379,14 @@ static int plan(const struct dp_image_create *o, struct layout *l, struct dp_err
         return dp_error_set(e, -EINVAL, "log_size is a multiple of 1M, at most 16M");
     if (o->size > DISK_MAX)
         return dp_error_set(e, -EFBIG, "a vhdx image has at most 64 TiB; use format qcow2");
-    l->size = DP_ALIGN_UP(o->size, (uint64_t)512);
+    l->size = DP_ALIGN_UP(o->size, (uint64_t)l->sector);
     l->block = block;
-    l->chunk = (1ull << 32) / block;
+    l->chunk = (1ull << 23) * l->sector / block;
     l->blocks = l->size / block + (l->size % block != 0);
     l->log = VHDX_MIB;
     l->metadata = l->log + l->log_length;
     l->bat = l->metadata + VHDX_MIB;
-    l->bat_length = DP_ALIGN_UP((l->blocks + l->blocks / l->chunk + 1) * 8, (uint64_t)VHDX_MIB);
+    l->bat_length = DP_ALIGN_UP((l->blocks / l->chunk + 1) * (l->chunk + 1) * 8, (uint64_t)VHDX_MIB); /* enough for a child's bitmaps */
     l->first = l->bat + l->bat_length;
     return 0;
 }
@@ -288,25 +394,39 @@ static int plan(const struct dp_image_create *o, struct layout *l, struct dp_err
 static void make_metadata(const struct layout *l, uint8_t *p)
 {
     memcpy(p, "metadata", 8);
-    dp_st16(p + 10, PARENT_LOCATOR); /* all but that one */
+    unsigned count = l->locator_length ? ITEMS : PARENT_LOCATOR;
+    dp_st16(p + 10, count);
     uint32_t at = METADATA_TABLE;
-    for (unsigned k = 0; k < PARENT_LOCATOR; k++) {
+    for (unsigned k = 0; k < count; k++) {
+        uint32_t size = k == PARENT_LOCATOR ? l->locator_length : items[k].size;
         uint8_t *entry = p + ITEM_HEAD + k * ITEM_ENTRY;
         memcpy(entry, items[k].guid, 16);
         dp_st32(entry + 16, at);
-        dp_st32(entry + 20, items[k].size);
+        dp_st32(entry + 20, size);
         dp_st32(entry + 24, items[k].flags);
         switch (k) {
         case FILE_PARAMETERS:
             dp_st32(p + at, l->block);
-            dp_st32(p + at + 4, l->fixed); /* LeaveBlocksAllocated */
+            dp_st32(p + at + 4, (l->fixed ? LEAVE_ALLOCATED : 0) | (l->locator_length ? HAS_PARENT : 0));
             break;
-        case DISK_SIZE: dp_st64(p + at, l->size); break;
-        case PAGE_83: dp_random_uuid(p + at); break;
-        case LOGICAL_SECTOR: dp_st32(p + at, 512); break;
-        default: dp_st32(p + at, 4096);
+        case DISK_SIZE:
+            dp_st64(p + at, l->size);
+            break;
+        case PAGE_83:
+            dp_random_uuid(p + at);
+            if (l->locator_length)
+                memcpy(p + at, l->disk_id, 16);
+            break;
+        case LOGICAL_SECTOR:
+            dp_st32(p + at, l->sector);
+            break;
+        case PARENT_LOCATOR:
+            memcpy(p + at, l->locator, size);
+            break;
+        default:
+            dp_st32(p + at, 4096);
         }
-        at += items[k].size;
+        at += size;
     }
 }
 
@@ -331,7 +451,7 @@ static int write_image(struct dp_image *file, const struct layout *l, uint8_t *p
 {
     int rc = dp_image_zero(file, 0, l->first + (l->fixed ? l->blocks * l->block : 0), 0);
     make_metadata(l, p);
-    if (rc || (rc = dp_image_pwrite(file, p, METADATA_TABLE + VHDX_PAGE, l->metadata)) || (rc = write_bat(file, l)))
+    if (rc || (rc = dp_image_pwrite(file, p, METADATA_TABLE + 2 * VHDX_PAGE, l->metadata)) || (rc = write_bat(file, l)))
         return rc;
     memset(p, 0, REGION_TABLE);
     memcpy(p, "regi", 4);
@@ -371,7 +491,7 @@ int vhdx_create(const struct dp_image_create *o, struct dp_error *e)
 {
     struct layout l = {0};
     struct dp_image *file;
-    uint8_t *p = calloc(1, METADATA_TABLE + VHDX_PAGE);
+    uint8_t *p = calloc(1, METADATA_TABLE + 2 * VHDX_PAGE);
     int rc = p ? plan(o, &l, e) : dp_error_set(e, -ENOMEM, "out of memory");
     if (!rc && !(rc = dp_image_create_file(o, &file, e))) {
         if ((rc = write_image(file, &l, p)))

@@ -78,13 +78,13 @@ static int unpack(struct vmdk_part *p, uint64_t at)
     if (p->plain_at == at)
         return 0;
     p->plain_at = 0;
-    int rc = dp_image_pread(p->file, head, sizeof head, at);
+    int rc = p->marked ? dp_image_pread(p->file, head, sizeof head, at) : 0;
     if (rc)
         return rc;
-    uint32_t size = dp_ld32(head + 8);
+    uint32_t size = p->marked ? dp_ld32(head + 8) : DP_MIN(2ull * p->grain, p->file->size - at); /* the stream knows its end */
     if (!size || size > 2 * p->grain)
         return -EIO;
-    if ((rc = dp_image_pread(p->file, p->scratch, size, at + sizeof head)))
+    if ((rc = dp_image_pread(p->file, p->scratch, size, at + (p->marked ? sizeof head : 0))))
         return rc;
     uLongf length = p->grain;
     if (uncompress(p->plain, &length, p->scratch, size) != Z_OK)
@@ -157,13 +157,63 @@ static int read_(struct dp_image *i, struct dp_cursor *c, uint64_t offset, uint6
     return 0;
 }
 
+/* ---- all grains ---- */
+
+static int get(void *owner, uint64_t n, uint64_t *at)
+{
+    struct vmdk_part *p = owner;
+    uint64_t entry = 0;
+    int rc = entry_at(p, p->gd, n, at);
+    if (!rc && !*at) {
+        *at = DP_TABLE_NO_GROUP;
+        return 0;
+    }
+    if (!rc)
+        rc = dp_table_get(&p->table, *at, 4, &entry);
+    *at = entry == 1 && p->zeroed ? 0 : entry * VMDK_SECTOR;
+    return rc;
+}
+
+static int set(void *owner, uint64_t n, uint64_t at) { return set_entry(owner, n, at); }
+
+static struct dp_table_map map(struct vmdk_part *p)
+{
+    return (struct dp_table_map){.table = &p->table,
+                                 .owner = p,
+                                 .name = "grain",
+                                 .count = p->size / p->grain + (p->size % p->grain != 0),
+                                 .disk = p->first,
+                                 .bytes = p->grain,
+                                 .size = p->grain,
+                                 .align = p->grain,
+                                 .base = DP_ALIGN_DOWN(p->start, (uint64_t)VMDK_SECTOR),
+                                 .unit = VMDK_SECTOR,
+                                 .group = p->entries,
+                                 .get = get,
+                                 .set = set};
+}
+
+/* Where new grains go; from then on the tables change. */
+static int prepare(struct vmdk_part *p)
+{
+    struct dp_table_map m = map(p);
+    int rc = p->free ? 0 : dp_table_end(&m, &p->free);
+    if (!rc && !p->unclean && !p->was_unclean && !(rc = vmdk_set_unclean(p, true)))
+        p->unclean = true;
+    if (rc)
+        p->free = 0;
+    return rc;
+}
+
 /* Room for a grain, with what the disk reads there. */
 static int place(struct dp_image *i, const struct piece *x, uint64_t offset)
 {
     struct vmdk_part *p = x->part;
     uint64_t inside = offset - p->first, start = DP_ALIGN_DOWN(inside, (uint64_t)p->grain);
-    uint64_t at = DP_ALIGN_UP(DP_MAX(p->file->size, p->start), (uint64_t)p->grain);
-    int rc = dp_image_zero(p->file, at, p->grain, 0);
+    int rc = prepare(p);
+    uint64_t at = DP_ALIGN_UP(DP_MAX(p->file->size, p->free), (uint64_t)p->grain);
+    if (!rc)
+        rc = dp_image_zero(p->file, at, p->grain, 0);
     if (!rc && x->kind == DP_EXTENT_UNALLOCATED && i->backing) {
         uint8_t *data = malloc(p->grain);
         rc = data ? dp_image_pread(i->backing, data, p->grain, p->first + start) : -ENOMEM;
@@ -171,6 +221,8 @@ static int place(struct dp_image *i, const struct piece *x, uint64_t offset)
             rc = dp_image_pwrite(p->file, data, p->grain, at);
         free(data);
     }
+    if (!rc)
+        p->free = at + p->grain;
     return rc ? rc : set_entry(p, inside / p->grain, at);
 }
 
@@ -181,11 +233,14 @@ static int change_cid(struct vmdk *v)
     uint32_t cid;
     if (v->cid_changed || !v->cid_at)
         return 0;
-    if (getrandom(&cid, sizeof cid, 0) != sizeof cid || cid >= 0xfffffffe || cid == v->cid)
-        cid = (v->cid + 1) & 0x7fffffff;
-    snprintf(text, sizeof text, "%08x", cid);
-    int rc = dp_image_pwrite(v->image.file, text, 8, v->cid_at);
-    if (!rc) {
+    if (getrandom(&cid, sizeof cid, 0) != sizeof cid)
+        cid = v->cid;
+    cid >>= 32 - 4 * v->cid_digits;
+    while (cid >= 0xfffffffe || cid == v->cid)
+        cid = (cid + 1) & (0xffffffff >> (32 - 4 * v->cid_digits));
+    snprintf(text, sizeof text, "%0*x", (int)v->cid_digits, cid);
+    int rc = dp_image_pwrite(v->image.file, text, v->cid_digits, v->cid_at);
+    if (!rc && !(rc = dp_image_flush(v->image.file))) {
         v->cid = cid;
         v->cid_changed = true;
     }
@@ -316,40 +371,103 @@ static void report(struct dp_image_check *c, const char *what, uint64_t grain)
         c->report(c->opaque, line);
 }
 
-/* seen: a bit for each sector, or grain, of the file where one begins. */
-static int check_part(struct vmdk_part *p, struct dp_image_check *c, uint8_t *seen, uint64_t unit)
+/* Grains that are packed, of any size: seen has a bit for each sector of the file where one begins. */
+static int check_packed(struct vmdk_part *p, struct dp_image_check *c, uint8_t *seen)
 {
-    uint64_t grains = p->size / p->grain + (p->size % p->grain != 0);
-    for (uint64_t n = 0; n < grains; n++) {
-        uint64_t at, entry;
-        int rc = entry_at(p, p->gd, n, &at);
-        if (!rc && !at) { /* no table: no grain of it */
-            n += p->entries - 1 - n % p->entries;
-            continue;
-        }
-        if (rc || (rc = dp_table_get(&p->table, at, 4, &entry)))
+    const struct dp_table_map m = map(p);
+    for (uint64_t n = 0, at; n < m.count; n++) {
+        int rc = get(p, n, &at);
+        if (rc)
             return rc;
-        if (!entry || (entry == 1 && p->zeroed))
+        if (at == DP_TABLE_NO_GROUP)
+            n += p->entries - 1 - n % p->entries;
+        if (!at || at == DP_TABLE_NO_GROUP)
             continue;
         c->allocated++;
-        c->compressed += p->packed;
-        entry *= VMDK_SECTOR;
-        if (entry < p->start || entry >= p->file->size) {
+        c->compressed++;
+        if (at < p->start || at >= p->file->size) {
             report(c, "is outside the file's room for grains", n);
             continue;
         }
-        uint64_t k = entry / unit;
+        uint64_t k = at / VMDK_SECTOR;
+        uint8_t head[VMDK_GRAIN_HEAD];
         if (seen[k / 8] & 1 << k % 8)
             report(c, "is where another is too", n);
         seen[k / 8] |= 1 << k % 8;
-        if (p->packed && (rc = unpack(p, entry)) == -EIO)
+        if (p->marked && (rc = dp_image_pread(p->file, head, sizeof head, at)))
+            return rc;
+        if (p->marked && dp_ld64(head) * VMDK_SECTOR != n * p->grain)
+            report(c, "is where another says that it is", n);
+        if ((rc = unpack(p, at)) == -EIO)
             report(c, "cannot be unpacked", n);
         else if (rc)
             return rc;
-        c->end = DP_MAX(c->end, entry + (p->packed ? 0 : p->grain));
+        c->end = DP_MAX(c->end, at);
     }
-    c->clusters += grains;
+    c->clusters += m.count;
     return 0;
+}
+
+/* Is there a table behind the first grain? Then what lies between grains is not known. */
+static int is_crowded(struct vmdk_part *p, bool *crowded)
+{
+    uint64_t tables = (p->size + (uint64_t)p->grain * p->entries - 1) / p->grain / p->entries, at;
+    int rc = 0;
+    *crowded = p->gd + 4 * tables > p->start || (p->rgd && p->rgd + 4 * tables > p->start);
+    for (uint64_t n = 0; !rc && !*crowded && n < 2 * tables; n++) {
+        if (n >= tables && !p->rgd)
+            break;
+        rc = entry_at(p, n < tables ? p->gd : p->rgd, n % tables * p->entries, &at);
+        *crowded |= !rc && at + 4 * p->entries > p->start;
+    }
+    return rc;
+}
+
+/* The second directory's tables are as the first's; what only the second points to was never promised to anybody. */
+static int check_second(struct vmdk_part *p, struct dp_image_check *c, bool mend)
+{
+    const struct dp_table_map m = map(p);
+    uint64_t differ = 0, first, second, a, b;
+    int rc = 0;
+    for (uint64_t n = 0; !rc && p->rgd && n < m.count; n++) {
+        if ((rc = entry_at(p, p->gd, n, &first)) || (rc = entry_at(p, p->rgd, n, &second)))
+            break;
+        if (!first || !second || first == second) {
+            n += p->entries - 1 - n % p->entries;
+            continue;
+        }
+        if ((rc = dp_table_get(&p->table, first, 4, &a)) || (rc = dp_table_get(&p->table, second, 4, &b)) || a == b)
+            continue;
+        differ++;
+        if (mend)
+            rc = dp_table_set(&p->table, second, 4, a);
+    }
+    if (!differ)
+        return rc;
+    *(mend ? &c->corruptions_fixed : &c->corruptions) += differ;
+    if (c->report)
+        c->report(c->opaque, "its second grain tables are not as the first ones");
+    return rc;
+}
+
+static int check_sparse(struct dp_image *i, struct vmdk_part *p, struct dp_image_check *c, struct dp_error *e)
+{
+    struct dp_table_map m = map(p);
+    bool all = c->repair_all && !i->readonly, mend = (all || c->repair_leaks) && !i->readonly;
+    uint64_t end;
+    int rc = is_crowded(p, &m.crowded);
+    if (!rc && !p->free)
+        p->free = p->start; /* what points elsewhere is told of, and mended first */
+    if (!rc && !(rc = dp_table_check(i, &m, c, &end)) && !(rc = check_second(p, c, all)) && mend)
+        rc = dp_image_flush(i);
+    p->free = 0;
+    if (!rc && mend && !m.crowded && !c->corruptions && end < p->file->size && p->file->format->resize)
+        rc = p->file->format->resize(p->file, end, e);
+    if (!rc && all && !c->corruptions && p->was_unclean && !(rc = vmdk_set_unclean(p, false)))
+        p->was_unclean = false;
+    if (!rc)
+        c->end = DP_MAX(c->end, end);
+    return rc;
 }
 
 static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *e)
@@ -358,11 +476,12 @@ static int check(struct dp_image *i, struct dp_image_check *c, struct dp_error *
     int rc = 0;
     for (unsigned n = 0; !rc && n < v->parts; n++) {
         struct vmdk_part *p = &v->part[n];
-        if (p->kind != VMDK_SPARSE)
+        if (p->kind == VMDK_SPARSE && !p->packed)
+            rc = check_sparse(i, p, c, e);
+        if (p->kind != VMDK_SPARSE || !p->packed)
             continue;
-        uint64_t unit = p->packed ? VMDK_SECTOR : p->grain;
-        uint8_t *seen = calloc(1, p->file->size / unit / 8 + 1);
-        rc = seen ? check_part(p, c, seen, unit) : -ENOMEM;
+        uint8_t *seen = calloc(1, p->file->size / VMDK_SECTOR / 8 + 1);
+        rc = seen ? check_packed(p, c, seen) : -ENOMEM;
         free(seen);
     }
     return rc ? dp_error_set(e, rc, "disk %s cannot be checked: %s", i->name, strerror(-rc)) : 0;

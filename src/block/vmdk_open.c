@@ -1,15 +1,10 @@
-/* vmdk_open.c - VMware's images: descriptors, headers of sparse parts, and making images. Model, source: vmdk.h. */
+/* vmdk_open.c - VMware's images: descriptors, headers of sparse parts. Model, source: vmdk.h. */
 #include <ctype.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "block/vmdk.h"
 
-enum { VERSION = 4, FLAGS = 8, CAPACITY = 12, GRAIN_SIZE = 20, DESCRIPTOR = 28, DESCRIPTOR_SIZE = 36, ENTRIES = 44, RGD = 48, GD = 56 };
-enum { OVERHEAD = 64, NEWLINES = 73, ALGORITHM = 77, DEFLATE = 1 };
-enum { FLAG_NEWLINES = 1, FLAG_RGD = 2, FLAG_ZEROED = 4, FLAG_PACKED = 1 << 16, FLAG_MARKERS = 1 << 17 };
-enum { TEXT_MAX = 1 << 20, GRAIN_MAX = 2 << 20, DESCRIPTOR_SECTORS = 20, GRAIN = 65536, TABLE_ENTRIES = 512 };
-#define MAGIC "KDMV"
+enum { TEXT_MAX = 1 << 20, GRAINS_MAX = 1 << 27, GRAIN_MAX = 2 << 20 };
 #define GD_AT_END UINT64_MAX
 #define SECTORS_MAX (INT64_MAX / VMDK_SECTOR / 2)
 
@@ -17,7 +12,7 @@ static const char title[] = "# Disk DescriptorFile";
 
 bool vmdk_probe(const uint8_t *head, const uint8_t *tail, uint64_t length)
 {
-    return !memcmp(head, MAGIC, 4) || !memcmp(head, "COWD", 4) || !memcmp(head, title, sizeof title - 1);
+    return !memcmp(head, VMDK_MAGIC, 4) || !memcmp(head, "COWD", 4) || !memcmp(head, title, sizeof title - 1);
 }
 
 static int damaged(struct dp_image *i, const char *what, struct dp_error *e)
@@ -38,34 +33,42 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
     uint8_t h[VMDK_SECTOR];
     uint64_t length = p->file->size;
     int rc = dp_image_pread(p->file, h, sizeof h, 0);
-    if (!rc && !memcmp(h, MAGIC, 4) && dp_ld64(h + GD) == GD_AT_END && length >= 3 * VMDK_SECTOR)
+    bool at_end = !rc && !memcmp(h, VMDK_MAGIC, 4) && dp_ld64(h + VMDK_GD) == GD_AT_END;
+    if (at_end && length >= 3 * VMDK_SECTOR)
         rc = dp_image_pread(p->file, h, sizeof h, DP_ALIGN_DOWN(length, (uint64_t)VMDK_SECTOR) - 2 * VMDK_SECTOR); /* the footer */
     if (rc)
         return unreadable(i, rc, e);
     if (!memcmp(h, "COWD", 4))
         return dp_error_set(e, -ENOTSUP,
-                            "disk %s is of an old kind of vmdk (COWD) that doppel does not know; convert it with VMware's tools",
-                            i->name);
-    if (memcmp(h, MAGIC, 4))
+                            "disk %s is of an old kind of vmdk (COWD) that doppel does not know; convert it with VMware's tools", i->name);
+    if (memcmp(h, VMDK_MAGIC, 4))
         return damaged(i, "a sparse part has no header, or its footer is missing", e);
-    uint32_t flags = dp_ld32(h + FLAGS), version = dp_ld32(h + VERSION);
-    uint64_t capacity = dp_ld64(h + CAPACITY), grain = dp_ld64(h + GRAIN_SIZE), gd = dp_ld64(h + GD), rgd = dp_ld64(h + RGD);
-    p->entries = dp_ld32(h + ENTRIES);
-    p->packed = flags & FLAG_PACKED;
-    p->zeroed = flags & FLAG_ZEROED;
+    uint32_t flags = dp_ld32(h + VMDK_FLAGS), version = dp_ld32(h + VMDK_VERSION);
+    uint64_t capacity = dp_ld64(h + VMDK_CAPACITY), grain = dp_ld64(h + VMDK_GRAIN_SIZE), gd = dp_ld64(h + VMDK_GD),
+             rgd = dp_ld64(h + VMDK_RGD);
+    p->entries = dp_ld32(h + VMDK_ENTRIES);
+    p->packed = flags & VMDK_FLAG_PACKED;
+    p->marked = flags & VMDK_FLAG_MARKERS;
+    p->zeroed = flags & VMDK_FLAG_ZEROED;
+    p->was_unclean = h[VMDK_UNCLEAN];
+    if (at_end && !i->readonly)
+        return dp_error_set(e, -ENOTSUP,
+                            "disk %s is complete, with a footer (streamOptimized), and can only be read: add ,ro, or copy it: "
+                            "doppel image convert -O qcow2 %s NEW",
+                            i->name, i->name);
     if (!version || version > 3)
         return dp_error_set(e, -ENOTSUP, "disk %s: vmdk version %u is not known", i->name, version);
-    if (flags & FLAG_NEWLINES && memcmp(h + NEWLINES, "\n \r\n", 4))
+    if (flags & VMDK_FLAG_NEWLINES && memcmp(h + VMDK_NEWLINES, "\n \r\n", 4))
         return damaged(i, "its line ends were changed, as by a transfer as text; copy it again", e);
-    if (p->packed && dp_ld16(h + ALGORITHM) != DEFLATE)
+    if (p->packed && dp_ld16(h + VMDK_ALGORITHM) != VMDK_DEFLATE)
         return dp_error_set(e, -ENOTSUP, "disk %s: its compression is not known", i->name);
-    if (!grain || grain & (grain - 1) || grain > GRAIN_MAX / VMDK_SECTOR || !p->entries || p->entries > TABLE_ENTRIES ||
-        capacity > SECTORS_MAX || gd > SECTORS_MAX || !gd || dp_ld64(h + OVERHEAD) > SECTORS_MAX)
+    if (!grain || grain & (grain - 1) || grain > GRAIN_MAX / VMDK_SECTOR || !p->entries || p->entries > VMDK_TABLE_ENTRIES ||
+        capacity > SECTORS_MAX || capacity / grain >= GRAINS_MAX || gd > SECTORS_MAX || !gd || dp_ld64(h + VMDK_OVERHEAD) > SECTORS_MAX)
         return damaged(i, "the fields of its header contradict each other", e);
     p->grain = grain * VMDK_SECTOR;
     p->gd = gd * VMDK_SECTOR;
-    p->rgd = flags & FLAG_RGD && rgd && rgd < SECTORS_MAX ? rgd * VMDK_SECTOR : 0;
-    p->start = p->packed ? VMDK_SECTOR : DP_MAX(dp_ld64(h + OVERHEAD), (uint64_t)1) * VMDK_SECTOR;
+    p->rgd = flags & VMDK_FLAG_RGD && rgd && rgd < SECTORS_MAX ? rgd * VMDK_SECTOR : 0;
+    p->start = p->packed ? VMDK_SECTOR : DP_MAX(dp_ld64(h + VMDK_OVERHEAD), (uint64_t)1) * VMDK_SECTOR;
     uint64_t per_table = p->entries * grain, tables = capacity / per_table + (capacity % per_table != 0);
     if (p->gd + tables * 4 > length)
         return damaged(i, "its grain directory is not in the file; was it copied to its end?", e);
@@ -76,7 +79,7 @@ static int open_sparse(struct dp_image *i, struct vmdk_part *p, uint64_t *text, 
     if (p->packed && (!(p->plain = malloc(p->grain)) || !(p->scratch = malloc(p->grain * 2 + VMDK_SECTOR))))
         return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
     if (text) {
-        uint64_t at = dp_ld64(h + DESCRIPTOR), size = dp_ld64(h + DESCRIPTOR_SIZE);
+        uint64_t at = dp_ld64(h + VMDK_DESCRIPTOR), size = dp_ld64(h + VMDK_DESCRIPTOR_SIZE);
         if (at > SECTORS_MAX || size > TEXT_MAX / VMDK_SECTOR)
             return damaged(i, "its descriptor is not in the file", e);
         *text = at * VMDK_SECTOR;
@@ -178,10 +181,10 @@ static int parse(struct dp_image *i, struct descriptor *d, bool alone, const str
             parts++;
             rc = alone ? 0 : add_part(i, line, alone, o, e);
         } else if ((value = value_of(line, "CID"))) {
-            if (strlen(value) == 8 && !v->cid_at)
-                v->cid_at = d->at + (value - d->text);
             if (set_hex(value, &v->cid))
                 rc = damaged(i, "its CID is no number", e);
+            v->cid_at = d->at + (value - d->text);
+            v->cid_digits = DP_MIN(strlen(value), 8u);
         } else if ((value = value_of(line, "parentCID"))) {
             if (set_hex(value, &v->parent_cid))
                 rc = damaged(i, "its parentCID is no number", e);
@@ -246,11 +249,21 @@ int vmdk_open(struct dp_image *i, const struct dp_image_options *o, struct dp_er
     return rc || v->parent_cid == (uint32_t)VMDK_NO_PARENT ? rc : open_parent(i, d.hint, o, e);
 }
 
+int vmdk_set_unclean(struct vmdk_part *p, bool on)
+{
+    uint8_t byte = on;
+    int rc = dp_image_pwrite(p->file, &byte, 1, VMDK_UNCLEAN);
+    return rc ? rc : dp_image_flush(p->file);
+}
+
 void vmdk_close(struct dp_image *i)
 {
     struct vmdk *v = vmdk_of(i);
     for (unsigned n = 0; n < v->parts; n++) {
         struct vmdk_part *p = &v->part[n];
+        /* What cannot be told at the end the next one finds by comparing. */
+        if (p->unclean && !p->table.dirty && !dp_image_flush(p->file) && vmdk_set_unclean(p, false) && i->trace)
+            dp_trace_emit(i->trace, DP_TRACE_BLOCK, "disk %s: its header cannot be written", i->name);
         dp_table_fini(&p->table);
         free(p->name);
         free(p->plain);
@@ -259,91 +272,3 @@ void vmdk_close(struct dp_image *i)
             dp_image_close(p->file);
     }
 }
-
-/* ---- create ---- */
-
-static int write_directory(struct dp_image *file, uint64_t gd, uint64_t tables, uint64_t first)
-{
-    uint8_t page[4096];
-    int rc = 0;
-    for (uint64_t n = 0; !rc && n < tables;) {
-        uint64_t at = gd * VMDK_SECTOR + n * 4, k = 0;
-        for (; k < sizeof page / 4 && n < tables; k++, n++)
-            dp_st32(page + 4 * k, first + n * (TABLE_ENTRIES * 4 / VMDK_SECTOR));
-        rc = dp_image_pwrite(file, page, k * 4, at);
-    }
-    return rc;
-}
-
-static void describe(const struct dp_image_create *o, const char *type, uint64_t sectors, char *text, size_t room)
-{
-    const char *slash = strrchr(o->name, '/'), *adapter = dp_image_create_option(o, "adapter_type");
-    const char *hardware = dp_image_create_option(o, "hwversion");
-    uint32_t cid = 0;
-    if (getrandom(&cid, sizeof cid, 0) != sizeof cid || cid >= 0xfffffffe)
-        cid = 0x5eed;
-    bool ide = !adapter || !strcmp(adapter, "ide");
-    uint64_t heads = ide ? 16 : 255, cylinders = sectors / (heads * 63);
-    snprintf(text, room,
-             "# Disk DescriptorFile\nversion=1\nCID=%08x\nparentCID=ffffffff\ncreateType=\"%s\"\n\n# Extent description\n"
-             "RW %llu SPARSE \"%.255s\"\n\n# The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"%.8s\"\n"
-             "ddb.geometry.cylinders = \"%llu\"\nddb.geometry.heads = \"%llu\"\nddb.geometry.sectors = \"63\"\nddb.adapterType = \"%s\"\n",
-             cid, type, (unsigned long long)sectors, slash ? slash + 1 : o->name, hardware ? hardware : "4",
-             (unsigned long long)(ide ? DP_MIN(cylinders, 16383u) : cylinders), (unsigned long long)heads, adapter ? adapter : "ide");
-}
-
-int vmdk_create(const struct dp_image_create *o, struct dp_error *e)
-{
-    const char *type = dp_image_create_option(o, "subformat"), *adapter = dp_image_create_option(o, "adapter_type");
-    static const char *const adapters[] = {"ide", "buslogic", "lsilogic", "legacyESX"};
-    bool packed = type && !strcmp(type, "streamOptimized"), zeroed, known = !adapter;
-    struct dp_image *file;
-    uint8_t h[VMDK_SECTOR] = MAGIC;
-    char text[DESCRIPTOR_SECTORS * VMDK_SECTOR] = {0};
-    if (type && !packed && strcmp(type, "monolithicSparse"))
-        return dp_error_set(e, -ENOTSUP, "subformat of a vmdk image is monolithicSparse or streamOptimized here, not '%s'", type);
-    for (unsigned n = 0; n < DP_ARRAY_LEN(adapters); n++)
-        known |= adapter && !strcmp(adapter, adapters[n]);
-    if (!known)
-        return dp_error_set(e, -EINVAL, "adapter_type is ide, buslogic, lsilogic or legacyESX, not '%s'", adapter);
-    int rc = dp_image_create_flag(o, "zeroed_grain", false, &zeroed, e);
-    if (rc)
-        return rc;
-    if (o->backing)
-        return dp_error_set(e, -ENOTSUP, "vmdk images are made without a backing file here; use format qcow2");
-    uint64_t sectors = o->size / VMDK_SECTOR + (o->size % VMDK_SECTOR != 0), per_table = (uint64_t)TABLE_ENTRIES * GRAIN / VMDK_SECTOR;
-    uint64_t tables = sectors / per_table + (sectors % per_table != 0), table_sectors = TABLE_ENTRIES * 4 / VMDK_SECTOR;
-    uint64_t directory = (tables * 4 + VMDK_SECTOR - 1) / VMDK_SECTOR, rgd = 1 + DESCRIPTOR_SECTORS;
-    uint64_t gd = rgd + directory + tables * table_sectors;
-    uint64_t overhead = DP_ALIGN_UP(gd + directory + tables * table_sectors, (uint64_t)GRAIN / VMDK_SECTOR);
-    if (sectors > UINT32_MAX) /* grain tables have 32 bits for sectors of the file */
-        return dp_error_set(e, -EFBIG, "a vmdk image has at most 2 TiB; use format qcow2 or vhdx");
-    dp_st32(h + VERSION, packed ? 3 : zeroed ? 2 : 1);
-    dp_st32(h + FLAGS, FLAG_NEWLINES | FLAG_RGD | (packed ? FLAG_PACKED | FLAG_MARKERS : 0) | (zeroed ? FLAG_ZEROED : 0));
-    dp_st64(h + CAPACITY, sectors);
-    dp_st64(h + GRAIN_SIZE, GRAIN / VMDK_SECTOR);
-    dp_st64(h + DESCRIPTOR, 1);
-    dp_st64(h + DESCRIPTOR_SIZE, DESCRIPTOR_SECTORS);
-    dp_st32(h + ENTRIES, TABLE_ENTRIES);
-    dp_st64(h + RGD, rgd);
-    dp_st64(h + GD, gd);
-    dp_st64(h + OVERHEAD, overhead);
-    memcpy(h + NEWLINES, "\n \r\n", 4);
-    dp_st16(h + ALGORITHM, packed ? DEFLATE : 0);
-    describe(o, packed ? "streamOptimized" : "monolithicSparse", sectors, text, sizeof text);
-    if ((rc = dp_image_create_file(o, &file, e)))
-        return rc;
-    if (!(rc = dp_image_zero(file, 0, overhead * VMDK_SECTOR, 0)) && !(rc = write_directory(file, rgd, tables, rgd + directory)) &&
-        !(rc = write_directory(file, gd, tables, gd + directory)) && !(rc = dp_image_pwrite(file, text, sizeof text, VMDK_SECTOR)) &&
-        !(rc = dp_image_flush(file)) && !(rc = dp_image_pwrite(file, h, sizeof h, 0)))
-        rc = dp_image_flush(file);
-    dp_image_close(file);
-    return rc ? dp_error_set(e, rc, "%s cannot be written: %s", o->name, strerror(-rc)) : 0;
-}
-
-const struct dp_image_option vmdk_create_options[] = {
-    {"subformat", "monolithicSparse, or streamOptimized: compressed, written once (monolithicSparse)"},
-    {"adapter_type", "ide, buslogic, lsilogic or legacyESX (ide)"},
-    {"hwversion", "of VMware's virtual hardware (4)"},
-    {"zeroed_grain", "on or off (off)"},
-    {0}};

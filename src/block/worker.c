@@ -174,6 +174,13 @@ static void worker_fini(struct worker *w)
     free(w);
 }
 
+static void suspect(const struct dp_block *b, struct dp_image *i)
+{
+    uint8_t head[DP_IMAGE_HEAD], tail[512] = {0};
+    if (!dp_image_pread(i, head, sizeof head, 0) && (b->size < sizeof tail || !dp_image_pread(i, tail, sizeof tail, b->size - sizeof tail)))
+        dp_block_suspect(b, head, tail);
+}
+
 static void worker_submit(struct dp_block *b, struct dp_block_request *r)
 {
     struct worker *w = b->engine_data;
@@ -214,6 +221,8 @@ static int worker_open(struct dp_block *b, struct dp_error *e)
             rc = dp_error_set(e, -EINVAL, "disk %s is empty; give it a size with: doppel image resize %s 4G", b->path, b->path);
         if (!rc)
             b->size = DP_ALIGN_UP(w->image->size, DP_BLOCK_SECTOR);
+        if (!rc && !image.format && b->trace)
+            suspect(b, w->image);
     }
     if (rc) {
         dp_image_close(w->image);

@@ -18,8 +18,9 @@ struct disk_options {
     const char *vm, *disk, *word; /* word: what follows them */
     const char *to, *format, *bitmap, *backing, *inside, *top, *base;
     struct cli_list more;
-    uint64_t rate;
-    bool detach, reuse, pivot;
+    const char *serial;
+    uint64_t rate, timeout_ms;
+    bool detach, reuse, pivot, ro, force;
 };
 #define FIELD(name) offsetof(struct disk_options, name)
 #define OPTION_RATE                                                                                                                        \
@@ -460,19 +461,105 @@ static int forget(int argc, char **argv)
     return status >= 0 ? status : tell(&o, "disk-bitmap-remove", (const char *[]){"disk", o.disk, "bitmap", o.word, NULL});
 }
 
+/* ---- disks that come and go ---- */
+
+static int attach(int argc, char **argv);
+static const struct cli_option attach_options[] = {
+    {"format", 'f', "FORMAT", CLI_STRING, FIELD(format), .help = "of FILE (raw)"},
+    {"ro", 0, NULL, CLI_FLAG, FIELD(ro), .help = "for reading only"},
+    {"serial", 0, "TEXT", CLI_STRING, FIELD(serial), .help = "what the disk says is its serial number; up to 20 characters"},
+    {"id", 0, "NAME", CLI_STRING, FIELD(disk), .help = "what the disk is called (the first of disk0, disk1... that is free)"},
+};
+static const struct cli_operand attach_operands[] = {{"VM", FIELD(vm)}, {"FILE", FIELD(word)}};
+static const struct cli_verb verb_attach = {.name = "disk attach",
+                                            .summary = "plugs a virtio disk into a VM that runs, and says what it is called",
+                                            .usage = "[OPTION]... VM FILE",
+                                            .examples = "  doppel disk attach web data.raw\n"
+                                                        "  doppel disk attach web data.qcow2 -f qcow2 --serial DATA --id data\n",
+                                            .options = attach_options,
+                                            .option_count = DP_ARRAY_LEN(attach_options),
+                                            .operands = attach_operands,
+                                            .operand_count = DP_ARRAY_LEN(attach_operands),
+                                            .run = attach};
+static int attach(int argc, char **argv)
+{
+    struct disk_options o = {0};
+    struct dp_error e = {0};
+    int status = cli_begin(&verb_attach, argc, argv, &o);
+    if (status >= 0)
+        return status;
+    char *file = absolute(o.word);
+    struct json_object *result = ask(&o, "disk-attach", (const char *[]){"file", file, "disk", o.disk, "format", o.format, "serial", o.serial, "mode", o.ro ? "ro" : NULL, NULL}, &e);
+    free(file);
+    if (!result)
+        return image_fail(&e);
+    printf("%s\n", text(result, "disk"));
+    json_object_put(result);
+    return 0;
+}
+
+static int detach(int argc, char **argv);
+static const struct cli_option detach_options[] = {
+    {"force", 'F', NULL, CLI_FLAG, FIELD(force), .help = "at once, without asking the guest, which loses what it had not written"},
+    {"timeout", 't', "SECONDS", CLI_SECONDS, FIELD(timeout_ms), .help = "how long to wait for the guest (30)"},
+};
+static const struct cli_verb verb_detach = {.name = "disk detach",
+                                            .summary = "takes a virtio disk out of a VM that runs: asks the guest to let go of it, and waits",
+                                            .usage = "[--force] [--timeout SECONDS] VM DISK",
+                                            .examples = "  doppel disk detach web disk1\n",
+                                            .options = detach_options,
+                                            .option_count = DP_ARRAY_LEN(detach_options),
+                                            .operands = disk_operands,
+                                            .operand_count = DP_ARRAY_LEN(disk_operands),
+                                            .run = detach};
+
+/* Whether the VM has the disk; negative: it does not answer. */
+static int has(const struct disk_options *o, struct dp_error *e)
+{
+    struct json_object *result = ask(o, "disks", (const char *[]){NULL}, e), *disks = json_object_object_get(result, "disks");
+    int found = result ? 0 : e->code;
+    for (size_t i = 0; result && !found && i < json_object_array_length(disks); i++)
+        found = !strcmp(text(json_object_array_get_idx(disks, i), "disk"), o->disk);
+    json_object_put(result);
+    return found;
+}
+
+static int detach(int argc, char **argv)
+{
+    enum { PATIENCE_MS = 30000, WAIT_MS = 20 };
+    struct disk_options o = {.timeout_ms = PATIENCE_MS};
+    struct dp_error e = {0};
+    int status = cli_begin(&verb_detach, argc, argv, &o), found = 1;
+    if (status >= 0)
+        return status;
+    struct json_object *result = ask(&o, "disk-detach", (const char *[]){"disk", o.disk, "mode", o.force ? "force" : NULL, NULL}, &e);
+    if (!result)
+        return image_fail(&e);
+    json_object_put(result);
+    for (uint64_t waited = 0; (found = has(&o, &e)) > 0 && waited < o.timeout_ms; waited += WAIT_MS)
+        nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000}, NULL);
+    if (found > 0)
+        dp_error_set(&e, -ETIMEDOUT,
+                     "%s: the guest has not let go of %s within %g s: it is still starting, or has no ACPI PCI hotplug. It stays asked, and a "
+                     "reset takes the disk out, too; --force does so at once, whatever the guest does with it",
+                     o.vm, o.disk, (double)o.timeout_ms / 1000);
+    return found ? image_fail(&e) : 0;
+}
+
 /* ---- the family ---- */
 
 static const struct cli_verb *const verbs[] = {&verb_ls,     &verb_snapshot, &verb_commit, &verb_stream, &verb_mirror,
-                                               &verb_backup, &verb_complete, &verb_cancel, &verb_resize, &verb_forget};
+                                               &verb_backup, &verb_complete, &verb_cancel, &verb_resize, &verb_forget, &verb_attach, &verb_detach};
 
 static int disk(int argc, char **argv) { return cli_family(&cli_disk, verbs, DP_ARRAY_LEN(verbs), argc, argv); }
 
 const struct cli_verb cli_disk = {
     .name = "disk",
-    .summary = "snapshots, merges, moves, backs up and grows disks of a VM that runs",
+    .summary = "snapshots, merges, moves, backs up, grows, plugs and unplugs disks of a VM that runs",
     .usage = "VERB [OPTION]... VM [DISK]",
     .examples = "  doppel disk ls web\n"
                 "  doppel disk snapshot web disk0 --to monday.qcow2\n"
-                "  doppel disk mirror web disk0 --to /new/disk.qcow2 -O qcow2 --pivot\n",
+                "  doppel disk mirror web disk0 --to /new/disk.qcow2 -O qcow2 --pivot\n"
+                "  doppel disk attach web data.raw\n",
     .run = disk,
 };

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 static const struct cli_verb *const verbs[] = {&cli_run, &cli_up, &cli_down, &cli_config_verb, &cli_list, &cli_stats, &cli_control, &cli_screenshot, &cli_type, &cli_key,
-                                               &cli_media_verb, &cli_image, &cli_volume, &cli_disk, &cli_balloon, &cli_network, &cli_doctor, &cli_lockstep};
+                                               &cli_media_verb, &cli_image, &cli_volume, &cli_disk, &cli_balloon, &cli_network, &cli_nic, &cli_doctor, &cli_lockstep};
 
 static void help(FILE *to)
 {

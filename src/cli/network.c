@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/client.h"
+#include "cli/nic.h"
 #include "control/rundir.h"
 #include "net/capture.h"
 #include "net/network.h"
@@ -168,19 +169,26 @@ static int inspect(int argc, char **argv)
 
 struct port_options {
     const char *name, *port, *what;
+    bool force, port_only;
+    uint64_t timeout_ms;
 };
 static const struct cli_operand port_operands[] = {{"NETWORK", offsetof(struct port_options, name)},
                                                    {"PORT", offsetof(struct port_options, port)},
                                                    {"WHAT", offsetof(struct port_options, what)}};
 
+static const struct cli_operand connect_operands[] = {{"NETWORK", offsetof(struct port_options, name)},
+                                                      {"VM|PORT", offsetof(struct port_options, port)},
+                                                      {"WHAT", offsetof(struct port_options, what), .optional = true}};
+
 static int connect_(int argc, char **argv);
 static const struct cli_verb verb_connect = {
     .name = "network connect",
-    .summary = "declares a port's options, changes them, or adds a way out",
-    .usage = "NETWORK PORT WHAT",
-    .examples =
-        "  doppel network connect lan web vlan=10,mac=52:54:00:12:34:56\n  doppel network connect lan out tap=tap0,bridge=br0,trunk=all\n",
-    .operands = port_operands,
+    .summary = "plugs a card that leads there into a VM that runs; or declares a port's options, changes them, or adds a way out",
+    .usage = "NETWORK VM | NETWORK PORT WHAT",
+    .examples = "  doppel network connect lan web                                     another card for the VM web (see also doppel nic)\n"
+                "  doppel network connect lan web vlan=10,mac=52:54:00:12:34:56\n"
+                "  doppel network connect lan out tap=tap0,bridge=br0,trunk=all\n",
+    .operands = connect_operands,
     .operand_count = 3,
     .run = connect_};
 
@@ -193,30 +201,88 @@ static bool is_uplink(const char *what)
     return false;
 }
 
+static int plug(const struct port_options *o)
+{
+    struct dp_error e = {0};
+    char options[DP_RUNDIR_NAME_MAX + 16];
+    struct json_object *card = NULL;
+    snprintf(options, sizeof options, "network=%s", o->name);
+    if (!dp_rundir_check_name(o->name, &e))
+        card = cli_nic_add(o->port, options, NULL, &e);
+    if (!card) {
+        fprintf(stderr, "doppel: %s\n", e.text);
+        return EXIT_STATUS_ERROR;
+    }
+    printf("%s\n", text(card, "nic"));
+    json_object_put(card);
+    return 0;
+}
+
 static int connect_(int argc, char **argv)
 {
     struct port_options o = {0};
     int status = cli_begin(&verb_connect, argc, argv, &o);
     if (status >= 0)
         return status;
+    if (!o.what)
+        return plug(&o);
     return is_uplink(o.what) ? tell(o.name, "uplink", (const char *const[]){"port", o.port, "what", o.what, NULL})
                              : tell(o.name, "declare", (const char *const[]){"port", o.port, "options", o.what, NULL});
 }
 
 static int disconnect(int argc, char **argv);
+static const struct cli_option disconnect_options[] = {
+    {"port", 0, NULL, CLI_FLAG, offsetof(struct port_options, port_only), .help = "only the port: its VM keeps the card, and never has a carrier"},
+    {"force", 'f', NULL, CLI_FLAG, offsetof(struct port_options, force), .help = "of a VM: takes the card out without asking the guest"},
+    {"timeout", 't', "SECONDS", CLI_SECONDS, offsetof(struct port_options, timeout_ms), .help = "how long to wait for the guest (30)"},
+};
+static const struct cli_operand disconnect_operands[] = {{"NETWORK", offsetof(struct port_options, name)},
+                                                         {"VM|PORT", offsetof(struct port_options, port)}};
 static const struct cli_verb verb_disconnect = {.name = "network disconnect",
-                                                .summary = "takes a port away",
-                                                .usage = "NETWORK PORT",
-                                                .examples = "  doppel network disconnect lan web\n",
-                                                .operands = port_operands,
+                                                .summary = "takes the cards that lead there out of a VM that runs; or a port away",
+                                                .usage = "[--force] [--timeout SECONDS] NETWORK VM | [--port] NETWORK PORT",
+                                                .examples = "  doppel network disconnect lan web           the guest of the VM web lets go of its card first\n"
+                                                            "  doppel network disconnect lan out\n",
+                                                .options = disconnect_options,
+                                                .option_count = DP_ARRAY_LEN(disconnect_options),
+                                                .operands = disconnect_operands,
                                                 .operand_count = 2,
                                                 .run = disconnect};
 
+/* Takes out of a VM what leads to the network: how many cards; negative: e says why not. No such VM: none. */
+static int unplug(const struct port_options *o, struct dp_error *e)
+{
+    char way[DP_RUNDIR_NAME_MAX + 16];
+    int n = snprintf(way, sizeof way, "network=%s", o->name), count = 0, rc = 0;
+    struct dp_error none;
+    if (dp_rundir_check_name(o->name, &none) || dp_rundir_check_name(o->port, &none))
+        return 0;
+    struct json_object *list = cli_nic_list(o->port, &none), *nics = json_object_object_get(list, "nics");
+    for (size_t i = 0; list && !rc && i < json_object_array_length(nics); i++) {
+        struct json_object *card = json_object_array_get_idx(nics, i);
+        const char *to = text(card, "network");
+        if (strncmp(to, way, (size_t)n) || (to[n] && to[n] != ','))
+            continue;
+        rc = cli_nic_remove(o->port, text(card, "nic"), o->force, o->timeout_ms, e);
+        count++;
+    }
+    json_object_put(list);
+    return rc ? rc : count;
+}
+
 static int disconnect(int argc, char **argv)
 {
-    struct port_options o = {0};
+    struct port_options o = {.timeout_ms = CLI_NIC_PATIENCE_MS};
+    struct dp_error e = {0};
     int status = cli_begin(&verb_disconnect, argc, argv, &o);
-    return status >= 0 ? status : tell(o.name, "remove", (const char *const[]){"port", o.port, NULL});
+    if (status >= 0)
+        return status;
+    int cards = o.port_only ? 0 : unplug(&o, &e);
+    if (cards < 0) {
+        fprintf(stderr, "doppel: %s\n", e.text);
+        return EXIT_STATUS_ERROR;
+    }
+    return cards ? 0 : tell(o.name, "remove", (const char *const[]){"port", o.port, NULL});
 }
 
 static int link_(int argc, char **argv);

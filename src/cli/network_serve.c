@@ -19,8 +19,9 @@
 struct create_options {
     const char *name, *socket, *mode;
     uint64_t mtu, table;
-    bool snooping, no_loop_guard, foreground;
-    struct cli_list port, uplink, group;
+    const char *subnet;
+    bool snooping, no_loop_guard, foreground, nat, internal;
+    struct cli_list port, uplink, group, publish;
 };
 
 /* Checks for doppel.yaml. */
@@ -48,12 +49,19 @@ static const struct cli_option options[] = {
     {"port", 'p', "NAME=OPTIONS", CLI_LIST, offsetof(struct create_options, port),
      .help = "declares a port: who joins as NAME gets these options (see below); NAME *: of other users who are not declared", .check = check_port},
     {"uplink", 'u', "NAME=WHAT", CLI_LIST, offsetof(struct create_options, uplink),
-     .help = "a way out: tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE[,dtls=DIR|,psk=FILE][,listen], tcp=ADDRESS:PORT[,listen][,tls=DIR|,psk=FILE], vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
-             "port's options", .first = "tap|macvtap|packet|udp|tcp|vxlan"},
+     .help = "a way out: nat[,subnet=IP/N][,internal][,no-host][,publish=...], tap=IF[,bridge=BR], macvtap=IF, packet=IF, udp=LOCAL/REMOTE[,dtls=DIR|,psk=FILE][,listen], tcp=ADDRESS:PORT[,listen][,tls=DIR|,psk=FILE], vxlan=VNI[,local=IP][,remote=IP]...[,learn]; then a "
+             "port's options", .first = "nat|tap|macvtap|packet|udp|tcp|vxlan"},
     {"group", 'g', "NAME=RULES", CLI_LIST, offsetof(struct create_options, group),
      .help =
          "a security group: in|out any|tcp|udp|icmp [PORT[-PORT]] [from|to ADDRESS[/N]|group NAME]; more rules behind ; (ports join it by "
          "group=NAME)", .check = check_group},
+    {"nat", 0, NULL, CLI_FLAG, offsetof(struct create_options, nat),
+     .help = "a gateway with DHCP, DNS (VMs have their --name) and NAT to where this host can go; short for -u nat=nat"},
+    {"subnet", 0, "IP/N", CLI_STRING, offsetof(struct create_options, subnet), .help = "its addresses (10.1.0.0/24); implies --nat"},
+    {"internal", 0, NULL, CLI_FLAG, offsetof(struct create_options, internal),
+     .help = "addresses and names, and what is published, but no way out; implies --nat"},
+    {"publish", 0, "[IP:]PORT:NAME:PORT[/udp]", CLI_LIST, offsetof(struct create_options, publish),
+     .help = "a port of this host that leads to the VM called NAME; implies --nat"},
     {"socket", 0, "PATH", CLI_STRING, offsetof(struct create_options, socket), .help = "another socket to join by, for VMs of other users"},
     {"mode", 0, "OCTAL", CLI_STRING, offsetof(struct create_options, mode),
      .help = "permissions of that socket, as of chmod: 660 (default), 666"},
@@ -168,6 +176,20 @@ static int each(const struct cli_list *list, const char *option,
     return rc;
 }
 
+/* --nat and what goes with it: the uplink of that name. */
+static int make_nat(struct process *p, struct dp_error *e)
+{
+    char text[2000];
+    const struct create_options *o = &p->o;
+    if (!o->nat && !o->subnet && !o->internal && !o->publish.count)
+        return 0;
+    int n = snprintf(text, sizeof text, "nat%s%s%s", o->subnet ? ",subnet=" : "", o->subnet ? o->subnet : "", o->internal ? ",internal" : "");
+    for (unsigned i = 0; i < o->publish.count && n < (int)sizeof text; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n, ",publish=%s", o->publish.value[i]);
+    return n < (int)sizeof text ? dp_network_add_uplink(p->network, "nat", text, e)
+                                : dp_error_set(e, -E2BIG, "--subnet and --publish: that is too much text");
+}
+
 static int octal(const char *text, unsigned *out, struct dp_error *e)
 {
     char *end;
@@ -212,7 +234,8 @@ static int make(struct process *p, struct dp_error *e)
     if ((rc = dp_rundir_claim(name, &p->rundir, e)) || (rc = dp_network_create(&o, &p->network, e)) ||
         (rc = each(&p->o.group, "group", dp_network_set_group, p->network, e)) ||
         (rc = each(&p->o.port, "port", dp_network_declare, p->network, e)) ||
-        (rc = each(&p->o.uplink, "uplink", dp_network_add_uplink, p->network, e)) || (rc = listen_other(p, e)))
+        (rc = make_nat(p, e)) || (rc = each(&p->o.uplink, "uplink", dp_network_add_uplink, p->network, e)) ||
+        (rc = listen_other(p, e)))
         return rc;
     snprintf(path, sizeof path, "%s/ports", p->rundir.path);
     if ((rc = dp_network_listen(p->network, path, 0600, e)) || (rc = dp_control_server_create(p->loop, &service, p, &p->control, e)))
@@ -309,6 +332,7 @@ const struct cli_verb cli_network_create = {
     .usage = "[OPTION]... NAME",
     .examples =
         "  doppel network create lan\n"
+        "  doppel network create home --nat --publish 8080:web:80     and: doppel run --name web --nic network=home ...\n"
         "  doppel network create office -p web=vlan=10 -p db=vlan=20,isolated -u out=tap=tap0,trunk=10+20\n"
         "  doppel network create shop -g 'web=in tcp 80; in tcp 443' -g 'db=in tcp 5432 from group web' -p www=group=web -p pg=group=db\n"
         "  doppel network create wide -u other=vxlan=42,remote=192.0.2.7\n"

@@ -71,7 +71,7 @@ const char *cli_nearest(const char *text, const char *const *names, unsigned cou
 
 extern const struct cli_verb cli_run, cli_list, cli_stats, cli_control, cli_screenshot, cli_type, cli_key, cli_media_verb, cli_image, cli_balloon,
     cli_disk, cli_volume,
-    cli_network, cli_network_create, cli_up, cli_down, cli_config_verb, cli_doctor, cli_lockstep;
+    cli_network, cli_network_create, cli_nic, cli_up, cli_down, cli_config_verb, cli_doctor, cli_lockstep;
 
 enum { EXIT_STATUS_ERROR = 125, EXIT_STATUS_USAGE = 2 };
 

@@ -125,6 +125,64 @@ static void routing(struct dp_aml *a, const char *name, unsigned (*gsi)(unsigned
     dp_aml_close(a);
 }
 
+/* A slot that cards come into and go from: its number for people, and _EJ0 (6.3.3), which the system runs once it has let go of the card:
+ * Store (bit, PCEJ) is 70, bit, PCEJ. */
+static void hotplug_slot(struct dp_aml *a, unsigned slot)
+{
+    static const uint8_t store = 0x70, eject[] = {'P', 'C', 'E', 'J'};
+    char name[8];
+    snprintf(name, sizeof name, "S%03X", slot & 0xfff);
+    dp_aml_device(a, name);
+    dp_aml_name(a, "_ADR");
+    dp_aml_integer(a, (uint64_t)slot << 16);
+    dp_aml_name(a, "_SUN");
+    dp_aml_integer(a, slot);
+    dp_aml_method(a, "_EJ0", 1, false);
+    dp_aml_bytes(a, &store, 1);
+    dp_aml_integer(a, 1u << slot);
+    dp_aml_bytes(a, eject, sizeof eject);
+    dp_aml_close(a);
+    dp_aml_close(a);
+}
+
+/* What a field says of each slot: Local0 = the field; If (Local0 & bit) Notify (slot, value). Store (x, Local0) is 70, x, 60; And (Local0,
+ * bit, nowhere) is 7B, 60, bit, 00; Notify (x, v) is 86, x, v. */
+static void hotplug_notify(struct dp_aml *a, uint32_t slots, const char *field, unsigned value)
+{
+    static const uint8_t store = 0x70, local0 = 0x60, and_local0[] = {0x7b, 0x60}, nowhere = 0, notify = 0x86;
+    dp_aml_bytes(a, &store, 1);
+    dp_aml_reference(a, field);
+    dp_aml_bytes(a, &local0, 1);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        char name[24];
+        if (!(slots >> slot & 1))
+            continue;
+        snprintf(name, sizeof name, "\\_SB_.PCI0.S%03X", slot & 0xfff);
+        dp_aml_if(a);
+        dp_aml_bytes(a, and_local0, sizeof and_local0);
+        dp_aml_integer(a, 1u << slot);
+        dp_aml_bytes(a, &nowhere, 1);
+        dp_aml_bytes(a, &notify, 1);
+        dp_aml_reference(a, name);
+        dp_aml_integer(a, value);
+        dp_aml_close(a);
+    }
+}
+
+/* The event's method (5.6.4.1): an edge, whose status the system clears before it runs this. */
+static void hotplug_event(struct dp_aml *a, const struct dp_acpi_config *c)
+{
+    enum { DEVICE_CHECK = 1, EJECT_REQUEST = 3 };
+    char name[8];
+    snprintf(name, sizeof name, "_E%02X", c->hotplug_gpe);
+    dp_aml_scope(a, "\\_GPE");
+    dp_aml_method(a, name, 0, true);
+    hotplug_notify(a, c->hotplug_slots, "\\_SB_.PCI0.PCIU", DEVICE_CHECK);
+    hotplug_notify(a, c->hotplug_slots, "\\_SB_.PCI0.PCID", EJECT_REQUEST);
+    dp_aml_close(a);
+    dp_aml_close(a);
+}
+
 static void pci_root(struct dp_aml *a, const struct dp_acpi_config *c)
 {
     struct dp_buffer r = {0};
@@ -160,6 +218,12 @@ static void pci_root(struct dp_aml *a, const struct dp_acpi_config *c)
         dp_aml_close(a);
         dp_aml_bytes(a, pic, sizeof pic);
         dp_aml_close(a);
+    }
+    if (c->hotplug_slots) {
+        dp_aml_ports(a, "PCHP", c->hotplug_port, (const char *const[]){"PCIU", "PCID", "PCEJ", "PCRM", "PCBN"}, 5);
+        for (unsigned slot = 0; slot < 32; slot++)
+            if (c->hotplug_slots >> slot & 1)
+                hotplug_slot(a, slot);
     }
     dp_aml_close(a);
 }
@@ -254,6 +318,8 @@ static void isa_devices(struct dp_aml *a, const struct dp_acpi_config *c)
     dp_aml_res_io(&r, c->pm_control, 2);
     dp_aml_res_io(&r, c->pm_timer, 4);
     dp_aml_res_io(&r, c->gpe0, 4);
+    if (c->hotplug_slots)
+        dp_aml_res_io(&r, c->hotplug_port, 20);
     for (unsigned i = 0; i < c->reserved_count; i++)
         dp_aml_res_io(&r, c->reserved[i].port, c->reserved[i].length);
     dp_aml_resources(a, &r);
@@ -328,6 +394,8 @@ static bool dsdt(struct dp_acpi_image *m, const struct dp_acpi_config *c)
     if (c->vmgenid)
         generation_id(&a);
     dp_aml_close(&a);
+    if (c->hotplug_slots)
+        hotplug_event(&a, c);
 
     table_end(m, at);
     return dp_aml_done(&a);

@@ -4,7 +4,7 @@
  * Without firmware
  * that is in 0xE0000-0xFFFFF, where systems look for the RSDP. With firmware, which chooses the place, base is 0 and the image tells where
  * its
- * pointers and checksums are. Source: ACPI 6.4 ch. 5 (tables), 6 (device identification, _CRS, _PRT), 7.4 (_S5); PCI
+ * pointers and checksums are. Source: ACPI 6.4 ch. 5 (tables), 5.6.6 (notifications), 6 (device identification, _CRS, _PRT, _EJ0), 7.4 (_S5); PCI
  * Firmware 3.0 section 4.1 (MCFG).
  */
 #ifndef DP_MACHINE_ACPI_H
@@ -27,6 +27,9 @@ struct dp_acpi_config {
     uint64_t mmio64_first, mmio64_last;
     unsigned (*pci_gsi)(unsigned device, unsigned pin); /* pin 1 = INTA */
     unsigned (*pci_irq)(unsigned device, unsigned pin); /* the same for systems that use the 8259s; NULL: they can use the above */
+    uint16_t hotplug_port;  /* of devices/pci/hotplug.h's registers */
+    uint32_t hotplug_slots; /* where cards may come and go; 0: nowhere */
+    uint8_t hotplug_gpe;    /* the event that tells */
     uint16_t level_irqs; /* ISA interrupts below 16, but for the SCI, that are level-triggered and active high */
     uint64_t hpet_base;  /* 0: none */
     bool vga, i8042, floppy, printer;

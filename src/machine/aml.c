@@ -17,6 +17,8 @@ enum {
     OP_DUAL_NAME = 0x2e,
     OP_MULTI_NAME = 0x2f,
     OP_EXT = 0x5b,
+    OP_EXT_REGION = 0x80,
+    OP_EXT_FIELD = 0x81,
     OP_EXT_DEVICE = 0x82,
     OP_IF = 0xa0,
     OP_ELSE = 0xa1,
@@ -109,6 +111,27 @@ void dp_aml_device(struct dp_aml *a, const char *path)
     byte(a, OP_EXT_DEVICE);
     open_length(a);
     path_string(a, path);
+}
+
+void dp_aml_ports(struct dp_aml *a, const char *region, uint16_t base, const char *const *fields, unsigned count)
+{
+    enum { SYSTEM_IO = 1, DWORD_ACCESS = 3, WRITE_AS_ZEROS = 2 << 5, BITS = 32 };
+    byte(a, OP_EXT);
+    byte(a, OP_EXT_REGION);
+    path_string(a, region);
+    byte(a, SYSTEM_IO);
+    dp_aml_integer(a, base);
+    dp_aml_integer(a, count * 4);
+    byte(a, OP_EXT);
+    byte(a, OP_EXT_FIELD);
+    open_length(a);
+    path_string(a, region);
+    byte(a, DWORD_ACCESS | WRITE_AS_ZEROS);
+    for (unsigned i = 0; i < count; i++) {
+        path_string(a, fields[i]);
+        byte(a, BITS);
+    }
+    dp_aml_close(a);
 }
 
 void dp_aml_method(struct dp_aml *a, const char *path, unsigned args, bool serialized)

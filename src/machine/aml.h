@@ -28,6 +28,8 @@ void dp_aml_scope(struct dp_aml *a, const char *path);
 void dp_aml_device(struct dp_aml *a, const char *path);
 void dp_aml_method(struct dp_aml *a, const char *path, unsigned args, bool serialized);
 void dp_aml_package(struct dp_aml *a, unsigned elements); /* up to 255 */
+/* 32-bit fields at consecutive ports from base on, in a region of that name; count names. */
+void dp_aml_ports(struct dp_aml *a, const char *region, uint16_t base, const char *const *fields, unsigned count);
 void dp_aml_if(struct dp_aml *a);                         /* a predicate follows */
 void dp_aml_else(struct dp_aml *a);
 void dp_aml_close(struct dp_aml *a);

@@ -10,6 +10,7 @@
 #include "devices/intc/coprocessor.h"
 #include "devices/intc/ioapic.h"
 #include "devices/intc/pic.h"
+#include "devices/pci/hotplug.h"
 #include "devices/pci/pci.h"
 #include "devices/timer/pit.h"
 #include "devices/timer/rtc.h"
@@ -170,6 +171,17 @@ static int own(struct dp_pc *pc, struct dp_device *d, struct dp_error *e)
     return dp_error_set(e, -ENOMEM, "no memory for a device");
 }
 
+/* The other way: it is gone. */
+static void disown(struct dp_pc *pc, struct dp_device *d)
+{
+    unsigned i = 0;
+    while (pc->device[i] != d)
+        i++;
+    pc->device_count--;
+    memmove(pc->device + i, pc->device + i + 1, (pc->device_count - i) * sizeof *pc->device);
+    dp_device_free(d);
+}
+
 struct dp_device *pc_add(struct dp_pc *pc, const struct dp_device_class *c, const char *id, struct dp_error *e)
 {
     struct dp_device *d = dp_device_alloc(c, id, &pc->env);
@@ -323,13 +335,13 @@ static int set_queues(struct dp_pc *pc, struct dp_device *d, unsigned queues, st
 static void blk_resized(void *opaque, struct dp_block *b) { dp_virtio_blk_resized(opaque); }
 static void scsi_resized(void *opaque, struct dp_block *b) { dp_virtio_scsi_resized(opaque, b); }
 
-static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
+/* Disk n to a slot. When it fails after the machine owns it, pc->disk[n] says so. */
+static int add_disk(struct dp_pc *pc, const struct dp_pc_disk *disk, unsigned n, unsigned slot, struct dp_error *e)
 {
-    const struct dp_pc_disk *disk = &pc->config.disk[n];
     char id[32], pci_id[32];
     snprintf(id, sizeof id, "disk%u", n % 100);
     snprintf(pci_id, sizeof pci_id, "disk%u-pci", n % 100);
-    struct dp_device *d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env);
+    struct dp_device *d = dp_device_alloc(&dp_virtio_blk_class, id, &pc->env), *adapter;
     if (!d)
         return dp_error_set(e, -ENOMEM, "no memory for a device");
     dp_virtio_blk_attach(d, disk->block);
@@ -344,7 +356,10 @@ static int add_disk(struct dp_pc *pc, unsigned n, struct dp_error *e)
         dp_device_free(d);
         return rc;
     }
-    if (!(rc = add_virtio(pc, d, pci_id, pc_disk_slot(pc, n), e)))
+    if ((rc = pc_own_virtio(pc, d, pci_id, &adapter, e)))
+        return rc;
+    pc->disk[n] = (struct pc_card){.device = adapter, .slot = slot};
+    if (!(rc = dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), slot, e)))
         dp_block_on_resize(disk->block, blk_resized, d);
     return rc;
 }
@@ -424,14 +439,15 @@ static int add_virtio_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, struct 
         dp_device_free(d);
         return rc ? rc : e && e->code ? e->code : -ENOMEM;
     }
-    if ((rc = own(pc, adapter, e)) || (nic->rom.size && (rc = dp_virtio_pci_rom(adapter, nic->rom.data, nic->rom.size, e))))
+    if ((rc = own(pc, adapter, e)))
         return rc;
-    return dp_pci_plug(dp_pci_host_of(pc->pci), dp_virtio_pci_function(adapter), pc_nic_slot(pc, n), e);
+    pc->nic[n].device = adapter;
+    return nic->rom.size ? dp_virtio_pci_rom(adapter, nic->rom.data, nic->rom.size, e) : 0;
 }
 
-static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
+/* Card n to a slot. When it fails after the machine owns it, pc->nic[n] says so. */
+static int add_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, unsigned n, unsigned slot, struct dp_error *e)
 {
-    const struct dp_pc_nic *nic = &pc->config.nic[n];
     const struct nic_model *m = find_nic_model(nic->model);
     char id[32], names[200];
     if (!m) {
@@ -443,16 +459,134 @@ static int add_nic(struct dp_pc *pc, unsigned n, struct dp_error *e)
     if (!d)
         return dp_error_set(e, -ENOMEM, "no memory for a network card");
     m->wire(d, nic->mac);
+    pc->nic[n].slot = slot;
     int rc;
     if (!m->function) {
         rc = add_virtio_nic(pc, nic, d, n, e);
     } else {
         if (m->rom && nic->rom.size)
             m->rom(d, nic->rom.data, nic->rom.size);
-        if (!(rc = own(pc, d, e)) && !(rc = dp_device_init(d, e)))
-            rc = dp_pci_plug(dp_pci_host_of(pc->pci), m->function(d), pc_nic_slot(pc, n), e);
+        if (!(rc = own(pc, d, e))) {
+            pc->nic[n].device = d;
+            rc = dp_device_init(d, e);
+        }
     }
+    pc->nic[n].port = rc ? NULL : m->port(d);
+    if (!rc)
+        rc = dp_pci_plug(dp_pci_host_of(pc->pci), m->function ? m->function(d) : dp_virtio_pci_function(pc->nic[n].device), slot, e);
     return rc || !nic->port ? rc : dp_net_connect(m->port(d), nic->port, e);
+}
+
+/* ---- cards that come and go ---- */
+
+static void hotplug_event(void *opaque) { dp_acpi_pm_gpe(((struct dp_pc *)opaque)->pm, DP_ACPI_GPE_PCI); }
+
+static void hotplug_eject(void *opaque, uint32_t slots)
+{
+    struct dp_pc *pc = opaque;
+    if (!pc->config.eject)
+        return;
+    atomic_fetch_or(&pc->ejected_slots, slots);
+    pc->config.eject(pc->config.opaque);
+}
+
+uint16_t pc_hotplug_port(const struct dp_pc *pc)
+{
+    return pc->chipset && pc->config.firmware->board == DP_PC_Q35 ? DP_PCI_HOTPLUG_PORT_Q35 : DP_PCI_HOTPLUG_PORT;
+}
+
+static int add_hotplug(struct dp_pc *pc, struct dp_error *e)
+{
+    struct dp_device *d = pc->hotplug = pc_add(pc, &dp_pci_hotplug_class, "pci-hotplug", e);
+    if (!d)
+        return -ENOMEM;
+    dp_pci_hotplug_wire(d, &(struct dp_pci_hotplug_wires){hotplug_event, hotplug_eject, pc});
+    int rc = dp_device_init(d, e);
+    return rc ? rc : dp_device_map(d, DP_PCI_HOTPLUG_WINDOW, pc_hotplug_port(pc), e);
+}
+
+/* Slots that cards may come into or go from: what has nothing in it for good. */
+static uint32_t hotplug_slots(struct dp_pc *pc)
+{
+    return (~dp_pci_slots_taken(dp_pci_host_of(pc->pci)) | dp_pci_hotplug_removable(pc->hotplug)) & ~1u;
+}
+
+static struct pc_card *find_card(const struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n)
+{
+    struct pc_card *c = (struct pc_card *)(kind == DP_PC_CARD_NIC ? pc->nic : pc->disk);
+    return n < (unsigned)(kind == DP_PC_CARD_NIC ? DP_PC_NICS : DP_PC_DISKS) && c[n].device ? &c[n] : NULL;
+}
+
+/* A number, and a slot, from the one that cards of the start have on, round and round. */
+static int find_place(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned *n, unsigned *slot, struct dp_error *e)
+{
+    uint32_t taken = dp_pci_slots_taken(dp_pci_host_of(pc->pci));
+    for (*n = 0; find_card(pc, kind, *n);)
+        ++*n;
+    if (kind == DP_PC_CARD_NIC && *n >= DP_PC_NICS)
+        return dp_error_set(e, -ENOSPC, "the machine has %d network cards, no more are possible: take one out first", DP_PC_NICS);
+    if (kind == DP_PC_CARD_DISK && *n >= DP_PC_DISKS)
+        return dp_error_set(e, -ENOSPC, "the machine has %d virtio disks, no more are possible: take one out first", DP_PC_DISKS);
+    if (!~taken)
+        return dp_error_set(e, -ENOSPC, "all PCI slots of the machine are taken: take a card out first");
+    for (*slot = (kind == DP_PC_CARD_NIC ? pc_nic_slot(pc, *n) : pc_disk_slot(pc, *n)) % SLOTS; taken >> *slot & 1;)
+        *slot = (*slot + 1) % SLOTS;
+    return 0;
+}
+
+/* The rest, after the card was made or not. */
+static int plugged(struct dp_pc *pc, struct pc_card *card, bool running, int rc)
+{
+    if (rc) {
+        if (card->device)
+            disown(pc, card->device);
+        *card = (struct pc_card){0};
+        return rc;
+    }
+    if (running)
+        dp_device_resume(card->device);
+    dp_pci_hotplug_plugged(pc->hotplug, card->slot, true);
+    return 0;
+}
+
+int dp_pc_plug_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, bool running, unsigned *n, struct dp_error *e)
+{
+    unsigned slot = 0;
+    int rc = find_place(pc, DP_PC_CARD_NIC, n, &slot, e);
+    return rc ? rc : plugged(pc, &pc->nic[*n], running, add_nic(pc, nic, *n, slot, e));
+}
+
+int dp_pc_plug_disk(struct dp_pc *pc, const struct dp_pc_disk *disk, bool running, unsigned *n, struct dp_error *e)
+{
+    unsigned slot = 0;
+    int rc = find_place(pc, DP_PC_CARD_DISK, n, &slot, e);
+    return rc ? rc : plugged(pc, &pc->disk[*n], running, add_disk(pc, disk, *n, slot, e));
+}
+
+void dp_pc_ask(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n) { dp_pci_hotplug_ask(pc->hotplug, find_card(pc, kind, n)->slot); }
+
+void dp_pc_unplug(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, bool running)
+{
+    struct pc_card *card = find_card(pc, kind, n);
+    dp_pci_hotplug_gone(pc->hotplug, card->slot);
+    if (running)
+        dp_device_pause(card->device);
+    disown(pc, card->device);
+    *card = (struct pc_card){0};
+}
+
+uint32_t dp_pc_ejected(struct dp_pc *pc, bool all)
+{
+    uint32_t slots = atomic_exchange(&pc->ejected_slots, 0) | (all ? dp_pci_hotplug_asked(pc->hotplug) : 0);
+    return slots & dp_pci_hotplug_removable(pc->hotplug);
+}
+
+bool dp_pc_card(const struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, struct dp_pc_card_status *s)
+{
+    const struct pc_card *card = find_card(pc, kind, n);
+    if (card)
+        *s = (struct dp_pc_card_status){card->slot, dp_pci_hotplug_asked(pc->hotplug) >> card->slot & 1, card->port && dp_net_link(card->port)};
+    return card;
 }
 
 /* ---- USB ---- */
@@ -538,13 +672,19 @@ static int add_pci(struct dp_pc *pc, struct dp_error *e)
             return rc;
     }
     for (unsigned i = 0; i < c->disk_count; i++)
-        if ((rc = add_disk(pc, i, e)))
+        if ((rc = add_disk(pc, &c->disk[i], i, pc_disk_slot(pc, i), e)))
             return rc;
     if (c->scsi_count && (rc = add_scsi(pc, e)))
         return rc;
     for (unsigned i = 0; i < c->nic_count; i++)
-        if ((rc = add_nic(pc, i, e)))
+        if ((rc = add_nic(pc, &c->nic[i], i, pc_nic_slot(pc, i), e)))
             return rc;
+    if ((rc = add_hotplug(pc, e)))
+        return rc;
+    for (unsigned i = 0; i < c->nic_count; i++)
+        dp_pci_hotplug_plugged(pc->hotplug, pc->nic[i].slot, false);
+    for (unsigned i = 0; i < c->disk_count; i++)
+        dp_pci_hotplug_plugged(pc->hotplug, pc->disk[i].slot, false);
     return c->usb_count ? add_usb(pc, e) : 0;
 }
 
@@ -770,6 +910,9 @@ void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a)
         .mmio64_first = pc->mmio64_start,
         .mmio64_last = pc->mmio64_end - 1,
         .pci_gsi = dp_pci_gsi,
+        .hotplug_port = pc_hotplug_port(pc),
+        .hotplug_slots = hotplug_slots(pc),
+        .hotplug_gpe = DP_ACPI_GPE_PCI,
         .serial_count = pc->serial_count,
         .reserved_count = 2,
         .reserved = {{PORT_DEBUG_EXIT, 4}, {PORT_EXIT_STATUS, 2}},

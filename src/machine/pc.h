@@ -91,6 +91,8 @@ struct dp_pc_config {
     struct dp_vm_sink vm;
     /* Interrupts and the like for a processor: any thread, no lock held, from dp_pc_create on. */
     void (*line)(void *opaque, unsigned cpu, enum dp_line line, unsigned value);
+    /* The guest has let go of cards: dp_pc_ejected is due. A processor's thread, no lock held. May be NULL: they stay. */
+    void (*eject)(void *opaque);
     void *opaque;
     struct dp_console *serial[DP_PC_SERIALS]; /* NULL: the first drops its output, others do not exist */
     bool rng, balloon, virtio_console, test_device;
@@ -148,10 +150,34 @@ bool dp_pc_screen(struct dp_pc *pc, struct dp_display_source *screen, struct dp_
 int dp_pc_change_scsi_medium(struct dp_pc *pc, unsigned target, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 int dp_pc_change_medium(struct dp_pc *pc, bool cdrom, unsigned n, struct dp_block *medium, struct dp_error *e) DP_MUST_CHECK;
 
+/* ---- cards that come and go ----
+ *
+ * All in the loop's thread while no processor runs; `running`: the other devices are resumed. Network cards and virtio disks have numbers below
+ * DP_PC_NICS and DP_PC_DISKS, those of the configuration the first ones. */
+
+enum dp_pc_card_kind { DP_PC_CARD_NIC, DP_PC_CARD_DISK };
+
+/* -ENOSPC: all numbers or all slots are taken. The guest is told. */
+int dp_pc_plug_nic(struct dp_pc *pc, const struct dp_pc_nic *nic, bool running, unsigned *n, struct dp_error *e) DP_MUST_CHECK;
+int dp_pc_plug_disk(struct dp_pc *pc, const struct dp_pc_disk *disk, bool running, unsigned *n, struct dp_error *e) DP_MUST_CHECK;
+/* Asks the guest to let go of it. */
+void dp_pc_ask(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n);
+/* Takes it out, whatever the guest does with it. Its port's peer or its block is free then. */
+void dp_pc_unplug(struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, bool running);
+/* Slots, a bit each, whose cards are to be taken out: that the guest has ejected; all: also those that it was only asked for (at a reset, after
+ * which it has let go of everything). */
+uint32_t dp_pc_ejected(struct dp_pc *pc, bool all);
+/* False: there is no such card. asked: the guest has yet to let go of it. link: a network card has a carrier. */
+struct dp_pc_card_status {
+    unsigned slot;
+    bool asked, link;
+};
+bool dp_pc_card(const struct dp_pc *pc, enum dp_pc_card_kind kind, unsigned n, struct dp_pc_card_status *s);
+
 struct dp_device *dp_pc_balloon(struct dp_pc *pc); /* devices/virtio/virtio_balloon.h; NULL: it has none */
 void dp_pc_power_button(struct dp_pc *pc);           /* somebody presses it: what comes of it is the guest's business */
 
-/* All devices, in the order of making: state conformance tests, snapshots. */
+/* All devices, in the order of making (cards that are plugged later: at the end): state conformance tests, snapshots. */
 unsigned dp_pc_device_count(const struct dp_pc *pc);
 struct dp_device *dp_pc_device(const struct dp_pc *pc, unsigned n);
 

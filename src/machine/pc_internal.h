@@ -31,6 +31,13 @@ struct pc_screen {
     unsigned functions;             /* of the virtio devices' slot */
 };
 
+/* A card that may go. */
+struct pc_card {
+    struct dp_device *device; /* the function's owner, in the machine's list; NULL: there is none */
+    struct dp_net_port *port; /* its own; NULL: it is a disk */
+    unsigned slot;
+};
+
 struct dp_pc {
     struct dp_pc_config config;
     struct dp_device_env env;
@@ -44,7 +51,9 @@ struct dp_pc {
     struct dp_device **device; /* all, in the order of making */
     unsigned device_count, device_capacity;
     struct dp_device *pci, *pvclock, *exit_status, *pm, *rtc, *coprocessor /* NULL: none */, *xhci /* NULL: no USB */, *balloon /* NULL: none */,
-        *scsi /* NULL: none */;
+        *scsi /* NULL: none */, *hotplug;
+    struct pc_card nic[DP_PC_NICS], disk[DP_PC_DISKS]; /* virtio disks */
+    _Atomic uint32_t ejected_slots;    /* whose cards the guest has let go of, until they are taken out */
     uint8_t usb_port[DP_PC_USB];       /* as firmware counts them */
     struct pc_timers timers;           /* with a HPET */
     struct chipset *chipset;           /* NULL: no firmware */
@@ -56,7 +65,8 @@ enum { SLOT_USB = 29, SLOT_SCREEN = 30, SLOT_ICH9 = 31 };
 /* The PCI slot of a virtio disk. */
 unsigned pc_disk_slot(const struct dp_pc *pc, unsigned n);
 unsigned pc_scsi_slot(const struct dp_pc *pc); /* after them */
-unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n);
+unsigned pc_nic_slot(const struct dp_pc *pc, unsigned n); /* of a card that is there from the start */
+uint16_t pc_hotplug_port(const struct dp_pc *pc);
 /* The description of the ACPI tables, of either board. */
 void pc_acpi_config(struct dp_pc *pc, struct dp_acpi_config *a);
 

@@ -5,6 +5,7 @@
  */
 #include "net/network.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <json.h>
 #include <poll.h>
@@ -18,6 +19,7 @@
 #include "control/rundir.h"
 #include "net/tunnel.h"
 #include "net/uplink.h"
+#include "net/user.h"
 #include "net/vxlan.h"
 
 enum { GUESTS_MAX = 16, LISTENERS_MAX = 4, PORTS_MAX = DP_SWITCH_PORTS, PATIENCE_MS = 5000, BUFFER = 1 << 20 };
@@ -35,6 +37,10 @@ struct port {
     struct dp_net_datagram *datagram;
     struct dp_net_vxlan *vxlan;
     struct dp_net_tunnel *tunnel;
+    struct dp_net_user *nat;
+    struct dp_net_names *names; /* nat's */
+    uint32_t subnet;            /* likewise */
+    unsigned prefix, vlan;
     uid_t user;
     bool down;
     bool both; /* a capture of all ports: also what they are sent */
@@ -101,10 +107,14 @@ static void unplug(struct port *p)
     dp_net_datagram_destroy(p->datagram);
     dp_net_vxlan_destroy(p->vxlan);
     dp_net_tunnel_destroy(p->tunnel);
+    dp_net_user_destroy(p->nat);
+    dp_net_names_destroy(p->names);
     p->port = NULL;
     p->datagram = NULL;
     p->vxlan = NULL;
     p->tunnel = NULL;
+    p->nat = NULL;
+    p->names = NULL;
 }
 
 static void drop(struct port *p)
@@ -135,7 +145,7 @@ static void gone(void *opaque)
 
 static struct dp_net_port *wire(struct port *p)
 {
-    return p->vxlan ? dp_net_vxlan_port(p->vxlan) : p->tunnel ? dp_net_tunnel_port(p->tunnel) : dp_net_datagram_port(p->datagram);
+    return p->nat ? dp_net_user_port(p->nat) : p->vxlan ? dp_net_vxlan_port(p->vxlan) : p->tunnel ? dp_net_tunnel_port(p->tunnel) : dp_net_datagram_port(p->datagram);
 }
 
 /* Has a capture see a port, if it is one of those that it watches. What comes in from all ports is all there is, unless both ways are asked
@@ -158,6 +168,9 @@ static int plug(struct port *p, const char *text, struct dp_error *e)
         o.mode = DP_SWITCH_MIRROR;
     if (p->kind == UPLINK)
         o.uplink = true;
+    p->vlan = o.vlan ? o.vlan : 1;
+    if (!rc && p->nat && o.mode != DP_SWITCH_ACCESS)
+        return dp_error_set(e, -EINVAL, "NAT is for one VLAN: give it vlan=N, no trunk");
     if (rc || (rc = dp_switch_port_create(p->network->sw, &o, &p->port, e)) || (rc = dp_switch_port_connect(p->port, wire(p), e)))
         return rc;
     dp_net_set_link(wire(p), !p->down);
@@ -243,12 +256,79 @@ static int open_vxlan(struct port *p, const char *vni, char *rest, struct dp_err
     return dp_net_vxlan_create(p->network->o.loop, &o, &p->vxlan, e);
 }
 
+/* The name of the port whose MAC that is. */
+static const char *port_of(void *opaque, const uint8_t mac[6])
+{
+    struct port *nat = opaque;
+    struct dp_network *n = nat->network;
+    struct dp_switch_port *s = dp_switch_find(n->sw, nat->vlan, mac);
+    for (unsigned i = 0; s && i < n->ports; i++)
+        if (n->port[i]->port == s)
+            return n->port[i]->name;
+    return NULL;
+}
+
+static bool is_joined(void *opaque, const char *port)
+{
+    struct port *p = find(((struct port *)opaque)->network, port);
+    return p && p->port && p->kind != CAPTURE;
+}
+
+/* "[ADDR:]HOST:NAME:GUEST[/tcp|/udp]" */
+static int publish(struct port *p, const char *text, struct dp_net_user_options *o, struct dp_error *e)
+{
+    char plain[80], name[sizeof p->name];
+    const char *guest = strrchr(text, ':'), *at = guest;
+    while (at && at > text && at[-1] != ':')
+        at--;
+    size_t size = at && at > text ? (size_t)(guest - at) : 0;
+    struct in_addr address;
+    if (!size || size >= sizeof name || strlen(text) >= sizeof plain)
+        return dp_error_set(e, -EINVAL, "publish=%.60s: give [ADDRESS:]PORT:NAME:PORT[/udp], such as 8080:web:80", text);
+    snprintf(name, sizeof name, "%.*s", (int)size, at);
+    snprintf(plain, sizeof plain, "%.*s%s", (int)(at - 1 - text), text, guest);
+    int rc = name_ok(name) ? dp_net_parse_publish(plain, o, e) : dp_error_set(e, -EINVAL, "publish=%.60s: '%s' is no name of a port", text, name);
+    if (rc || (rc = dp_net_names_reserve(p->names, name, &address.s_addr, e)))
+        return rc;
+    address.s_addr = htonl(address.s_addr);
+    inet_ntop(AF_INET, &address, o->forward[o->forwards - 1].guest, sizeof o->forward[0].guest);
+    return 0;
+}
+
+static int open_nat(struct port *p, char *rest, struct dp_error *e)
+{
+    char value[80];
+    struct dp_network *n = p->network;
+    struct dp_net_user_options *o = calloc(1, sizeof *o);
+    if (!o)
+        return dp_error_set(e, -ENOMEM, "no memory");
+    if (!dp_net_take_option(rest, "subnet", value, sizeof value))
+        strcpy(value, "10.1.0.0/24");
+    o->restricted = dp_net_take_option(rest, "internal", (char[8]){0}, 8);
+    o->no_host = dp_net_take_option(rest, "no-host", (char[8]){0}, 8);
+    int rc = dp_net_names_parse_subnet(value, &p->subnet, &p->prefix, e);
+    o->network = p->subnet;
+    o->prefix = p->prefix;
+    struct dp_net_names_options names = {.clock = n->o.switching.clock, .network = p->subnet, .prefix = p->prefix, .domain = n->o.name,
+                                         .mtu = n->o.switching.mtu, .internal = o->restricted, .port_of = port_of, .is_joined = is_joined,
+                                         .opaque = p};
+    rc = rc ? rc : dp_net_names_create(&names, &p->names, e);
+    while (!rc && dp_net_take_option(rest, "publish", value, sizeof value))
+        rc = publish(p, value, o, e);
+    if (!rc && !(rc = dp_net_user_create(n->o.loop, n->o.switching.clock, n->o.switching.trace, o, &p->nat, e)))
+        dp_net_user_set_names(p->nat, p->names);
+    free(o);
+    return rc;
+}
+
 /* Opens what text says; what is left of it are options of the port. */
 static int open_uplink(struct port *p, char *text, struct dp_error *e)
 {
     char vni[32];
     struct dp_net_link link;
     struct dp_net_tunnel_options tunnel;
+    if (dp_net_take_option(text, "nat", vni, sizeof vni))
+        return open_nat(p, text, e);
     if (dp_net_take_option(text, "vxlan", vni, sizeof vni))
         return open_vxlan(p, vni, text, e);
     int rc = dp_net_tunnel_parse(text, &tunnel, e);
@@ -497,6 +577,41 @@ static struct json_object *tunnel_json(struct dp_net_tunnel *t)
     return o;
 }
 
+static void add_text_address(struct json_object *o, const char *key, uint32_t address, const char *more)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%u.%u.%u.%u%s", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255, more);
+    json_object_object_add(o, key, json_object_new_string(text));
+}
+
+static struct json_object *nat_json(const struct port *p)
+{
+    struct json_object *o = json_object_new_object(), *leases = json_object_new_array();
+    struct dp_net_names_stats s;
+    struct dp_net_lease l;
+    char text[20];
+    dp_net_names_stats(p->names, &s);
+    snprintf(text, sizeof text, "/%u", p->prefix);
+    add_text_address(o, "subnet", p->subnet, text);
+    add_text_address(o, "gateway", p->subnet + DP_NET_NAMES_GATEWAY, "");
+    add_text_address(o, "name-server", p->subnet + DP_NET_NAMES_SERVER, "");
+    json_object_object_add(o, "answered", json_object_new_uint64(s.answered));
+    json_object_object_add(o, "leased", json_object_new_uint64(s.leased));
+    json_object_object_add(o, "spoofed", json_object_new_uint64(s.spoofed));
+    json_object_object_add(o, "refused", json_object_new_uint64(s.refused));
+    for (unsigned i = 0; dp_net_names_lease(p->names, &i, &l);) {
+        struct json_object *x = json_object_new_object();
+        add_text_address(x, "address", l.address, "");
+        snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", l.mac[0], l.mac[1], l.mac[2], l.mac[3], l.mac[4], l.mac[5]);
+        json_object_object_add(x, "mac", json_object_new_string(text));
+        json_object_object_add(x, "name", json_object_new_string(l.port));
+        json_object_object_add(x, "joined", json_object_new_boolean(is_joined((void *)p, l.port)));
+        json_object_array_add(leases, x);
+    }
+    json_object_object_add(o, "leases", leases);
+    return o;
+}
+
 static struct json_object *port_json(const struct port *p)
 {
     static const char *const kinds[] = {"declared", "joined", "uplink", "capture"};
@@ -521,6 +636,13 @@ static struct json_object *port_json(const struct port *p)
         if (s.drop[i])
             json_object_object_add(drops, dp_switch_drop_name(i), json_object_new_uint64(s.drop[i]));
     json_object_object_add(o, "drops", drops);
+    if (p->datagram) {
+        struct dp_net_datagram_stats d;
+        dp_net_datagram_stats(p->datagram, &d);
+        json_object_object_add(o, "malformed", json_object_new_uint64(d.dropped));
+    }
+    if (p->nat)
+        json_object_object_add(o, "nat", nat_json(p));
     if (p->tunnel)
         json_object_object_add(o, "tunnel", tunnel_json(p->tunnel));
     if (p->vxlan) {

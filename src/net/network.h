@@ -10,6 +10,8 @@
  * the own user.
  * Options of a port, text: see dp_network_parse_port. Uplinks: "tap=NAME[,bridge=NAME]", "macvtap=NAME", "packet=INTERFACE",
  * "udp=LOCAL/REMOTE", tunnels (tunnel.h), "vxlan=VNI[,local=ADDRESS][,remote=ADDRESS]...[,learn]", then options of the port.
+ * "nat[,subnet=ADDRESS/N][,internal][,no-host][,publish=[ADDRESS:]PORT:NAME:PORT[/udp]]...[,vlan=N]" is a gateway (user.h) with addresses and
+ * names (names.h) for one VLAN. internal: there is no way out, but addresses, names, and what is published.
  * Invariants: names of ports are unique. What joiners send is hostile: one bounded packet before they are a port, frames after that.
  */
 #ifndef DP_NET_NETWORK_H

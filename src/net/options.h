@@ -22,6 +22,8 @@ struct dp_net_service {
 };
 
 struct dp_net_user_options {
+    uint32_t network;   /* its address, as a number; 0: 10.0.2.0 */
+    unsigned prefix;    /* of it; 0: 24 */
     bool restricted;    /* the guest reaches nothing but what is forwarded to it */
     bool no_host;       /* the guest does not reach this host's loopback addresses by 10.0.2.2 */
     char hostname[64];  /* told by DHCP; "": none */

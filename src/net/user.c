@@ -53,6 +53,7 @@ struct dp_net_user {
     Slirp *slirp;
     struct queue out; /* to the card */
     struct dp_net_reassembly fragments;
+    struct dp_net_names *names; /* NULL: libslirp's */
     int epoll;
     bool watching;
     struct dp_timer deadline; /* when libslirp wants to be called at the latest */
@@ -333,6 +334,14 @@ static void kicked(void *opaque, int fd, uint32_t events)
         /* libslirp 4.7 dies of a single fragment with an offset, so it sees none. */
         if (good && dp_net_is_fragment(bytes, &l))
             good = (bytes = dp_net_reassemble(&u->fragments, bytes, &l, dp_clock_now(u->clock), &size)) && presentable(bytes, &size, &l);
+        if (good && u->names) {
+            uint8_t answer[DP_NET_NAMES_ANSWER];
+            uint32_t answer_size;
+            enum dp_net_names_verdict v = dp_net_names_look(u->names, bytes, &l, answer, &answer_size);
+            if (v == DP_NET_NAMES_ANSWERED)
+                send_packet(answer, answer_size, u);
+            good = v == DP_NET_NAMES_PASS;
+        }
         if (good && opens(bytes, &l)) {
             if (openers++ % OPENERS_AT_ONCE == 0 && !(left = descriptors_left(u)))
                 dp_trace_guest(u->trace, "user network: too many connections (4,096, or this host's limit of open files): no new ones");
@@ -491,13 +500,14 @@ static int add_forward(struct dp_net_user *u, const struct dp_net_forward *f, st
 
 static int start(struct dp_net_user *u, const struct dp_net_user_options *o, struct dp_error *e)
 {
+    uint32_t network = o->network ? o->network : 0x0a000200, prefix = o->prefix ? o->prefix : 24;
     SlirpConfig c = {
         .version = 3,
         .restricted = o->restricted,
         .in_enabled = true,
-        .vnetwork = ip4("10.0.2.0"),
-        .vnetmask = ip4("255.255.255.0"),
-        .vhost = ip4("10.0.2.2"),
+        .vnetwork = {htonl(network)},
+        .vnetmask = {htonl(~0u << (32 - prefix))},
+        .vhost = {htonl(network + DP_NET_NAMES_GATEWAY)},
         .in6_enabled = true,
         .vprefix_addr6 = ip6("fec0::"),
         .vprefix_len = 64,
@@ -505,8 +515,8 @@ static int start(struct dp_net_user *u, const struct dp_net_user_options *o, str
         .vhostname = *o->hostname ? o->hostname : NULL,
         .tftp_path = *o->tftp ? o->tftp : NULL,
         .bootfile = *o->bootfile ? o->bootfile : NULL,
-        .vdhcp_start = ip4("10.0.2.15"),
-        .vnameserver = ip4("10.0.2.3"),
+        .vdhcp_start = {htonl(network + 15)},
+        .vnameserver = {htonl(network + DP_NET_NAMES_SERVER)},
         .vnameserver6 = ip6("fec0::3"),
         .disable_host_loopback = o->no_host,
     };
@@ -584,3 +594,4 @@ void dp_net_user_destroy(struct dp_net_user *u)
 }
 
 struct dp_net_port *dp_net_user_port(struct dp_net_user *u) { return &u->port; }
+void dp_net_user_set_names(struct dp_net_user *u, struct dp_net_names *n) { u->names = n; }

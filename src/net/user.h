@@ -1,6 +1,6 @@
 /* net/user.h - the user network: a guest reaches what this process can reach, by libslirp, without any privilege.
  *
- * Model: one guest on a network of its own, 10.0.2.0/24 and fec0::/64: .2 is the gateway and stands for this host, .3 the name server
+ * Model: one guest on a network of its own (or the switch's machines, see below), 10.0.2.0/24 and fec0::/64: .2 is the gateway and stands for this host, .3 the name server
  * (this host's), .15 the address that DHCP gives. TCP and UDP end here and go on as this process' sockets; ping works where the host
  * allows ICMP sockets. Forwards listen on the host. TFTP serves a folder, and DHCP names the file to boot. Frames that are not whole ARP
  * or IP packets never reach libslirp; fragments of IPv4 packets reach it as packets (reassembly.h), those of IPv6 it drops.
@@ -16,7 +16,7 @@
 #define DP_NET_USER_H
 
 #include "event/event.h"
-#include "net/net.h"
+#include "net/names.h"
 #include "net/options.h"
 
 struct dp_net_user;
@@ -25,5 +25,8 @@ int dp_net_user_create(struct dp_loop *l, struct dp_clock *c, struct dp_trace *t
                        struct dp_net_user **out, struct dp_error *e) DP_MUST_CHECK;
 void dp_net_user_destroy(struct dp_net_user *u); /* NULL is fine */
 struct dp_net_port *dp_net_user_port(struct dp_net_user *u);
+/* For many guests, whose addresses and names are somebody else's (names.h): libslirp sees only what that passes on. Before the first frame;
+ * the loop's thread calls it. */
+void dp_net_user_set_names(struct dp_net_user *u, struct dp_net_names *n);
 
 #endif

@@ -210,21 +210,26 @@ static struct json_object *eject(struct dp_control *c, const char *const *argume
     return dp_vm_change_medium(c->vm, argument[0], NULL, false, e) ? NULL : json_object_new_object();
 }
 
-/* ---- disks ---- */
+/* ---- disks and network cards ---- */
 
-#define DISK_COMMAND(name)                                                                                                                 \
+#define VM_COMMAND(name)                                                                                                                 \
     static struct json_object *name(struct dp_control *c, const char *const *argument, struct dp_error *e)                                 \
     {                                                                                                                                      \
         return dp_control_##name(c->vm, argument, e);                                                                                      \
     }
-DISK_COMMAND(disks)
-DISK_COMMAND(disk_snapshot)
-DISK_COMMAND(disk_snapshot_inside)
-DISK_COMMAND(disk_job)
-DISK_COMMAND(disk_complete)
-DISK_COMMAND(disk_cancel)
-DISK_COMMAND(disk_resize)
-DISK_COMMAND(disk_bitmap_remove)
+VM_COMMAND(disks)
+VM_COMMAND(disk_snapshot)
+VM_COMMAND(disk_snapshot_inside)
+VM_COMMAND(disk_job)
+VM_COMMAND(disk_complete)
+VM_COMMAND(disk_cancel)
+VM_COMMAND(disk_resize)
+VM_COMMAND(disk_bitmap_remove)
+VM_COMMAND(disk_attach)
+VM_COMMAND(disk_detach)
+VM_COMMAND(nics)
+VM_COMMAND(nic_add)
+VM_COMMAND(nic_remove)
 
 /* ---- memory ---- */
 
@@ -288,6 +293,12 @@ static const struct command {
     {{"disk-cancel", "ends a disk's job; the copy of a mirror that is ready stays as of now", {"disk"}}, disk_cancel},
     {{"disk-resize", "grows a disk to size", {"disk", "size"}}, disk_resize},
     {{"disk-bitmap-remove", "stops recording for backups", {"disk", "bitmap"}}, disk_bitmap_remove},
+    {{"disk-attach", "plugs a virtio disk: file, an absolute path or an address; disk: its name; mode ro: for reading only",
+      {"file", "disk", "format", "serial", "mode"}, 4}, disk_attach},
+    {{"disk-detach", "asks the guest to let go of a virtio disk, which is then gone; mode force: takes it out at once", {"disk", "mode"}, 1}, disk_detach},
+    {{"nics", "network cards, and what their cables lead to"}, nics},
+    {{"nic-add", "plugs a network card: options as of --nic; nic: its name", {"options", "nic"}, 1}, nic_add},
+    {{"nic-remove", "asks the guest to let go of a network card, which is then gone; mode force: takes it out at once", {"nic", "mode"}, 1}, nic_remove},
     {{"balloon", "memory of the guest: what it has, what it gave back; size: what it shall have", {"size"}, 1}, balloon},
     {{"powerdown", "presses the power button: the guest, if it listens, ends by itself"}, powerdown},
     {{"quit", "ends the VM at once, with status 0, without asking the guest"}, quit},

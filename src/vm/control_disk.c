@@ -8,17 +8,18 @@
 
 static struct dp_block *find(struct dp_vm *vm, const char *name, struct dp_error *e)
 {
-    char known[16];
+    char known[DP_VM_DISK_NAME];
+    struct dp_buffer all = {0};
     struct dp_block *b;
-    unsigned n = 0;
-    for (; (b = dp_vm_disk(vm, n, known)); n++)
+    for (unsigned n = 0; (b = dp_vm_disk(vm, n, known)); n++) {
         if (!strcmp(known, name))
-            return b;
-    if (n)
-        dp_error_set(e, -ENODEV, "this VM has no disk '%.20s': it has disk0%s%s", name, n > 1 ? " to " : "", n > 1 ? known : "");
-    else
-        dp_error_set(e, -ENODEV, "this VM has no disk '%.20s', nor any other", name);
-    return NULL;
+            break;
+        dp_buffer_printf(&all, "%s%s", n ? ", " : ": it has ", known);
+    }
+    if (!b)
+        dp_error_set(e, -ENODEV, "this VM has no disk '%.20s'%s", name, all.data ? (char *)all.data : ", nor any other");
+    dp_buffer_fini(&all);
+    return b;
 }
 
 /* Relative to the VM's working directory it would be a surprise. */
@@ -77,7 +78,7 @@ struct json_object *dp_control_disks(struct dp_vm *vm, const char *const *argume
 {
     struct json_object *o = json_object_new_object(), *disks = json_object_new_array();
     struct dp_block *b;
-    char name[16];
+    char name[DP_VM_DISK_NAME];
     for (unsigned n = 0; (b = dp_vm_disk(vm, n, name)); n++)
         json_object_array_add(disks, disk_json(b, name));
     json_object_object_add(o, "disks", disks);
@@ -183,4 +184,30 @@ struct json_object *dp_control_disk_bitmap_remove(struct dp_vm *vm, const char *
 {
     struct dp_block *b = find(vm, argument[0], e);
     return !b || dp_block_bitmap_remove(b, argument[1], e) ? NULL : json_object_new_object();
+}
+
+struct json_object *dp_control_disk_attach(struct dp_vm *vm, const char *const *argument, struct dp_error *e)
+{
+    const char *file = argument[0], *format = argument[2], *mode = argument[4] ? argument[4] : "rw";
+    char name[DP_VM_DISK_NAME];
+    struct dp_vm_disk d = {.path = file, .format = format, .serial = argument[3], .readonly = !strcmp(mode, "ro")};
+    if (!d.readonly && strcmp(mode, "rw")) {
+        dp_error_set(e, -EINVAL, "\"mode\" is '%.20s': give ro or rw", mode);
+        return NULL;
+    }
+    if (check_file(file, e) || dp_vm_attach_disk(vm, &d, argument[1], name, e))
+        return NULL;
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "disk", json_object_new_string(name));
+    return o;
+}
+
+struct json_object *dp_control_disk_detach(struct dp_vm *vm, const char *const *argument, struct dp_error *e)
+{
+    bool force = argument[1] && !strcmp(argument[1], "force");
+    if (argument[1] && !force) {
+        dp_error_set(e, -EINVAL, "\"mode\" is '%.20s': give force, or leave it out", argument[1]);
+        return NULL;
+    }
+    return dp_vm_detach_disk(vm, argument[0], force, e) ? NULL : json_object_new_object();
 }

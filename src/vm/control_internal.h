@@ -16,5 +16,12 @@ struct json_object *dp_control_disk_complete(struct dp_vm *vm, const char *const
 struct json_object *dp_control_disk_cancel(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
 struct json_object *dp_control_disk_resize(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
 struct json_object *dp_control_disk_bitmap_remove(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
+struct json_object *dp_control_disk_attach(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
+struct json_object *dp_control_disk_detach(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
+
+/* control_nic.c */
+struct json_object *dp_control_nics(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
+struct json_object *dp_control_nic_add(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
+struct json_object *dp_control_nic_remove(struct dp_vm *vm, const char *const *argument, struct dp_error *e);
 
 #endif

@@ -10,26 +10,24 @@
  */
 #include "vm/vm.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "block/block.h"
 #include "block/image.h"
+#include "block/live.h"
 #include "devices/virtio/virtio_balloon.h"
 #include "machine/pc.h"
-#include "net/network.h"
-#include "net/user.h"
+#include "vm/files.h"
+#include "vm/nics.h"
 
 /* A vmlinux with debugging information is larger than the memory it runs in. */
 #define KERNEL_FILE_MAX (2ull << 30)
-#define FIRMWARE_FILE_MAX (16ull << 20)
 
 enum want { WANT_PARK, WANT_RUN, WANT_QUIT };
 
@@ -45,21 +43,6 @@ struct vcpu {
     atomic_bool wake;
 };
 
-struct file {
-    char *name;
-    int fd;
-};
-
-/* A network of other processes that a card leads to; when it ended it is joined again once it is back. */
-struct way {
-    struct dp_vm *vm; /* NULL: not used */
-    unsigned card;
-    struct dp_net_datagram *datagram;
-    struct dp_timer again;
-    uint64_t pause_ns; /* until the next try */
-    char port[64];
-};
-
 struct dp_vm {
     struct dp_vm_config config;
     struct x86_cpuid_model model;
@@ -69,12 +52,14 @@ struct dp_vm {
     struct dp_clock *clock;
     struct dp_pc *pc;
     struct dp_block *disk[DP_VM_DISKS];
-    struct dp_net_user *network[DP_VM_NICS];
-    struct way way[DP_VM_NICS];
-    struct dp_boot_blob nic_rom[DP_VM_NICS];
+    struct {
+        char name[DP_VM_DISK_NAME]; /* "": a drive whose medium can be changed, or nothing */
+        unsigned card;              /* the machine's number, of a virtio disk */
+    } place[DP_VM_DISKS];
+    struct vm_nics nics;
     char *serial[DP_VM_DISKS];
     char *file[DP_VM_DISKS]; /* of drives whose media can be changed; NULL: no medium */
-    struct file kernel, initrd[DP_VM_INITRDS];
+    struct vm_file kernel, initrd[DP_VM_INITRDS];
     struct dp_pc_firmware firmware;
     char *boot_order, *variables, *name;
     struct dp_boot_blob fw_file[DP_VM_FW_CFG_FILES];
@@ -89,7 +74,7 @@ struct dp_vm {
     pthread_cond_t parked, sampled;
     atomic_int want;
     atomic_int phase;
-    bool request_pending, request_posted;
+    bool request_pending, request_posted, eject_posted;
     enum { REQUEST_RESET, REQUEST_END } request;
     struct dp_vm_result result; /* filled when a request to end is recorded */
 };
@@ -188,6 +173,9 @@ static void *vcpu_main(void *opaque)
 /* ---- requests ---- */
 
 static void carry_out(void *opaque);
+static void remove_slots(struct dp_vm *vm, uint32_t slots, bool running);
+static int open_disk(struct dp_vm *vm, unsigned i, const struct dp_vm_disk *d, struct dp_error *e);
+static struct dp_pc_disk pc_disk(const struct dp_vm *vm, unsigned i);
 
 /* Records the first request of a round and stops the processors; the rest happens in the loop's thread. A request to end replaces one to
  * reset. */
@@ -281,6 +269,207 @@ static void carry_out(void *opaque)
         vm->config.ended(vm->config.opaque);
 }
 
+/* ---- cards that come and go ---- */
+
+static int find_disk(const struct dp_vm *vm, const char *name)
+{
+    for (int i = 0; i < DP_VM_DISKS; i++)
+        if (*vm->place[i].name && !strcmp(vm->place[i].name, name))
+            return i;
+    return -1;
+}
+
+/* Makes place i free. */
+static void close_disk(struct dp_vm *vm, unsigned i)
+{
+    if (vm->disk[i])
+        dp_block_close(vm->disk[i]);
+    free(vm->file[i]);
+    free(vm->serial[i]);
+    vm->disk[i] = NULL;
+    vm->file[i] = vm->serial[i] = NULL;
+    *vm->place[i].name = 0;
+}
+
+/* Lets processors stand still; whether the VM runs, for go_on. */
+static bool quiet(struct dp_vm *vm)
+{
+    park(vm);
+    return dp_vm_phase(vm) == DP_VM_RUNNING;
+}
+
+static void go_on(struct dp_vm *vm, bool running)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool go = running && !vm->request_pending; /* carry_out will find the phase as it is */
+    pthread_mutex_unlock(&vm->lock);
+    if (go)
+        set_want(vm, WANT_RUN);
+}
+
+static void remove_disk(struct dp_vm *vm, unsigned i, bool running)
+{
+    DP_TRACE(vm->config.trace, DP_TRACE_VM, "%s was taken out", vm->place[i].name);
+    dp_pc_unplug(vm->pc, DP_PC_CARD_DISK, vm->place[i].card, running);
+    close_disk(vm, i);
+}
+
+static void remove_slots(struct dp_vm *vm, uint32_t slots, bool running)
+{
+    struct dp_pc_card_status s;
+    vm_nics_remove_slots(&vm->nics, vm->pc, slots, running);
+    for (unsigned i = 0; i < DP_VM_DISKS; i++)
+        if (*vm->place[i].name && vm->config.disk[i].bus == DP_VM_VIRTIO && dp_pc_card(vm->pc, DP_PC_CARD_DISK, vm->place[i].card, &s) &&
+            (slots >> s.slot & 1))
+            remove_disk(vm, i, running);
+}
+
+static void take_out(void *opaque)
+{
+    struct dp_vm *vm = opaque;
+    pthread_mutex_lock(&vm->lock);
+    vm->eject_posted = false;
+    pthread_mutex_unlock(&vm->lock);
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return;
+    bool running = quiet(vm);
+    remove_slots(vm, dp_pc_ejected(vm->pc, false), running);
+    go_on(vm, running);
+}
+
+/* The guest has let go of a card. Processors stop, so that it finds the slot empty soon; the rest happens in the loop's thread. */
+static void device_ejected(void *opaque)
+{
+    struct dp_vm *vm = opaque;
+    pthread_mutex_lock(&vm->lock);
+    bool post = !vm->eject_posted;
+    vm->eject_posted = true;
+    pthread_mutex_unlock(&vm->lock);
+    set_want(vm, WANT_PARK);
+    if (post)
+        dp_loop_post(vm->config.loop, take_out, vm);
+}
+
+bool dp_vm_card(struct dp_vm *vm, unsigned n, struct dp_vm_card *c)
+{
+    for (unsigned i = 0; i < DP_VM_NICS; i++) {
+        const struct vm_nic *nic = &vm->nics.nic[i];
+        struct dp_pc_card_status s;
+        if (!nic->present || n--)
+            continue;
+        if (!dp_pc_card(vm->pc, DP_PC_CARD_NIC, nic->card, &s))
+            return false;
+        *c = (struct dp_vm_card){.name = nic->name, .model = *nic->net.model ? nic->net.model : "virtio", .slot = s.slot, .link = s.link,
+                                 .leaving = s.asked, .network = nic->net.kind == DP_NET_WAY ? nic->net.way : "user"};
+        memcpy(c->mac, nic->net.mac, sizeof c->mac);
+        return true;
+    }
+    return false;
+}
+
+int dp_vm_add_nic(struct dp_vm *vm, const struct dp_vm_nic *nic, const char *name, struct dp_vm_card *out, struct dp_error *e)
+{
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return dp_error_set(e, -EINVAL, "the VM has stopped");
+    struct dp_pc_nic card;
+    int place = vm_nics_prepare(&vm->nics, nic, name, &card, e);
+    if (place < 0)
+        return place;
+    bool running = quiet(vm);
+    int rc = dp_pc_plug_nic(vm->pc, &card, running, &vm->nics.nic[place].card, e);
+    go_on(vm, running);
+    if (rc) {
+        vm_nics_clear(&vm->nics, (unsigned)place);
+        return rc;
+    }
+    DP_TRACE(vm->config.trace, DP_TRACE_VM, "network card %s was plugged", vm->nics.nic[place].name);
+    unsigned n = 0;
+    for (int i = 0; i < place; i++)
+        n += vm->nics.nic[i].present;
+    if (out && !dp_vm_card(vm, n, out))
+        *out = (struct dp_vm_card){0};
+    return 0;
+}
+
+int dp_vm_remove_nic(struct dp_vm *vm, const char *name, bool force, struct dp_error *e)
+{
+    int place = vm_nics_find(&vm->nics, name, e);
+    if (place < 0)
+        return place;
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return dp_error_set(e, -EINVAL, "the VM has stopped");
+    if (!force) {
+        dp_pc_ask(vm->pc, DP_PC_CARD_NIC, vm->nics.nic[place].card);
+        return 0;
+    }
+    bool running = quiet(vm);
+    vm_nics_remove(&vm->nics, vm->pc, (unsigned)place, running);
+    go_on(vm, running);
+    return 0;
+}
+
+int dp_vm_attach_disk(struct dp_vm *vm, const struct dp_vm_disk *d, const char *name, char as[DP_VM_DISK_NAME], struct dp_error *e)
+{
+    unsigned i = 0;
+    int rc = 0;
+    if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        return dp_error_set(e, -EINVAL, "the VM has stopped");
+    if (d->bus != DP_VM_VIRTIO)
+        return dp_error_set(e, -EINVAL, "only virtio disks can be plugged into a VM that runs");
+    if (name && (!*name || strlen(name) >= DP_VM_DISK_NAME))
+        return dp_error_set(e, -EINVAL, "'%.40s' cannot be a disk's name: give up to %d characters", name, DP_VM_DISK_NAME - 1);
+    if (name && find_disk(vm, name) >= 0)
+        return dp_error_set(e, -EEXIST, "this VM has a disk '%s' already", name);
+    while (i < DP_VM_DISKS && (i < vm->config.disk_count ? vm->config.disk[i].bus != DP_VM_VIRTIO || *vm->place[i].name : *vm->place[i].name))
+        i++;
+    if (i == DP_VM_DISKS)
+        return dp_error_set(e, -ENOSPC, "this VM has %d disks, no more are possible: take one out first", DP_VM_DISKS);
+    char made_up[DP_VM_DISK_NAME] = "disk0";
+    for (unsigned k = 0; !name && find_disk(vm, made_up) >= 0;)
+        snprintf(made_up, sizeof made_up, "disk%u", ++k % 1000);
+    vm->config.disk[i] = *d;
+    if (!(rc = open_disk(vm, i, d, e))) {
+        struct dp_pc_disk disk = pc_disk(vm, i);
+        bool running = quiet(vm);
+        rc = dp_pc_plug_disk(vm->pc, &disk, running, &vm->place[i].card, e);
+        go_on(vm, running);
+    }
+    /* Strings are the caller's; what is left of them is copied. */
+    vm->config.disk[i].path = vm->config.disk[i].format = vm->config.disk[i].copy = vm->config.disk[i].secret_file = vm->config.disk[i].serial = NULL;
+    if (rc) {
+        close_disk(vm, i);
+        return rc;
+    }
+    strcpy(as, strcpy(vm->place[i].name, name ? name : made_up));
+    DP_TRACE(vm->config.trace, DP_TRACE_VM, "%s was plugged", as);
+    return 0;
+}
+
+int dp_vm_detach_disk(struct dp_vm *vm, const char *name, bool force, struct dp_error *e)
+{
+    struct dp_job_status *job = malloc(sizeof *job);
+    int i = find_disk(vm, name), rc = 0;
+    if (i < 0)
+        rc = dp_error_set(e, -ENODEV, "this VM has no disk '%.20s' (doppel disk ls)", name);
+    else if (vm->config.disk[i].bus != DP_VM_VIRTIO)
+        rc = dp_error_set(e, -EINVAL, "%s is no virtio disk: it cannot be taken out of a VM that runs", name);
+    else if (dp_vm_phase(vm) == DP_VM_STOPPED)
+        rc = dp_error_set(e, -EINVAL, "the VM has stopped");
+    else if (!job)
+        rc = dp_error_set(e, -ENOMEM, "no memory");
+    else if (!force && dp_block_job_status(vm->disk[i], job) && (job->state == DP_JOB_RUNNING || job->state == DP_JOB_READY))
+        rc = dp_error_set(e, -EBUSY, "%s has a %s job that is not over: cancel it first", name, dp_job_kind_name[job->kind]);
+    else if (!force)
+        dp_pc_ask(vm->pc, DP_PC_CARD_DISK, vm->place[i].card);
+    free(job);
+    if (rc || !force)
+        return rc;
+    bool running = quiet(vm);
+    remove_disk(vm, (unsigned)i, running);
+    go_on(vm, running);
+    return 0;
+}
+
 static void timed_out(void *opaque, int fd, uint32_t events)
 {
     struct dp_vm *vm = opaque;
@@ -291,60 +480,7 @@ static void timed_out(void *opaque, int fd, uint32_t events)
                 (double)vm->config.timeout_ms / 1000);
 }
 
-/* ---- files ---- */
-
-static int open_file(const char *what, const char *path, struct file *f, struct dp_error *e)
-{
-    struct stat st;
-    /* O_NONBLOCK: opening a FIFO must not wait for a writer before it is refused. */
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (f->fd < 0)
-        return dp_error_set(e, -errno, "%s %s: %s", what, path, strerror(errno));
-    if (fstat(f->fd, &st))
-        return dp_error_set(e, -errno, "%s %s: %s", what, path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return dp_error_set(e, -EINVAL, "%s %s is %s: give a regular file", what, path,
-                            S_ISDIR(st.st_mode) ? "a directory" : "a device or a pipe");
-    f->name = strdup(path);
-    return f->name ? 0 : dp_error_set(e, -ENOMEM, "no memory");
-}
-
-static void close_file(struct file *f)
-{
-    if (f->fd >= 0)
-        close(f->fd);
-    free(f->name);
-}
-
-/* Reads the whole file as it is now; the blob's data is the caller's to free. */
-static int read_file(const char *what, const struct file *f, uint64_t limit, struct dp_boot_blob *blob, struct dp_error *e)
-{
-    struct stat st;
-    if (fstat(f->fd, &st))
-        return dp_error_set(e, -errno, "%s %s: %s", what, f->name, strerror(errno));
-    uint64_t size = (uint64_t)st.st_size, done = 0;
-    if (size > limit)
-        return dp_error_set(e, -EFBIG, "%s %s has %" PRIu64 "M, more than the %" PRIu64 "M that this machine can load: try a larger -m",
-                            what, f->name, size >> 20, limit >> 20);
-    uint8_t *data = malloc(size ? size : 1);
-    if (!data)
-        return dp_error_set(e, -ENOMEM, "%s %s: no memory for %" PRIu64 " bytes", what, f->name, size);
-    while (done < size) {
-        ssize_t n = pread(f->fd, data + done, size - done, (off_t)done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            int rc = dp_error_set(e, -errno, "%s %s: %s", what, f->name, strerror(errno));
-            free(data);
-            return rc;
-        }
-        if (!n)
-            break; /* it became shorter */
-        done += (uint64_t)n;
-    }
-    *blob = (struct dp_boot_blob){f->name, data, done};
-    return 0;
-}
+/* ---- the start ---- */
 
 /* The kernel's way into memory and the processors' states at the start. */
 static int load(struct dp_vm *vm, struct dp_error *e)
@@ -354,9 +490,9 @@ static int load(struct dp_vm *vm, struct dp_error *e)
     struct x86_state *s = calloc(1, sizeof *s);
     int rc = s ? 0 : dp_error_set(e, -ENOMEM, "no memory");
     if (!rc && c->kernel)
-        rc = read_file("kernel", &vm->kernel, DP_MAX(c->memory, KERNEL_FILE_MAX), &kernel, e);
+        rc = vm_file_read("kernel", &vm->kernel, DP_MAX(c->memory, KERNEL_FILE_MAX), &kernel, e);
     for (unsigned i = 0; !rc && i < c->initrd_count; i++)
-        rc = read_file("initrd", &vm->initrd[i], c->memory, &initrd[i], e);
+        rc = vm_file_read("initrd", &vm->initrd[i], c->memory, &initrd[i], e);
     if (!rc) {
         x86_state_reset(s, true);
         struct dp_pc_kernel k = {kernel, initrd, c->initrd_count, vm->cmdline};
@@ -458,17 +594,6 @@ static int make_processors(struct dp_vm *vm, struct dp_error *e)
     return 0;
 }
 
-static int read_whole(const char *what, const char *path, struct dp_boot_blob *out, struct dp_error *e)
-{
-    struct file f = {.fd = -1};
-    int rc = open_file(what, path, &f, e);
-    if (!rc)
-        rc = read_file(what, &f, FIRMWARE_FILE_MAX, out, e);
-    out->name = what;
-    close_file(&f);
-    return rc;
-}
-
 static int read_fw_cfg(struct dp_vm *vm, struct dp_error *e)
 {
     const struct dp_vm_config *c = &vm->config;
@@ -480,7 +605,7 @@ static int read_fw_cfg(struct dp_vm *vm, struct dp_error *e)
         struct dp_boot_blob *b = &vm->fw_file[i];
         const struct dp_vm_file *f = &c->fw_cfg[i];
         if (f->path)
-            rc = read_whole("firmware's file", f->path, b, e);
+            rc = vm_read_whole("firmware's file", f->path, b, e);
         else if ((b->data = (const uint8_t *)strdup(f->text)))
             b->size = strlen(f->text);
         else
@@ -509,13 +634,13 @@ static int read_firmware(struct dp_vm *vm, struct dp_error *e)
         return dp_error_set(e, -ENOMEM, "no memory");
     if (c->boot_order && !(vm->firmware.boot_order = vm->boot_order = strdup(c->boot_order)))
         return dp_error_set(e, -ENOMEM, "no memory");
-    int rc = read_whole("firmware", c->firmware, &vm->firmware.bios, e);
+    int rc = vm_read_whole("firmware", c->firmware, &vm->firmware.bios, e);
     rc = rc ? rc : read_fw_cfg(vm, e);
     if (!rc && c->variables && c->keep_variables)
         rc = (vm->firmware.variables_path = vm->variables = strdup(c->variables)) ? 0 : dp_error_set(e, -ENOMEM, "no memory");
     else if (!rc && c->variables)
-        rc = read_whole("variables", c->variables, &vm->firmware.variables, e);
-    return rc || !c->vga_bios ? rc : read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
+        rc = vm_read_whole("variables", c->variables, &vm->firmware.variables, e);
+    return rc || !c->vga_bios ? rc : vm_read_whole("VGA BIOS", c->vga_bios, &vm->firmware.vga_bios, e);
 }
 
 static int add_usb(struct dp_pc_config *p, enum dp_usb_kind kind, struct dp_block *block, struct dp_error *e)
@@ -573,6 +698,7 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
     for (unsigned i = 0; i < vm->config.disk_count; i++) {
         enum dp_vm_bus bus = vm->config.disk[i].bus;
         if (bus == DP_VM_VIRTIO) {
+            vm->place[i].card = p->disk_count;
             p->disk[p->disk_count++] = pc_disk(vm, i);
         } else if (bus == DP_VM_SCSI || vm->config.disk[i].scsi) {
             p->scsi[p->scsi_count++] = pc_disk(vm, i);
@@ -601,85 +727,22 @@ static int place_disks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error
 
 bool dp_vm_nic_model(const char *model, char *names, size_t size) { return dp_pc_nic_model(model, names, size); }
 
-enum { JOIN_PAUSE_MS = 250, JOIN_PAUSE_MAX_MS = 8000, JOIN_PATIENCE_MS = 200 /* the loop waits: no longer than it may */ };
-
-static void join_later(struct way *w, uint64_t ms)
+static int open_disk(struct dp_vm *vm, unsigned i, const struct dp_vm_disk *d, struct dp_error *e)
 {
-    w->pause_ns = ms * 1000000;
-    dp_timer_arm(&w->again, dp_clock_now(w->vm->clock) + w->pause_ns);
-}
-
-static void network_gone(void *opaque)
-{
-    struct way *w = opaque;
-    bool dismissed = dp_net_datagram_dismissed(w->datagram);
-    if (w->vm->config.trace)
-        dp_trace_emit(w->vm->config.trace, DP_TRACE_VM, "the network of card %u %s: it has no carrier%s", w->card,
-                      dismissed ? "has thrown this VM out" : "has ended", dismissed ? " any more" : " until that is back");
-    if (!dismissed)
-        join_later(w, JOIN_PAUSE_MS);
-}
-
-static void join_again(void *opaque)
-{
-    struct way *w = opaque;
-    struct dp_net_link link;
-    uint32_t mtu; /* the guest was told the first one */
-    struct dp_error e;
-    int rc = dp_net_open_way(w->vm->config.nic[w->card].net.way, w->port, JOIN_PATIENCE_MS, &link, &mtu, &e);
-    if (!rc)
-        rc = dp_net_datagram_reopen(w->datagram, &link, &e);
-    if (rc)
-        join_later(w, DP_MIN(2 * w->pause_ns / 1000000, (uint64_t)JOIN_PAUSE_MAX_MS));
-    else if (w->vm->config.trace)
-        dp_trace_emit(w->vm->config.trace, DP_TRACE_VM, "card %u has joined its network again", w->card);
-}
-
-/* A network of other processes for card i. */
-static int make_way(struct dp_vm *vm, unsigned i, struct dp_pc_nic *card, struct dp_error *e)
-{
-    const struct dp_vm_config *c = &vm->config;
-    struct dp_net_link link;
-    struct way *w = &vm->way[i];
-    uint32_t mtu;
-    if (c->name)
-        snprintf(w->port, sizeof w->port, i ? "%.40s.%u" : "%.40s", c->name, i);
-    else
-        snprintf(w->port, sizeof w->port, "vm-%ld.%u", (long)getpid(), i);
-    w->vm = vm;
-    w->card = i;
-    dp_timer_init(&w->again, vm->clock, join_again, w);
-    int rc = dp_net_open_way(c->nic[i].net.way, w->port, 0, &link, &mtu, e);
-    if (!card->mtu)
-        card->mtu = mtu;
-    return rc ? rc : dp_net_datagram_create(c->loop, &link, network_gone, w, &w->datagram, e);
-}
-
-/* The networks, and cards for them. */
-static int make_networks(struct dp_vm *vm, struct dp_pc_config *p, struct dp_error *e)
-{
-    const struct dp_vm_config *c = &vm->config;
-    for (unsigned i = 0; i < c->nic_count; i++) {
-        const struct dp_net_nic *n = &c->nic[i].net;
-        struct dp_pc_nic *card = &p->nic[p->nic_count];
-        int rc = 0;
-        if (n->kind == DP_NET_NONE)
-            continue;
-        *card = (struct dp_pc_nic){.model = n->model, .mtu = n->mtu, .queues = n->queues};
-        if (n->has_mac)
-            memcpy(card->mac, n->mac, sizeof card->mac);
-        else
-            dp_net_default_mac(c->name, i, card->mac);
-        if ((rc = n->kind == DP_NET_WAY ? make_way(vm, i, card, e)
-                                        : dp_net_user_create(c->loop, vm->clock, c->trace, &n->user, &vm->network[i], e)))
-            return rc;
-        card->port = vm->way[i].vm ? dp_net_datagram_port(vm->way[i].datagram) : dp_net_user_port(vm->network[i]);
-        if (c->nic[i].rom && (rc = read_whole("network card's ROM", c->nic[i].rom, &vm->nic_rom[i], e)))
-            return rc;
-        card->rom = vm->nic_rom[i];
-        p->nic_count++;
-    }
-    return 0;
+    struct dp_block_options o = {
+        .path = d->empty ? NULL : d->path, .format = d->format, .backing_anywhere = d->backing_anywhere, .of_volume = d->of_volume, .copy = d->copy,
+        .fill = d->fill, .readonly = d->readonly, .cache = block_cache(d), .discard_ignored = d->discard_ignored,
+        .detect_zeroes = d->detect_zeroes, .limits = d->limits, .clock = vm->clock, .trace = vm->config.trace};
+    char secret[DP_IMAGE_SECRET_MAX] = "";
+    int rc = 0;
+    if (o.path && d->secret_file && !(rc = dp_image_read_secret(d->secret_file, secret, e)))
+        o.secret = secret;
+    if (!rc && o.path)
+        rc = dp_block_open(vm->config.loop, &o, &vm->disk[i], e);
+    explicit_bzero(secret, sizeof secret);
+    if (!rc && ((d->serial && !(vm->serial[i] = strdup(d->serial))) || (o.path && drive_kind(d->bus) && !(vm->file[i] = strdup(o.path)))))
+        rc = dp_error_set(e, -ENOMEM, "no memory");
+    return rc;
 }
 
 int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_error *e)
@@ -699,33 +762,19 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
     pthread_cond_init(&vm->sampled, NULL);
     int rc = check_config(vm, e);
     if (!rc && c->kernel)
-        rc = open_file("kernel", c->kernel, &vm->kernel, e);
+        rc = vm_file_open("kernel", c->kernel, &vm->kernel, e);
     for (unsigned i = 0; !rc && i < c->initrd_count; i++)
-        rc = open_file("initrd", c->initrd[i], &vm->initrd[i], e);
+        rc = vm_file_open("initrd", c->initrd[i], &vm->initrd[i], e);
     if (!rc && ((c->cmdline && !(vm->cmdline = strdup(c->cmdline))) || (c->dump_path && !(vm->dump_path = strdup(c->dump_path)))))
         rc = dp_error_set(e, -ENOMEM, "no memory");
     if (!rc && c->firmware)
         rc = read_firmware(vm, e);
     if (!rc)
         rc = dp_clock_create_vm(c->loop, &vm->clock, e);
-    for (unsigned i = 0; !rc && i < c->disk_count; i++) {
-        struct dp_block_options o = {
-            .path = c->disk[i].path, .format = c->disk[i].format, .backing_anywhere = c->disk[i].backing_anywhere,
-            .of_volume = c->disk[i].of_volume,
-            .copy = c->disk[i].copy, .fill = c->disk[i].fill, .readonly = c->disk[i].readonly, .cache = block_cache(&c->disk[i]), .discard_ignored = c->disk[i].discard_ignored,
-            .detect_zeroes = c->disk[i].detect_zeroes, .limits = c->disk[i].limits, .clock = vm->clock, .trace = c->trace};
-        char secret[DP_IMAGE_SECRET_MAX] = "";
-        if (c->disk[i].empty)
-            o.path = NULL;
-        if (o.path && c->disk[i].secret_file && !(rc = dp_image_read_secret(c->disk[i].secret_file, secret, e)))
-            o.secret = secret;
-        if (!rc && o.path)
-            rc = dp_block_open(c->loop, &o, &vm->disk[i], e);
-        explicit_bzero(secret, sizeof secret);
-        if (!rc && c->disk[i].serial && !(vm->serial[i] = strdup(c->disk[i].serial)))
-            rc = dp_error_set(e, -ENOMEM, "no memory");
-        if (!rc && o.path && drive_kind(c->disk[i].bus) && !(vm->file[i] = strdup(o.path)))
-            rc = dp_error_set(e, -ENOMEM, "no memory");
+    for (unsigned i = 0, named = 0; !rc && i < c->disk_count; i++) {
+        if (!drive_kind(c->disk[i].bus))
+            snprintf(vm->place[i].name, sizeof vm->place[i].name, "disk%u", named++);
+        rc = open_disk(vm, i, &c->disk[i], e);
     }
     if (!rc) {
         vm->vcpu = calloc(vm->config.cpus, sizeof *vm->vcpu);
@@ -749,6 +798,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
             .trace = c->trace,
             .vm = {device_request, vm},
             .line = vm_line,
+            .eject = device_ejected,
             .opaque = vm,
             .rng = !c->no_rng,
             .balloon = !c->no_balloon,
@@ -765,7 +815,7 @@ int dp_vm_create(const struct dp_vm_config *c, struct dp_vm **out, struct dp_err
         p.firmware = c->firmware ? &vm->firmware : NULL;
         rc = place_disks(vm, &p, e);
         if (!rc)
-            rc = make_networks(vm, &p, e);
+            rc = vm_nics_init(&vm->nics, c, vm->clock, &p, e);
         if (!rc)
             rc = place_usb(c, &p, e);
         if (!rc)
@@ -831,12 +881,7 @@ void dp_vm_resume(struct dp_vm *vm)
     atomic_store(&vm->phase, DP_VM_RUNNING);
     dp_clock_resume(vm->clock);
     dp_pc_resume(vm->pc);
-    /* A device may have asked for an end just now; carry_out will find the phase as it is. */
-    pthread_mutex_lock(&vm->lock);
-    bool go = !vm->request_pending;
-    pthread_mutex_unlock(&vm->lock);
-    if (go)
-        set_want(vm, WANT_RUN);
+    go_on(vm, true); /* a device may have asked for an end just now */
 }
 
 void dp_vm_pause(struct dp_vm *vm)
@@ -857,6 +902,7 @@ int dp_vm_reset(struct dp_vm *vm, struct dp_error *e)
     park(vm);
     if (phase == DP_VM_RUNNING)
         dp_pc_pause(vm->pc);
+    remove_slots(vm, dp_pc_ejected(vm->pc, true), false);
     dp_pc_reset(vm->pc);
     int rc = load(vm, e);
     if (rc)
@@ -888,7 +934,7 @@ void dp_vm_destroy(struct dp_vm *vm)
     atomic_store(&vm->phase, DP_VM_STOPPED);
     for (;;) {
         pthread_mutex_lock(&vm->lock);
-        bool posted = vm->request_posted;
+        bool posted = vm->request_posted || vm->eject_posted;
         pthread_mutex_unlock(&vm->lock);
         if (!posted)
             break;
@@ -902,28 +948,17 @@ void dp_vm_destroy(struct dp_vm *vm)
     if (vm->engine_state)
         vm->engine->vm_fini(vm->engine_state);
     dp_pc_destroy(vm->pc);
-    for (unsigned i = 0; i < DP_VM_NICS; i++) {
-        dp_net_user_destroy(vm->network[i]);
-        if (vm->way[i].vm)
-            dp_timer_fini(&vm->way[i].again);
-        dp_net_datagram_destroy(vm->way[i].datagram);
-        free((void *)vm->nic_rom[i].data);
-    }
+    vm_nics_fini(&vm->nics);
     for (unsigned i = 0; i < count; i++)
         pthread_cond_destroy(&vm->vcpu[i].wakeup);
     free(vm->vcpu);
     for (unsigned i = 0; i < DP_VM_DISKS; i++)
-        if (vm->disk[i])
-            dp_block_close(vm->disk[i]);
-    for (unsigned i = 0; i < DP_VM_DISKS; i++) {
-        free(vm->file[i]);
-        free(vm->serial[i]);
-    }
+        close_disk(vm, i);
     if (vm->clock)
         dp_clock_destroy(vm->clock);
-    close_file(&vm->kernel);
+    vm_file_close(&vm->kernel);
     for (unsigned i = 0; i < DP_VM_INITRDS; i++)
-        close_file(&vm->initrd[i]);
+        vm_file_close(&vm->initrd[i]);
     free((void *)vm->firmware.bios.data);
     free((void *)vm->firmware.vga_bios.data);
     free((void *)vm->firmware.variables.data);
@@ -1041,12 +1076,11 @@ int dp_vm_change_medium(struct dp_vm *vm, const char *name, const char *file, bo
     return 0;
 }
 
-struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[16])
+struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[DP_VM_DISK_NAME])
 {
-    unsigned count = 0;
-    for (unsigned i = 0; i < vm->config.disk_count; i++)
-        if (vm->disk[i] && !drive_kind(vm->config.disk[i].bus) && count++ == n) {
-            snprintf(name, 16, "disk%u", n);
+    for (unsigned i = 0; i < DP_VM_DISKS; i++)
+        if (*vm->place[i].name && !n--) {
+            strcpy(name, vm->place[i].name);
             return vm->disk[i];
         }
     return NULL;

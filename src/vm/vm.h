@@ -54,7 +54,7 @@ struct dp_vm_nic {
     const char *rom;       /* a file with what firmware boots from it with; NULL: none */
 };
 
-enum { DP_VM_FW_CFG_FILES = 32, DP_VM_NICS = 4, DP_VM_USB_DEVICES = 8 };
+enum { DP_VM_FW_CFG_FILES = 32, DP_VM_NICS = 4, DP_VM_NIC_NAME = 32, DP_VM_DISK_NAME = 16, DP_VM_USB_DEVICES = 8 };
 enum { DP_VM_SERIALS = 2, DP_VM_IDE_DRIVES = 4, DP_VM_SATA_DRIVES = 6, DP_VM_FLOPPIES = 2, DP_VM_DISKS = 24, DP_VM_INITRDS = 16,
        DP_VM_CPUS_MAX = 255 };
 #define DP_VM_MEMORY_DEFAULT (512ull << 20)
@@ -180,8 +180,29 @@ bool dp_vm_drive(const struct dp_vm *vm, unsigned n, struct dp_vm_drive *d); /* 
  * to let go. */
 int dp_vm_change_medium(struct dp_vm *vm, const char *drive, const char *file, bool readonly, struct dp_error *e) DP_MUST_CHECK;
 
+/* Network cards, those of the configuration ("net0", "net1") and those plugged since. The loop's thread. */
+struct dp_vm_card {
+    const char *name, *model; /* constant as long as the card is there */
+    const char *network;      /* what its cable leads to: "user", "network=lan" */
+    uint8_t mac[DP_NET_MAC];
+    unsigned slot;            /* on PCI bus 0 */
+    bool link;                /* it has a carrier */
+    bool leaving;             /* the guest was asked to let go of it */
+};
+bool dp_vm_card(struct dp_vm *vm, unsigned n, struct dp_vm_card *c); /* the n-th; false: there are no more */
+/* Plugs another one into the machine, whether it runs or not. name NULL: the first of net0, net1... that is free; out (may be NULL) says
+ * which. nic->rom is for firmware, from the next reset on. */
+int dp_vm_add_nic(struct dp_vm *vm, const struct dp_vm_nic *nic, const char *name, struct dp_vm_card *out, struct dp_error *e) DP_MUST_CHECK;
+/* Takes one out: asks the guest to let go of it, and it is gone as soon as that has, or at the next reset. force: at once, whatever the
+ * guest does with it. */
+int dp_vm_remove_nic(struct dp_vm *vm, const char *name, bool force, struct dp_error *e) DP_MUST_CHECK;
+
 /* Disks, the n-th of those whose medium does not change: its name ("disk0") and its block, for live.h. NULL: there are no more. */
-struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[16]);
+struct dp_block *dp_vm_disk(const struct dp_vm *vm, unsigned n, char name[DP_VM_DISK_NAME]);
+/* Plugs another virtio disk into the machine, as dp_vm_add_nic does. name NULL: the first of disk0, disk1... that is free; as says which. */
+int dp_vm_attach_disk(struct dp_vm *vm, const struct dp_vm_disk *d, const char *name, char as[DP_VM_DISK_NAME], struct dp_error *e) DP_MUST_CHECK;
+/* Takes a virtio disk out, as dp_vm_remove_nic does. -EBUSY: one of its jobs is not over (force: it is cancelled). */
+int dp_vm_detach_disk(struct dp_vm *vm, const char *name, bool force, struct dp_error *e) DP_MUST_CHECK;
 
 /* The balloon; -ENODEV: the machine has none. The loop's thread. target is what the guest shall have to use, at most all its memory. */
 struct dp_balloon_status;

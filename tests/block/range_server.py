@@ -1,17 +1,28 @@
 """range_server.py - a web server for tests: one file, by ranges; counts what it sends, and can misbehave."""
-import os, re, socketserver, threading, time
+import os, re, socketserver, ssl, threading, time
 from http.server import BaseHTTPRequestHandler
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """mode: "good"; "whole" (no ranges); "cut" (each answer breaks off in the middle); "busy" (503); "other" (another range); "gzip"."""
+    """mode: "good"; "whole" (no ranges); "cut" (each answer breaks off in the middle); "busy" (503); "other" (another range); "gzip".
+    tls: a folder of certificates.py: it is https. plain: where /plain leads to."""
     allow_reuse_address, daemon_threads = True, True
 
-    def __init__(self, path, port=0):
+    def __init__(self, path, port=0, tls=None):
         self.path, self.etag, self.mode, self.sent, self.requests, self.lock = path, '"one"', "good", 0, 0, threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
-        self.url = "http://127.0.0.1:%d/" % self.server_address[1]
+        self.url = "%s://127.0.0.1:%d/" % ("https" if tls else "http", self.server_address[1])
+        self.context = None
+        if tls:
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.context.load_cert_chain(tls + "/server-cert.pem", tls + "/server-key.pem")
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def finish_request(self, request, address):
+        """In the connection's thread: a client that is slow, or refuses us, holds up nobody."""
+        if self.context:
+            request = self.context.wrap_socket(request, server_side=True)
+        super().finish_request(request, address)
 
     def handle_error(self, request, address):
         pass
@@ -41,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             s.requests += 1
         if self.path == "/moved":
             return self.reply(302, ("Location", s.url + "disk"))
+        if self.path == "/plain":
+            return self.reply(302, ("Location", s.plain + "disk"))
         if self.path == "/nothing":
             return self.reply(404)
         m = re.match(r"bytes=(\d+)-(\d+)$", self.headers.get("Range", ""))

@@ -14,7 +14,7 @@ struct row {
     const char *format, *options;
     bool packed;  /* made by copying with compression, then only read */
     bool checked; /* qemu-img can check it */
-    bool cut;     /* made in other files beside it */
+    bool ours;    /* it does not know such images at all */
 };
 static const struct row rows[] = {
     {"vdi", "", .checked = true},
@@ -26,9 +26,9 @@ static const struct row rows[] = {
     {"vmdk", "subformat=monolithicSparse", .checked = true},
     {"vmdk", "subformat=monolithicSparse,zeroed_grain=on", .checked = true},
     {"vmdk", "subformat=streamOptimized", .packed = true, .checked = true},
-    {"vmdk", "subformat=monolithicFlat", .cut = true},
-    {"vmdk", "subformat=twoGbMaxExtentSparse", .cut = true, .checked = true},
-    {"vmdk", "subformat=twoGbMaxExtentFlat", .cut = true},
+    {"vmdk", "subformat=monolithicFlat"},
+    {"vmdk", "subformat=twoGbMaxExtentSparse", .checked = true},
+    {"vmdk", "subformat=twoGbMaxExtentFlat"},
     {"vhdx", "", .checked = true},
     {"vhdx", "block_size=1M,block_state_zero=off", .checked = true},
     {"vhdx", "subformat=fixed,block_size=2M", .checked = true},
@@ -76,7 +76,7 @@ static void expect_image(struct rig *r, struct dp_image *i, const uint8_t *model
         assert_true(x.size && x.size <= i->size - at);
         if (x.kind == DP_EXTENT_ZEROS || x.kind == DP_EXTENT_UNALLOCATED) {
             assert_true(dp_is_zero(got + at, x.size));
-        } else if (x.kind == DP_EXTENT_DATA && x.has_offset) {
+        } else if (x.kind == DP_EXTENT_DATA && x.has_offset && !x.depth) {
             uint8_t *raw = malloc(x.size);
             assert_int_equal(pread(fd, raw, x.size, x.offset), x.size);
             assert_memory_equal(raw, got + at, x.size);
@@ -90,7 +90,8 @@ static void expect_image(struct rig *r, struct dp_image *i, const uint8_t *model
 
 static void compare(const struct rig *r, const struct row *row)
 {
-    must(r, "qemu-img compare -f raw -F %s model image", row->format);
+    if (!row->ours)
+        must(r, "qemu-img compare -f raw -F %s model image", row->format);
     if (row->checked)
         must(r, "qemu-img check -f %s image", row->format);
     struct dp_image_check c = {0};
@@ -98,7 +99,9 @@ static void compare(const struct rig *r, const struct row *row)
     struct dp_image *i = open_format(r, "image", row->format, true);
     if (i->format->check) {
         assert_ok(i->format->check(i, &c, &e), e);
-        assert_true(!c.corruptions && !c.leaks);
+        if (c.corruptions || c.leaks)
+            fail_msg("%s %s: %llu corruptions, %llu leaks", row->format, row->options, (unsigned long long)c.corruptions,
+                     (unsigned long long)c.leaks);
     }
     dp_image_close(i);
 }
@@ -171,10 +174,6 @@ static void test_matrix(void **state)
                 combinations++;
             }
             must(r, "rm -f image*");
-            if (row->cut) { /* ours are of one file */
-                free(model);
-                continue;
-            }
             fill(&r->random, model, size);
             write_file(r, "model", model, size);
             create_ours(r, row, size); /* ours, read by them */
@@ -206,7 +205,7 @@ static void test_sizes(void **state)
     for (unsigned n = 0; n < DP_ARRAY_LEN(rows); n++)
         for (uint64_t size = 512; size < 200ull << 30; size = size * 5 + 512) {
             const struct row *row = &rows[n];
-            if (row->packed || row->cut)
+            if (row->packed)
                 continue;
             if (strstr(row->options, "fixed") || strstr(row->options, "static") || strstr(row->options, "lat"))
                 if (size > 64 << 20)
@@ -216,7 +215,7 @@ static void test_sizes(void **state)
             struct dp_image *i = open_format(r, "image", row->format, true);
             uint64_t ours = i->size;
             dp_image_close(i);
-            must(r, "rm image; qemu-img create -f %s %s %s image %llu", row->format, *row->options ? "-o" : "", row->options,
+            must(r, "rm image*; qemu-img create -f %s %s %s image %llu", row->format, *row->options ? "-o" : "", row->options,
                  (unsigned long long)size);
             i = open_format(r, "image", row->format, true);
             if (i->size != ours)
@@ -224,6 +223,54 @@ static void test_sizes(void **state)
                          (unsigned long long)ours, (unsigned long long)i->size);
             dp_image_close(i);
         }
+}
+
+/* Over a parent; in several files. qemu-img reads the chain. */
+static void test_vmdk_create(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    struct dp_error e = {0};
+    enum { SIZE = 5 << 20 };
+    uint8_t *model = malloc(SIZE);
+    fill(&r->random, model, SIZE);
+    write_file(r, "model", model, SIZE);
+    must(r, "qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentSparse model base.vmdk");
+    char path[128];
+    snprintf(path, sizeof path, "%s/image", r->folder);
+    struct dp_image_create o = {.name = path, .format = "vmdk", .size = SIZE, .backing = "base.vmdk", .backing_format = "vmdk"};
+    static const char *const split[] = {"subformat=twoGbMaxExtentSparse", NULL}, *const flat[] = {"subformat=monolithicFlat", NULL};
+    for (unsigned n = 0; n < 2; n++) {
+        must(r, "rm -f image*; qemu-img convert -f vmdk -O raw base.vmdk model");
+        o.option = n ? split : NULL;
+        assert_ok(dp_image_create(&o, &e), e);
+        uint8_t *copy = malloc(SIZE);
+        memcpy(copy, model, SIZE);
+        operate(r, &(struct row){"vmdk", .checked = true}, copy, SIZE, 2);
+        free(copy);
+    }
+    o.option = flat;
+    assert_int_equal(dp_image_create(&o, &e), -EINVAL);
+    o.option = NULL;
+    o.backing_format = "raw";
+    assert_int_equal(dp_image_create(&o, &e), -EINVAL);
+    /* More than one part, across their border; and what does not fit. */
+    uint64_t size = (5ull << 30) + 512, border = 2ull << 30;
+    o = (struct dp_image_create){.name = in(r, "many.vmdk"), .format = "vmdk", .size = size, .option = split};
+    assert_ok(dp_image_create(&o, &e), e);
+    struct dp_image *i = open_format(r, "many.vmdk", "vmdk", false);
+    assert_int_equal(i->size, size);
+    assert_int_equal(dp_image_pwrite(i, model, SIZE, border - 100000), 0);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, size - 1), 0);
+    dp_image_close(i);
+    write_file(r, "model", model, SIZE);
+    must(r, "[ $(ls many-s00?.vmdk | wc -l) = 3 ] && qemu-img check many.vmdk && "
+            "qemu-io -r -c 'read -P 0x78 %llu 1' many.vmdk | tee out && "
+            "! grep -i fail out && qemu-img convert -O raw many.vmdk many && cmp -n %d -i %llu:0 many model",
+         (unsigned long long)size - 1, SIZE, (unsigned long long)border - 100000);
+    o.size = 201ull << 30;
+    assert_int_equal(dp_image_create(&o, &e), -EFBIG);
+    free(model);
 }
 
 static int try_open(const struct rig *r, const char *name, const char *format, bool readonly, struct dp_error *e)
@@ -288,6 +335,32 @@ static void sum(uint8_t *p, size_t size, size_t field)
     be(p + field, 4, ~s);
 }
 
+/* Whose size counts: Azure's and Hyper-V's footers mean their field, Virtual PC's the geometry. */
+static void test_vhd_creators(void **state)
+{
+    struct rig *r = *state;
+    enum { SIZE = (1 << 20) + 512 };
+    static const struct row fixed = {"vpc", "subformat=fixed,force_size=on"};
+    static const struct {
+        char creator[5];
+        bool field;
+    } some[] = {{"wa\0", true}, {"win ", true}, {"vpc ", false}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(some); n++) {
+        uint8_t footer[512];
+        must(r, "rm -f image");
+        create_ours(r, &fixed, SIZE);
+        int fd = open(in(r, "image"), O_RDWR);
+        assert_int_equal(pread(fd, footer, 512, SIZE), 512);
+        memcpy(footer + 28, some[n].creator, 4);
+        sum(footer, 512, 64);
+        assert_int_equal(pwrite(fd, footer, 512, SIZE), 512);
+        close(fd);
+        struct dp_image *i = open_format(r, "image", "vpc", true);
+        assert_true((i->size == SIZE) == some[n].field);
+        dp_image_close(i);
+    }
+}
+
 /* A differencing VHD made by hand (qemu-img has none): two runs of sectors are its own. A footer that was cut off has a copy. */
 static void test_vhd_parent(void **state)
 {
@@ -343,7 +416,8 @@ static void test_vhd_parent(void **state)
     }
     assert_memory_equal(got, model, SIZE);
     dp_image_close(i);
-    assert_int_equal(try_open(r, "top.vhd", "vpc", false, &e), -ENOTSUP);
+    must(r, "cp top.vhd image");
+    operate(r, &(struct row){"vpc", .ours = true}, model, SIZE, 3); /* blocks that are in part the parent's become ours */
     file[512 + 40] ^= 1;
     sum(h, 1024, 36);
     write_file(r, "top.vhd", file, END + 512);
@@ -352,10 +426,35 @@ static void test_vhd_parent(void **state)
     file[512 + 30] ^= 1; /* the checksum does not fit any more */
     write_file(r, "top.vhd", file, END + 512);
     assert_int_equal(try_open(r, "top.vhd", "vpc", true, &e), -EINVAL);
+    /* Ours, over a dynamic one, then over that. */
+    char path[128];
+    snprintf(path, sizeof path, "%s/image", r->folder);
+    struct dp_image_create o = {.name = path, .format = "vpc", .size = SIZE, .backing = "base.vhd", .backing_format = "vpc"};
+    for (unsigned n = 0; n < 2; n++) {
+        must(r, "rm -f image");
+        assert_ok(dp_image_create(&o, &e), e);
+        i = open_format(r, "image", "vpc", true);
+        assert_int_equal(i->size, SIZE);
+        assert_int_equal(dp_image_pread(i, model, SIZE, 0), 0);
+        dp_image_close(i);
+        operate(r, &(struct row){"vpc", .ours = true}, model, SIZE, 3);
+        must(r, "mv image middle.vhd");
+        o.backing = "middle.vhd";
+    }
+    struct dp_image_create bad = {.name = in(r, "bad"), .format = "vpc", .size = SIZE / 2, .backing = "base.vhd", .backing_format = "vpc"};
+    assert_int_equal(dp_image_create(&bad, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "as large as its parent"));
     free(got);
     free(parent);
     free(file);
     free(model);
+}
+
+static void log_entry(int fd, uint8_t *entry, size_t size, off_t at)
+{
+    dp_st32(entry + 4, 0);
+    dp_st32(entry + 4, dp_crc32c(0, entry, size));
+    assert_int_equal(pwrite(fd, entry, size, at), (ssize_t)size);
 }
 
 /* A writer that died: the table lacks a block that the log has. Who reads sees it and changes nothing; who writes repairs it first. */
@@ -390,8 +489,7 @@ static void test_vhdx_log(void **state)
     memcpy(entry + 4096, "data", 4);
     memcpy(entry + 4104, page + 8, 4084);
     dp_st32(entry + 8188, 7);
-    dp_st32(entry + 4, dp_crc32c(0, entry, sizeof entry));
-    assert_int_equal(pwrite(fd, entry, sizeof entry, LOG), sizeof entry);
+    log_entry(fd, entry, sizeof entry, LOG);
     assert_int_equal(pwrite(fd, zeros, 8, BAT), 8);
     for (unsigned n = 1; n <= 2; n++) {
         assert_int_equal(pread(fd, header, sizeof header, n * 65536), sizeof header);
@@ -409,30 +507,269 @@ static void test_vhdx_log(void **state)
     expect_image(r, i, model, SIZE);
     dp_image_close(i);
     compare(r, &vhdx);
+    /* The contents are what they were: DataWriteGuid, by which children know their parent, too. FileWriteGuid is new, LogGuid zero. */
+    must(r, "cmp -n 16 -i 65568 image before && cmp -n 16 -i 131104 image before && ! cmp -n 16 -i 65552 image before && "
+            "cmp -n 16 -i 65584:0 image /dev/zero && cmp -n 16 -i 131120:0 image /dev/zero");
+    /* The file was to become longer: then it does. It was longer once: then it was cut off. */
     must(r, "cp before image");
-    entry[4096] ^= 1; /* torn: it never happened */
+    dp_st64(entry + 56, 40 * MIB);
+    log_entry(fd, entry, sizeof entry, LOG);
+    i = open_format(r, "image", "vhdx", true);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    i = open_format(r, "image", "vhdx", false);
+    assert_int_equal(i->file->size, 40 * MIB);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    must(r, "cp before image");
+    dp_st64(entry + 48, 41 * MIB);
+    log_entry(fd, entry, sizeof entry, LOG);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "cut off"));
+    /* It may not touch the headers. */
+    dp_st64(entry + 48, 4 * MIB);
+    dp_st64(entry + 80, 65536);
+    log_entry(fd, entry, sizeof entry, LOG);
+    assert_int_equal(try_open(r, "image", "vhdx", false, &e), -EINVAL);
+    /* Nothing in it is valid: then nobody knows, until somebody says that it may be dropped. */
+    must(r, "cp before image");
+    entry[4096] ^= 1;
     assert_int_equal(pwrite(fd, entry, sizeof entry, LOG), sizeof entry);
-    close(fd);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "nothing in its log is valid"));
+    struct dp_image_check c = {.repair_all = true};
+    assert_ok(dp_image_open(&(struct dp_image_options){.name = in(r, "image"), .format = "vhdx", .repair = true}, &i, &e), e);
+    assert_ok(i->format->check(i, &c, &e), e);
+    assert_true(c.corruptions_fixed == 1 && !c.corruptions);
+    dp_image_close(i);
     assert_int_equal(try_open(r, "image", "vhdx", true, &e), 0);
+    close(fd);
     free(model);
 }
 
-static void test_vdi_grow(void **state)
+/* What programs leave that died, or what was cut off: the same for all four. */
+static void test_damage(void **state)
 {
     struct rig *r = *state;
     need_qemu_img(r);
-    static const struct row vdi = {"vdi", "", .checked = true};
-    struct dp_error e = {0};
-    uint64_t size = 3 << 20, larger = 9 << 20;
-    uint8_t *model = calloc(1, larger);
-    create_ours(r, &vdi, size);
-    operate(r, &vdi, model, size, 1);
-    struct dp_image *i = open_format(r, "image", "vdi", false);
-    assert_ok(i->format->resize(i, larger, &e), e);
-    assert_int_equal(i->format->resize(i, size, &e), -ENOTSUP);
-    dp_image_close(i);
-    operate(r, &vdi, model, larger, 2);
+    static const struct {
+        struct row row;
+        const char *damage; /* of an image of 8 MiB that is full; $1: it */
+        uint64_t corruptions, leaks;
+        bool keeps; /* the contents */
+        int open;   /* for writing */
+    } some[] = {
+        {{"vdi", ""}, "dd if=$1 of=$1 bs=4 skip=128 seek=129 count=1 conv=notrunc", 1, 1, false, 0},  /* two in one place */
+        {{"vdi", ""}, "printf '\\020\\0\\0\\0' | dd of=$1 bs=1 seek=512 conv=notrunc", 1, 1, false, -EIO}, /* behind the end */
+        {{"vdi", ""}, "truncate -s +3M $1", 0, 3, true, 0},
+        {{"vdi", ""}, "printf '\\377\\377\\377\\377' | dd of=$1 bs=1 seek=520 conv=notrunc", 0, 1, false, 0},
+        {{"vpc", "force_size=on"}, "dd if=$1 of=$1 bs=4 skip=384 seek=385 count=1 conv=notrunc", 1, 1, false, 0},
+        {{"vpc", "force_size=on"}, "truncate -s -512 $1", 1, 0, true, 0},
+        {{"vpc", "force_size=on"}, "printf '\\0\\0\\0\\001' | dd of=$1 bs=1 seek=1536 conv=notrunc", 1, 0, false, -EIO},
+        {{"vmdk", ""}, "truncate -s +200k $1", 0, 3, true, 0},
+        {{"vmdk", ""}, "truncate -s -130k $1", 2, 0, false, -EIO},
+        {{"vhdx", "block_size=1M"}, "dd if=$1 of=$1 bs=8 skip=393216 seek=393217 count=1 conv=notrunc", 1, 1, false, 0},
+        {{"vhdx", "block_size=1M"}, "truncate -s +5M $1", 0, 5, true, 0},
+        {{"vhdx", "block_size=1M"}, "truncate -s -2M $1", 2, 0, false, -EIO},
+    };
+    enum { SIZE = 8 << 20 };
+    uint8_t *model = malloc(SIZE);
+    for (size_t n = 0; n < SIZE; n++)
+        model[n] = dp_random_next(&r->random) | 1;
+    for (unsigned n = 0; n < DP_ARRAY_LEN(some); n++) {
+        const char *format = some[n].row.format;
+        struct dp_error e = {0};
+        struct dp_image *i;
+        must(r, "rm -f image");
+        write_file(r, "model", model, SIZE);
+        create_ours(r, &some[n].row, SIZE);
+        copy_ours(r, &some[n].row);
+        must(r, "set -- image; %s", some[n].damage);
+        char path[128];
+        snprintf(path, sizeof path, "%s/image", r->folder);
+        struct dp_image_options o = {.name = path, .format = format, .repair = true, .readonly = true};
+        for (unsigned round = 0; round < 3; round++, o.readonly = false) { /* looks, mends, looks again */
+            struct dp_image_check c = {.repair_all = round == 1};
+            assert_ok(dp_image_open(&o, &i, &e), e);
+            assert_ok(i->format->check(i, &c, &e), e);
+            uint64_t bad = round == 1 ? c.corruptions_fixed : c.corruptions, lost = round == 1 ? c.leaks_fixed : c.leaks;
+            /* who was in two places takes up what was lost */
+            if (round < 2 ? bad != some[n].corruptions || (!round && lost != some[n].leaks) : bad || lost)
+                fail_msg("%s, %s: round %u: %llu corruptions, %llu leaks", format, some[n].damage, round, (unsigned long long)bad,
+                         (unsigned long long)lost);
+            if (round == 1 && some[n].open == -EIO && c.corruptions)
+                fail_msg("%s, %s: not mended", format, some[n].damage);
+            if (some[n].keeps)
+                expect_image(r, i, model, SIZE);
+            dp_image_close(i);
+        }
+        must(r, "[ %d = 0 ] || qemu-img compare -f raw -F %s model image", some[n].keeps, format);
+        if (strcmp(format, "vpc"))
+            must(r, "qemu-img check -f %s image", format);
+        uint8_t *now = malloc(SIZE); /* it can be written again, all of it */
+        i = open_format(r, "image", format, false);
+        assert_int_equal(dp_image_pread(i, now, SIZE, 0), 0);
+        dp_image_close(i);
+        operate(r, &(struct row){format, .checked = strcmp(format, "vpc")}, now, SIZE, 1);
+        free(now);
+    }
     free(model);
+}
+
+/* A program that writes no leading zeros: there is no room for more digits. A complete streamOptimized image takes nothing more. */
+static void test_vmdk_headers(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    struct dp_error e;
+    must(r, "qemu-img create -f vmdk base 1M && cp base copy && perl -pi -e 's/^CID=(.)(.)(.*)/q(CID=5) . qq(\\n) . $3 =~ s|.|#|gr/e' base "
+            "&& [ $(stat -c %%s base) = $(stat -c %%s copy) ] && grep -a '^CID=5$' base");
+    struct dp_image *i = open_format(r, "base", "vmdk", false);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, 0), 0);
+    uint8_t flag = 0;
+    assert_int_equal(dp_image_pread(i->file, &flag, 1, 72), 0);
+    assert_int_equal(flag, 1); /* uncleanShutdown */
+    dp_image_close(i);
+    must(r, "grep -a '^CID=[0-46-9a-f]$' base && grep -a ^parentCID=ffffffff$ base && qemu-img check base && "
+            "cmp -n 1 -i 72:0 base /dev/zero");
+    must(r, "qemu-img convert -O vmdk -o subformat=streamOptimized base packed && truncate -s %%512 packed && "
+            "head -c 512 packed >footer && printf '\\377\\377\\377\\377\\377\\377\\377\\377' | "
+            "dd of=packed bs=1 seek=56 conv=notrunc && cat footer >>packed && head -c 512 /dev/zero >>packed");
+    assert_int_equal(try_open(r, "packed", "vmdk", true, &e), 0);
+    assert_int_equal(try_open(r, "packed", "vmdk", false, &e), -ENOTSUP);
+    assert_non_null(strstr(e.text, "with a footer"));
+}
+
+/* Children that we make; a block that is in part the parent's (made by hand, for nobody here makes such); a parent that was written. */
+static void test_vhdx_parent(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    enum { SIZE = 6 << 20, MIB = 1 << 20, BAT = 3 * MIB, CHUNK = 4096 };
+    struct dp_error e = {0};
+    const char *const option[] = {"block_size=1M", NULL};
+    const struct row child = {"vhdx", .ours = true};
+    uint8_t *model = malloc(SIZE), *parent = malloc(SIZE), *bitmap = calloc(1, MIB), entry[8];
+    fill(&r->random, model, SIZE);
+    model[0] = 1;
+    write_file(r, "model", model, SIZE);
+    must(r, "qemu-img convert -f raw -O vhdx -o block_size=1M model base.vhdx");
+    char path[128];
+    snprintf(path, sizeof path, "%s/image", r->folder);
+    struct dp_image_create o = {.name = path, .format = "vhdx", .size = SIZE, .backing = "base.vhdx", .backing_format = "vhdx",
+                                .option = option};
+    for (unsigned n = 0; n < 2; n++) {
+        must(r, "rm -f image");
+        assert_ok(dp_image_create(&o, &e), e);
+        operate(r, &child, model, SIZE, 3);
+        must(r, "mv image middle.vhdx");
+        o.backing = "middle.vhdx";
+    }
+    must(r, "rm -f middle.vhdx");
+    o.backing = "base.vhdx";
+    assert_ok(dp_image_create(&o, &e), e);
+    struct dp_image *i = open_format(r, "image", "vhdx", false);
+    assert_int_equal(dp_image_pread(i, parent, SIZE, 0), 0);
+    memcpy(model, parent, SIZE);
+    memset(model + MIB, 7, MIB);
+    assert_int_equal(dp_image_pwrite(i, model + MIB, MIB, MIB), 0);
+    uint64_t end = i->file->size;
+    dp_image_close(i);
+    for (unsigned n = 0; n < 2048; n++) {
+        if (n % 300 < 47 || n == 2047)
+            bitmap[(2048 + n) / 8] |= 1 << n % 8;
+        else
+            memcpy(model + MIB + n * 512, parent + MIB + n * 512, 512);
+    }
+    int fd = open(in(r, "image"), O_RDWR);
+    assert_int_equal(pread(fd, entry, 8, BAT + 8), 8);
+    assert_int_equal(entry[0], 6);
+    entry[0] = 7;
+    assert_int_equal(pwrite(fd, entry, 8, BAT + 8), 8);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), 0);
+    i = open_format(r, "image", "vhdx", true);
+    uint8_t byte;
+    assert_int_equal(dp_image_pread(i, &byte, 1, MIB), -EIO); /* there is no bitmap */
+    dp_image_close(i);
+    assert_int_equal(pwrite(fd, bitmap, MIB, end), MIB);
+    dp_st64(entry, end | 6);
+    assert_int_equal(pwrite(fd, entry, 8, BAT + CHUNK * 8), 8);
+    i = open_format(r, "image", "vhdx", true);
+    expect_image(r, i, model, SIZE);
+    dp_image_close(i);
+    operate(r, &child, model, SIZE, 3);
+    assert_int_equal(pread(fd, entry, 8, BAT + 8), 8);
+    assert_int_equal(entry[0], 6);
+    close(fd);
+    i = open_format(r, "base.vhdx", "vhdx", false); /* only looked at: nothing changes */
+    dp_image_close(i);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), 0);
+    i = open_format(r, "base.vhdx", "vhdx", false);
+    assert_int_equal(dp_image_pwrite(i, "x", 1, 0), 0);
+    dp_image_close(i);
+    assert_int_equal(try_open(r, "image", "vhdx", true, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "changed since"));
+    must(r, "mkdir sub && mv image sub");
+    assert_int_equal(try_open(r, "sub/image", "vhdx", true, &e), -ENOENT);
+    free(bitmap);
+    free(parent);
+    free(model);
+}
+
+static void test_grow(void **state)
+{
+    struct rig *r = *state;
+    need_qemu_img(r);
+    static const struct row grow[] = {{"vdi", "", .checked = true}, {"vpc", "force_size=on"}, {"vpc", ""},
+                                      {"vhdx", "block_size=1M", .checked = true},
+                                      {"vhdx", "block_state_zero=off", .checked = true}};
+    for (unsigned n = 0; n < DP_ARRAY_LEN(grow); n++)
+        for (unsigned theirs = 0; theirs < 2; theirs++) {
+            struct dp_error e = {0};
+            uint64_t size = 3 << 20, larger = 9 << 20;
+            must(r, "rm -f image");
+            if (theirs)
+                must(r, "qemu-img create -f %s %s %s image %llu", grow[n].format, *grow[n].options ? "-o" : "", grow[n].options,
+                     (unsigned long long)size);
+            else
+                create_ours(r, &grow[n], size);
+            struct dp_image *i = open_format(r, "image", grow[n].format, true);
+            size = i->size;
+            dp_image_close(i);
+            uint8_t *model = calloc(1, 2 * larger);
+            operate(r, &grow[n], model, size, 1);
+            if (theirs && !strcmp(grow[n].format, "vdi")) { /* it leaves no room behind its table */
+                free(model);
+                continue;
+            }
+            i = open_format(r, "image", grow[n].format, false);
+            assert_ok(i->format->resize(i, larger, &e), e);
+            assert_true(i->size >= larger && i->size < 2 * larger);
+            larger = i->size;
+            assert_int_equal(i->format->resize(i, size, &e), -ENOTSUP);
+            dp_image_close(i);
+            operate(r, &grow[n], model, larger, 2);
+            i = open_format(r, "image", grow[n].format, false); /* far: the table grows by more than a page */
+            assert_int_equal(i->size, larger);
+            if (strcmp(grow[n].format, "vdi")) {
+                assert_ok(i->format->resize(i, 30ull << 30, &e), e);
+                assert_true(i->size >= 30ull << 30);
+                assert_int_equal(dp_image_pwrite(i, "end", 3, i->size - 3), 0);
+                assert_int_equal(dp_image_pwrite(i, "begin", 5, 0), 0);
+                memcpy(model, "begin", 5);
+                char end[3];
+                assert_int_equal(dp_image_flush(i), 0);
+                assert_int_equal(dp_image_pread(i, end, 3, i->size - 3), 0);
+                assert_memory_equal(end, "end", 3);
+                uint8_t *got = malloc(larger);
+                assert_int_equal(dp_image_pread(i, got, larger, 0), 0);
+                assert_memory_equal(got, model, larger);
+                free(got);
+            }
+            must(r, "qemu-img info -U -f %s image | grep -F '(%llu bytes)'", grow[n].format, (unsigned long long)i->size);
+            dp_image_close(i);
+            free(model);
+        }
 }
 
 int main(int argc, char **argv)
@@ -442,10 +779,15 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_matrix, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_sizes, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vmdk_create, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vmdk_parents, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhdx_log, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_damage, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vmdk_headers, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vhd_creators, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(test_vhd_parent, rig_setup, rig_teardown),
-        cmocka_unit_test_setup_teardown(test_vdi_grow, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_vhdx_parent, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(test_grow, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """tests/block/test_http.py DOPPEL PROGRAM: disks by HTTP: what is read, servers that misbehave, files that change, local copies (PROGRAM, http_tool.c, is a disk's user
 that can be killed). A doppel without libcurl must say so; then the rest is not run (status 77)."""
-import os, random, signal, subprocess, sys, tempfile, time
+import os, random, shutil, signal, subprocess, sys, tempfile, time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import certificates
 from range_server import Server
 
 DOPPEL, TOOL = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
@@ -127,6 +128,34 @@ def copies(d, s):
     check(rc == 1 and "copy=" in text, "copy= of a file: " + text)
 
 
+def secure(d, s):
+    if not shutil.which("openssl"):
+        print("no openssl command: no https://")
+        return
+    for name, host in (("good", "localhost"), ("other", "localhost"), ("elsewhere", "elsewhere.test")):
+        certificates.make(d + "/" + name, host)
+    out = d + "/out"
+    for name in ("good", "elsewhere"):
+        web = Server(s.path, tls=d + "/" + name)
+        for believes in ("good", "other", "elsewhere", None):
+            os.environ.pop("SSL_CERT_FILE", None)
+            if believes:
+                os.environ["SSL_CERT_FILE"] = "%s/%s/ca-cert.pem" % (d, believes)
+            rc, text = run(DOPPEL, "image", "convert", "-f", "raw", "-O", "raw", web.url + "disk", out)
+            if name == believes == "good":
+                check(rc == 0 and data(out) == data(s.path), "https: " + text)
+                rc, text = run(DOPPEL, "image", "info", "-f", "raw", web.url.replace("127.0.0.1", "localhost") + "disk")
+                check(rc == 0, "https by name: " + text)
+                # What https leads to is not believed to be that, if it is http
+                web.plain = s.url
+                rc, text = run(DOPPEL, "image", "info", "-f", "raw", web.url + "plain")
+                check(rc and text.count("\n") == 1, "https that leads to http: " + text)
+            else:
+                check(rc == 125 and "SSL_CERT_FILE" in text and text.count("\n") == 1, "a certificate for %s, %s is believed: %d %s" % (name, believes, rc, text))
+        web.end()
+    os.environ.pop("SSL_CERT_FILE", None)
+
+
 rc, text = run(DOPPEL, "image", "info", "-f", "raw", "http://127.0.0.1:1/")
 if "built without" in text:
     print("http: NOT RUN: " + text)
@@ -139,7 +168,7 @@ with tempfile.TemporaryDirectory(prefix="doppel-http-") as folder:
             f.write(random.randbytes(700 << 10) + bytes(324 << 10))
         f.write(random.randbytes(777))
     server = Server(disk)
-    for case in (reading, over, changes, copies):
+    for case in (reading, over, changes, copies, secure):
         case(folder, server)
     server.end()
 print("%d passed, %d failed" % (passed, failed))

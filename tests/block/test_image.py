@@ -215,7 +215,7 @@ ok(ours('compare', 'a.raw', 'missing').returncode == 125, 'compare with a missin
 
 for name, format in sources:
     a, b = ours('check', name), theirs('check', '-f', format, name)
-    ok(a.returncode == b.returncode, f'check {name}', a)
+    ok(a.returncode == (0 if format == 'vpc' else b.returncode), f'check {name}', a) # what qemu-img cannot check we can
 shutil.copy('q655361.1.qcow2', 'leak.qcow2')
 with open('leak.qcow2', 'r+b') as f:  # refcounts of clusters that nobody uses
     f.seek(0)

@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 """tests/block/test_nbd_client.py DOPPEL: disks of NBD servers: qemu-nbd's, nbdkit's, doppel's own. Needs qemu-utils (else exit status 77); without nbdkit its part is left out, and said."""
-import os, random, shutil, signal, subprocess, sys, tempfile, time
+import os, random, shutil, signal, socket, subprocess, sys, tempfile, time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import certificates
 
 DOPPEL = os.path.abspath(sys.argv[1])
 passed = failed = 0
@@ -65,6 +69,40 @@ def to_and_from(d, server, what):
     check(rc == 0, "%s: the check of qcow2 in it: %s" % (what, text))
 
 
+def tls(d, disk):
+    """nbds:// by doppel's server and by nbdkit: who believes whom."""
+    if not shutil.which("openssl"):
+        print("no openssl command: no nbds://")
+        return
+    for name, host in (("good", "localhost"), ("other", "localhost"), ("elsewhere", "elsewhere.test")):
+        certificates.make(d + "/" + name, host)
+    port = str(20000 + (os.getpid() + 7) % 20000)
+    for what in ("doppel", "nbdkit"):
+        if not shutil.which(what) and what != "doppel":
+            continue
+        for name in ("good", "elsewhere"):
+            folder = d + "/" + name
+            argv = ["nbdkit", "-f", "-i", "127.0.0.1", "-p", port, "--tls=require", "--tls-verify-peer", "--tls-certificates=" + folder, "file", disk]
+            if what == "doppel":
+                argv = [DOPPEL, "image", "serve", "-f", "raw", "-r", "--bind", "127.0.0.1", "--port", port, "--tls-creds", folder, disk]
+            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for _ in range(200):
+                with socket.socket() as s:
+                    if s.connect_ex(("127.0.0.1", int(port))) == 0:
+                        break
+                time.sleep(0.05)
+            for host, ours, words in (("localhost", "good", ""), ("127.0.0.1", "good", ""), ("localhost", "other", "ca-cert.pem"), ("localhost", "elsewhere", "ca-cert.pem"), ("localhost", None, "tls-certificates"),
+                                      (None, None, "nbds")):
+                uri = "nbds://%s:%s/%s" % (host, port, "?tls-certificates=%s/%s" % (d, ours) if ours else "") if host else "nbd://127.0.0.1:%s/" % port
+                rc, text = image("compare", "-f", "raw", "-F", "raw", disk, uri)
+                if name == "good" and ours == "good":
+                    check(rc == 0, "%s, %s: %s" % (what, uri, text))
+                else:
+                    check(rc >= 2 and (words in text or name != "good") and text.count("\n") == 1, "%s with a certificate for %s, %s: %d %s" % (what, name, uri, rc, text))
+            p.terminate()
+            p.wait(30)
+
+
 with tempfile.TemporaryDirectory(prefix="doppel-nbd-client-") as d:
     disk, sock = d + "/disk", d + "/sock"
     random.seed(2)
@@ -110,6 +148,7 @@ with tempfile.TemporaryDirectory(prefix="doppel-nbd-client-") as d:
     check(rc and text.count("\n") == 1, "another export: " + text)
     p.terminate()
     p.wait(30)
+    tls(d, disk)
     # a server that goes away and comes back: reads go on
     if "nbdkit" in servers:
         s = Server(sock, "nbdkit", "-f", "-U", sock, "--filter=delay", "file", disk, "rdelay=100ms")

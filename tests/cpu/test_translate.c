@@ -246,6 +246,21 @@ static void test_flags_wanted(void **state)
     }
 }
 
+/* What stands at 2 becomes a block first, alone; then a path from 1 leads into it, which has to keep the flags that
+ * it wants: through a page check, too. */
+BARE_ASM(known_end, "xor %ebx, %ebx\n mov $20, %edx\n lea 2f(%rip), %rax\n3: mov $1, %ecx\n clc\n jmp *%rax\n"
+                    "1: stc\n mov 0x200(%rdi), %r8\n2: adc 0x100(%rdi), %ebx\n dec %ecx\n jnz 1b\n"
+                    " dec %edx\n jg 3b\n mov $8, %ecx\n jz 1b\n hlt");
+static void test_known_end(void **state)
+{
+    struct bare *b = *state;
+    for (unsigned i = 0; i < TIMES; i++) {
+        dp_st64(b->mem + BARE_DATA + 0x100, 16);
+        assert_int_equal(bare_do(b, known_end)->r[X86_RBX], 20 * 16 + 8 * 17);
+        assert_int_equal(b->traps, 0);
+    }
+}
+
 /* A call to the next page, whose links are made and then must hold no longer: the callee is rewritten, the caller is at another place too (R10), the callee's
  * page is mapped anew, another address space has another one (R14), it is unmapped. RBX collects what was called. */
 BARE_ASM(far_links, "xor %ebx, %ebx\n call 8f\n movb $4, 1(%r13)\n call 8f\n xchg %r9, %r10\n call 8f\n xchg %r9, %r10\n call 8f\n mov %r11, (%r12)\n invlpg 0x1000(%r9)\n call 8f\n"
@@ -513,7 +528,8 @@ int main(int argc, char **argv)
         return 77; /* meson: skipped */
 #define T(f) cmocka_unit_test_setup_teardown(f, bare_setup, bare_teardown)
     const struct CMUnitTest tests[] = {T(test_far), T(test_wild), T(test_edge), T(test_task_switched), T(test_large_page), T(test_rewritten), T(test_refused), T(test_smap),
-                                       T(test_flags_wanted), T(test_far_links), T(test_in_turns), T(test_stack_moves), T(test_kick_places),
+                                       T(test_flags_wanted), T(test_known_end), T(test_far_links), T(test_in_turns), T(test_stack_moves),
+                                       T(test_kick_places),
                                        T(test_user_rewrites), T(test_shown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,9 +83,27 @@ static void events(void **state)
     assert_true(w.sci);
     dp_device_reset(w.pm);
     assert_false(w.sci);
-    /* No GPEs. */
+    /* General-purpose events: byte by byte, as systems access them. */
     out(&w, DP_ACPI_PM_GPE0, 0xffffffff, 4);
-    assert_int_equal(in(&w, DP_ACPI_PM_GPE0, 4), 0);
+    assert_int_equal(in(&w, DP_ACPI_PM_GPE0, 4), 1 << (16 + DP_ACPI_GPE_PCI));
+    dp_acpi_pm_gpe(w.pm, 5); /* there is none */
+    assert_false(w.sci);
+    dp_acpi_pm_gpe(w.pm, DP_ACPI_GPE_PCI);
+    assert_true(w.sci);
+    assert_int_equal(in(&w, DP_ACPI_PM_GPE0, 1), 1 << DP_ACPI_GPE_PCI);
+    out(&w, DP_ACPI_PM_GPE0 + 2, 0, 1); /* masked while it is handled */
+    assert_false(w.sci);
+    out(&w, DP_ACPI_PM_GPE0 + 1, 0xff, 1);
+    assert_int_equal(in(&w, DP_ACPI_PM_GPE0, 2), 1 << DP_ACPI_GPE_PCI);
+    out(&w, DP_ACPI_PM_GPE0 + 2, 0xff, 1);
+    assert_true(w.sci);
+    out(&w, DP_ACPI_PM_GPE0, 0xff, 1);
+    assert_false(w.sci);
+    dp_device_pause(w.pm);
+    dp_acpi_pm_gpe(w.pm, DP_ACPI_GPE_PCI);
+    assert_false(w.sci);
+    dp_device_resume(w.pm);
+    assert_true(w.sci);
     teardown(&w);
 }
 

@@ -1,7 +1,8 @@
 /* fuzz_images.c - images of vdi, vpc, vmdk and vhdx made by others: opened, checked, read, written, zeroed, closed and opened again.
  *
- * Input: the format (0 to 3), choices (bit 0: read-only, bit 1: checksums are made right, bits 2-7: seed of the requests), then pieces of
- * the file: where (4 bytes, in sectors), how long (2), the bytes. Nothing outside the memfd can be opened: it has no folder.
+ * Input: the format (0 to 3), choices (bit 0: read-only, bit 1: checksums are made right, bits 2-7: seed of the requests, bit 7: it is
+ * repaired, too), then pieces of the file: where (4 bytes, in sectors), how long (2), the bytes. Nothing outside the memfd can be opened:
+ * it has no folder; so parents are not there.
  */
 #include <sys/mman.h>
 #include <unistd.h>
@@ -82,8 +83,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (unsigned k = 0; k < 2; k++) {
         struct dp_image *i;
         struct dp_error e = {0};
-        struct dp_image_check c = {0};
-        if (dp_image_open(&(struct dp_image_options){.name = path, .format = format, .readonly = flags & 1}, &i, &e)) {
+        struct dp_image_check c = {.repair_all = flags & 128 && !k};
+        struct dp_image_options o = {.name = path, .format = format, .readonly = flags & 1, .repair = flags & 128, .alone = true};
+        if (dp_image_open(&o, &i, &e)) {
             MUST(!*e.text || strchr(e.text, '\n'));
             break;
         }

@@ -19,6 +19,7 @@
 #include "devices/intc/ioapic.h"
 #include "devices/intc/lapic.h"
 #include "devices/intc/pic.h"
+#include "devices/pci/hotplug.h"
 #include "devices/pci/ich9.h"
 #include "devices/pci/piix.h"
 #include "devices/net/e1000.h"
@@ -52,6 +53,7 @@ static const struct dp_device_class *const state_classes[] = {
     &dp_virtio_gpu_class,  &dp_virtio_input_class,
     &dp_xhci_class,
     &dp_virtio_balloon_class,
+    &dp_pci_hotplug_class,
 };
 
 static const struct dp_state_table *const state_plain_tables[] = {

@@ -30,6 +30,9 @@ static struct dp_acpi_config config(unsigned cpus)
         .mmio64_first = 0x140000000,
         .mmio64_last = 0x93fffffff,
         .pci_gsi = test_gsi,
+        .hotplug_port = 0xae00,
+        .hotplug_slots = 1u << 31 | 0x38,
+        .hotplug_gpe = 1,
         .serial_count = 2,
         .serial = {{0x3f8, 4}, {0x2f8, 3}},
         .reserved_count = 1,
@@ -125,7 +128,9 @@ static void test_tables(void **state)
 
     check_with_iasl(dsdt, "DSDT",
                     (const char *const[]){"_S5", "PNP0A08", "_PRT", "ACPI0007", "C002", "PNP0501", "PNP0B00", "COM2", "0xC0000000",
-                                          "0x0000000140000000", "_OSC", "33db4d5b-1ff7-401c-9657-7441c03dd766", NULL});
+                                          "0x0000000140000000", "OperationRegion (PCHP, SystemIO, 0xAE00, 0x14)", "Device (S003)", "Device (S01F)", "Name (_ADR, 0x001F0000)", "PCEJ = 0x80000000", "PCEJ = 0x08",
+                                          "Method (_E01, 0, Serialized)", "Local0 = \\_SB.PCI0.PCIU", "If ((Local0 & 0x80000000))", "Notify (\\_SB.PCI0.S01F, One)", "Notify (\\_SB.PCI0.S003, 0x03)",
+                                          "_OSC", "33db4d5b-1ff7-401c-9657-7441c03dd766", NULL});
     check_with_iasl(fadt, "FACP", (const char *const[]){"0000000000000CF9", "0000000000000604", NULL});
     check_with_iasl(madt, "APIC", (const char *const[]){"FEC00000", NULL});
     check_with_iasl(mcfg, "MCFG", (const char *const[]){"00000000E0000000", NULL});
@@ -139,6 +144,7 @@ static void test_board(void **state)
     struct dp_error e;
     struct dp_acpi_config c = config(1);
     c.ecam_base = 0;
+    c.hotplug_slots = 0;
     c.hpet_base = 0xfed00000;
     c.fw_cfg = c.vmgenid = c.vga = c.i8042 = c.floppy = c.printer = true;
     assert_ok(dp_acpi_build(&c, DP_ACPI_BASE, &image, &e), e);

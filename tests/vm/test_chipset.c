@@ -523,10 +523,90 @@ static void test_usb(void **state)
     rig_free(&r);
 }
 
+static void save(struct dp_pc *pc, struct dp_buffer out[], unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        dp_device_save(dp_pc_device(pc, i), &out[i]);
+}
+
+/* A card that is plugged is one of the machine's devices: its event, its place, its state in another machine that has it, too. */
+static void plugged(enum dp_pc_board board, uint16_t port)
+{
+    struct rig r[2];
+    struct dp_error e = {0};
+    struct dp_pc_nic nic = {.model = "e1000", .mac = {2, 0, 0, 0, 0, 9}};
+    struct dp_pc_card_status s;
+    unsigned n = 9, count;
+    for (unsigned i = 0; i < 2; i++) {
+        rig_make(&r[i], &(struct dp_pc_firmware){.board = board}, 4u << 20, 1, 0);
+        count = dp_pc_device_count(r[i].pc);
+        assert_int_equal(dp_space_load(r[i].ports, port + 12, 4), 1 << 3); /* REMOVABLE: the card of the start */
+        assert_ok(dp_pc_plug_nic(r[i].pc, &nic, true, &n, &e), e);
+        assert_int_equal(n, 1);
+        assert_true(dp_pc_card(r[i].pc, DP_PC_CARD_NIC, n, &s) && s.slot == 26 && !s.asked && !s.link);
+        assert_int_equal(dp_pc_device_count(r[i].pc), count + 1);
+        assert_string_equal(dp_pc_device(r[i].pc, count)->id, "net1");
+        assert_int_equal(dp_space_load(r[i].ports, 0x60c, 2), 2); /* GPE 1 */
+        assert_int_equal(dp_space_load(r[i].ports, 0xcf8, 4), 0);
+        dp_space_store(r[i].ports, 0xcf8, BRIDGE | 26 << 11, 4);
+        assert_int_equal(dp_space_load(r[i].ports, 0xcfc, 4), 0x100e8086);
+    }
+    /* As a system sets it up: its registers (RAL0, then RAH0) say the address. */
+    dp_space_store(r[0].ports, 0xcf8, BRIDGE | 26 << 11 | DP_PCI_BAR0, 4);
+    dp_space_store(r[0].ports, 0xcfc, 0xd0000000, 4);
+    dp_space_store(r[0].ports, 0xcf8, BRIDGE | 26 << 11 | DP_PCI_COMMAND, 4);
+    dp_space_store(r[0].ports, 0xcfc, 6, 2);
+    assert_int_equal(dp_space_load(r[0].memory, 0xd0005400, 4), 2);
+    assert_int_equal(dp_space_load(r[0].memory, 0xd0005404, 4), 0x80000900);
+    dp_pc_ask(r[0].pc, DP_PC_CARD_NIC, 1);
+
+    struct dp_buffer state[100] = {{0}}, again[100] = {{0}};
+    count = dp_pc_device_count(r[0].pc);
+    assert_true(count <= 100);
+    dp_pc_pause(r[0].pc);
+    dp_pc_pause(r[1].pc);
+    save(r[0].pc, state, count);
+    assert_int_equal(dp_space_load(r[1].memory, 0xd0005400, 4), 0xffffffff);
+    for (unsigned i = 0; i < count; i++)
+        assert_ok(dp_device_load(dp_pc_device(r[1].pc, i), state[i].data, state[i].size, NULL, &e), e);
+    save(r[1].pc, again, count);
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(state[i].size, again[i].size);
+        assert_memory_equal(state[i].data, again[i].data, state[i].size);
+        dp_buffer_fini(&state[i]);
+        dp_buffer_fini(&again[i]);
+    }
+    dp_pc_resume(r[1].pc);
+    assert_int_equal(dp_space_load(r[1].memory, 0xd0005400, 4), 2);
+    assert_true(dp_pc_card(r[1].pc, DP_PC_CARD_NIC, 1, &s) && s.asked);
+    assert_int_equal(dp_space_load(r[1].ports, port + 4, 4), 1 << 26);
+
+    /* Both go; the registers with them. Nobody takes out what the guest ejects, but whoever asks for it. */
+    dp_space_store(r[1].ports, port + 8, 1 << 26 | 1 << 3 | 1 << 2, 4);
+    assert_int_equal(dp_pc_ejected(r[1].pc, false), 0); /* without the callback they stay */
+    assert_int_equal(dp_pc_ejected(r[1].pc, true), 1 << 26);
+    dp_pc_unplug(r[1].pc, DP_PC_CARD_NIC, 1, true);
+    dp_pc_unplug(r[1].pc, DP_PC_CARD_NIC, 0, true);
+    assert_int_equal(dp_pc_device_count(r[1].pc), count - 2);
+    assert_int_equal(dp_space_load(r[1].memory, 0xd0005400, 4), 0xffffffff);
+    assert_int_equal(dp_space_load(r[1].ports, port + 12, 4), 0);
+    assert_false(dp_pc_card(r[1].pc, DP_PC_CARD_NIC, 0, &s) || dp_pc_card(r[1].pc, DP_PC_CARD_NIC, 1, &s));
+    dp_pc_reset(r[1].pc);
+    assert_ok(dp_pc_boot(r[1].pc, NULL, NULL, NULL, &e), e);
+    rig_free(&r[0]);
+    rig_free(&r[1]);
+}
+
+static void test_plugged(void **state)
+{
+    plugged(DP_PC_I440FX, 0xae00);
+    plugged(DP_PC_Q35, 0xcc0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pam), cmocka_unit_test(test_pm), cmocka_unit_test(test_pirq), cmocka_unit_test(test_q35),
-                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing), cmocka_unit_test(test_cards), cmocka_unit_test(test_usb),
+                                       cmocka_unit_test(test_q35_interrupt), cmocka_unit_test(test_q35_memory), cmocka_unit_test(test_pirq_routing), cmocka_unit_test(test_cards), cmocka_unit_test(test_usb), cmocka_unit_test(test_plugged),
                                        cmocka_unit_test(test_apm), cmocka_unit_test(test_a20),   cmocka_unit_test(test_timers), cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -188,6 +188,120 @@ static void balloon(void **state)
     close(fd);
 }
 
+/* The guest here is nobody: it lets go of nothing, unless the test does it in its place. */
+static void nics(void **state)
+{
+    struct world *w = *state;
+    int fd = client(w);
+    put(fd, "{\"command\":\"nics\"}\n");
+    expect(w, fd, "{\"result\":{\"nics\":[]}}");
+    put(fd, "{\"command\":\"nic-add\",\"options\":\"user,mac=52:54:00:00:00:07\"}\n");
+    expect(w, fd, "{\"nic\":\"net0\",\"model\":\"virtio\",\"mac\":\"52:54:00:00:00:07\",\"network\":\"user\",\"slot\":25,\"link\":true,\"leaving\":false}");
+    put(fd, "{\"command\":\"nic-add\",\"options\":\"user,model=e1000\",\"nic\":\"out\"}\n");
+    expect(w, fd, "{\"nic\":\"out\",\"model\":\"e1000\"");
+    static const struct {
+        const char *options, *name, *words;
+    } wrong[] = {
+        {"user", "out", "has a network card 'out' already"}, {"none", "x", "none is no network card"},
+        {"user", "a b", "cannot be a card's name"},          {"user,model=x", "x", "there is no network card 'x': possible are virtio"},
+        {"switch=/nonexistent/x", "x", "cannot join the network"}, {"sewer", "x", "sewer"},
+    };
+    for (unsigned i = 0; i < DP_ARRAY_LEN(wrong); i++) {
+        char line[200];
+        snprintf(line, sizeof line, "{\"command\":\"nic-add\",\"options\":\"%s\",\"nic\":\"%s\"}\n", wrong[i].options, wrong[i].name);
+        put(fd, line);
+        expect(w, fd, wrong[i].words);
+    }
+    /* A card's registers are there as long as it is; reading UP tells of both. */
+    struct dp_space *ports = dp_vm_ports(w->vm);
+    assert_int_equal(dp_space_load(ports, 0xae00, 4), 1 << 25 | 1 << 26);
+    dp_space_store(ports, 0xcf8, 0x80000000 | 25 << 11, 4);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0x10411af4);
+    dp_space_store(ports, 0xcf8, 0x80000000 | 26 << 11, 4);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0x100e8086);
+
+    put(fd, "{\"command\":\"nic-remove\",\"nic\":\"net9\"}\n");
+    expect(w, fd, "this VM has no network card 'net9': there are net0, out");
+    put(fd, "{\"command\":\"nic-remove\",\"nic\":\"out\",\"mode\":\"soft\"}\n");
+    expect(w, fd, "give force");
+    put(fd, "{\"command\":\"nic-remove\",\"nic\":\"out\"}\n{\"command\":\"nic-remove\",\"nic\":\"net0\"}\n{\"command\":\"nics\"}\n");
+    expect(w, fd, "{\"result\":{}}");
+    expect(w, fd, "{\"result\":{}}");
+    expect(w, fd, "\"slot\":26,\"link\":true,\"leaving\":true}");
+    assert_int_equal(dp_space_load(ports, 0xae04, 4), 1 << 25 | 1 << 26);
+    dp_space_store(ports, 0xae08, 1 << 26, 4);
+    settle(w);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0xffffffff);
+    put(fd, "{\"command\":\"nics\"}\n");
+    expect(w, fd, "{\"result\":{\"nics\":[{\"nic\":\"net0\",");
+    assert_ok(dp_vm_reset(w->vm, &w->e), w->e); /* a system that starts anew uses nothing */
+    put(fd, "{\"command\":\"nics\"}\n");
+    expect(w, fd, "{\"result\":{\"nics\":[]}}");
+
+    /* At once, while it runs; four at most; with the VM's end they go, too. */
+    assert_ok(dp_vm_start(w->vm, &w->e), w->e);
+    for (unsigned i = 0; i < 4; i++) {
+        put(fd, "{\"command\":\"nic-add\",\"options\":\"user,model=rtl8139\"}\n");
+        expect(w, fd, "\"nic\":\"net");
+    }
+    put(fd, "{\"command\":\"nic-add\",\"options\":\"user\"}\n");
+    expect(w, fd, "no more are possible");
+    put(fd, "{\"command\":\"nic-remove\",\"nic\":\"net2\",\"mode\":\"force\"}\n{\"command\":\"nic-add\",\"options\":\"user\"}\n");
+    expect(w, fd, "{\"result\":{}}");
+    expect(w, fd, "{\"nic\":\"net2\",\"model\":\"virtio\"");
+    dp_vm_pause(w->vm);
+    put(fd, "{\"command\":\"nic-remove\",\"nic\":\"net0\",\"mode\":\"force\"}\n{\"command\":\"nic-add\",\"options\":\"user\",\"nic\":\"net0\"}\n");
+    expect(w, fd, "{\"result\":{}}");
+    expect(w, fd, "{\"nic\":\"net0\",");
+    dp_vm_resume(w->vm);
+    dp_vm_stop(w->vm, 0, "the test ends");
+    settle(w);
+    put(fd, "{\"command\":\"nic-add\",\"options\":\"user\"}\n{\"command\":\"nic-remove\",\"nic\":\"net0\"}\n");
+    expect(w, fd, "the VM has stopped");
+    expect(w, fd, "the VM has stopped");
+    close(fd);
+}
+
+static void disks(void **state)
+{
+    struct world *w = *state;
+    int fd = client(w);
+    char text[400], file[] = "/tmp/doppel-disk-XXXXXX";
+    int disk = mkstemp(file);
+    assert_int_equal(ftruncate(disk, 1 << 20), 0);
+    close(disk);
+    snprintf(text, sizeof text, "{\"command\":\"disk-attach\",\"file\":\"%s\"}\n", file);
+    put(fd, text);
+    expect(w, fd, "{\"result\":{\"disk\":\"disk0\"}}");
+    snprintf(text, sizeof text, "{\"command\":\"disk-attach\",\"file\":\"%s\",\"disk\":\"data\",\"mode\":\"ro\",\"serial\":\"X\"}\n", file);
+    put(fd, text);
+    expect(w, fd, "is in use"); /* who writes it is alone with it */
+    put(fd, "{\"command\":\"disk-attach\",\"file\":\"relative\"}\n{\"command\":\"disk-attach\",\"file\":\"/nonexistent\"}\n");
+    expect(w, fd, "must be an absolute path");
+    expect(w, fd, "/nonexistent");
+    struct dp_space *ports = dp_vm_ports(w->vm);
+    assert_int_equal(dp_space_load(ports, 0xae00, 4), 1 << 3);
+    dp_space_store(ports, 0xcf8, 0x80000000 | 3 << 11, 4);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0x10421af4);
+    put(fd, "{\"command\":\"disk-detach\",\"disk\":\"data\"}\n{\"command\":\"disk-detach\",\"disk\":\"disk0\"}\n");
+    expect(w, fd, "this VM has no disk 'data'");
+    expect(w, fd, "{\"result\":{}}");
+    assert_int_equal(dp_space_load(ports, 0xae04, 4), 1 << 3);
+    dp_space_store(ports, 0xae08, 1 << 3, 4);
+    settle(w);
+    assert_int_equal(dp_space_load(ports, 0xcfc, 4), 0xffffffff);
+    put(fd, text); /* it is free again */
+    expect(w, fd, "{\"result\":{\"disk\":\"data\"}}");
+    put(fd, "{\"command\":\"disks\"}\n{\"command\":\"disk-detach\",\"disk\":\"data\",\"mode\":\"force\"}\n{\"command\":\"disks\"}\n");
+    expect(w, fd, "{\"disk\":\"data\",\"size\":1048576,\"readonly\":true,");
+    expect(w, fd, "{\"result\":{}}");
+    expect(w, fd, "{\"result\":{\"disks\":[]}}");
+    put(fd, text); /* and stays until the VM goes */
+    expect(w, fd, "\"data\"");
+    unlink(file);
+    close(fd);
+}
+
 static void rubbish(void **state)
 {
     static const struct {
@@ -563,7 +677,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(commands, setup, teardown),      cmocka_unit_test_setup_teardown(rubbish, setup, teardown),
-        cmocka_unit_test_setup_teardown(balloon, setup, teardown),
+        cmocka_unit_test_setup_teardown(balloon, setup, teardown),       cmocka_unit_test_setup_teardown(nics, setup, teardown),
+        cmocka_unit_test_setup_teardown(disks, setup, teardown),
         cmocka_unit_test_setup_teardown(halves, setup, teardown),        cmocka_unit_test_setup_teardown(long_lines, setup, teardown),
         cmocka_unit_test_setup_teardown(deaf, setup, teardown),          cmocka_unit_test_setup_teardown(many, setup, teardown),
         cmocka_unit_test_setup_teardown(folders, setup, teardown),       cmocka_unit_test_setup_teardown(contested, setup, teardown),

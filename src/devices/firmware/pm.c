@@ -15,12 +15,15 @@
 #define CONTROL_SLEEP (1u << 13)
 #define PIIX4_SOFT_OFF 0 /* what firmware's APM writes, knowing the chip rather than our tables */
 
+#define GPE_EVENTS (1u << DP_ACPI_GPE_PCI)
+
 #define RESET_CPU (1u << 2)
 #define RESET_WRITABLE 0xeu
 
 struct pm_regs {
     uint16_t status, enable, control;
     uint8_t reset_control;
+    uint16_t gpe_status, gpe_enable;
     uint64_t carries; /* how often the PM timer's top bit had changed at the last look */
 };
 
@@ -57,7 +60,7 @@ static void drive(struct pm *p)
 {
     for (bool first = true, level = false;; first = false) {
         pthread_mutex_lock(&p->device.lock);
-        bool now = p->regs.status & p->regs.enable;
+        bool now = (p->regs.status & p->regs.enable) | (p->regs.gpe_status & p->regs.gpe_enable);
         pthread_mutex_unlock(&p->device.lock);
         if (!first && now == level)
             return;
@@ -89,13 +92,24 @@ void dp_acpi_pm_power_button(struct dp_device *d)
         drive(p);
 }
 
+void dp_acpi_pm_gpe(struct dp_device *d, unsigned n)
+{
+    struct pm *p = (struct pm *)d;
+    pthread_mutex_lock(&d->lock);
+    p->regs.gpe_status |= (uint16_t)(1u << n & GPE_EVENTS);
+    bool running = p->running;
+    pthread_mutex_unlock(&d->lock);
+    if (running)
+        drive(p);
+}
+
 /* ---- ports: four registers of 32 bits, accessed in naturally aligned parts ---- */
 
 static uint64_t read(void *opaque, uint64_t offset, unsigned size)
 {
     struct pm *p = opaque;
     struct pm_regs *r = &p->regs;
-    uint32_t v = 0; /* GPE0: no events */
+    uint32_t v = 0;
     bool event = false;
     pthread_mutex_lock(&p->device.lock);
     switch (offset & ~3ull) {
@@ -109,6 +123,9 @@ static uint64_t read(void *opaque, uint64_t offset, unsigned size)
         break;
     case DP_ACPI_PM_TIMER:
         v = (uint32_t)(ticks_now(p) & (p->timer32 ? 0xffffffff : 0xffffff));
+        break;
+    case DP_ACPI_PM_GPE0:
+        v = r->gpe_status | (uint32_t)r->gpe_enable << 16;
         break;
     }
     pthread_mutex_unlock(&p->device.lock);
@@ -139,6 +156,10 @@ static void write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
             (v & CONTROL_SLEEP) && (CONTROL_SLEEP_TYPE(r->control) == DP_ACPI_S5_TYPE || CONTROL_SLEEP_TYPE(r->control) == PIIX4_SOFT_OFF);
         if ((v & CONTROL_SLEEP) && !off)
             dp_trace_guest(p->device.env->trace, "%s: no sleep state has type %u", p->device.id, CONTROL_SLEEP_TYPE(r->control));
+        break;
+    case DP_ACPI_PM_GPE0:
+        r->gpe_status &= (uint16_t)~v;
+        r->gpe_enable = ((r->gpe_enable & ~(mask >> 16)) | v >> 16) & GPE_EVENTS;
         break;
     }
     pthread_mutex_unlock(&p->device.lock);
@@ -180,6 +201,8 @@ static const struct dp_field fields[] = {
     DP_FIELD_U16(struct pm_regs, control, 3, 0, CONTROL_WRITABLE),
     DP_FIELD_U8(struct pm_regs, reset_control, 4, 0, RESET_WRITABLE),
     DP_FIELD_U64(struct pm_regs, carries, 5, 0, 0),
+    DP_FIELD_U16(struct pm_regs, gpe_status, 6, 0, GPE_EVENTS),
+    DP_FIELD_U16(struct pm_regs, gpe_enable, 7, 0, GPE_EVENTS),
 };
 static const struct dp_state_table state = DP_STATE_TABLE(struct pm_regs, "acpi-pm", fields);
 

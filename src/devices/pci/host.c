@@ -206,6 +206,16 @@ int dp_pci_plug_function(struct dp_pci_host *h, struct dp_pci_function *f, unsig
     return 0;
 }
 
+uint32_t dp_pci_slots_taken(struct dp_pci_host *h)
+{
+    uint32_t taken = 0;
+    pthread_mutex_lock(&h->device.lock);
+    for (unsigned i = 0; i < DEVICES * DP_PCI_FUNCTIONS; i++)
+        taken |= (uint32_t)(h->function[i / DP_PCI_FUNCTIONS][i % DP_PCI_FUNCTIONS] != NULL) << i / DP_PCI_FUNCTIONS;
+    pthread_mutex_unlock(&h->device.lock);
+    return taken;
+}
+
 void dp_pci_unplug(struct dp_pci_function *f)
 {
     struct dp_pci_host *h = f->host;

@@ -122,6 +122,7 @@ struct dp_pci_function *dp_pci_host_bridge(struct dp_device *host);
 int dp_pci_plug_function(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, unsigned function,
                          struct dp_error *e) DP_MUST_CHECK;
 int dp_pci_plug(struct dp_pci_host *h, struct dp_pci_function *f, unsigned device, struct dp_error *e) DP_MUST_CHECK;
+uint32_t dp_pci_slots_taken(struct dp_pci_host *h); /* a bit per slot; slot 0 is the bridge's */
 void dp_pci_unplug(struct dp_pci_function *f); /* not plugged is fine */
 /* Wires, set before init: gsi[n] for INTx routing, the spaces come from env. */
 void dp_pci_host_wire(struct dp_device *host, const struct dp_irq gsi[8]);

@@ -223,7 +223,7 @@ static enum insn_kind classify_ours(const struct icpu *c, struct x86_insn *i, un
             return KIND_INTERPRET;
     }
     /* Scratch registers must do: an address takes one, a count in CL another. */
-    if (spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
+    if (i->operand_count > 2 && spilled_operands(i) + implicit_rcx(i) + (m && i->op != X86_OP_LEA) > 2)
         return KIND_INTERPRET;
     return high ? KIND_HIGH_BYTE : KIND_COPY;
 }
@@ -319,18 +319,31 @@ static bool shadow_matters(const struct icpu *c, const uint8_t *code, unsigned o
     return kind == KIND_INTERPRET || kind == KIND_HELPER || kind == KIND_OP;
 }
 
-static void decode_path(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next)
+/* The path would go on into a block that there is: it need not be written again. But where an interpreter's instructions all lead to
+ * one indirect jump, each is better off with a copy, from whose place the host learns what comes next. */
+static bool is_known(struct path *p, const struct tcpu *t, const struct tpage *page, const uint8_t *code, unsigned offset)
 {
+    const struct tblock *b = p->count ? cache_linkable(t, page, (uint64_t)(uintptr_t)code + offset) : NULL;
+    p->then = b && !b->dispatches ? b : NULL;
+    return p->then;
+}
+
+static void decode_path(struct path *p, const struct tcpu *t, const struct tpage *page, const uint8_t *code, unsigned offset,
+                        const uint8_t *next, bool stops)
+{
+    const struct icpu *c = t->c;
     enum x86_mode mode = c->mode & IMODE_CODE;
     uint64_t seen[DP_PAGE_SIZE / 64] = {0};
     p->word = mode == X86_MODE32 ? 4 : 8;
     p->count = 0;
     p->open = p->crosses = p->before_crossing = p->interpret = false;
+    p->then = NULL;
     p->bytes = 0;
     unsigned branches = 0;
     for (;;) {
         p->end = (uint16_t)offset;
-        if (p->count == MAX_INSNS || branches == MAX_BRANCHES || offset >= DP_PAGE_SIZE || (seen[offset / 64] >> (offset % 64) & 1)) {
+        if (p->count == MAX_INSNS || branches == MAX_BRANCHES || offset >= DP_PAGE_SIZE || (seen[offset / 64] >> (offset % 64) & 1) ||
+            (stops && is_known(p, t, page, code, offset))) {
             p->open = true;
             return;
         }
@@ -397,7 +410,7 @@ static bool ends_path(const struct insn_info *n) { return n->kind >= KIND_JCC &&
 
 static void flags_backward(struct path *p)
 {
-    uint16_t live = X86_ARITH;
+    uint16_t live = p->then ? p->then->live : X86_ARITH;
     for (unsigned k = p->count; k-- > 0;) {
         struct insn_info *n = &p->insn[k];
         const struct x86_opcode *row = n->i.row;
@@ -517,12 +530,13 @@ static void accesses_forward(struct path *p, uint32_t mode)
     }
 }
 
-void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode, bool checked)
+void analyse(struct path *p, const struct tcpu *t, const struct tpage *page, const uint8_t *code, unsigned offset, const uint8_t *next,
+             uint32_t mode)
 {
-    p->checked = checked;
-    decode_path(p, c, code, offset, next);
+    p->checked = !t->is_direct;
+    decode_path(p, t, page, code, offset, next, !(mode & MODE_UNGROUPED));
     flags_backward(p);
     p->groups = 0;
-    if (checked)
+    if (p->checked)
         accesses_forward(p, mode);
 }

@@ -65,6 +65,7 @@ struct path {
     unsigned count;
     uint16_t end;             /* page offset after the last instruction */
     bool open;                /* ends by falling through to `end` */
+    const struct tblock *then; /* open: what stands at `end` is this block already, NULL: nobody knows */
     bool interpret;           /* what stands at `end` is the interpreter's */
     bool before_crossing;     /* the instruction at `end` does */
     bool crosses;             /* the last instruction runs into the next page: `end` >= 4096 */
@@ -79,8 +80,9 @@ enum place place_of(unsigned operand_code);
 bool implicit_rcx(const struct x86_insn *i);             /* shifts by CL, CMPXCHG8B and 16B: as it is, only read */
 unsigned spilled_operands(const struct x86_insn *i);     /* how many of guest R13-R15 it names as register operands */
 
-/* Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not to be
- * used. Not checked: no access gets into a group. */
-void analyse(struct path *p, const struct icpu *c, const uint8_t *code, unsigned offset, const uint8_t *next, uint32_t mode, bool checked);
+/* For the cache t. Reads code from `code`, the guest page's bytes, beginning at offset; next: bytes of the following page, NULL when not
+ * to be used. In a direct space no access gets into a group. */
+void analyse(struct path *p, const struct tcpu *t, const struct tpage *page, const uint8_t *code, unsigned offset, const uint8_t *next,
+             uint32_t mode);
 
 #endif

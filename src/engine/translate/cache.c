@@ -144,10 +144,17 @@ void *cache_alloc(struct tcpu *t, size_t size)
 }
 
 /* Open addressing in one array: a lookup, of which programs that are just starting make a million a second, touches
- * one line of it and the block. An entry has all bits of its hash, so that the array grows without a look at blocks.
- * A dead block's entry stays, leading nowhere. */
+ * one line of it and the block. Places of one page of code are near each other: who looks for one soon looks for its
+ * neighbours. An entry has all bits of its hash, so that the array grows without a look at blocks; with the lowest
+ * bits of the address few other blocks than the right one get looked at. A dead block's entry stays, leading nowhere. */
 #define DEAD_BLOCK 1u
-static uint32_t hash_of(uint64_t host, uint32_t mode) { return (uint32_t)((host ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull >> 32); }
+#define LOW_BITS 4
+static uint32_t hash_of(uint64_t host, uint32_t mode)
+{
+    uint64_t page = (host >> DP_PAGE_SHIFT ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull >> 32;
+    return (uint32_t)(page + ((host & 0xfff) >> LOW_BITS));
+}
+static unsigned low_of(uint64_t host) { return host & ((1u << LOW_BITS) - 1); }
 static uint32_t block_number(const struct tcpu *t, const struct tblock *b) { return cache_number(t, b) + DEAD_BLOCK + 1; }
 static struct tblock *block_numbered(const struct tcpu *t, uint32_t number) { return cache_numbered(t, number - DEAD_BLOCK - 1); }
 
@@ -217,14 +224,14 @@ bool cache_refuse_store(struct tcpu *t, uint64_t host)
     return true;
 }
 
-struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2)
+struct tblock *cache_find(const struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2)
 {
-    uint32_t hash = hash_of(host, mode);
+    uint32_t hash = hash_of(host, mode), low = low_of(host);
     for (uint32_t i = hash;; i++) {
         const struct thash *h = &t->hash[i & t->hash_mask];
         if (!h->block)
             return NULL;
-        if (h->hash != hash || h->block == DEAD_BLOCK)
+        if (h->hash != hash || h->low != low || h->block == DEAD_BLOCK)
             continue;
         struct tblock *b = block_numbered(t, h->block);
         if (b->host == host && b->mode == mode && (!b->phys2 || b->phys2 == phys2))
@@ -232,12 +239,24 @@ struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t
     }
 }
 
+/* Not while blocks are counted: each is to come back then. */
+const struct tblock *cache_linkable(const struct tcpu *t, const struct tpage *page, uint64_t host)
+{
+    unsigned start = host / 8 % (DP_PAGE_SIZE / 8);
+    if (!(page->starts[start / 64] >> (start % 64) & 1) || t->c->by_blocks)
+        return NULL;
+    const struct tblock *b = cache_find(t, host, t->c->mode, 0);
+    return b && b->count && !b->phys2 ? b : NULL;
+}
+
 void cache_add(struct tcpu *t, struct tblock *b)
 {
     if (t->hashed >= t->hash_mask / 2)
         hash_grow(t);
-    hash_put(t->hash, t->hash_mask, (struct thash){hash_of(b->host, b->mode), block_number(t, b)});
+    hash_put(t->hash, t->hash_mask, (struct thash){hash_of(b->host, b->mode), low_of(b->host), block_number(t, b)});
     t->hashed++;
+    unsigned start = b->host / 8 % (DP_PAGE_SIZE / 8);
+    b->page->starts[start / 64] |= 1ull << (start % 64);
     b->page_next = b->page->blocks;
     b->page->blocks = b;
     if (b->count)
@@ -265,20 +284,42 @@ struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool
 
 /* ---- far links ---- */
 
-static struct tpair *pair_of(struct tcpu *t, struct tpage *from, struct tpage *to, int32_t pages)
+static struct tpair *find_pair(struct tcpu *t, struct tpage *from, int32_t pages)
 {
-    struct tpair *q = from->pairs;
-    while (q && q->pages != pages)
-        q = q->next;
-    if (!q) {
-        uint32_t cell = new_cell(t);
-        if (!cell || !cache_has_room(t))
-            return NULL;
-        q = cache_alloc(t, sizeof(*q));
-        *q = (struct tpair){from->pairs, to, pages, cell};
-        from->pairs = q;
+    for (uint32_t at = from->pairs; at;) {
+        struct tpairs *some = cache_numbered(t, at);
+        for (unsigned i = 0; i < DP_ARRAY_LEN(some->pair) && some->pair[i].cell; i++)
+            if (some->pair[i].pages == pages)
+                return &some->pair[i];
+        at = some->next;
     }
-    return q->to == to ? q : NULL; /* elsewhere another page may follow */
+    return NULL;
+}
+
+static struct tpair *make_pair(struct tcpu *t, struct tpage *from, const struct tpage *to, int32_t pages)
+{
+    uint32_t cell = new_cell(t);
+    if (!cell || !cache_has_room(t))
+        return NULL;
+    struct tpairs *some = from->pairs ? cache_numbered(t, from->pairs) : NULL;
+    if (!some || some->pair[DP_ARRAY_LEN(some->pair) - 1].cell) {
+        some = cache_alloc(t, sizeof(*some));
+        some->next = from->pairs;
+        from->pairs = cache_number(t, some);
+    }
+    struct tpair *q = some->pair;
+    while (q->cell)
+        q++;
+    *q = (struct tpair){cache_number(t, to), pages, cell};
+    return q;
+}
+
+static struct tpair *pair_of(struct tcpu *t, struct tpage *from, const struct tpage *to, int32_t pages)
+{
+    struct tpair *q = find_pair(t, from, pages);
+    if (!q)
+        return make_pair(t, from, to, pages);
+    return q->to == cache_number(t, to) ? q : NULL; /* elsewhere another page may follow */
 }
 
 static void patch32(struct tcpu *t, uint32_t at, uint32_t v) { __atomic_store_n((uint32_t *)(t->rw + at), v, __ATOMIC_RELAXED); }
@@ -287,7 +328,7 @@ bool cache_link_far(struct tcpu *t, struct ttable *table, struct tlink *link, st
                     uint64_t page_size)
 {
     struct tfar *far = (struct tfar *)link;
-    struct tpage *from = link->from->page;
+    struct tpage *from = cache_numbered(t, link->from);
     struct emitter e = {NULL, t->rx - t->rw};
     space_enter_page(t, table, from, page, false, 0);
     int64_t pages = ((int64_t)(rip & PAGE_MASK) - (int64_t)page) >> DP_PAGE_SHIFT;
@@ -348,6 +389,7 @@ void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page)
     }
     p->blocks = NULL;
     p->crossers = NULL;
+    memset(p->starts, 0, sizeof(p->starts));
 }
 
 struct tblock *cache_block_at(const struct tcpu *t, uint64_t pc)

@@ -380,7 +380,7 @@ void direct_link(struct tdirect *d, struct tblock *b, uint64_t page)
     for (unsigned done = 0; done < a.count; done++) {
         b = a.made[done].block;
         page = a.made[done].page;
-        for (struct tlink *l = b->links; l; l = l->next) {
+        for (struct tlink *l = cache_link(k, b->links); l; l = cache_link(k, l->next)) {
             uint64_t rip = page + (uint64_t)(int64_t)l->target;
             struct tblock *to = block_ahead(&a, rip, &page_size);
             if (!to)

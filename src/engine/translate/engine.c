@@ -532,7 +532,7 @@ static void lead_there(struct course *o, struct tctx *x, struct tlink *link, str
             k->c->counters.links++;
             return;
         }
-    } else if (link && !b->phys2 && link->from->page == b->page) {
+    } else if (link && !b->phys2 && link->from == cache_number(k, b->page)) {
         /* only within a page of RAM: the address may lead to another one by now */
         struct emitter e = {NULL, k->rx - k->rw};
         emit_patch(&e, k->rw + link->patch, code);

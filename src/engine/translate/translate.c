@@ -404,6 +404,15 @@ static void jump_cached(struct writer *w, uint32_t site, unsigned done, int32_t 
     emit_jmp(e, w->t->stub_lookup);
 }
 
+static void add_link(struct writer *w, struct tlink *l, const uint8_t *patch, int64_t target, unsigned done)
+{
+    l->from = cache_number(w->t, w->block->page);
+    l->next = w->block->links;
+    l->patch = (uint32_t)(patch - w->t->rw);
+    l->target = (int32_t)target;
+    l->done = (uint8_t)done;
+    w->block->links = cache_number(w->t, l);
+}
 
 /* To a place outside the page that is known by its distance. The link cell holds the page it is in, if the link is
  * made and holds in the current table; its displacement and the jump's are patched by cache_link_far. The way to C
@@ -429,10 +438,10 @@ static void jump_far(struct writer *w, int64_t target, uint32_t site, unsigned d
     uint8_t *patch = emit_jmp(e, w->t->stub_link);
     miss[-1] = (uint8_t)(e->w - miss);
     struct tfar *far = cache_alloc(w->t, sizeof(*far));
-    far->link = (struct tlink){w->block, (uint32_t)(patch - w->t->rw), (int32_t)target, (uint8_t)done, w->block->links,
-                               (uint8_t)(patch - cell),
-                               site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff), adjust};
-    w->block->links = &far->link;
+    add_link(w, &far->link, patch, target, done);
+    far->link.adjust = adjust;
+    far->link.site = site & SITE_NONE ? FAR_NONE : (uint16_t)(site & 0xfff);
+    far->link.cell_back = (uint8_t)(patch - cell);
     jump_numbered(w, &far->link, w->t->stub_link);
     if (w->t->is_direct) { /* what stub_far does elsewhere: the arena is not there */
         far->fallback = (uint32_t)(e->w - w->t->rw);
@@ -543,7 +552,7 @@ static void copy(struct writer *w, const struct insn_info *n)
     }
     /* Registers: in their homes, or in scratch ones. */
     struct { uint8_t guest, host; bool load, store; } s[2];
-    unsigned count = 0, wanted = spilled_operands(i);
+    unsigned count = 0;
     bool r14_taken = p.memory && p.m.base == R14, rcx_taken;
     if (lea) {
         struct mem m = {NO_REG, NO_REG, i->scale, 0, i->disp};
@@ -580,7 +589,7 @@ static void copy(struct writer *w, const struct insn_info *n)
         r14_taken = partial && m.base == R14; /* others: read before it is written */
     }
     rcx_taken = p.memory && !lea && p.m.index == RCX;
-    if (rcx_taken && (by_cl || wanted > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
+    if (rcx_taken && (by_cl || spilled_operands(i) > (r14_taken ? 0u : 1u))) { /* one register for the whole address */
         emit_lea(e, R14, &p.m, true);
         p.m = (struct mem){R14, NO_REG, 0, 0, 0};
         r14_taken = true;
@@ -1031,23 +1040,35 @@ static void slow_paths(struct writer *w)
     }
 }
 
+/* Where the code of a place in the page is, if there is a block, or will be: this one. */
+static uint64_t known_code(const struct writer *w, uint64_t host)
+{
+    const struct tblock *b = cache_linkable(w->t, w->block->page, host);
+    if (b)
+        return (uint64_t)(uintptr_t)w->t->rx + b->code;
+    bool itself = host == w->block->host && w->block->mode == w->t->c->mode && !w->path.crosses && !w->t->c->by_blocks;
+    return itself ? (uint64_t)((int64_t)(uintptr_t)w->start + w->e.shift) : 0;
+}
+
 static void ways_out(struct writer *w)
 {
     struct emitter *e = &w->e;
     for (unsigned k = 0; k < w->outs; k++) {
         struct out *o = &w->out[k];
+        bool near = o->target >= 0 && o->target < (int64_t)DP_PAGE_SIZE;
+        uint64_t known = near ? known_code(w, w->page_host + (uint64_t)o->target) : 0;
+        if (known) { /* they die together */
+            emit_patch(e, o->patch, known);
+            w->t->chained = true;
+            continue;
+        }
         emit_patch(e, o->patch, emit_here(e));
-        if (o->target < 0 || o->target >= (int64_t)DP_PAGE_SIZE) {
+        if (!near) {
             jump_far(w, o->target, o->site, o->done, 0);
             continue;
         }
         struct tlink *l = cache_alloc(w->t, sizeof(*l));
-        l->from = w->block;
-        l->patch = (uint32_t)(o->patch - w->t->rw);
-        l->target = (int32_t)o->target;
-        l->done = (uint8_t)o->done;
-        l->next = w->block->links;
-        w->block->links = l;
+        add_link(w, l, o->patch, o->target, o->done);
         jump_numbered(w, l, w->t->stub_link);
     }
 }
@@ -1127,9 +1148,10 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
         next = ram2->host + (offset2 & PAGE_MASK);
     }
     cache_populate(t);
-    analyse(&w->path, c, code, at, next, mode, !t->is_direct);
+    struct tpage *of = cache_page(t, ram, page, true);
+    analyse(&w->path, t, of, code, at, next, mode);
     struct tblock *b = cache_alloc(t, sizeof(*b));
-    b->page = cache_page(t, ram, page, true);
+    b->page = of;
     b->host = (uint64_t)(uintptr_t)ram->host + offset;
     b->mode = mode;
     w->t = t;
@@ -1155,7 +1177,9 @@ struct tblock *translate_block(struct tcpu *t, uint64_t linear, struct dp_ram *r
     b->size = (uint32_t)(w->e.w - w->start);
     b->bytes = w->path.bytes;
     b->count = (uint16_t)w->path.count;
+    b->live = w->path.insn[0].live;
     b->end = w->path.end;
+    b->dispatches = w->path.insn[b->count - 1].kind == KIND_JMP_INDIRECT;
     b->insn = cache_alloc(t, sizeof(struct tinsn) * (b->count + 1u));
     memcpy(b->insn, w->map, sizeof(struct tinsn) * (b->count + 1u));
     if (w->path.crosses)

@@ -96,15 +96,14 @@ struct tjump { uint64_t negative_rip; uint64_t code; uint64_t page; uint64_t glo
 /* A direct branch out of a block. Within the page it is a jump that is patched. To another page (far) it
  * asks a link cell first, and both are patched. */
 struct tlink {
-    struct tblock *from;
+    uint32_t from;      /* number of its struct tpage */
+    uint32_t next;      /* number of another one of the same block, 0: none */
     uint32_t patch;     /* offset in the cache of the jump's displacement */
     int32_t target;     /* page offset */
+    int32_t adjust;     /* far: what is added to RSP */
+    uint16_t site;      /* far: page offset of the branch, FAR_NONE: none, execution runs on */
     uint8_t done;       /* instructions of the block, up to and with the branch */
-    struct tlink *next; /* of the same block */
-    /* What follows exists for far links only: struct tfar. */
-    uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far */
-    uint16_t site;      /* page offset of the branch, FAR_NONE: none, execution runs on */
-    int32_t adjust;     /* what is added to RSP */
+    uint8_t cell_back;  /* from the jump's displacement back to the cell's; 0: not far, else this is the link of a struct tfar */
 };
 #define FAR_NONE 0xffffu
 #define FAR_COLD (4 + 5 + 1) /* from the jump's displacement to that of the jump to stub_link */
@@ -112,7 +111,8 @@ struct tlink {
 struct tfar { struct tlink link; struct tfar *next_incoming; uint32_t fallback; bool linked; };
 
 /* Far links of one page to another, by their distance: one cell in each table says whether they hold there. */
-struct tpair { struct tpair *next; struct tpage *to; int32_t pages; uint32_t cell; };
+struct tpair { uint32_t to; int32_t pages; uint32_t cell; }; /* to: number of a struct tpage; cell 0: not in use */
+struct tpairs { uint32_t next; struct tpair pair[5]; };      /* next: number of more of them, 0: none; a cache line in all */
 
 /* A way to the slow path: where it comes back to (offset in the cache), tctx.site, and the address:
  * guest register + disp, or what is in R14. */
@@ -136,18 +136,24 @@ struct tinsn {
 #define TINSN_RCX 0x4000u /* string instruction of a direct space: at its host instruction, where commit is, guest RCX is in host RCX */
 
 struct tblock {
-    struct tblock *page_next;
     struct tpage *page;
     uint64_t host;              /* address of the guest code in RAM (dp_ram.host view) */
     uint64_t phys2;             /* the second page's, 0 unless an instruction crosses */
-    uint32_t mode, code, size;  /* icpu.mode | variant; place and bytes in the cache */
-    uint32_t body;              /* bytes before the paths that are rarely taken */
-    uint16_t bytes, count, end;
+    uint32_t mode, code;        /* icpu.mode | variant; place in the cache */
+    uint16_t count;
+    uint16_t live;              /* arithmetic flags wanted before it */
+    uint32_t links;             /* number of a struct tlink, 0: none */
+    /* what is looked at seldom */
+    struct tblock *page_next;
     struct tinsn *insn;         /* count + 1: then the place after the last instruction */
-    struct tlink *links;
+    uint32_t size;              /* bytes in the cache */
+    uint32_t body;              /* bytes before the paths that are rarely taken */
+    uint16_t bytes, end;
+    bool dispatches;            /* its last instruction is an indirect jump */
 };
 
-struct thash { uint32_t hash, block; }; /* block: its place in the arena, see cache.c; 0: free */
+/* hash and low: see cache.c; block: its place in the arena; 0: free */
+struct thash { uint32_t hash; uint32_t low : 4, block : 28; };
 
 struct tpage {
     struct tpage *next;
@@ -155,11 +161,12 @@ struct tpage {
     uint64_t number;
     struct tblock *blocks;
     struct tcrosser *crossers;
-    struct tpair *pairs;
+    uint32_t pairs;             /* number of a struct tpairs, 0: none; only the first may have room */
     struct tfar *incoming;      /* far links to its blocks */
     uint32_t home;              /* cell: where the page is mapped as code | HOME_GLOBAL; 0: no cell was left */
     bool made_ahead;            /* a runner's: it had all blocks that were known */
     bool aliased;               /* it was at two places of one table: its far links are not to be believed */
+    uint64_t starts[DP_PAGE_SIZE / 8 / 64]; /* filter: 8 bytes each in which a block may begin */
 };
 #define HOME_GLOBAL 1u
 struct tcrosser { struct tcrosser *next; struct tblock *block; }; /* blocks of the page before that end in this one */
@@ -388,8 +395,10 @@ bool cache_has_room(const struct tcpu *t);
 void cache_populate(struct tcpu *t);
 /* Has this place been asked for `threshold` times? */
 bool cache_warm(struct tcpu *t, uint64_t host, unsigned threshold);
-struct tblock *cache_find(struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
+struct tblock *cache_find(const struct tcpu *t, uint64_t host, uint32_t mode, uint64_t phys2);
 void cache_add(struct tcpu *t, struct tblock *b);
+/* The block of the current mode at a place in a page, if blocks of that page may lead to it for good. */
+const struct tblock *cache_linkable(const struct tcpu *t, const struct tpage *page, uint64_t host);
 void cache_invalidate(struct tcpu *t, struct dp_ram *ram, uint64_t page);
 /* Links a branch at virtual page `page` to a block at rip, in this table and all others that agree. global: what
  * was said of both pages. False: it cannot be. */
@@ -399,6 +408,7 @@ void *cache_alloc(struct tcpu *t, size_t size);
 /* What is in the arena has a number that fits into an instruction. */
 static inline uint32_t cache_number(const struct tcpu *t, const void *p) { return (uint32_t)(((const uint8_t *)p - t->arena) / 8); }
 static inline void *cache_numbered(const struct tcpu *t, uint64_t number) { return t->arena + number * 8; }
+static inline struct tlink *cache_link(const struct tcpu *t, uint32_t number) { return number ? cache_numbered(t, number) : NULL; }
 struct tpage *cache_page(struct tcpu *t, struct dp_ram *ram, uint64_t page, bool make);
 /* A store that finds the read-only view often is to look first (store_check in translate.c): is it such a one? */
 bool cache_store_refused(const struct tcpu *t, uint64_t host);
