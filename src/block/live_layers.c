@@ -49,6 +49,7 @@ static struct dp_image_options alone(const struct dp_live *l, const char *name, 
                                      .readonly = readonly,
                                      .backing_anywhere = true, /* what it names has been opened before */
                                      .backing_later = true,
+                                     .secret = l->block->secret,
                                      .trace = l->block->trace};
 }
 
@@ -343,8 +344,11 @@ static int make_layer(const struct dp_live_snapshot *s, struct dp_error *e)
     char *name = name_for(s->file, l->path);
     if (!name)
         return dp_error_set(e, -errno, "%s cannot be made: %s", s->file, strerror(errno));
+    const char *const *encrypted = (const char *const[]){"encrypt.format=luks", NULL};
     rc = dp_image_create(&(struct dp_image_create){.name = s->file,
                                                    .format = "qcow2",
+                                                   .option = s->block->secret ? encrypted : NULL,
+                                                   .secret = s->block->secret,
                                                    .size = s->block->size,
                                                    .backing = name,
                                                    .backing_format = l->format,
