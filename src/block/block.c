@@ -335,6 +335,16 @@ int dp_block_use_worker(struct dp_block *b, struct dp_error *e)
     return rc;
 }
 
+static void free_block(struct dp_block *b)
+{
+    if (b->secret)
+        explicit_bzero(b->secret, strlen(b->secret));
+    free(b->secret);
+    free(b->path);
+    free(b->format);
+    free(b);
+}
+
 int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp_block **out, struct dp_error *e)
 {
     struct dp_block *b = calloc(1, sizeof(*b));
@@ -352,7 +362,6 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     b->backing_anywhere = o->backing_anywhere;
     b->io = o->io;
     b->fixed = o->of_volume ? "it is a volume, whose pool would not know; use doppel volume when the VM has ended"
-               : o->secret  ? "it is encrypted, and its passphrase is not kept"
                : o->copy    ? "it has a local copy (copy=)"
                             : NULL;
     pthread_mutex_init(&b->lock, NULL);
@@ -364,7 +373,8 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
                                      .copy = o->copy,
                                      .fill = o->fill,
                                      .trace = o->trace};
-    if (!(b->path = strdup(o->path)) || (o->format && !(b->format = strdup(o->format))))
+    if (!(b->path = strdup(o->path)) || (o->format && !(b->format = strdup(o->format))) ||
+        (o->secret && !(b->secret = strdup(o->secret))))
         rc = dp_error_set(e, -ENOMEM, "disk %s: out of memory", o->path);
     else if ((b->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
         rc = dp_error_set(e, -errno, "disk %s: cannot make an eventfd: %s", b->path, strerror(errno));
@@ -395,9 +405,7 @@ int dp_block_open(struct dp_loop *l, const struct dp_block_options *o, struct dp
     if (b->fd >= 0)
         close(b->fd);
     pthread_mutex_destroy(&b->lock);
-    free(b->path);
-    free(b->format);
-    free(b);
+    free_block(b);
     return rc;
 }
 
@@ -416,9 +424,7 @@ void dp_block_close(struct dp_block *b)
     if (b->fd >= 0)
         close(b->fd); /* gives up the lock */
     pthread_mutex_destroy(&b->lock);
-    free(b->path);
-    free(b->format);
-    free(b);
+    free_block(b);
 }
 
 uint64_t dp_block_size(const struct dp_block *b) { return b->size; }

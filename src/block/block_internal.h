@@ -86,6 +86,7 @@ struct dp_block {
     struct dp_live *live;           /* live.c; NULL: nothing was done with the disk in use */
     /* how it was opened */
     char *format;                   /* NULL: raw */
+    char *secret;                   /* for layers that are opened again; NULL: none. Wiped at the end */
     bool backing_anywhere;
     enum dp_block_io io;
     const char *fixed;              /* why its layers cannot be changed in use; NULL: they can */

@@ -340,7 +340,7 @@ int dp_image_open_backing(struct dp_image *i, const char *name, const char *form
         return -EINVAL;
     if (!(i->backing_name = strdup(name)) || (format && *format && !(i->backing_format = strdup(format))))
         return dp_error_set(e, -ENOMEM, "disk %s: out of memory", i->name);
-    if (o->alone)
+    if (o->alone || o->backing_later)
         return 0;
     if (!i->backing_format)
         return dp_error_set(

@@ -45,6 +45,7 @@ struct dp_image_options {
     bool readonly;
     bool backing_anywhere;
     bool alone;             /* what is below it is not opened: what it does not have reads as zeros */
+    bool backing_later;     /* what is below it is open already: who opens it sets `backing` before anything else */
     bool repair;            /* an image that is marked as damaged may be opened for writing, to be checked */
     bool unlocked;          /* others may write it meanwhile: what is read may be of different moments */
     bool unsafe;            /* a flush does not wait for the disk: after a power cut the image may be damaged */

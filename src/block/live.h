@@ -3,9 +3,11 @@
  * Model: all of it happens in the thread of the disk's worker, between two requests (worker.c), so nothing here waits for a lock of the
  * guest's and no request sees half of it. A raw disk that has no worker gets one when it is needed first, and keeps it. A job walks a map
  * of chunks that it has still to do, a piece after every few requests:
- *   COMMIT: what the topmost layer has goes into its backing image; what the guest writes meanwhile is to be done again; when nothing is
- *     left, that layer is emptied and the disk goes on with the backing image.
- *   STREAM: what the layers below have goes into the topmost one; then it has no backing image any more.
+ *   COMMIT: what a layer (the topmost one) has, and those between it and the base (the next one below), goes into the base. Of the topmost
+ *     one, what the guest writes meanwhile is to be done again; when nothing is left, it is emptied and the disk goes on with the base.
+ *     Of one further down, the layer above it gets the base as its backing image.
+ *   STREAM: what the layers between the topmost one and the base (none) have goes into the topmost one; then the base is all that it has
+ *     below.
  *   MIRROR: all goes into a copy, again and again what is written; when nothing is left the job is READY and goes on keeping the copy the
  *     same, until it is completed (the disk goes on with the copy) or cancelled (the copy stays as it is at that moment).
  *   BACKUP: a copy of the disk as it was when the job began: what is about to be overwritten is copied first. With a bitmap that exists,
@@ -27,6 +29,7 @@ extern const char *const dp_job_kind_name[], *const dp_job_state_name[];
 struct dp_job_options {
     enum dp_job_kind kind;
     uint64_t rate; /* bytes a second at most; 0: as fast as it goes */
+    const char *top, *base; /* COMMIT: which layer, into which; STREAM: base: what stays below; names of files; NULL: as above */
     /* MIRROR, BACKUP */
     const char *target, *format;          /* format NULL: raw */
     bool reuse;                           /* the target is there, as large as the disk; else it is made */

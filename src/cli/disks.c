@@ -16,7 +16,7 @@ enum { POLL_NS = 100000000 };
 struct disk_options {
     struct image_common common;
     const char *vm, *disk, *word; /* word: what follows them */
-    const char *to, *format, *bitmap, *backing, *inside;
+    const char *to, *format, *bitmap, *backing, *inside, *top, *base;
     struct cli_list more;
     const char *serial;
     uint64_t rate, timeout_ms;
@@ -253,24 +253,34 @@ static int see_through(const struct disk_options *o, const char *kind)
 static int begin(const struct disk_options *o, const char *kind)
 {
     char rate[24], *file = o->to ? absolute(o->to) : NULL, *backing = o->backing ? absolute(o->backing) : NULL;
+    char *top = o->top ? absolute(o->top) : NULL, *base = o->base ? absolute(o->base) : NULL;
     snprintf(rate, sizeof rate, "%" PRIu64, o->rate);
     bool reuse = o->reuse || (o->to && strstr(o->to, "://"));
     int status = tell(o, "disk-job",
                       (const char *[]){"kind", kind, "disk", o->disk, "rate", o->rate ? rate : NULL, "file", file, "format", o->format,
-                                       "mode", reuse ? "reuse" : NULL, "bitmap", o->bitmap, "backing", backing, NULL});
+                                       "mode", reuse ? "reuse" : NULL, "bitmap", o->bitmap, "backing", backing, "top", top, "base", base, NULL});
+    free(top);
+    free(base);
     free(file);
     free(backing);
     return status || o->detach ? status : see_through(o, kind);
 }
 
 static int commit(int argc, char **argv);
-static const struct cli_option layer_options[] = {OPTION_RATE, OPTION_DETACH, IMAGE_OPTION_QUIET, IMAGE_OPTION_PROGRESS};
+static const struct cli_option commit_options[] = {
+    {"top", 0, "FILE", CLI_STRING, FIELD(top), .help = "the layer that is merged (the topmost one)"},
+    {"base", 0, "FILE", CLI_STRING, FIELD(base), .help = "into which, with all between them (the one just below)"},
+    OPTION_DETACH,
+    IMAGE_OPTION_QUIET,
+    IMAGE_OPTION_PROGRESS,
+};
 static const struct cli_verb verb_commit = {.name = "disk commit",
-                                            .summary = "merges the topmost layer into the one below, which the disk then goes on with",
+                                            .summary = "merges the topmost layer, or others, into one below",
                                             .usage = "[OPTION]... VM DISK",
-                                            .examples = "  doppel disk commit web disk0\n",
-                                            .options = layer_options,
-                                            .option_count = DP_ARRAY_LEN(layer_options),
+                                            .examples = "  doppel disk commit web disk0\n"
+                                                        "  doppel disk commit web disk0 --top tuesday.qcow2 --base disk.qcow2\n",
+                                            .options = commit_options,
+                                            .option_count = DP_ARRAY_LEN(commit_options),
                                             .operands = disk_operands,
                                             .operand_count = DP_ARRAY_LEN(disk_operands),
                                             .run = commit};
@@ -282,12 +292,20 @@ static int commit(int argc, char **argv)
 }
 
 static int stream(int argc, char **argv);
+static const struct cli_option stream_options[] = {
+    {"base", 0, "FILE", CLI_STRING, FIELD(base), .help = "the layer that stays below; only what lies between is pulled up (none stays)"},
+    OPTION_RATE,
+    OPTION_DETACH,
+    IMAGE_OPTION_QUIET,
+    IMAGE_OPTION_PROGRESS,
+};
 static const struct cli_verb verb_stream = {.name = "disk stream",
                                             .summary = "pulls all that lies below into the topmost layer, which then stands alone",
                                             .usage = "[OPTION]... VM DISK",
-                                            .examples = "  doppel disk stream web disk0 --rate 50M\n",
-                                            .options = layer_options,
-                                            .option_count = DP_ARRAY_LEN(layer_options),
+                                            .examples = "  doppel disk stream web disk0 --rate 50M\n"
+                                                        "  doppel disk stream web disk0 --base golden.qcow2\n",
+                                            .options = stream_options,
+                                            .option_count = DP_ARRAY_LEN(stream_options),
                                             .operands = disk_operands,
                                             .operand_count = DP_ARRAY_LEN(disk_operands),
                                             .run = stream};

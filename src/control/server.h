@@ -19,7 +19,7 @@ struct dp_control_server;
 struct dp_loop;
 struct json_object;
 
-enum { DP_CONTROL_LINE_MAX = 65536, DP_CONTROL_CLIENTS_MAX = 16, DP_CONTROL_ARGUMENTS_MAX = 8 };
+enum { DP_CONTROL_LINE_MAX = 65536, DP_CONTROL_CLIENTS_MAX = 16, DP_CONTROL_ARGUMENTS_MAX = 10 };
 
 struct dp_control_command {
     const char *name, *help, *argument[DP_CONTROL_ARGUMENTS_MAX]; /* the arguments' names, NULL after the last */

@@ -287,8 +287,9 @@ static const struct command {
     {{"disks", "disks, their layers from the top, jobs and bitmaps"}, disks},
     {{"disk-snapshot", "a new layer for each line DISK=FILE of disks, all of one moment; files are absolute paths", {"disks"}}, disk_snapshot},
     {{"disk-snapshot-inside", "a snapshot inside the disk's qcow2 image", {"disk", "name"}}, disk_snapshot_inside},
-    {{"disk-job", "begins a job: kind commit, stream, mirror or backup; rate: bytes a second; mode: new or reuse; backing: qcow2",
-      {"kind", "disk", "rate", "file", "format", "mode", "bitmap", "backing"}, 6}, disk_job},
+    {{"disk-job", "begins a job: kind commit, stream, mirror or backup; rate: bytes a second; mode: new or reuse; backing: qcow2; "
+      "top, base: layers",
+      {"kind", "disk", "rate", "file", "format", "mode", "bitmap", "backing", "top", "base"}, 8}, disk_job},
     {{"disk-complete", "the disk goes on with the copy of its mirror that is ready", {"disk"}}, disk_complete},
     {{"disk-cancel", "ends a disk's job; the copy of a mirror that is ready stays as of now", {"disk"}}, disk_cancel},
     {{"disk-resize", "grows a disk to size", {"disk", "size"}}, disk_resize},

@@ -120,11 +120,13 @@ struct json_object *dp_control_disk_snapshot_inside(struct dp_vm *vm, const char
 
 struct json_object *dp_control_disk_job(struct dp_vm *vm, const char *const *argument, struct dp_error *e)
 {
-    enum { KIND, DISK, RATE, FILE_, FORMAT, MODE, BITMAP, BACKING };
+    enum { KIND, DISK, RATE, FILE_, FORMAT, MODE, BITMAP, BACKING, TOP, BASE };
     struct dp_block *b = find(vm, argument[DISK], e);
     struct dp_job_options o = {.target = argument[FILE_],
                                .format = argument[FORMAT],
                                .bitmap = argument[BITMAP],
+                               .top = argument[TOP],
+                               .base = argument[BASE],
                                .backing = argument[BACKING],
                                .backing_format = argument[BACKING] ? "qcow2" : NULL};
     unsigned kind = 0;
@@ -139,6 +141,12 @@ struct json_object *dp_control_disk_job(struct dp_vm *vm, const char *const *arg
         rc = dp_error_set(e, -EINVAL, copies ? "%s needs \"file\"" : "%s has no \"file\"", argument[KIND]);
     if (!rc && (o.bitmap || o.backing) && kind != DP_JOB_BACKUP)
         rc = dp_error_set(e, -EINVAL, "\"bitmap\" and \"backing\" are a backup's");
+    if (!rc && (o.top || o.base) && copies)
+        rc = dp_error_set(e, -EINVAL, "\"top\" and \"base\" are a commit's or a stream's");
+    if (!rc && o.top)
+        rc = check_file(o.top, e);
+    if (!rc && o.base)
+        rc = check_file(o.base, e);
     if (!rc && argument[MODE] && strcmp(argument[MODE], "new")) {
         o.reuse = true;
         if (strcmp(argument[MODE], "reuse"))
