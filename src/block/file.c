@@ -12,7 +12,7 @@
 #include "block/file.h"
 #include "block/image_internal.h"
 
-enum { LOCK_USED = 100, LOCK_UNSHARED = 200 };
+enum { LOCK_USED = 100, LOCK_UNSHARED = 200, TRIES = 25, PAUSE_US = 20000 };
 enum { READS = 1, WRITES = 2, RESIZES = 8, PERMISSIONS = 4 }; /* bits */
 enum { PIECES = 64, TRANSFER_MAX = 1 << 30 };
 
@@ -26,6 +26,19 @@ static int lock_byte(int fd, int command, int type, unsigned byte)
     return command == F_OFD_GETLK && range.l_type != F_UNLCK ? -EAGAIN : 0;
 }
 
+static int look_for_others(int fd, unsigned used, unsigned unshared)
+{
+    int rc = 0;
+    for (unsigned i = 0; !rc && i < PERMISSIONS; i++) {
+        if (used & 1u << i)
+            rc = lock_byte(fd, F_OFD_GETLK, F_WRLCK, LOCK_UNSHARED + i);
+        if (!rc && unshared & 1u << i)
+            rc = lock_byte(fd, F_OFD_GETLK, F_WRLCK, LOCK_USED + i);
+    }
+    return rc;
+}
+
+/* A program that was killed while io_uring worked for it keeps its files for some milliseconds after its end. */
 static int lock_file(const struct dp_file_options *o, int fd, struct dp_error *e)
 {
     unsigned used = o->readonly ? READS : READS | WRITES | RESIZES, unshared = WRITES | RESIZES;
@@ -36,12 +49,8 @@ static int lock_file(const struct dp_file_options *o, int fd, struct dp_error *e
         if (!rc && unshared & 1u << i)
             rc = lock_byte(fd, F_OFD_SETLK, F_RDLCK, LOCK_UNSHARED + i);
     }
-    for (unsigned i = 0; !rc && i < PERMISSIONS; i++) {
-        if (used & 1u << i)
-            rc = lock_byte(fd, F_OFD_GETLK, F_WRLCK, LOCK_UNSHARED + i);
-        if (!rc && unshared & 1u << i)
-            rc = lock_byte(fd, F_OFD_GETLK, F_WRLCK, LOCK_USED + i);
-    }
+    for (unsigned n = 0; !rc && (rc = look_for_others(fd, used, unshared)) == -EAGAIN && n < TRIES; n++, rc = 0)
+        usleep(PAUSE_US);
     if (rc == -EAGAIN || rc == -EACCES)
         return dp_error_set(e, -EBUSY,
                             "disk %s is in use by another virtual machine or program%s; stop that one first, or give each its own copy",

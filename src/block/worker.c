@@ -2,7 +2,7 @@
  *
  * Model: requests queue up and the worker carries them out one after another, by ordinary system calls; so nothing of an image needs a
  * lock, and a request that allocates may take its steps in order (docs/decisions/0007-qcow2.md). Reads of what a local file holds as it
- * is, and plain flushes, may overlap (aside.c), while no job is under way. What the image holds back is flushed
+ * is, and plain flushes, may overlap (aside.c). What the image holds back is flushed
  * when a request says so, after a pause of COMMIT_SECONDS, and at the end. What is done to a disk in use (live.c) happens in the same
  * thread, between two requests: calls from outside, and the steps of a job, of which one comes after BURST requests at the latest.
  * Invariants: signals go to other threads; the worker ends only after the queue is empty (close comes after a drain). The image is changed
@@ -111,7 +111,7 @@ static void *work(void *opaque)
         if (r && !call && !step && !(w->head = r->next))
             w->tail = &w->head;
         pthread_mutex_unlock(&w->lock);
-        bool frees = r && r->op != DP_BLOCK_READ && r->op != DP_BLOCK_WRITE && r->op != DP_BLOCK_FLUSH;
+        bool frees = r && r->op != DP_BLOCK_READ && r->op != DP_BLOCK_FLUSH && (r->op != DP_BLOCK_WRITE || w->job);
         if (call || step || frees)
             dp_aside_wait(w->aside);
         if (call) {
@@ -121,7 +121,7 @@ static void *work(void *opaque)
             w->step_at = w->job->step(w->job->opaque, &w->image);
             served = 0;
         } else if (r) {
-            bool may = (r->op == DP_BLOCK_READ || r->op == DP_BLOCK_FLUSH) && !w->job && w->image;
+            bool may = (r->op == DP_BLOCK_READ || r->op == DP_BLOCK_FLUSH) && w->image;
             if (!may || !dp_aside_take(w->aside, w->image, r)) {
                 r->result = carry_out(w, r);
                 dp_block_finish(w->block, r, true);
